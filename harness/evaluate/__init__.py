@@ -1,0 +1,1 @@
+"""Quality, through lm-eval: the model adapter, task lookup and calibration text."""

@@ -1,0 +1,163 @@
+"""The contract of an efficiency method: its parameters, what it promises, and how it takes hold of a model.
+
+A method is a frozen dataclass. Its fields are its hyper-parameters, so ``--method_args``, the fingerprint, the
+leaderboard column and the documentation all come from one place. Constraints are written as annotations
+(``Annotated[int, Ge(1)]``, ``Literal["block", "attention"]``) and are checked here and nowhere else.
+"""
+
+import hashlib
+import inspect
+import json
+from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, fields
+from enum import StrEnum
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self, get_type_hints
+
+from harness.errors import MethodError, UnknownNameError
+
+if TYPE_CHECKING:
+    from harness.calibration import Calibration
+    from harness.model.decoder import Decoder
+    from harness.prepared import Prepared
+
+
+class Family(StrEnum):
+    """The families a reader compares within and across."""
+
+    BASELINE = "baseline"
+    ROUTING = "routing"
+    EARLY_EXIT = "early-exit"
+    PRUNING = "pruning"
+    QUANTIZATION = "quantization"
+    SPARSE = "sparse"
+
+
+class Savings(StrEnum):
+    """Whether the running code does less work (real) or only the arithmetic on paper does (simulated)."""
+
+    NONE = "none"
+    REAL = "real"
+    SIMULATED = "simulated"
+
+
+class Phase(StrEnum):
+    """The parts of inference that a method changes. Scoring a text is prefill alone."""
+
+    PREFILL = "prefill"
+    DECODE = "decode"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method(ABC):
+    """What every method declares and does.
+
+    Class attributes say what a reader must know before trusting a row: ``exact`` (greedy output unchanged),
+    ``input_dependent`` (the work depends on the input), ``batchable`` (rows of a batch stay independent),
+    ``phases``, ``savings``, ``needs_training`` and ``stackable`` (may take part in ``a+b``).
+
+    Raises:
+        MethodError: a parameter has the wrong type or lies outside its range.
+    """
+
+    name: ClassVar[str]
+    family: ClassVar[Family]
+    paper: ClassVar[str | None] = None
+    exact: ClassVar[bool] = False
+    input_dependent: ClassVar[bool] = False
+    batchable: ClassVar[bool] = True
+    phases: ClassVar[frozenset[Phase]] = frozenset(Phase)
+    savings: ClassVar[Savings] = Savings.REAL
+    needs_training: ClassVar[bool] = False
+    stackable: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        from pydantic import TypeAdapter, ValidationError
+
+        for name, annotation in _annotations(type(self)).items():
+            value = getattr(self, name)
+            try:
+                checked = TypeAdapter(annotation).validate_python(value)
+            except ValidationError as error:
+                reason = error.errors()[0]["msg"]
+                raise MethodError(f"{self.name}: {name}={value!r} is not valid: {reason}") from None
+            object.__setattr__(self, name, checked)
+        self.check()
+
+    @classmethod
+    def from_args(cls, args: dict[str, Any]) -> Self:
+        """Build the method from command-line arguments; values may still be strings.
+
+        Raises:
+            UnknownNameError: an argument that the method does not have.
+        """
+        known = [field.name for field in fields(cls)]
+        for name in args:
+            if name not in known:
+                takes = ", ".join(known) or "no arguments"
+                raise UnknownNameError(f"argument of {cls.name}", name, known, see=f"It takes: {takes}.")
+        return cls(**args)
+
+    def check(self) -> None:
+        """Refuse combinations of parameters that are each valid alone, by raising MethodError."""
+
+    def prepare(self, model: "Decoder", calibration: "Calibration") -> "Prepared":
+        """Do the slow, once-only work: calibrate, search or train. Cached on disk by fingerprint."""
+        from harness.prepared import Prepared
+
+        return Prepared()
+
+    @abstractmethod
+    def attach(self, model: "Decoder", prepared: "Prepared") -> AbstractContextManager[Any]:
+        """Apply the method to the model for the length of a ``with`` block and restore everything after it."""
+
+    @property
+    def needs_preparation(self) -> bool:
+        """Whether ``prepare`` does anything for this method."""
+        return type(self).prepare is not Method.prepare
+
+    def params(self) -> dict[str, Any]:
+        """The hyper-parameters by name, as JSON values."""
+        return {field.name: _plain(getattr(self, field.name)) for field in fields(self)}
+
+    @property
+    def label(self) -> str:
+        """The method as it is written on the command line: its name and the parameters that differ from defaults."""
+        changed = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
+        args = ",".join(f"{name}={_written(value)}" for name, value in changed.items())
+        return f"{self.name}:{args}" if args else self.name
+
+    @property
+    def fingerprint(self) -> str:
+        """A digest of everything of the method that can change a result: its parameters and its own source."""
+        identity = {"class": type(self).__qualname__, "name": self.name, "params": self.params()}
+        digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode())
+        for base in type(self).__mro__:
+            if base not in (object, ABC, Method):
+                digest.update(_source(base))
+        return digest.hexdigest()
+
+
+@cache
+def _annotations(method: type[Method]) -> dict[str, Any]:
+    hints = get_type_hints(method, include_extras=True)
+    return {field.name: hints[field.name] for field in fields(method)}
+
+
+@cache
+def _source(cls: type) -> bytes:
+    """The text of the file that defines the class: an edited method is another method."""
+    try:
+        return Path(inspect.getfile(cls)).read_bytes()
+    except (OSError, TypeError):
+        return cls.__qualname__.encode()
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple | frozenset) else value
+
+
+def _written(value: Any) -> str:
+    return "/".join(map(str, value)) if isinstance(value, tuple | list) else str(value)

@@ -1,0 +1,1 @@
+"""A decoder language model seen as parts: loading, anatomy, and the engines that change it."""

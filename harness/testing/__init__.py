@@ -1,0 +1,1 @@
+"""Help for the authors of methods: small models to try one on."""

@@ -1,0 +1,1 @@
+"""The built-in efficiency methods, one file each, grouped by family."""

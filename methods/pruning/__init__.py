@@ -1,0 +1,1 @@
+"""Methods that remove weights: layers, blocks, single weights."""

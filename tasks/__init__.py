@@ -1,0 +1,1 @@
+"""Bundled evaluation tasks as ordinary lm-eval YAML, with the generators of their data."""
