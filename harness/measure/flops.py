@@ -1,0 +1,83 @@
+"""FLOPs from a trace: one multiply-accumulate is two, and only matrix products count.
+
+Linear maps, query-key and probability-value products and the head count; norms, softmax, rotary embedding and
+activations do not (under one percent). Attention has two conventions. *Executed*: every query against every
+key position in the tensor, the full rectangle, which is what eager and CPU kernels multiply and what a
+dispatcher counts. *Causal*: the pairs that the mask lets through, which is what a fused kernel needs at
+least.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Self
+
+from harness.measure.segment import Segment
+from harness.measure.shape import ModelShape
+
+
+@dataclass(frozen=True, slots=True)
+class Flops:
+    """FLOPs by component.
+
+    Attributes:
+        attention_linear: query, key, value and output projections.
+        attention_scores: query-key and probability-value products.
+        mlp: the MLP's projections.
+        head: the language-model head, early-exit checks included.
+        other: linears around the layers.
+    """
+
+    attention_linear: int = 0
+    attention_scores: int = 0
+    mlp: int = 0
+    head: int = 0
+    other: int = 0
+
+    @property
+    def total(self) -> int:
+        """All components."""
+        return self.attention_linear + self.attention_scores + self.mlp + self.head + self.other
+
+    def __add__(self, more: Self) -> "Flops":
+        return Flops(
+            self.attention_linear + more.attention_linear,
+            self.attention_scores + more.attention_scores,
+            self.mlp + more.mlp,
+            self.head + more.head,
+            self.other + more.other,
+        )
+
+
+def executed_flops(shape: ModelShape, segments: Iterable[Segment]) -> Flops:
+    """FLOPs that the running code multiplied, padding included: 2 n lin + 4 H dh n c in a layer.
+
+    Here n tokens run the layer at context c, and lin is its linears' parameters. They are charged with every
+    position of the context, also where a method let other tokens skip the layer's keys and values.
+    """
+    return _flops(shape, segments, Segment.rectangle)
+
+
+def causal_flops(shape: ModelShape, segments: Iterable[Segment]) -> Flops:
+    """FLOPs with attention counted by causal pairs, n c - n (n - 1) / 2 for the last n of c positions.
+
+    Where a layer ran on a part of the tokens, each is charged with the mean over all of them.
+    """
+    return _flops(shape, segments, Segment.causal_pairs)
+
+
+def _flops(
+    shape: ModelShape, segments: Iterable[Segment], pairs: Callable[[Segment, int | None], int]
+) -> Flops:
+    """Sum over layers; ``pairs`` gives the query-key pairs of a layer that every query ran, by its window."""
+    linear = scores = mlp = head = other = 0
+    windows = {layer.window for layer in shape.layers}
+    for segment in segments:
+        met = {window: pairs(segment, window) for window in windows}
+        runs = 2 * segment.forwards
+        for layer, attended, fed in zip(shape.layers, segment.attention, segment.mlp, strict=True):
+            linear += runs * layer.attention.macs * attended
+            scores += 4 * layer.query_width * met[layer.window] * attended // segment.queries
+            mlp += runs * layer.mlp.macs * fed
+        head += runs * shape.head.macs * segment.head
+        other += runs * shape.other.macs * segment.queries
+    return Flops(linear, scores, mlp, head, other)

@@ -1,0 +1,181 @@
+"""What ran for one row of a batch: runs of like forwards, and the arithmetic on token counts alone.
+
+A row's trace is a list of segments. A scored text is one segment; a generation is a prefill and, as long as
+the work stays the same from token to token, one more segment for all decode steps. Nothing here needs the
+model, so a stored trace can be costed again anywhere.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from typing import Any, Literal, Self
+
+Phase = Literal["score", "prefill", "decode"]
+"""What a forward is for: scoring a given text, reading a prompt, or writing tokens after it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """Consecutive forwards of one row that did the same work, each seeing ``queries`` positions more.
+
+    Attributes:
+        phase: what the forwards were for.
+        queries: tokens of the row in each forward, padding included.
+        padding: how many of ``queries`` are padding.
+        context: attended positions at the first forward, its own queries and any left padding included.
+        forwards: how many forwards.
+        rows: rows of the batch that shared each forward.
+        attention: tokens that each dense layer's attention ran on, per forward; twice ``queries`` if it ran
+            twice.
+        mlp: the same of each dense layer's MLP.
+        head: tokens that the language-model head ran on, per forward.
+        attention_reads: this row's share of the passes over each layer's attention weights, per forward: 1/4
+            where four rows shared one pass, 2 where the row ran the layer twice alone.
+        mlp_reads: the same of the MLP weights.
+        head_reads: the same of the head's weights.
+    """
+
+    phase: Phase
+    queries: int
+    padding: int
+    context: int
+    forwards: int
+    rows: int
+    attention: tuple[int, ...]
+    mlp: tuple[int, ...]
+    head: int
+    attention_reads: tuple[float, ...]
+    mlp_reads: tuple[float, ...]
+    head_reads: float
+
+    def attended(self, window: int | None = None) -> int:
+        """Key positions that a layer holds for its queries, summed over the forwards.
+
+        With a sliding window of w positions, the cache holds the last w - 1 once it is full, so a forward
+        sees w - 1 + queries; until then, and in the whole first forward, it sees everything before it.
+        """
+        seen = self.context - self.queries
+        growing = self.forwards
+        if window is not None:
+            growing = min(max(-(-(window - seen) // self.queries), 0), self.forwards)
+        grown = growing * self.context + self.queries * (growing * (growing - 1) // 2)
+        sliding = (self.forwards - growing) * ((window or 0) - 1 + self.queries)
+        return grown + sliding
+
+    def rectangle(self, window: int | None = None) -> int:
+        """Query-key pairs, summed over the forwards, of every query with every position held."""
+        return self.queries * self.attended(window)
+
+    def causal_pairs(self, window: int | None = None) -> int:
+        """Query-key pairs, summed over the forwards, of each query with itself and what precedes it."""
+        first = self.context - self.queries
+        return _pairs_up_to(first + self.forwards * self.queries, window) - _pairs_up_to(first, window)
+
+    def to_json(self) -> dict[str, Any]:
+        """The segment as JSON values; like neighbouring layers are one [tokens, reads, layers]."""
+        return {
+            "phase": self.phase,
+            "queries": self.queries,
+            "padding": self.padding,
+            "context": self.context,
+            "forwards": self.forwards,
+            "rows": self.rows,
+            "attention": _packed(self.attention, self.attention_reads),
+            "mlp": _packed(self.mlp, self.mlp_reads),
+            "head": [self.head, self.head_reads],
+        }
+
+    @classmethod
+    def from_json(cls, plain: dict[str, Any]) -> Self:
+        """The segment that ``to_json`` wrote."""
+        rest = dict(plain)
+        rest["attention"], rest["attention_reads"] = _unpacked(plain["attention"])
+        rest["mlp"], rest["mlp_reads"] = _unpacked(plain["mlp"])
+        rest["head"], rest["head_reads"] = plain["head"]
+        return cls(**rest)
+
+
+@dataclass(frozen=True, slots=True)
+class Depth:
+    """Layer-tokens of some forwards: one token through one layer; attention and MLP are half a layer each.
+
+    Attributes:
+        executed: layer-tokens that ran; a repeated layer counts twice.
+        dense: layer-tokens that the dense model would have run.
+    """
+
+    executed: float
+    dense: int
+
+    @property
+    def mean(self) -> float | None:
+        """The share of the dense depth that an average token went through; None without tokens."""
+        return self.executed / self.dense if self.dense else None
+
+
+def depth(segments: Iterable[Segment], *phases: Phase) -> Depth:
+    """Executed and dense layer-tokens of the forwards of these phases, padding included."""
+    executed = dense = 0
+    for segment in segments:
+        if segment.phase in phases:
+            executed += segment.forwards * (sum(segment.attention) + sum(segment.mlp))
+            dense += segment.forwards * segment.queries * len(segment.attention)
+    return Depth(executed / 2, dense)
+
+
+def ran_as_dense(segments: Iterable[Segment]) -> bool:
+    """Whether every layer ran once on every token, and the head at most once: nothing was skipped or added.
+
+    A method that makes the layers themselves cheaper also runs as dense; it shows in the model's shape.
+    """
+    return all(
+        segment.head <= segment.queries
+        and all(tokens == segment.queries for tokens in (*segment.attention, *segment.mlp))
+        for segment in segments
+    )
+
+
+def unpadded(segments: Iterable[Segment]) -> list[Segment]:
+    """The segments as they would be had the row run without padding: what was useful of the executed work.
+
+    A module that ran on a part of the tokens keeps its count: which of them were padding is not known. The
+    batch is kept too: rows still share their weight reads.
+    """
+    useful: list[Segment] = []
+    before = 0
+    for segment in segments:
+        before = segment.padding + (before if segment.phase == "decode" else 0)
+        length = segment.queries - segment.padding
+        useful.append(
+            replace(
+                segment,
+                queries=length,
+                padding=0,
+                context=segment.context - before,
+                attention=tuple(_scaled(tokens, segment.queries, length) for tokens in segment.attention),
+                mlp=tuple(_scaled(tokens, segment.queries, length) for tokens in segment.mlp),
+                head=_scaled(segment.head, segment.queries, length),
+            )
+        )
+    return useful
+
+
+def _scaled(tokens: int, queries: int, length: int) -> int:
+    passes, part = divmod(tokens, queries)
+    return tokens if part else passes * length
+
+
+def _pairs_up_to(length: int, window: int | None) -> int:
+    """Causal pairs among the first ``length`` positions."""
+    if window is None or length <= window:
+        return length * (length + 1) // 2
+    return window * (window + 1) // 2 + (length - window) * window
+
+
+def _packed(tokens: Sequence[int], reads: Sequence[float]) -> list[list[float]]:
+    return [[*work, len(list(layers))] for work, layers in groupby(zip(tokens, reads, strict=True))]
+
+
+def _unpacked(runs: list[list[Any]]) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    tokens = tuple(tokens for tokens, _, layers in runs for _ in range(layers))
+    return tokens, tuple(reads for _, reads, layers in runs for _ in range(layers))

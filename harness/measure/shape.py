@@ -1,0 +1,159 @@
+"""The shape of the model that ran: what a token costs in each layer, by the modules that are in place.
+
+Taken after a method is attached, so that replaced linears, narrower branches and lighter weights show. It is
+all that FLOPs, bytes and modelled times need besides a trace.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any, Self, cast
+
+from pydantic import BaseModel, ConfigDict
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from harness.model.anatomy import Branch
+    from harness.model.decoder import Decoder
+
+
+class Linears(BaseModel):
+    """Linear maps that run together.
+
+    Attributes:
+        macs: multiply-accumulates per token; for dense maps, their parameters (biases left out).
+        bytes: bytes of their weights, read once per pass.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    macs: int
+    bytes: int
+
+    @classmethod
+    def of(cls, modules: Iterable["nn.Module"]) -> Self:
+        """The linear maps among the modules and inside them."""
+        found = [linear for module in modules for linear in _linears(module)]
+        return cls(
+            macs=sum(_macs(linear) for linear in found),
+            bytes=sum(_weight_bytes(linear) for linear in found),
+        )
+
+
+class LayerShape(BaseModel):
+    """One dense layer.
+
+    Attributes:
+        attention: the query, key, value and output projections.
+        mlp: the MLP's projections.
+        query_width: query heads times head width, H * dh.
+        kv_width: key-value heads times head width, Hk * dh.
+        window: positions that a sliding-window layer attends to; None for full attention.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    attention: Linears
+    mlp: Linears
+    query_width: int
+    kv_width: int
+    window: int | None
+
+
+class ModelShape(BaseModel):
+    """A decoder's layers and what surrounds them.
+
+    Attributes:
+        layers: the layers of the dense model, in order; one that a method removed keeps its shape and never
+            runs.
+        head: the language-model head.
+        other: linears around the layers that run on every token, such as OPT's embedding projections.
+        embedding_bytes: bytes of one row of the embedding.
+        kv_element_bytes: bytes of one number in the KV cache.
+        parameters: the model's parameters, tied ones once.
+        bytes: bytes of all parameters and buffers, each storage once.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    layers: tuple[LayerShape, ...]
+    head: Linears
+    other: Linears
+    embedding_bytes: int
+    kv_element_bytes: int
+    parameters: int
+    bytes: int
+
+    @classmethod
+    def of(cls, model: "Decoder") -> Self:
+        """The shape of the model as it stands now."""
+        anatomy, module = model.anatomy, model.module
+        outside = [part for name, part in anatomy.parent.named_children() if name != anatomy.layers_name]
+        embedding = cast("Tensor", anatomy.embedding.weight)
+        parameters = list(module.parameters())
+        return cls(
+            layers=tuple(_layer(block.attention, block.mlp, model.config) for block in anatomy.blocks),
+            head=Linears.of([anatomy.head]),
+            other=Linears.of(part for part in outside if part is not anatomy.head),
+            embedding_bytes=embedding.shape[1] * embedding.element_size(),
+            kv_element_bytes=module.dtype.itemsize,
+            parameters=sum(parameter.numel() for parameter in parameters),
+            bytes=_storage_bytes([*parameters, *module.buffers()]),
+        )
+
+    def kv_bytes(self, layer: int) -> int:
+        """Bytes that one token adds to the KV cache in a layer."""
+        return 2 * self.layers[layer].kv_width * self.kv_element_bytes
+
+
+def _layer(attention: "Branch", mlp: "Branch", config: Any) -> LayerShape:
+    module = attention.modules[0]
+    heads = config.num_attention_heads
+    head_width = getattr(config, "head_dim", None) or config.hidden_size // heads
+    kv_heads = getattr(config, "num_key_value_heads", None) or heads
+    return LayerShape(
+        attention=Linears.of(attention.modules),
+        mlp=Linears.of(mlp.modules),
+        query_width=_width(module, "q_proj", heads * head_width),
+        kv_width=_width(module, "k_proj", kv_heads * head_width),
+        window=_window(module, config),
+    )
+
+
+def _width(attention: "nn.Module", projection: str, dense: int) -> int:
+    """The output width of a projection where the layer has it apart, else that of the configuration."""
+    width: int = getattr(getattr(attention, projection, None), "out_features", dense)
+    return width
+
+
+def _window(attention: "nn.Module", config: Any) -> int | None:
+    """The layer's own sliding window where it keeps one, else the model's if all layers slide."""
+    every = None if getattr(config, "layer_types", None) else getattr(config, "sliding_window", None)
+    window: int | None = getattr(attention, "sliding_window", every)
+    return window
+
+
+def _linears(module: "nn.Module") -> Iterator["nn.Module"]:
+    from harness.model.anatomy import LINEAR
+
+    if isinstance(module, LINEAR) or hasattr(module, "macs_per_token"):
+        yield module
+        return
+    for child in module.children():
+        yield from _linears(child)
+
+
+def _macs(linear: Any) -> int:
+    """Multiply-accumulates per token: what a replaced linear says of itself, else its weights' number."""
+    macs: int = getattr(linear, "macs_per_token", None) or linear.weight.numel()
+    return macs
+
+
+def _weight_bytes(linear: "nn.Module") -> int:
+    tensors = [*linear.named_parameters(), *linear.named_buffers()]
+    return sum(tensor.nbytes for name, tensor in tensors if name != "bias")
+
+
+def _storage_bytes(tensors: Iterable["Tensor"]) -> int:
+    # data_ptr cannot tell storages apart on the meta device, where every one of them is 0.
+    storages = {tensor.untyped_storage()._cdata: tensor.untyped_storage().nbytes() for tensor in tensors}
+    return sum(storages.values())

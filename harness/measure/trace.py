@@ -1,0 +1,195 @@
+"""What ran: hooks on the modules of the dense model, charged to the rows of the batch that is being served.
+
+Observed, never reported. A block, attention or MLP that a method removes or goes around does not fire; one
+that runs twice fires twice; one that sees fewer tokens has a shorter output. The hooks only append, so the
+tracer can stay on: all arithmetic waits until a batch is collected.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from itertools import chain
+from math import prod
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
+
+from harness.errors import HarnessError
+from harness.measure.segment import Phase, Segment
+from harness.model.context import ForwardContext
+from harness.model.decoder import Decoder
+
+if TYPE_CHECKING:
+    from torch import nn
+    from torch.utils.hooks import RemovableHandle
+
+
+class TraceError(HarnessError):
+    """Work was done that cannot be charged to the rows of the batch."""
+
+
+class _Event(NamedTuple):
+    """One run of a module: its slot, the rows it saw (None: all), and its output's shape without features."""
+
+    slot: int
+    active: tuple[int, ...] | None
+    shape: tuple[int, ...]
+
+
+@dataclass(slots=True)
+class _Forwards:
+    """Consecutive forwards of the whole batch in which the same modules ran on the same shapes."""
+
+    phase: Phase
+    queries: int
+    context: int
+    count: int
+    events: list[_Event]
+
+
+class Tracer:
+    """Watches a decoder for the length of a ``with`` block; install it after the method is attached.
+
+    Forwards are charged to ``model.context.rows`` while there is a context and ignored otherwise. A new
+    context starts a new batch and discards what was not collected. After the first forward of a "generate"
+    context the tracer sets its ``decoding``.
+
+    Slots, in the order of events: attention and MLP of every dense layer, then the head.
+    """
+
+    def __init__(self, model: Decoder) -> None:
+        self._model = model
+        self._layers = len(model.anatomy.blocks)
+        self._handles: list[RemovableHandle] = []
+        self._context: ForwardContext | None = None
+        self._batch: list[_Forwards] = []
+        self._seen = 0
+        self._running: ForwardContext | None = None
+        self._events: list[_Event] = []
+
+    def __enter__(self) -> Self:
+        anatomy = self._model.anatomy
+        branches = [(block.attention, block.mlp) for block in anatomy.blocks]
+        watched = [branch.modules[-1] for branch in chain.from_iterable(branches)]
+        for slot, module in enumerate([*watched, anatomy.head]):
+            self._handles.append(module.register_forward_hook(self._observer(slot)))
+        whole = self._model.module
+        self._handles.append(whole.register_forward_pre_hook(self._begin))
+        self._handles.append(whole.register_forward_hook(self._end, with_kwargs=True))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        while self._handles:
+            self._handles.pop().remove()
+
+    def collect(self) -> list[list[Segment]]:
+        """What ran since the batch began: one list of segments for each row of its context, in order.
+
+        Raises:
+            TraceError: a module saw other rows than the context said; a method that runs a module on some
+                rows alone declares them with ``ForwardContext.only``.
+        """
+        context, batch = self._context, self._batch
+        self._context, self._batch = None, []
+        if context is None:
+            return []
+        return [self._segments(row, context, batch) for row in range(len(context.rows))]
+
+    def _observer(self, slot: int) -> Callable[["nn.Module", Any, Any], None]:
+        def observe(module: "nn.Module", args: Any, output: Any) -> None:
+            context = self._running
+            if context is not None:
+                tensor = output[0] if type(output) is tuple else output
+                self._events.append(_Event(slot, context.active, tensor.shape[:-1]))
+
+        return observe
+
+    def _begin(self, module: "nn.Module", args: Any) -> None:
+        self._running = self._model.context
+        self._events = []
+
+    def _end(self, module: "nn.Module", args: Any, kwargs: dict[str, Any], output: Any) -> None:
+        context, self._running = self._running, None
+        if context is None:
+            return
+        if context is not self._context:
+            self._context, self._batch, self._seen = context, [], 0
+        rows, queries = _input_shape(args, kwargs)
+        if rows != len(context.rows):
+            raise TraceError(f"a forward of {rows} rows ran while the context serves {len(context.rows)}")
+        self._record(context, queries)
+
+    def _record(self, context: ForwardContext, queries: int) -> None:
+        last = self._batch[-1] if self._batch else None
+        if context.kind == "score":
+            self._batch.append(_Forwards("score", queries, queries, 1, self._events))
+            return
+        self._seen += queries
+        if last is None:
+            self._batch.append(_Forwards("prefill", queries, queries, 1, self._events))
+            context.decoding = True
+        elif last.phase == "decode" and last.queries == queries and last.events == self._events:
+            last.count += 1
+        else:
+            self._batch.append(_Forwards("decode", queries, self._seen, 1, self._events))
+
+    def _segments(self, row: int, context: ForwardContext, batch: list[_Forwards]) -> list[Segment]:
+        segments: list[Segment] = []
+        for forwards in batch:
+            segment = self._segment(row, context, forwards)
+            last = segments[-1] if segments else None
+            if last is not None and segment.phase == "decode" and _continues(last, segment):
+                segments[-1] = replace(last, forwards=last.forwards + segment.forwards)
+            else:
+                segments.append(segment)
+        return segments
+
+    def _segment(self, row: int, context: ForwardContext, forwards: _Forwards) -> Segment:
+        rows = len(context.rows)
+        tokens = [0] * (2 * self._layers + 1)
+        reads = [0.0] * (2 * self._layers + 1)
+        for slot, active, shape in forwards.events:
+            if active is None or row in active:
+                sharing = rows if active is None else len(active)
+                tokens[slot] += _tokens_per_row(shape, sharing)
+                reads[slot] += 1 / sharing
+        length = context.rows[row].length
+        return Segment(
+            phase=forwards.phase,
+            queries=forwards.queries,
+            padding=0 if forwards.phase == "decode" else max(forwards.queries - length, 0),
+            context=forwards.context,
+            forwards=forwards.count,
+            rows=rows,
+            attention=tuple(tokens[:-1:2]),
+            mlp=tuple(tokens[1::2]),
+            head=tokens[-1],
+            attention_reads=tuple(reads[:-1:2]),
+            mlp_reads=tuple(reads[1::2]),
+            head_reads=reads[-1],
+        )
+
+
+def _input_shape(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[int, int]:
+    """Rows and tokens of a forward's input, given as ``input_ids`` or ``inputs_embeds``."""
+    given = args[0] if args else kwargs.get("input_ids")
+    if given is None:
+        given = kwargs["inputs_embeds"]
+    return given.shape[0], given.shape[1]
+
+
+def _tokens_per_row(shape: tuple[int, ...], rows: int) -> int:
+    """Tokens of each row in an output of shape [rows, tokens] or [rows * tokens], features left out."""
+    total = prod(shape)
+    if (len(shape) > 1 and shape[0] != rows) or total % rows:
+        raise TraceError(
+            f"a module gave an output of shape {[*shape, '...']} while {rows} rows were running; "
+            "a method that runs a module on some of the rows declares them with ForwardContext.only"
+        )
+    return total // rows
+
+
+def _continues(last: Segment, segment: Segment) -> bool:
+    """Whether ``segment`` is more of the same work, right after ``last``."""
+    expected = replace(last, context=last.context + last.forwards * last.queries, forwards=segment.forwards)
+    return segment == expected

@@ -1,0 +1,86 @@
+"""Bytes from a trace: what a memory-bound step must at least read and write.
+
+Weights are read once per pass and shared by the rows of the batch; keys and values are read for the positions
+before a forward's own and written for its own; embeddings are one row per token. Activations are left out,
+and fused attention is assumed: scores never leave the chip.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from harness.measure.segment import Segment
+from harness.measure.shape import ModelShape
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """Bytes moved.
+
+    Attributes:
+        weights: weights of the linears that ran and of the head, this row's share.
+        kv: keys and values read and written.
+        embedding: embedding rows read.
+    """
+
+    weights: float
+    kv: int
+    embedding: int
+
+    @property
+    def total(self) -> float:
+        """All bytes."""
+        return self.weights + self.kv + self.embedding
+
+
+def traffic(shape: ModelShape, segments: Iterable[Segment]) -> Traffic:
+    """Bytes that the forwards of a row moved, padding included."""
+    weights = 0.0
+    kv = embedding = 0
+    for segment in segments:
+        weights += segment.forwards * _weights(shape, segment)
+        kv += _kv(shape, segment)
+        embedding += segment.forwards * segment.queries * shape.embedding_bytes
+    return Traffic(weights, kv, embedding)
+
+
+def kv_cache_bytes(shape: ModelShape, segments: Iterable[Segment]) -> int:
+    """Bytes of keys and values held for a row when its sequence ends, for the longest of its sequences.
+
+    A layer holds what ran through it: 2 Hk dh numbers for each token and pass. A sliding-window layer keeps
+    its last w - 1 positions of each pass.
+    """
+    largest = 0
+    held = [0] * len(shape.layers)
+    for segment in segments:
+        if segment.phase != "decode":
+            held = [0] * len(shape.layers)
+        for index, (layer, tokens) in enumerate(zip(shape.layers, segment.attention, strict=True)):
+            held[index] += segment.forwards * tokens
+            if layer.window is not None:
+                passes = max(_passes(tokens, segment.queries), 1)
+                held[index] = min(held[index], passes * (layer.window - 1))
+        largest = max(largest, sum(tokens * shape.kv_bytes(index) for index, tokens in enumerate(held)))
+    return largest
+
+
+def _weights(shape: ModelShape, segment: Segment) -> float:
+    """Weight bytes of one forward of the segment."""
+    reads = zip(shape.layers, segment.attention_reads, segment.mlp_reads, strict=True)
+    layers = sum(attention * layer.attention.bytes + mlp * layer.mlp.bytes for layer, attention, mlp in reads)
+    return layers + segment.head_reads * shape.head.bytes + shape.other.bytes / segment.rows
+
+
+def _kv(shape: ModelShape, segment: Segment) -> int:
+    """KV bytes of the segment's forwards: earlier positions are read once per pass, own ones written."""
+    own = segment.forwards * segment.queries
+    moved = 0
+    for index, tokens in enumerate(segment.attention):
+        earlier = segment.attended(shape.layers[index].window) - own
+        positions = _passes(tokens, segment.queries) * earlier + segment.forwards * tokens
+        moved += positions * shape.kv_bytes(index)
+    return moved
+
+
+def _passes(tokens: int, queries: int) -> int:
+    """How often a layer went over its cache: once for any part of the queries."""
+    return -(-tokens // queries)
