@@ -42,7 +42,7 @@ class Branch:
 
     @property
     def output(self) -> nn.Module:
-        """The module whose output, a tensor or a tuple that starts with it, is added to the residual stream."""
+        """The module whose output, a tensor or a tuple starting with it, joins the residual stream."""
         return self.post_norm if self.post_norm is not None else self.modules[-1]
 
     @property

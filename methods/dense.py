@@ -1,0 +1,32 @@
+"""The baseline: the model as it is."""
+
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from harness.method import Family, Method, Savings
+
+if TYPE_CHECKING:
+    from harness.model.decoder import Decoder
+    from harness.prepared import Prepared
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dense(Method):
+    """The unchanged model, which every other method is compared with.
+
+    Its answers and scores are those that lm-eval gives for the same flags, and its cost is what the others
+    save from.
+
+    Parameters: none.
+    """
+
+    name = "dense"
+    family = Family.BASELINE
+    exact = True
+    savings = Savings.NONE
+    stackable = False
+
+    def attach(self, model: "Decoder", prepared: "Prepared") -> nullcontext[None]:
+        """Change nothing."""
+        return nullcontext()

@@ -1,0 +1,114 @@
+"""Layer drop: take out the layers, attentions or MLPs that change the residual stream least."""
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from annotated_types import Ge
+from pydantic import BeforeValidator
+
+from harness.errors import MethodError
+from harness.method import Family, Method
+from harness.prepared import Prepared
+
+if TYPE_CHECKING:
+    from harness.calibration import Calibration
+    from harness.model.decoder import Decoder
+
+
+def _indices(value: Any) -> Any:
+    """Read ``3/4/7``, as the command line writes layer indices; a single one may arrive as a number."""
+    return [part for part in str(value).split("/") if part] if isinstance(value, str | int) else value
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerDrop(Method):
+    """Take out the units of a model that matter least, once and for all inputs, without training.
+
+    How: a forward pass over calibration text scores each unit by how little it turns the residual stream,
+    S = 1 - mean cos(x, y) over tokens, with x the stream before the unit and y the stream after it. The
+    ``count`` units with the smallest S go, all at once. They are really removed: not computed, and a dropped
+    attention keeps no keys and values.
+
+    Paper: "What Matters in Transformers? Not All Attention is Needed", He et al., arXiv:2406.15786. With
+    ``unit=block`` it is ShortGPT, Men et al., arXiv:2403.03853.
+
+    Parameters:
+        unit: what is dropped: "block" (whole layers), "attention", "mlp", or "joint" (attentions and MLPs
+            ranked together).
+        count: how many units go; 0 leaves the model dense. At most one fewer than the model has.
+        layers: drop in exactly these layers (``layers=3/4/7``, counted from 0) instead of choosing by score.
+        samples: calibration windows, at least 1.
+        length: tokens of a window, at least 2; longer than the model's positions is cut to them.
+
+    Limits: at least one attention of each kind (full, sliding window) must stay. Multiple-choice scores hide
+    damage that generation shows; report both.
+
+    Deviations: the papers calibrate on 256 windows of 2048 tokens of C4 (LLM-Drop) or on PG-19 (ShortGPT);
+    here the text is the run's calibration text, and less of it by default, so that a CPU takes seconds.
+    """
+
+    name = "layer-drop"
+    family = Family.PRUNING
+    paper = "arXiv:2406.15786"
+
+    unit: Literal["block", "attention", "mlp", "joint"] = "block"
+    count: Annotated[int, Ge(0)] = 4
+    layers: Annotated[tuple[Annotated[int, Ge(0)], ...], BeforeValidator(_indices)] = ()
+    samples: Annotated[int, Ge(1)] = 32
+    length: Annotated[int, Ge(2)] = 512
+
+    def check(self) -> None:
+        """Make ``layers`` and ``count`` agree, so that one way of dropping has one fingerprint."""
+        if not self.layers:
+            return
+        if self.unit == "joint":
+            raise MethodError(
+                "layer-drop: unit=joint ranks attentions and MLPs together; it takes count, not layers"
+            )
+        if len(set(self.layers)) < len(self.layers):
+            raise MethodError(f"layer-drop: layers={self.layers} names a layer twice")
+        if self.count not in (len(self.layers), type(self).count):
+            raise MethodError(
+                f"layer-drop: count={self.count} contradicts layers={self.layers}; leave count out"
+            )
+        object.__setattr__(self, "layers", tuple(sorted(self.layers)))
+        object.__setattr__(self, "count", len(self.layers))
+
+    def prepare(self, model: "Decoder", calibration: "Calibration") -> Prepared:
+        """Score the units on the calibration text and choose the lowest.
+
+        Returns facts alone: ``dropped``, [unit, layer] pairs, the least important first; and, unless
+        ``layers`` chose, ``scores`` by unit and layer and the number of ``tokens`` they are a mean over.
+
+        Raises:
+            MethodError: the model has too few units, or a score is not a number.
+        """
+        from harness.model.influence import Unit, influence
+
+        units: tuple[Unit, ...] = ("attention", "mlp") if self.unit == "joint" else (self.unit,)
+        available = len(units) * len(model.anatomy.blocks)
+        if self.count >= available:
+            raise MethodError(
+                f"layer-drop: count={self.count} with unit={self.unit} is out of range for this model; "
+                f"from 0 to {available - 1} can be dropped"
+            )
+        if self.layers:
+            return Prepared(facts={"dropped": [[self.unit, layer] for layer in self.layers]})
+        length = min(self.length, getattr(model.config, "max_position_embeddings", self.length))
+        measured = influence(model, calibration.windows(model, count=self.samples, length=length))
+        scores = {unit: list(measured.scores[unit]) for unit in units}
+        ranked = sorted((score, unit, layer) for unit in units for layer, score in enumerate(scores[unit]))
+        dropped = [[unit, layer] for _, unit, layer in ranked[: self.count]]
+        return Prepared(facts={"dropped": dropped, "scores": scores, "tokens": measured.tokens})
+
+    def attach(self, model: "Decoder", prepared: Prepared) -> AbstractContextManager[None]:
+        """Run the model without the chosen units."""
+        from harness.model.surgery import without_blocks, without_branches
+
+        chosen: dict[str, list[int]] = {"block": [], "attention": [], "mlp": []}
+        for unit, layer in prepared.facts["dropped"]:
+            chosen[unit].append(layer)
+        if self.unit == "block":
+            return without_blocks(model, chosen["block"])
+        return without_branches(model, attention=chosen["attention"], mlp=chosen["mlp"])
