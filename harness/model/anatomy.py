@@ -221,7 +221,8 @@ def _block(name: str, layout: _Layout, index: int, layer: nn.Module, parallel: b
         raise UnsupportedModelError(f"{name}: layer {index} differs in its parts from layer 0")
     attention = Branch((getattr(layer, layout.attention),), *map(part, layout.attention_norms))
     mlp = Branch(tuple(getattr(layer, attribute) for attribute in layout.mlp), *map(part, layout.mlp_norms))
-    for weight in _misplaced(layer, attention, mlp):
+    weight = next(_misplaced(layer, attention, mlp), None)
+    if weight is not None:
         raise UnsupportedModelError(
             f"{name}: layer {index} keeps {weight} outside the linear maps and norms of its attention and "
             "MLP, so its work could be neither counted nor removed (mixture-of-experts layers do this)"

@@ -1,0 +1,247 @@
+"""What surgery takes out is not computed and not cached, the rest computes the same, and all comes back."""
+
+from contextlib import suppress
+
+import pytest
+import torch
+from dropping import assert_same, bypassed, logits, snapshot
+from transformers import DynamicCache
+
+from harness.errors import MethodError
+from harness.model.surgery import without_blocks, without_branches
+from harness.testing.tiny import FAMILIES, tiny_decoder
+
+BLOCKS = [(0,), (1, 2), (3,), (0, 2), (1, 3), (0, 1, 2)]
+# Hybrid families alternate sliding (even) and full (odd) attention, and one of each must stay.
+BRANCHES = [
+    {"attention": (0,)},
+    {"attention": (0, 1)},
+    {"attention": (0, 3)},
+    {"attention": (1,)},
+    {"mlp": (0, 2)},
+    {"mlp": (0, 1, 2, 3)},
+    {"attention": (0, 1), "mlp": (1, 3)},
+]
+ATTENTION_OUT = [case for case in BRANCHES if "attention" in case]
+
+
+def close(actual, expected):
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
+
+
+def stepwise(decoder, ids, prompt, cache=None):
+    """Logits of a prefill and one-token steps through a cache, with positions left to the model."""
+    found, seen = [], 0
+    for end in (prompt, *range(prompt + 1, ids.shape[1] + 1)):
+        with torch.no_grad():
+            out = decoder.module(input_ids=ids[:, seen:end], past_key_values=cache, use_cache=True)
+        found.append(out.logits)
+        cache, seen = out.past_key_values, end
+    return torch.cat(found, dim=1), cache
+
+
+def filled(cache):
+    return [slot for slot, layer in enumerate(cache.layers) if layer.get_seq_length() > 0]
+
+
+@pytest.mark.parametrize("blocks", BLOCKS)
+def test_without_blocks_equals_passing_the_stream_by(decoder, ids, blocks):
+    dense = logits(decoder, ids)
+    with bypassed(decoder, blocks=blocks):
+        expected = logits(decoder, ids)
+    with without_blocks(decoder, blocks):
+        close(logits(decoder, ids), expected)
+        cached, cache = stepwise(decoder, ids, prompt=4)
+    close(cached, expected)
+    assert (expected - dense).abs().max() > 1e-2
+    assert len(cache.layers) == len(filled(cache)) == 4 - len(blocks)
+
+
+@pytest.mark.parametrize("out", BRANCHES, ids=str)
+def test_without_branches_equals_adding_zeros(decoder, ids, out):
+    dense = logits(decoder, ids)
+    with bypassed(decoder, **out):
+        expected = logits(decoder, ids)
+    with without_branches(decoder, **out):
+        close(logits(decoder, ids), expected)
+        cached, cache = stepwise(decoder, ids, prompt=4)
+    close(cached, expected)
+    assert (expected - dense).abs().max() > 1e-2
+    assert len(filled(cache)) == 4 - len(out.get("attention", ()))
+
+
+@pytest.mark.parametrize("out", ATTENTION_OUT, ids=str)
+def test_a_cache_that_grows_on_demand_works_too(decoder, ids, out):
+    """``DynamicCache()`` knows no configuration and takes every slot for full attention."""
+    with without_branches(decoder, **out):
+        close(stepwise(decoder, ids, prompt=4, cache=DynamicCache())[0], logits(decoder, ids))
+
+
+@pytest.mark.parametrize("out", [{"blocks": (0,)}, {"blocks": (1, 2)}, *ATTENTION_OUT], ids=str)
+def test_generation_with_padding_equals_recomputation_without(decoder, ids, out):
+    """Left-padded rows with a cache against each row alone, whole, without one, on the dense model."""
+    lengths, new = (16, 9), 8
+    mask = torch.zeros_like(ids)
+    for row, length in enumerate(lengths):
+        mask[row, -length:] = 1
+    decoder.module.generation_config.eos_token_id = None
+    attach = without_blocks(decoder, out["blocks"]) if "blocks" in out else without_branches(decoder, **out)
+    with attach, torch.no_grad():
+        made = decoder.module.generate(
+            input_ids=ids * mask,
+            attention_mask=mask,
+            do_sample=False,
+            max_new_tokens=new,
+            pad_token_id=0,
+            output_logits=True,
+            return_dict_in_generate=True,
+        )
+    found = torch.stack(made.logits, dim=1)
+    assert torch.equal(found.argmax(-1), made.sequences[:, -new:])
+    for row, length in enumerate(lengths):
+        with bypassed(decoder, **out):
+            whole = logits(decoder, made.sequences[row : row + 1, 16 - length :])
+        close(found[row], whole[0, length - 1 : -1])
+
+
+def test_positions_are_right_when_the_first_attention_is_out(ids):
+    """The trap this guards against: slot 0 left empty makes the cache look empty, silently."""
+    decoder = tiny_decoder("llama")
+    with without_branches(decoder, attention=(0,)):
+        _, cache = stepwise(decoder, ids, prompt=16)
+        assert cache.get_seq_length() == 16
+        assert filled(cache) == [0, 1, 2]
+
+
+def test_sliding_slots_stay_sliding():
+    """Kept attentions take the first slots of their own kind, so a window never lands in a full slot."""
+    decoder = tiny_decoder("gemma3_text", layers=6)
+    with without_branches(decoder, attention=(0, 3)):
+        numbers = [block.attention.modules[0].layer_idx for block in decoder.anatomy.blocks]
+    assert numbers == [0, 1, 0, 3, 2, 3]
+
+
+def test_the_configuration_describes_the_smaller_model():
+    decoder = tiny_decoder("gemma3_text", layers=4)
+    with without_blocks(decoder, (0,)):
+        assert decoder.config.num_hidden_layers == 3
+        assert decoder.config.layer_types == ["full_attention", "sliding_attention", "full_attention"]
+        assert [b.module.layer_idx for b in decoder.anatomy.blocks[1:]] == [0, 1, 2]
+
+
+def test_lists_that_are_as_long_as_the_model_by_chance_are_left():
+    decoder = tiny_decoder("llama", layers=2, eos_token_id=[2, 5])
+    with without_blocks(decoder, (0,)):
+        assert decoder.config.eos_token_id == [2, 5]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_is_out_does_not_run(family, ids):
+    decoder, ran = tiny_decoder(family), set()
+    for block in decoder.anatomy.blocks:
+        for kind, branch in (("attention", block.attention), ("mlp", block.mlp)):
+            for part in [*branch.linears(), *branch.norms]:
+                part.register_forward_hook(lambda *_, key=(block.index, kind): ran.add(key))
+    with without_branches(decoder, attention=(0, 1), mlp=(1, 2)):
+        logits(decoder, ids)
+    assert ran == {(2, "attention"), (3, "attention"), (0, "mlp"), (3, "mlp")}
+    ran.clear()
+    with without_blocks(decoder, (0, 1)):
+        logits(decoder, ids)
+    assert ran == {(layer, kind) for layer in (2, 3) for kind in ("attention", "mlp")}
+
+
+@pytest.mark.parametrize("fails", [False, True], ids=["leaves", "raises"])
+@pytest.mark.parametrize(
+    "attach",
+    [
+        lambda decoder: without_blocks(decoder, (0, 3)),
+        lambda decoder: without_branches(decoder, attention=(0, 1), mlp=(1, 2)),
+    ],
+    ids=["blocks", "branches"],
+)
+def test_everything_comes_back(decoder, ids, attach, fails):
+    # A first forward settles what transformers sets up lazily.
+    outputs, before = logits(decoder, ids), snapshot(decoder)
+    with suppress(RuntimeError), attach(decoder):
+        logits(decoder, ids)
+        if fails:
+            raise RuntimeError
+    assert_same(before, snapshot(decoder))
+    assert torch.equal(logits(decoder, ids), outputs)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_nothing_out_is_the_dense_model(family, ids):
+    decoder = tiny_decoder(family)
+    outputs, before = logits(decoder, ids), snapshot(decoder)
+    with without_branches(decoder):
+        assert_same(dict(before), snapshot(decoder))
+        assert torch.equal(logits(decoder, ids), outputs)
+    with without_blocks(decoder, ()):
+        assert torch.equal(logits(decoder, ids), outputs)
+
+
+def test_one_surgery_within_another(decoder, ids):
+    before = snapshot(decoder)
+    with bypassed(decoder, blocks=(0,), attention=(1,), mlp=(3,)):
+        expected = logits(decoder, ids)
+    with without_blocks(decoder, (0,)), without_branches(decoder, attention=(1,), mlp=(3,)):
+        close(stepwise(decoder, ids, prompt=4)[0], expected)
+    with without_branches(decoder, attention=(1,), mlp=(3,)), without_blocks(decoder, (0,)):
+        close(stepwise(decoder, ids, prompt=4)[0], expected)
+    assert_same(before, snapshot(decoder))
+
+
+@pytest.mark.parametrize(
+    ("attach", "says"),
+    [
+        (lambda d: without_blocks(d, (4,)), "no layer 4; the model's layers are 0 to 3"),
+        (lambda d: without_branches(d, attention=(-1,)), "no layer -1; the model's layers are 0 to 3"),
+        (lambda d: without_blocks(d, range(4)), "cannot drop every layer; from 0 to 3 of the 4 can go"),
+        (lambda d: without_branches(d, attention=range(4)), "no full attention would stay"),
+    ],
+)
+def test_impossible_surgery_is_refused_and_leaves_no_trace(attach, says):
+    decoder = tiny_decoder("llama")
+    before = snapshot(decoder)
+    with pytest.raises(MethodError, match=says), attach(decoder):
+        pass
+    assert_same(before, snapshot(decoder))
+
+
+@pytest.mark.parametrize(("layers", "kind"), [((0, 2), "sliding-window"), ((1, 3), "full")])
+def test_one_attention_of_each_kind_must_stay(layers, kind):
+    decoder = tiny_decoder("gemma3_text")
+    before = snapshot(decoder)
+    with pytest.raises(MethodError, match=f"no {kind}"), without_branches(decoder, attention=layers):
+        pass
+    assert_same(before, snapshot(decoder))
+
+
+def test_what_is_out_cannot_go_again():
+    decoder = tiny_decoder("llama")
+    with (
+        without_blocks(decoder, (1,)),
+        pytest.raises(MethodError, match="layer 1 is already out"),
+        without_blocks(decoder, (1,)),
+    ):
+        pass
+    with (
+        without_branches(decoder, mlp=(1,)),
+        pytest.raises(MethodError, match="layer 1 is already out"),
+        without_branches(decoder, mlp=(1,)),
+    ):
+        pass
+
+
+def test_layers_whose_index_has_a_meaning_are_not_renumbered(ids):
+    decoder = tiny_decoder("gpt2", scale_attn_by_inverse_layer_idx=True)
+    before = snapshot(decoder)
+    with pytest.raises(MethodError, match="scale_attn_by_inverse_layer_idx"), without_blocks(decoder, (0,)):
+        pass
+    assert_same(before, snapshot(decoder))
+    with bypassed(decoder, blocks=(3,)):
+        expected = logits(decoder, ids)
+    with without_blocks(decoder, (3,)):
+        close(logits(decoder, ids), expected)
