@@ -1,0 +1,89 @@
+"""Find one value in a context of 128, 256, 512 or 1,024 tokens.
+
+    The fox has the number 47. The lamp has the number 81. ...
+    Question: Which number has the lamp?
+    Answer: 81
+
+Half of the documents are a list of such facts (associative recall), the other half are stories with one such
+fact among their sentences (a needle). The level is the length: 1 is 128 tokens and each next one doubles it.
+"""
+
+import re
+from typing import Final
+
+from harness.tasks.pocket import text
+from harness.tasks.pocket.splits import Document, Draw
+from harness.tasks.pocket.words import NOUNS
+
+LEVELS: Final = (1, 2, 3, 4)
+QUESTION_TOKENS: Final = 16
+"""Room for the question and the answer."""
+
+
+def length(level: int) -> int:
+    """Tokens of a document of the level."""
+    return 64 << level
+
+
+def tokens(sentence: str) -> int:
+    """Tokens of a text in the tokenizer of the pocket model, where a word and each digit is one token."""
+    return len(re.findall(r" ?[A-Za-z]+| ?[^A-Za-z0-9 ]+|[0-9]| (?=[0-9])", sentence))
+
+
+def make(draw: Draw, level: int) -> Document:
+    """A context with one question about it."""
+    facts, sentences = (_list if draw.between(0, 1) else _needle)(draw, length(level) - QUESTION_TOKENS)
+    noun = draw.pick(list(facts))
+    context = " ".join(sentences)
+    query = question(noun)
+    return Document(
+        level=level,
+        prompt=f"{context}{query}",
+        target=f" {facts[noun]}",
+        key=f"{context}{query}",
+        fields={"context": context, "question": query.strip().split("\n")[0], "answer": str(facts[noun])},
+    )
+
+
+def question(noun: str) -> str:
+    """The question about a noun's number, up to the answer."""
+    return f"\nQuestion: Which number has the {noun}?\nAnswer:"
+
+
+def lesson(draw: Draw, size: int) -> tuple[str, list[tuple[str, str]]]:
+    """A context for training with as many questions and answers after it as ``size`` tokens hold."""
+    room = draw.pick((size // 4, size // 2, 3 * size // 4, size - QUESTION_TOKENS))
+    facts, sentences = (_list if draw.between(0, 3) else _needle)(draw, room)
+    asked = draw.shuffled(list(facts))
+    queries = [(question(noun), f" {facts[noun]}") for noun in asked]
+    return " ".join(sentences), queries[: max(1, (size - room) // QUESTION_TOKENS)]
+
+
+def _fact(noun: str, number: int) -> str:
+    return f"The {noun} has the number {number}."
+
+
+def _list(draw: Draw, room: int) -> tuple[dict[str, int], list[str]]:
+    facts = {noun: draw.between(10, 99) for noun in draw.shuffled(NOUNS)}
+    sentences: list[str] = []
+    for noun in list(facts):
+        sentence = _fact(noun, facts[noun])
+        room -= tokens(sentence)
+        if room < 0:
+            del facts[noun]
+        else:
+            sentences.append(sentence)
+    return facts, sentences
+
+
+def _needle(draw: Draw, room: int) -> tuple[dict[str, int], list[str]]:
+    noun, number = draw.pick(NOUNS), draw.between(10, 99)
+    sentences: list[str] = []
+    room -= tokens(_fact(noun, number))
+    while room > 0:
+        for sentence in text.sentences(draw):
+            room -= tokens(sentence)
+            if room > 0:
+                sentences.append(sentence)
+    sentences.insert(draw.between(0, len(sentences)), _fact(noun, number))
+    return {noun: number}, sentences
