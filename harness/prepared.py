@@ -1,10 +1,29 @@
-"""What a method's preparation leaves behind: tensors as safetensors, everything else as JSON, never pickle."""
+"""What a method's preparation leaves behind, and the cache that spares doing it twice.
 
+Tensors are stored as safetensors, everything else as JSON; nothing is pickled. A state is keyed by everything it
+depends on: the method, the methods applied before it, the model, the calibration text and the library versions.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from harness.calibration import Calibration
+from harness.errors import MethodError
+from harness.files import staged_folder, write_atomic
 
 if TYPE_CHECKING:
     import torch
+
+    from harness.method import Method
+    from harness.model.decoder import Decoder
+
+_TENSORS, _FACTS = "state.safetensors", "state.json"
 
 
 @dataclass(frozen=True)
@@ -18,3 +37,70 @@ class Prepared:
 
     tensors: dict[str, "torch.Tensor"] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
+
+    def save(self, folder: Path, key: dict[str, Any]) -> None:
+        """Write the state and what it belongs to; the folder appears whole or not at all."""
+        from safetensors.torch import save_file
+
+        with staged_folder(folder) as staging:
+            save_file(self.tensors, staging / _TENSORS)
+            write_atomic(staging / _FACTS, json.dumps({"key": key, "facts": self.facts}, indent=2))
+
+    @classmethod
+    def load(cls, folder: Path, key: dict[str, Any]) -> "Prepared":
+        """Read a state back, and refuse one that was made for something else.
+
+        Raises:
+            MethodError: unreadable, or prepared for another method, model or calibration text.
+        """
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            stored = json.loads((folder / _FACTS).read_text())
+            tensors = load_file(folder / _TENSORS)
+        except (OSError, ValueError, SafetensorError) as error:
+            raise MethodError(f"prepared state in {folder} cannot be read: {error}") from error
+        differing = [name for name in key if stored.get("key", {}).get(name) != key[name]]
+        if differing:
+            raise MethodError(f"prepared state in {folder} was made for another {', '.join(differing)}")
+        return cls(tensors, stored["facts"])
+
+
+@dataclass
+class Preparation:
+    """Prepared states for one run: from the cache where they are, by preparing where they are not.
+
+    Attributes:
+        folder: the cache.
+        calibration: the calibration text; None where no method of the run needs it.
+        announce: told, in words, when a state is being made.
+    """
+
+    folder: Path
+    calibration: Calibration | None
+    announce: Callable[[str], None] = lambda message: None
+
+    def state(self, method: "Method", model: "Decoder", below: tuple[str, ...] = ()) -> Prepared:
+        """The method's state on this model, with the methods of the fingerprints ``below`` already attached."""
+        if not method.needs_preparation or self.calibration is None:
+            return Prepared()
+        key = {
+            "method": method.fingerprint,
+            "methods below": list(below),
+            "model": model.fingerprint,
+            "calibration text": self.calibration.fingerprint,
+            "versions": {name: version(name) for name in ("efficiency-harness", "torch", "transformers")},
+        }
+        digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+        folder = self.folder / f"{method.name}-{digest[:16]}"
+        if folder.is_dir():
+            try:
+                return Prepared.load(folder, key)
+            except MethodError as error:
+                self.announce(f"{error}; preparing again")
+                shutil.rmtree(folder)
+        self.announce(f"preparing {method.label} on {self.calibration.source}")
+        state = method.prepare(model, self.calibration)
+        state.save(folder, key)
+        return state

@@ -1,5 +1,46 @@
-"""The command line."""
+"""The command line: one module per sub-command, and nothing heavy imported until a command runs."""
+
+import sys
+
+import typer
+
+from harness.cli import doctor, ls, run, show
+from harness.errors import HarnessError
+
+app = typer.Typer(
+    name="harness",
+    help="What does an efficiency method cost in quality, and what does it really save?",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={
+        # flags are spelled as lm-eval spells them, with underscores; hyphens are as good
+        "token_normalize_func": lambda name: name.replace("-", "_"),
+        "help_option_names": ["-h", "--help"],
+    },
+)
+app.command("run")(run.run)
+app.add_typer(ls.app, name="ls")
+app.command("show")(show.show)
+app.command("doctor")(doctor.doctor)
 
 
 def main() -> None:
-    """Entry point of the ``harness`` command."""
+    """Run the command line. Errors that a user can act on are printed without a traceback, with exit code 2."""
+    try:
+        app(args=run.spread(sys.argv[1:]), prog_name="harness", standalone_mode=False)
+    except HarnessError as error:
+        _stop(str(error), 2)
+    except typer.TyperException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        _stop("stopped. Finished documents are kept: give the same command again to go on.", 130)
+    except BrokenPipeError:  # the reader of our output has seen enough
+        sys.exit(0)
+
+
+def _stop(message: str, code: int) -> None:
+    print(f"harness: {message}", file=sys.stderr)  # noqa: T201
+    sys.exit(code)

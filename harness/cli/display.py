@@ -1,0 +1,201 @@
+"""What a person sees: sentences, progress bars, and one table per task. Progress goes to stderr, results to stdout."""
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from harness.record import RunRecord, Score
+    from harness.spec import RunSpec
+    from harness.store import Store
+
+_WIDTH = 100
+
+
+def stdout() -> Console:
+    """Where results go; at most 100 columns, also into a file."""
+    console = Console(highlight=False)
+    return console if console.is_terminal and console.width < _WIDTH else Console(highlight=False, width=_WIDTH)
+
+
+def plain(text: object) -> Text:
+    """Text from a record as text: no markup, no control characters."""
+    return Text("".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in str(text)))
+
+
+class _Bar:
+    """A rich task that learns its total as it goes."""
+
+    def __init__(self, progress: Progress, title: str) -> None:
+        self._progress = progress
+        self._task = progress.add_task(plain(title).plain, total=None)
+        self._expected = 0
+
+    def expect(self, requests: int) -> None:
+        self._expected += requests
+        self._progress.update(self._task, total=self._expected)
+
+    def advance(self, requests: int) -> None:
+        self._progress.advance(self._task, requests)
+
+
+class Reporter:
+    """Reports a session's progress on stderr."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True, highlight=False)
+
+    def say(self, message: str) -> None:
+        """Print a sentence."""
+        self._console.print(plain(message), style="dim")
+
+    @contextmanager
+    def bar(self, title: str) -> Iterator[_Bar]:
+        """A progress bar with elapsed and remaining time."""
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=self._console, transient=True) as progress:
+            yield _Bar(progress, title)
+
+
+def plan(specs: "Sequence[RunSpec]", store: "Store", *, as_json: bool) -> None:
+    """The resolved runs and their ids, and which of them are done."""
+    rows = []
+    for spec in specs:
+        folder = store.folder(spec.id, spec.stack.label, spec.model.name, spec.task.name)
+        started = any(folder.path.glob("journal*"))
+        state = "finished" if folder.finished else "interrupted" if started else "to run"
+        rows.append({"id": spec.id, "state": state, "folder": str(folder.path), **_described(spec)})
+    if as_json:
+        print(json.dumps(rows, indent=2))  # noqa: T201
+        return
+    table = Table(box=None, pad_edge=False)
+    for heading in ("id", "method", "model", "task", "documents", "state"):
+        table.add_column(heading)
+    for row in rows:
+        table.add_row(*(plain(row[key]) for key in ("id", "method", "model", "task", "documents", "state")))
+    stdout().print(table)
+
+
+def _described(spec: "RunSpec") -> dict[str, Any]:
+    job, task = spec.job, spec.task
+    return {
+        "method": spec.stack.label,
+        "model": spec.model.name,
+        "task": task.name,
+        "documents": sum(1 for each in task.tasks.values() for _ in task.documents(each, job.limit, job.samples)),
+        "identity": spec.identity,
+    }
+
+
+def results(records: "Sequence[RunRecord]", store: "Store", *, as_json: bool) -> None:
+    """All records as JSON, or one table per task and what a reader must know about it."""
+    if as_json:
+        print(json.dumps([record.model_dump(mode="json") for record in records], indent=2))  # noqa: T201
+        return
+    console = stdout()
+    for task in dict.fromkeys(record.evaluation.task for record in records):
+        rows = [record for record in records if record.evaluation.task == task]
+        console.print()
+        console.print(_title(rows[0]))
+        console.print(_table(rows))
+        for note in _notes(rows):
+            console.print(plain(f"· {note}"), style="dim")
+    console.print()
+    console.print(plain(f"records in {store.root}/ · `harness show ID` for one of them"), style="dim")
+
+
+def _title(record: "RunRecord") -> Text:
+    documents = max(score.n for score in record.scores) if record.scores else 0
+    title = plain(f"{record.evaluation.task} · {record.model.pretrained} · {documents} documents")
+    title.stylize("bold")
+    return title
+
+
+def _table(records: "Sequence[RunRecord]") -> Table:
+    table = Table(box=None, pad_edge=False)
+    table.add_column("id")
+    table.add_column("method", overflow="fold")
+    headline = _headline(records[0])
+    for score in headline:
+        arrow = {True: " ↑", False: " ↓", None: ""}[score.higher_is_better]
+        name = score.metric if score.filter == "none" else f"{score.metric} {score.filter}"
+        table.add_column(plain(f"{name}{arrow}"), justify="right")
+        if len(headline) == 1:
+            table.add_column("vs dense", justify="right")
+    for heading in ("FLOPs", "prefill\ndepth", "decode\ndepth", "saving"):
+        table.add_column(heading, justify="right")
+    for record in records:
+        table.add_row(*_cells(record, headline))
+    return table
+
+
+def _cells(record: "RunRecord", headline: "Sequence[Score]") -> Iterator[Text]:
+    yield plain(record.id[:6])
+    yield plain(record.method.label)
+    values = {(score.task, score.metric, score.filter): score for score in record.scores}
+    for wanted in headline:
+        score = values.get((wanted.task, wanted.metric, wanted.filter))
+        yield plain(_value(score))
+        if len(headline) == 1:
+            yield plain("" if score is None or score.vs_baseline is None else f"{score.vs_baseline:+.4f}")
+    ratio = record.baseline.flops_ratio if record.baseline else None
+    yield plain(f"{ratio:.2f}x" if ratio is not None else _engineering(record.flops.total))
+    for depth in (record.trace.mean_depth_prefill, record.trace.mean_depth_decode):
+        yield plain("-" if depth is None else f"{depth:.0%}")
+    yield plain("-" if record.method.savings == "none" else record.method.savings)
+
+
+def _headline(record: "RunRecord") -> "list[Score]":
+    """The scores of the task, or of the group where a group was asked for; three columns at most."""
+    of_task = [score for score in record.scores if score.task == record.evaluation.task]
+    return (of_task or record.scores)[:3]
+
+
+def _value(score: "Score | None") -> str:
+    if score is None or score.value is None:
+        return "-"
+    return f"{score.value:.4f}" + ("" if score.stderr is None else f" ±{score.stderr:.4f}")
+
+
+def _engineering(number: float) -> str:
+    for power, prefix in ((18, "E"), (15, "P"), (12, "T"), (9, "G"), (6, "M")):
+        if number >= 10**power:
+            return f"{number / 10**power:.3g} {prefix}FLOP"
+    return f"{number:.0f} FLOP"
+
+
+def _notes(records: "Sequence[RunRecord]") -> Iterator[str]:
+    """What would mislead a reader who saw the numbers alone."""
+    yield "± is one standard error; FLOPs and depth are counted from the modules that ran; dense FLOPs in full"
+    if any(record.evaluation.limited for record in records):
+        yield "a part of the task's documents: for trying out, not for publishing"
+    for record in records:
+        label = record.method.label
+        if record.trace.executed is False and record.method.savings == "real":
+            yield f"{label}: never executed: every layer ran on every token, as in dense"
+        if record.method.savings == "simulated":
+            yield f"{label}: its saving is simulated: the arithmetic on paper, not the running code, does less"
+        audit = record.flops.audit_ratio
+        if audit is not None and abs(audit - 1) > 0.01:
+            yield f"{label}: PyTorch's counter saw {audit:.3f} times the FLOPs stated here"
+        for warning in record.warnings[:3]:
+            yield f"{label}: {warning}"

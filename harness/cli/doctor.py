@@ -1,0 +1,115 @@
+"""``harness doctor``: what this machine and installation can do, and what is wrong with them."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+from typer import Exit, Option
+
+
+def doctor(
+    output_path: Annotated[Path, Option("--output_path", "-o", help="Folder of results.")] = Path("runs"),
+) -> None:
+    """Check versions, devices, caches and plugins. Exit code 1 if something is broken."""
+    from rich.table import Table
+
+    from harness.cli.display import plain, stdout
+
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(style="dim")
+    table.add_column()
+    table.add_column(overflow="fold")
+    broken = False
+    for what, state, detail in _findings(output_path):
+        broken |= state == "broken"
+        mark = plain(state)
+        mark.stylize({"ok": "green", "note": "yellow", "broken": "red"}[state])
+        table.add_row(plain(what), mark, plain(detail))
+    stdout().print(table)
+    if broken:
+        raise Exit(1)
+
+
+def _findings(output_path: Path) -> Iterator[tuple[str, str, str]]:
+    from harness.evaluate import quiet
+
+    quiet.silence()
+    yield from _software()
+    yield from _devices()
+    yield from _plugins()
+    yield from _data()
+    free = shutil.disk_usage(_existing(output_path)).free
+    yield f"results in {output_path}/", "ok" if free > 1e9 else "note", f"{free / 1e9:.1f} GB free"
+
+
+def _software() -> Iterator[tuple[str, str, str]]:
+    from harness import environment
+
+    for name, version in environment.versions().items():
+        yield name, "broken" if version == "absent" else "ok", version
+
+
+def _devices() -> Iterator[tuple[str, str, str]]:
+    import torch
+
+    from harness import environment
+
+    here = environment.observe("cpu")
+    yield (
+        "cpu",
+        "ok",
+        f"{here.cpu_model}, {here.cpus} logical, {here.threads} threads, {here.ram_bytes / 1e9:.0f} GB",
+    )
+    if here.load_average and here.load_average[0] > here.cpus / 2:
+        yield "load", "note", f"{here.load_average[0]}: other work is running; measured times would be noisy"
+    if not torch.cuda.is_available():
+        yield "gpu", "note", "none that torch can use: runs go to the CPU"
+    for index in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(index)
+        yield f"cuda:{index}", "ok", f"{properties.name}, {properties.total_memory / 1e9:.0f} GB"
+
+
+def _plugins() -> Iterator[tuple[str, str, str]]:
+    """Every method, imported for real."""
+    from harness import registry
+    from harness.errors import HarnessError
+
+    for item in registry.listings():
+        try:
+            registry.get(item.name)
+        except HarnessError as error:
+            yield f"method {item.name}", "broken", str(error)
+        else:
+            yield f"method {item.name}", "ok", f"{item.distribution} {item.version}"
+
+
+def _data() -> Iterator[tuple[str, str, str]]:
+    import datasets
+    from huggingface_hub import constants
+
+    from harness.model.source import BUNDLED, cached_models
+    from harness.paths import cache_folder
+
+    present = (BUNDLED / "config.json").is_file()
+    yield "bundled model", "ok" if present else "broken", str(BUNDLED)
+    yield "hub cache", "ok", f"{constants.HF_HUB_CACHE}: {len(cached_models())} models"
+    prepared = Path(datasets.config.HF_DATASETS_CACHE)
+    count = sum(1 for _ in prepared.glob("*___*")) if prepared.is_dir() else 0
+    yield "data sets", "ok" if count else "note", f"{prepared}: {count} prepared"
+    yield (
+        "network",
+        "note" if constants.HF_HUB_OFFLINE else "ok",
+        "off" if constants.HF_HUB_OFFLINE else "used if asked",
+    )
+    writable = os.access(_existing(cache_folder()), os.W_OK)
+    yield "own cache", "ok" if writable else "broken", str(cache_folder())
+
+
+def _existing(path: Path) -> Path:
+    """The nearest folder of the path that is there."""
+    path = path.absolute()
+    while not path.exists():
+        path = path.parent
+    return path

@@ -1,0 +1,133 @@
+"""``harness ls methods|tasks|models|runs``: what there is, without importing it."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer import Argument, Option
+
+app = typer.Typer(help="List methods, tasks, models or runs.", no_args_is_help=True, rich_markup_mode=None)
+
+_Json = Annotated[bool, Option("--json", help="Print as JSON.")]
+
+
+@app.command()
+def methods(as_json: _Json = False) -> None:
+    """Methods that can be run, built in and installed; a broken one is listed with its error."""
+    from harness import registry
+
+    rows = [
+        {
+            "name": item.name,
+            "family": item.family or "?",
+            "saving": item.savings or "?",
+            "from": "built in" if item.built_in else f"{item.distribution} {item.version}",
+            "what": f"broken: {item.error}" if item.error else item.summary,
+        }
+        for item in registry.listings()
+    ]
+    _print(rows, as_json=as_json)
+
+
+@app.command()
+def tasks(
+    pattern: Annotated[str | None, Argument(help="A glob, such as 'arc*'; all names are searched.")] = None,
+    as_json: _Json = False,
+) -> None:
+    """Bundled tasks, or with a pattern all tasks, groups and tags of lm-eval that fit."""
+    from fnmatch import fnmatch
+
+    from harness.evaluate.task_index import known_names, scan
+    from harness.evaluate.tasks import BUNDLED
+
+    bundled = scan(BUNDLED)
+    known = known_names()
+    chosen = bundled if pattern is None else {**known, **bundled}
+    rows = [
+        {
+            "name": name,
+            "kind": chosen[name].kind.removeprefix("PY_").lower(),
+            "from": "bundled" if name in bundled else "lm-eval",
+        }
+        for name in sorted(chosen)
+        if pattern is None or fnmatch(name, pattern)
+    ]
+    _print(rows, as_json=as_json)
+    if pattern is None and not as_json:
+        typer.echo(
+            f"\nand {len(known)} names of lm-eval: give a pattern, such as `harness ls tasks 'arc*'`",
+            err=True,
+        )
+
+
+@app.command()
+def models(as_json: _Json = False) -> None:
+    """The bundled model and the causal language models in the hub cache."""
+    from harness.model.source import BUNDLED, BUNDLED_NAME, cached_models
+
+    found = {BUNDLED_NAME: BUNDLED, **cached_models()}
+    _print([{"name": name, **_facts(folder)} for name, folder in found.items()], as_json=as_json)
+
+
+@app.command()
+def runs(
+    output_path: Annotated[Path, Option("--output_path", "-o", help="Folder of results.")] = Path("runs"),
+    as_json: _Json = False,
+) -> None:
+    """Runs in a results folder, the newest first; one that cannot be read is listed with the reason."""
+    from harness.store import Store, StoreError
+
+    rows = []
+    for folder in Store(output_path).folders():
+        run_id = folder.path.name.rpartition("_")[2]
+        row = {"id": run_id, "method": "", "model": "", "task": "", "score": "", "state": "unfinished"}
+        if folder.finished:
+            try:
+                record = folder.record()
+            except StoreError as error:
+                row["state"] = f"unreadable: {error}"
+            else:
+                best = next(iter(record.scores), None)
+                score = f"{best.metric} {best.value:.4f}" if best and best.value is not None else ""
+                row |= {
+                    "method": record.method.label,
+                    "model": record.model.pretrained,
+                    "task": record.evaluation.task,
+                }
+                row |= {"score": score, "state": "finished"}
+        rows.append(row)
+    _print(rows, as_json=as_json)
+    if not rows and not as_json:
+        typer.echo(f"no runs in {output_path}/", err=True)
+
+
+def _facts(folder: Path) -> dict[str, str]:
+    """What a model's files say of it."""
+    try:
+        config = json.loads((folder / "config.json").read_text())
+    except (OSError, ValueError):
+        return {"type": "?", "layers": "?", "size": "?"}
+    text = config.get("text_config") or config
+    layers = text.get("num_hidden_layers") or text.get("n_layer") or "?"
+    size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    return {"type": str(config.get("model_type", "?")), "layers": str(layers), "size": f"{size / 1e6:.0f} MB"}
+
+
+def _print(rows: Sequence[dict[str, Any]], *, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(rows, indent=2))
+        return
+    if not rows:
+        return
+    from rich.table import Table
+
+    from harness.cli.display import plain, stdout
+
+    table = Table(box=None, pad_edge=False)
+    for heading in rows[0]:
+        table.add_column(heading, overflow="fold", no_wrap=False)
+    for row in rows:
+        table.add_row(*map(plain, row.values()))
+    stdout().print(table)

@@ -1,0 +1,181 @@
+"""``harness run``: evaluate methods against dense on tasks. Flags are lm-eval's where lm-eval has them."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer import Option
+
+from harness.cli import arguments
+from harness.errors import HarnessError
+
+_Many = list[str] | None
+
+
+def run(
+    method: Annotated[
+        _Many,
+        Option("--method", "-m", help="name, name:key=value,..., ./file.py:Class, or a+b to stack. Repeatable."),
+    ] = None,
+    tasks: Annotated[
+        _Many,
+        Option("--tasks", "--task", "-t", help="Task, group or tag names, globs, YAML files or folders."),
+    ] = None,
+    pretrained: Annotated[
+        str | None, Option(help="Hugging Face model name or folder; short for --model_args pretrained=...")
+    ] = None,
+    method_args: Annotated[_Many, Option(help="key=value,... for the one method given.")] = None,
+    model: Annotated[str, Option("--model", "-M", help="lm-eval's backend; only hf.")] = "hf",
+    model_args: Annotated[_Many, Option("--model_args", "-a", help="key=value,... as lm-eval takes them.")] = None,
+    num_fewshot: Annotated[int | None, Option("--num_fewshot", "-f", min=0, help="Examples in the prompt.")] = None,
+    batch_size: Annotated[str, Option("--batch_size", "-b", help="Rows per forward.")] = "1",
+    device: Annotated[str | None, Option(help="cpu, cuda, cuda:0, ...; a GPU where there is one.")] = None,
+    limit: Annotated[
+        float | None, Option("--limit", "-L", help="First n documents of each task, or a share below 1.")
+    ] = None,
+    samples: Annotated[
+        str | None, Option("--samples", "-E", help='JSON of document indices, such as {"arc_easy": [0, 7]}.')
+    ] = None,
+    gen_kwargs: Annotated[_Many, Option(help="Generation arguments, key=value,...")] = None,
+    apply_chat_template: Annotated[str | None, Option(help="Use the model's chat template, or the one named.")] = None,
+    system_instruction: Annotated[str | None, Option(help="System prompt.")] = None,
+    fewshot_as_multiturn: Annotated[str | None, Option(help="Few-shot examples as turns of a chat.")] = None,
+    seed: Annotated[str, Option(help="One seed, or four: Python, numpy, torch, few-shot.")] = "0,1234,1234,1234",
+    include_path: Annotated[str | None, Option(help="A folder with your own lm-eval tasks.")] = None,
+    metadata: Annotated[_Many, Option(help="key=value,... for tasks that ask for it.")] = None,
+    trust_remote_code: Annotated[bool, Option("--trust_remote_code", help="Run the model repository's code.")] = False,
+    confirm_run_unsafe_code: Annotated[
+        bool, Option("--confirm_run_unsafe_code", help="Allow tasks that execute generated code.")
+    ] = False,
+    calibration: Annotated[
+        str, Option(help="Text that methods prepare on: task (its training split), bundled, or a file.")
+    ] = "task",
+    baseline: Annotated[bool, Option("--baseline/--no_baseline", help="Run dense too, to compare with.")] = True,
+    output_path: Annotated[Path, Option("--output_path", "-o", help="Folder of results.")] = Path("runs"),
+    resume: Annotated[
+        bool, Option("--resume/--no_resume", help="Keep finished runs and documents, or compute them again.")
+    ] = True,
+    offline: Annotated[bool, Option("--offline", help="Never use the network.")] = False,
+    dry_run: Annotated[bool, Option("--dry_run", help="Print the plan and the run ids, and stop.")] = False,
+    as_json: Annotated[bool, Option("--json", help="Print records as JSON.")] = False,
+    log_samples: Annotated[bool, Option("--log_samples", "-s", hidden=True)] = True,
+    verbosity: Annotated[
+        str | None, Option("--verbosity", "-v", help="Show the libraries' log from this level.")
+    ] = None,
+    config: Annotated[
+        Path | None,
+        Option(
+            "--config",
+            "-C",
+            is_eager=True,
+            callback=arguments.from_yaml,
+            help="YAML with any of these flags.",
+        ),
+    ] = None,
+) -> None:
+    """Evaluate methods on tasks, each against the dense model on the same documents."""
+    from harness.cli import display
+    from harness.evaluate import quiet
+
+    quiet.silence(verbosity, offline=offline)
+    args = arguments.key_values("--model_args", model_args or [])
+    job = _job(
+        methods=tuple(method or ["dense"]),
+        method_args=arguments.key_values("--method_args", method_args or []),
+        baseline=baseline,
+        tasks=arguments.names(tasks or []),
+        pretrained=_pretrained(model, pretrained, args),
+        model_args=args,
+        device=device,
+        batch_size=_batch_size(batch_size),
+        num_fewshot=num_fewshot,
+        limit=limit,
+        samples=arguments.samples(samples),
+        gen_kwargs=arguments.key_values("--gen_kwargs", gen_kwargs or []) or None,
+        apply_chat_template=_flag_or_name(apply_chat_template),
+        system_instruction=system_instruction,
+        fewshot_as_multiturn=_flag_or_name(fewshot_as_multiturn or "true") is True,
+        seeds=arguments.seeds(seed),
+        include_path=include_path,
+        metadata=arguments.key_values("--metadata", metadata or []),
+        trust_remote_code=trust_remote_code,
+        confirm_run_unsafe_code=confirm_run_unsafe_code,
+        calibration=calibration,
+        resume=resume,
+    )
+    from harness.session import Session
+    from harness.store import Store
+
+    store = Store(output_path)
+    session = Session(job, store, display.Reporter())
+    if dry_run:
+        display.plan(session.specs, store, as_json=as_json)
+        return
+    display.results(session.execute(), store, as_json=as_json)
+
+
+def spread(argv: list[str]) -> list[str]:
+    """Rewrite lm-eval's spellings that a flag of one value cannot take.
+
+    ``--tasks a b`` becomes ``--tasks a --tasks b``; a bare ``--apply_chat_template`` gets its value.
+    """
+    if argv[:1] != ["run"]:
+        return argv
+    rewritten: list[str] = []
+    flag = ""
+    for index, word in enumerate(argv):
+        following = argv[index + 1] if index + 1 < len(argv) else "-"
+        if word.startswith("-") and not word.lstrip("-")[:1].isdigit():
+            flag = word.replace("-", "_").lstrip("_")
+            rewritten.append(word)
+            if flag in _OPTIONAL_VALUE and following.startswith("-"):
+                rewritten.append("true")
+        elif flag in _SEVERAL_VALUES and not rewritten[-1].startswith("-"):
+            rewritten += [f"--{_SEVERAL_VALUES[flag]}", word]
+        else:
+            rewritten.append(word)
+    return rewritten
+
+
+_SEVERAL_VALUES = {name: name for name in ("tasks", "task", "model_args", "gen_kwargs", "method_args", "metadata")}
+_SEVERAL_VALUES |= {"t": "tasks", "a": "model_args"}
+_OPTIONAL_VALUE = ("apply_chat_template", "fewshot_as_multiturn")
+
+
+def _job(**settings: Any) -> Any:
+    """The job, with pydantic's complaints as a sentence."""
+    from pydantic import ValidationError
+
+    from harness.spec import Job, SpecError
+
+    try:
+        return Job(**settings)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = "".join(f"--{part}: " for part in problem["loc"][:1])
+        if problem["loc"] == ("tasks",):
+            raise SpecError("which task? Give --task NAME; `harness ls tasks` lists them.") from error
+        raise SpecError(f"{where}{problem['msg'].removeprefix('Value error, ')}") from error
+
+
+def _pretrained(backend: str, pretrained: str | None, model_args: dict[str, Any]) -> str:
+    """The model: --pretrained, model_args' pretrained (taken out), or the bundled one."""
+    if backend not in ("hf", "hf-auto", "huggingface"):
+        raise HarnessError(f"--model {backend}: only hf (transformers) models can be taken apart; give --model hf")
+    within = model_args.pop("pretrained", None)
+    if pretrained and within and pretrained != within:
+        raise HarnessError(f"--pretrained {pretrained} and --model_args pretrained={within} differ: give one")
+    return str(pretrained or within or "pocket")
+
+
+def _batch_size(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        automatic = " ('auto' would make costs and rounding depend on the memory of the day)" if "auto" in text else ""
+        raise HarnessError(f"--batch_size {text}: expected a whole number from 1{automatic}")
+    return int(text)
+
+
+def _flag_or_name(text: str | None) -> bool | str:
+    if text is None or text.lower() in ("false", "0", "no"):
+        return False
+    return True if text.lower() in ("true", "1", "yes") else text

@@ -1,0 +1,79 @@
+"""Where calibration text comes from: a task's own training split, a file, or the bundled text. Never a scored split."""
+
+import json
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from harness.calibration import Calibration
+from harness.errors import HarnessError
+from harness.evaluate.tasks import LoadedTask
+
+DOCUMENTS = 256
+
+
+def calibration_for(task: LoadedTask, source: str, seed: int = 0) -> Calibration:
+    """The calibration text that ``--calibration`` names: "task", "bundled" or a text file.
+
+    "task" means the training split of the task, seeded sample of at most 256 documents, and the bundled text for
+    tasks that have none.
+
+    Raises:
+        HarnessError: the file cannot be read.
+    """
+    if source == "task":
+        texts = _training_texts(task, seed)
+        if texts:
+            return Calibration(tuple(texts), f"the training split of {task.name}")
+    elif source != "bundled":
+        return _from_file(Path(source))
+    return _bundled(seed)
+
+
+def _from_file(path: Path) -> Calibration:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise HarnessError(f"--calibration {path}: cannot be read as text ({error})") from error
+    return Calibration((text,), f"the file {path.name}")
+
+
+def _bundled(seed: int) -> Calibration:
+    from harness.tasks.pocket.text import train_texts
+
+    texts = train_texts()
+    random.Random(seed).shuffle(texts)  # noqa: S311 - a sample, not a secret
+    return Calibration(tuple(texts), "the bundled text")
+
+
+def _training_texts(loaded: LoadedTask, seed: int) -> list[str]:
+    """Prompt and answer of sampled training documents, without any that is also scored."""
+    texts = []
+    for task in loaded.tasks.values():
+        if not task.has_training_docs():
+            continue
+        documents = task.training_docs()
+        order = random.Random(seed).sample(range(len(documents)), min(DOCUMENTS, len(documents)))  # noqa: S311
+        scored = {_key(document) for document in task.eval_docs}
+        chosen = (documents[index] for index in order)
+        texts += [text for doc in chosen if _key(doc) not in scored for text in _as_text(task, doc)]
+    random.Random(seed).shuffle(texts)  # noqa: S311
+    return texts[:DOCUMENTS]
+
+
+def _key(document: Any) -> str:
+    return json.dumps(document, sort_keys=True, default=str)
+
+
+def _as_text(task: Any, document: Any) -> Iterator[str]:
+    """The document as the model would read it in a few-shot prompt; nothing where a task cannot say."""
+    try:
+        example = task.fewshot_context(document, 0)
+        target = task.doc_to_target(document)
+        if task.config.doc_to_choice is not None and isinstance(target, int):
+            target = task.doc_to_choice(document)[target]
+    except Exception:  # tasks compute these with their own code, some only for scored splits
+        return
+    prompt = example if isinstance(example, str) else ""
+    yield f"{prompt}{task.config.target_delimiter}{target}".strip()

@@ -1,0 +1,181 @@
+"""From lm-eval's results and the served rows to the record's scores, totals and per-document lines."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from harness.journal import Served
+from harness.measure.flops import Flops, causal_flops, executed_flops
+from harness.measure.segment import Segment, depth, ran_as_dense
+from harness.measure.shape import ModelShape
+from harness.measure.traffic import kv_cache_bytes, traffic
+from harness.record import Flops as FlopsInfo
+from harness.record import Score, TraceTotals
+
+
+def scores(results: dict[str, Any]) -> list[Score]:
+    """Every metric of every task and group, per filter, with lm-eval's own values and standard errors."""
+    found = []
+    for task, metrics in results["results"].items():
+        counts = results["n-samples"]
+        # a group's documents are those of its tasks
+        members = results.get("group_subtasks", {}).get(task) or [task]
+        n = sum(counts[member]["effective"] for member in _leaves(members, results) if member in counts)
+        better = results.get("higher_is_better", {}).get(task) or {}
+        for key, value in metrics.items():
+            metric, comma, filter_name = key.partition(",")
+            if not comma or metric.endswith("_stderr"):
+                continue
+            stderr = metrics.get(f"{metric}_stderr,{filter_name}")
+            found.append(
+                Score(
+                    task=task,
+                    metric=metric,
+                    filter=filter_name,
+                    value=_number(value),
+                    stderr=_number(stderr),
+                    n=n,
+                    higher_is_better=better.get(metric),
+                )
+            )
+    return found
+
+
+def _leaves(names: Iterable[str], results: dict[str, Any]) -> Iterator[str]:
+    for name in names:
+        children = results.get("group_subtasks", {}).get(name)
+        if children:
+            yield from _leaves(children, results)
+        else:
+            yield name
+
+
+def _number(value: Any) -> float | None:
+    """lm-eval writes "N/A" where a number is not defined."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return None
+
+
+@dataclass
+class Document:
+    """What one document of a task cost."""
+
+    rows: list[Served] = field(default_factory=list)
+
+    @property
+    def segments(self) -> list[Segment]:
+        """What ran for the document, row after row."""
+        return [segment for row in self.rows for segment in row.segments]
+
+
+def by_document(served: Iterable[Served]) -> dict[tuple[str, int], Document]:
+    """Rows by (task, document). A row that several documents share is counted for each of them."""
+    documents: dict[tuple[str, int], Document] = defaultdict(Document)
+    for row in served:
+        for place in dict.fromkeys((request.task, request.document) for request in row.requests):
+            documents[place].rows.append(row)
+    return documents
+
+
+def sample_lines(
+    results: dict[str, Any], served: Iterable[Served], shape: ModelShape, chosen: dict[str, list[int]] | None
+) -> Iterator[dict[str, Any]]:
+    """One line per document: its scores under every filter, its tokens, its work."""
+    documents = by_document(served)
+    for task, samples in results["samples"].items():
+        indices = (chosen or {}).get(task)
+        merged: dict[int, dict[str, Any]] = {}
+        for sample in samples:
+            line = merged.setdefault(sample["doc_id"], _line(task, sample))
+            line["filtered"][sample["filter"]] = sample["filtered_resps"]
+            for metric in sample["metrics"]:
+                line["scores"][f"{metric},{sample['filter']}"] = sample[metric]
+        for number, line in sorted(merged.items()):
+            # under --samples, lm-eval numbers requests by position and documents by their own index
+            position = indices.index(number) if indices else number
+            yield line | _work(documents[task, position], shape)
+
+
+def _line(task: str, sample: dict[str, Any]) -> dict[str, Any]:
+    kept = ("doc_id", "doc_hash", "prompt_hash", "target_hash", "target")
+    return {
+        "task": task,
+        **{key: sample[key] for key in kept},
+        "scores": {},
+        "responses": sample["resps"],
+        "filtered": {},
+    }
+
+
+def _work(document: Document, shape: ModelShape) -> dict[str, Any]:
+    segments = document.segments
+    return {
+        "prompt_tokens": sum(row.prompt_tokens for row in document.rows),
+        "output_tokens": sum(row.output_tokens for row in document.rows),
+        "pad_tokens": sum(segment.padding * segment.forwards for segment in segments),
+        "depth": depth(segments, "score", "prefill", "decode").mean,
+        "flops": executed_flops(shape, segments).total,
+        "rows": [
+            {
+                "requests": [request[2:] for request in row.requests],
+                "segments": [s.to_json() for s in row.segments],
+            }
+            for row in document.rows
+        ],
+    }
+
+
+def trace_totals(served: Sequence[Served], *, unchanged: bool | None) -> TraceTotals:
+    """The run's work in tokens and layers. ``unchanged``: the method did no work differently from dense."""
+    segments = [segment for row in served for segment in row.segments]
+    return TraceTotals(
+        forwards=round(sum(segment.forwards / segment.rows for segment in segments)),
+        prompt_tokens=sum(row.prompt_tokens for row in served),
+        pad_tokens=sum(segment.padding * segment.forwards for segment in segments),
+        output_tokens=sum(row.output_tokens for row in served),
+        attention_layer_tokens=sum(s.forwards * sum(s.attention) for s in segments),
+        mlp_layer_tokens=sum(s.forwards * sum(s.mlp) for s in segments),
+        layer_tokens_total=sum(s.forwards * s.queries * len(s.attention) for s in segments),
+        mean_depth_prefill=depth(segments, "score", "prefill").mean,
+        mean_depth_decode=depth(segments, "decode").mean,
+        head_tokens=sum(s.forwards * s.head for s in segments),
+        executed=None if unchanged is None else not unchanged,
+    )
+
+
+def flops_info(served: Sequence[Served], shape: ModelShape, dense: ModelShape, audit: float | None) -> FlopsInfo:
+    """The run's arithmetic, and that of the dense model on the same tokens."""
+    segments = [segment for row in served for segment in row.segments]
+    executed = executed_flops(shape, segments)
+    moved = traffic(shape, segments)
+    return FlopsInfo(
+        total=executed.total,
+        causal=causal_flops(shape, segments).total,
+        parts=_parts(executed),
+        dense_equivalent=executed_flops(dense, (_as_dense(segment) for segment in segments)).total,
+        audit_ratio=audit,
+        weight_bytes=round(moved.weights),
+        kv_bytes=moved.kv,
+    )
+
+
+def kv_peak(served: Iterable[Served], shape: ModelShape) -> int:
+    """The largest key-value cache that one row held."""
+    return max((kv_cache_bytes(shape, row.segments) for row in served), default=0)
+
+
+def same_work(served: Iterable[Served], shape: ModelShape, dense: ModelShape) -> bool:
+    """Whether what ran is just what dense runs."""
+    return shape == dense and all(ran_as_dense(row.segments) for row in served)
+
+
+def _parts(flops: Flops) -> dict[str, int]:
+    return {name: getattr(flops, name) for name in ("attention_linear", "attention_scores", "mlp", "head", "other")}
+
+
+def _as_dense(segment: Segment) -> Segment:
+    every = (segment.queries,) * len(segment.attention)
+    return replace(segment, attention=every, mlp=every)

@@ -1,0 +1,197 @@
+"""lm-eval tasks, loaded by name: only the files that a name needs are parsed, only its data is read."""
+
+import hashlib
+import json
+import traceback
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import harness.tasks
+from harness.errors import HarnessError, UnknownNameError
+from harness.evaluate.task_index import Known, known_names
+
+BUNDLED = Path(harness.tasks.__path__[0])
+
+
+class TaskError(HarnessError):
+    """A task cannot be loaded: its data is missing, or its definition is broken."""
+
+
+@dataclass(frozen=True)
+class LoadedTask:
+    """One name of the user's, loaded.
+
+    Attributes:
+        name: as given: a task, a group, a tag or the path of a YAML file.
+        tasks: the lm-eval tasks behind it, by name.
+        objects: what to hand to lm-eval: the group, or the tasks.
+        manager: lm-eval's task manager that loaded them.
+    """
+
+    name: str
+    tasks: dict[str, Any]
+    objects: list[Any]
+    manager: Any
+
+    def documents(self, task: Any, limit: float | None, samples: dict[str, list[int]] | None) -> Iterator[Any]:
+        """The documents of one task that the evaluation will score, in order."""
+        from lm_eval.evaluator_utils import get_sample_size
+
+        chosen = (samples or {}).get(task.config.task)
+        pairs = task.doc_iterator(rank=0, limit=get_sample_size(task, limit), world_size=1, samples=chosen)
+        return (document for _, document in pairs)
+
+    def fingerprint(self, limit: float | None, samples: dict[str, list[int]] | None) -> str:
+        """Digest of the task definitions, the scored documents and the few-shot documents."""
+        digest = hashlib.sha256()
+        for name, task in sorted(self.tasks.items()):
+            digest.update(_digest({"name": name, "config": task.dump_config()}))
+            for document in self.documents(task, limit, samples):
+                digest.update(_digest(document))
+            if task.config.num_fewshot:
+                for document in task.fewshot_docs() or ():
+                    digest.update(_digest(document))
+        return digest.hexdigest()
+
+
+class TaskLoader:
+    """Finds and loads tasks: lm-eval's own, the bundled ones, and those under ``include_path``.
+
+    Later definitions of a name win: the user's over the bundled over lm-eval's.
+    """
+
+    def __init__(self, include_path: str | None = None, metadata: dict[str, Any] | None = None) -> None:
+        from lm_eval.tasks import TaskManager
+
+        if include_path and not Path(include_path).is_dir():
+            raise TaskError(f"--include_path {include_path}: no such folder")
+        self._include_path = include_path
+        folders = [str(BUNDLED), *([include_path] if include_path else [])]
+        self.manager = TaskManager(include_path=folders, include_defaults=False, metadata=metadata)
+        self._own = dict(self.manager.task_index)
+        self.manager._index = _OnDemand(known_names(), self._own)
+
+    def names(self) -> dict[str, str]:
+        """Every known name with its kind: "task", "group" or "tag"."""
+        kinds = {name: known.kind for name, known in known_names().items()}
+        kinds |= {name: entry.kind.name for name, entry in self._own.items()}
+        return {name: kind.removeprefix("PY_").lower() for name, kind in kinds.items()}
+
+    def resolve(self, requested: Sequence[str]) -> list[str]:
+        """Expand globs and folders of YAML; refuse what nothing answers to.
+
+        Raises:
+            UnknownNameError: no task, group or tag has the name.
+        """
+        names = self.names()
+        found: dict[str, None] = {}
+        for name in requested:
+            if name in names or (name.endswith((".yaml", ".yml")) and Path(name).is_file()):
+                matches = [name]
+            elif Path(name).is_dir():
+                matches = sorted(str(path) for path in Path(name).glob("*.yaml"))
+            else:
+                matches = sorted(known for known in names if fnmatch(known, name))
+            if not matches:
+                raise UnknownNameError("task", name, names, see="`harness ls tasks` lists them all.")
+            found |= dict.fromkeys(matches)
+        return list(found)
+
+    def load(self, name: str, overrides: "Overrides") -> LoadedTask:
+        """Load one name's tasks and data, with lm-eval's own treatment of shots and generation arguments.
+
+        Raises:
+            TaskError: data that is not here and cannot be fetched, or a broken definition.
+        """
+        spec = str(Path(name).resolve()) if name.endswith((".yaml", ".yml")) else name
+        try:
+            built = self.manager.load([spec])
+        except Exception as error:  # a task may run its author's code and fail in any way; the message says which
+            raise TaskError(_explain(name, error)) from error
+        for task in built["tasks"].values():
+            overrides.apply(task)
+        # lm-eval lists the group that was asked for before those inside it
+        outermost = list(built["groups"].values())[:1]
+        return LoadedTask(name, built["tasks"], outermost or list(built["tasks"].values()), self.manager)
+
+
+@dataclass(frozen=True)
+class Overrides:
+    """What the command line changes in a task, as lm-eval changes it."""
+
+    num_fewshot: int | None = None
+    gen_kwargs: dict[str, Any] | None = None
+    fewshot_seed: int | None = 1234
+
+    def apply(self, task: Any) -> None:
+        """Set generation arguments, shots and the few-shot seed on the task."""
+        if self.gen_kwargs and task.get_config("output_type") == "generate_until":
+            task.set_config(key="generation_kwargs", value=self.gen_kwargs, update=True)
+        if self.num_fewshot is not None and task.get_config("num_fewshot") != 0:
+            task.set_config(key="num_fewshot", value=self.num_fewshot)
+        elif task.get_config("num_fewshot") is None:
+            task.set_config(key="num_fewshot", value=0)
+        task.set_fewshot_seed(seed=self.fewshot_seed)
+
+
+class _OnDemand(dict[str, Any]):
+    """lm-eval's task index, filled with a name's entry when the name is first asked for."""
+
+    def __init__(self, known: dict[str, Known], own: dict[str, Any]) -> None:
+        super().__init__(own)
+        self._known = known
+
+    def __contains__(self, name: object) -> bool:
+        return super().__contains__(name) or name in self._known
+
+    def get(self, name: str, default: Any = None) -> Any:
+        return self[name] if name in self else default
+
+    def __missing__(self, name: str) -> Any:
+        from lm_eval.tasks._index import Entry, Kind, TaskIndex
+        from lm_eval.tasks._yaml_loader import load_yaml
+
+        known = self._known[name]
+        if known.path is None:
+            entry = Entry(name=name, kind=Kind.TAG, yaml_path=None, tags=set(known.members))
+        else:
+            path = Path(known.path)
+            config = load_yaml(path, resolve_func=False)
+            entry = Entry(name, Kind[known.kind], path, config, TaskIndex._str_to_set(config.get("tag")))
+        self[name] = entry
+        return entry
+
+
+def _digest(value: Any) -> bytes:
+    text = json.dumps(value, sort_keys=True, default=str, ensure_ascii=False)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
+
+
+def _explain(name: str, error: Exception) -> str:
+    """Why a task would not load; for missing data, where it was looked for and what fetches it."""
+    import datasets
+    from huggingface_hub import constants
+
+    reason = str(error).strip().split("\n")[0]
+    wanted = _dataset_of(error)
+    if not wanted:
+        return f"task {name!r} cannot be loaded: {type(error).__name__}: {reason}"
+    call = ", ".join(repr(part) for part in wanted)
+    where = "the network is switched off" if constants.HF_HUB_OFFLINE else "it could not be fetched"
+    return (
+        f"task {name!r}: its data set {', '.join(wanted)} is not in the cache {datasets.config.HF_DATASETS_CACHE} "
+        f"and {where} ({reason}). Fetch it on a machine with a network:\n"
+        f'  HF_HUB_OFFLINE=0 python -c "import datasets; datasets.load_dataset({call})"'
+    )
+
+
+def _dataset_of(error: Exception) -> list[str]:
+    """The data set (path, configuration) that a task was loading when the error came; empty if it was not."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        task = frame.f_locals.get("self")
+        if frame.f_code.co_name == "download" and getattr(task, "DATASET_PATH", None):
+            return [part for part in (task.DATASET_PATH, task.DATASET_NAME) if part]
+    return []

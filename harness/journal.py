@@ -1,0 +1,130 @@
+"""The answers of an unfinished run, one line per batch, so that a killed run goes on where it stopped.
+
+A batch is the unit: its line is written once, after its forward, and a torn last line is as if the batch had
+not run. Recomputing whole batches keeps their composition, hence every rounding, as in an uninterrupted run.
+"""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, NamedTuple, Self
+
+from harness.files import writing
+from harness.measure.segment import Segment
+
+
+class Request(NamedTuple):
+    """One question to the model: which task, document, and part of the document.
+
+    Attributes:
+        index: the request within the document, such as the answer choice.
+        turn: the repetition of the same request, or the window of a long text.
+    """
+
+    task: str
+    document: int
+    index: int
+    turn: int
+
+
+@dataclass(frozen=True)
+class Served:
+    """One row of a finished batch.
+
+    Attributes:
+        requests: what it answered.
+        answers: lm-eval's answers to them, in the same order.
+        prompt_tokens, output_tokens: tokens read (a scored text is all read) and tokens generated and used.
+        segments: what ran for it.
+    """
+
+    requests: tuple[Request, ...]
+    answers: tuple[Any, ...]
+    prompt_tokens: int
+    output_tokens: int
+    segments: tuple[Segment, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """The row as plain JSON."""
+        plain = {"requests": self.requests, "answers": self.answers}
+        tokens = {"prompt_tokens": self.prompt_tokens, "output_tokens": self.output_tokens}
+        return plain | tokens | {"segments": [segment.to_json() for segment in self.segments]}
+
+    @classmethod
+    def from_json(cls, plain: dict[str, Any]) -> Self:
+        """The row that ``to_json`` wrote."""
+        return cls(
+            tuple(Request(*request) for request in plain["requests"]),
+            tuple(tuple(answer) if isinstance(answer, list) else answer for answer in plain["answers"]),
+            plain["prompt_tokens"],
+            plain["output_tokens"],
+            tuple(Segment.from_json(segment) for segment in plain["segments"]),
+        )
+
+
+@dataclass
+class Journal:
+    """Finished rows, kept in memory and, where there is a path, in a file.
+
+    Raises:
+        DiskError: the file cannot be written; what was written before is kept.
+    """
+
+    path: Path
+    served: list[Served] = field(default_factory=list)
+    _answers: dict[Request, Any] = field(default_factory=dict)
+    _file: IO[str] | None = None
+
+    def __enter__(self) -> Self:
+        with writing(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            whole = self._read() if self.path.exists() else 0
+            self._file = self.path.open("r+" if self.path.exists() else "w", encoding="utf-8")
+            self._file.seek(whole)
+            self._file.truncate()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def __contains__(self, request: Request) -> bool:
+        return request in self._answers
+
+    def __getitem__(self, request: Request) -> Any:
+        return self._answers[request]
+
+    def __len__(self) -> int:
+        return len(self._answers)
+
+    def write(self, batch: list[Served]) -> None:
+        """Keep a finished batch."""
+        assert self._file is not None
+        line = json.dumps([row.to_json() for row in batch], ensure_ascii=False)
+        with writing(self.path):
+            self._file.write(line + "\n")
+            self._file.flush()
+        self._remember(batch)
+
+    def _remember(self, batch: list[Served]) -> None:
+        self.served += batch
+        for row in batch:
+            self._answers.update(zip(row.requests, row.answers, strict=True))
+
+    def _read(self) -> int:
+        """Take in the batches of the file; return where the last whole one ends."""
+        whole = 0
+        with self.path.open("rb") as file:
+            for line in file:
+                try:
+                    batch = [Served.from_json(row) for row in json.loads(line)]
+                except (ValueError, KeyError, TypeError):
+                    break
+                if not line.endswith(b"\n"):
+                    break
+                self._remember(batch)
+                whole += len(line)
+        return whole

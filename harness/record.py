@@ -1,0 +1,200 @@
+"""The record of a run: one JSON document, one schema, checked when written and when read.
+
+Three kinds of number are kept apart: counted (FLOPs, bytes, layers), modelled (idealized runtime) and measured
+(latency, energy). What was not measured is null, and ``missing`` says why. All units are SI base units.
+"""
+
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from harness.environment import Environment
+
+SCHEMA_VERSION = 1
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+
+class MethodInfo(_Section):
+    """The method, or the stack of methods, that ran.
+
+    Attributes:
+        label: as written on the command line.
+        params: hyper-parameters of each part.
+        savings: whether the running code did less work ("real") or the arithmetic on paper alone ("simulated").
+        state: what preparation found, part by part, such as the chosen layers.
+        calibration: where the calibration text came from; null when none was needed.
+    """
+
+    label: str
+    name: str
+    family: str
+    params: list[dict[str, Any]]
+    fingerprint: str
+    savings: Literal["none", "real", "simulated"]
+    exact: bool
+    state: list[dict[str, Any]] = []
+    calibration: str | None = None
+
+
+class ModelInfo(_Section):
+    """The model: where it came from and what it is.
+
+    Attributes:
+        fingerprint: digest of weights, configuration and tokenizer, or the hub's commit.
+        parameters: of the dense model, tied weights once.
+        layout: the anatomy that matched.
+    """
+
+    pretrained: str
+    revision: str | None
+    fingerprint: str
+    dtype: str
+    attention: str
+    layout: str
+    layers: int
+    parameters: int
+    args: dict[str, Any] = {}
+
+
+class EvaluationInfo(_Section):
+    """What lm-eval was asked, by lm-eval's own names.
+
+    Attributes:
+        data: digest of the scored documents and of the few-shot documents.
+        limited: fewer documents than the task has; never to be published.
+    """
+
+    task: str
+    num_fewshot: int | None
+    batch_size: int
+    limit: float | None
+    samples: dict[str, list[int]] | None
+    seeds: list[int | None]
+    gen_kwargs: dict[str, Any] | None
+    apply_chat_template: bool | str
+    system_instruction: str | None
+    fewshot_as_multiturn: bool
+    data: str
+    limited: bool
+
+
+class Score(_Section):
+    """One metric of one task (or group) under one filter, exactly as lm-eval reports it.
+
+    Attributes:
+        stderr: standard error; null where lm-eval gives none.
+        n: scored documents.
+        vs_baseline: difference to dense (method - dense) on the same documents; null without a baseline.
+    """
+
+    task: str
+    metric: str
+    filter: str
+    value: float | None
+    stderr: float | None
+    n: int
+    higher_is_better: bool | None
+    vs_baseline: float | None = None
+
+
+class TraceTotals(_Section):
+    """Work observed on the modules that ran, summed over the run.
+
+    Attributes:
+        forwards: forward passes of the model.
+        prompt_tokens, pad_tokens, output_tokens: tokens of prompts and scored texts, of padding, and generated.
+        attention_layer_tokens, mlp_layer_tokens: executions of a layer's attention (MLP) times tokens.
+        layer_tokens_total: the same if every layer ran once on every token.
+        mean_depth_prefill, mean_depth_decode: executed share of all layers, attention and MLP each counting half.
+        head_tokens: tokens through the LM head.
+        executed: False when the method's work never differed from dense on any document.
+    """
+
+    forwards: int
+    prompt_tokens: int
+    pad_tokens: int
+    output_tokens: int
+    attention_layer_tokens: int
+    mlp_layer_tokens: int
+    layer_tokens_total: int
+    mean_depth_prefill: float | None
+    mean_depth_decode: float | None
+    head_tokens: int
+    executed: bool | None
+
+
+class Flops(_Section):
+    """Counted arithmetic and traffic (1 multiply-add = 2 FLOPs; matrix products only).
+
+    Attributes:
+        total: executed, padding included, attention over the full rectangle; equals the dispatcher's counter.
+        causal: the same with the causal half of attention.
+        parts: total by component.
+        dense_equivalent: what the dense model would have executed on the same tokens.
+        audit_ratio: dispatcher's count over our formula on a few real requests; 1 is agreement.
+        weight_bytes, kv_bytes: bytes of weights read, of keys and values read and written.
+    """
+
+    total: int
+    causal: int
+    parts: dict[str, int]
+    dense_equivalent: int
+    audit_ratio: float | None
+    weight_bytes: int
+    kv_bytes: int
+
+
+class Memory(_Section):
+    """Bytes, counted from what is allocated.
+
+    Attributes:
+        weights: parameters and buffers of the attached model by unique storage.
+        kv_peak: largest key-value cache of one sequence, over the layers that ran.
+    """
+
+    weights: int
+    kv_peak: int
+
+
+class Baseline(_Section):
+    """The dense run on the same documents that this one is compared with.
+
+    Attributes:
+        documents: pairs of documents found in both.
+        flops_ratio: this run's FLOPs over the baseline's.
+    """
+
+    run_id: str
+    documents: int
+    flops_ratio: float
+
+
+class RunRecord(_Section):
+    """One method on one model and one task."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    id: str = Field(pattern=r"^[0-9a-f]{12}$")
+    started: datetime
+    duration_s: float
+    method: MethodInfo
+    model: ModelInfo
+    evaluation: EvaluationInfo
+    environment: Environment
+    scores: list[Score]
+    trace: TraceTotals
+    flops: Flops
+    memory: Memory
+    time: None = None
+    energy: None = None
+    baseline: Baseline | None = None
+    missing: dict[str, str] = {}
+    warnings: list[str] = []
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of a record, as it is checked into ``harness/record.schema.json``."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **RunRecord.model_json_schema()}

@@ -1,0 +1,201 @@
+"""Methods by name: entry points of the group ``harness.methods``, found without importing them.
+
+Listing reads each plugin's source and imports nothing; the class is imported when its method is asked for. A
+built-in wins over an outside method of the same name; ``distribution/name`` asks for one of them.
+"""
+
+import ast
+import importlib.util
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Any
+
+from harness.errors import MethodError, UnknownNameError
+from harness.method import Family, Method
+
+GROUP = "harness.methods"
+OWN_DISTRIBUTION = "efficiency-harness"
+
+
+@dataclass(frozen=True)
+class Listing:
+    """One method as its metadata and source describe it; ``error`` says why it cannot be used, if it cannot."""
+
+    name: str
+    target: str
+    distribution: str
+    version: str
+    family: str | None = None
+    savings: str | None = None
+    summary: str = ""
+    error: str | None = None
+
+    @property
+    def built_in(self) -> bool:
+        """Whether the method ships with the harness."""
+        return self.distribution == OWN_DISTRIBUTION
+
+
+def listings() -> list[Listing]:
+    """Every declared method, by family and name, without importing any of them."""
+    families = list(Family)
+
+    def order(item: Listing) -> tuple[bool, int, str]:
+        rank = families.index(Family(item.family)) if item.family in families else len(families)
+        return item.error is not None, rank, item.name
+
+    return sorted((_describe(point) for point in _points()), key=order)
+
+
+def get(name: str) -> type[Method]:
+    """The method class of that name.
+
+    Raises:
+        UnknownNameError: no method has the name.
+        MethodError: its module cannot be imported, or holds no Method of that name.
+    """
+    points = _by_name()
+    if name not in points:
+        known = [key for key in points if "/" not in key]
+        raise UnknownNameError("method", name, known, see="`harness ls methods` lists them all.")
+    point = points[name]
+    try:
+        loaded = point.load()
+    except Exception as error:  # a plugin may fail in any way; the message names it
+        raise MethodError(f"method {name!r} ({_origin(point)}) cannot be loaded: {_reason(error)}") from error
+    return _checked(loaded, f"{name!r} ({_origin(point)})")
+
+
+def from_file(path: Path, class_name: str) -> type[Method]:
+    """The method class in a loose Python file.
+
+    Raises:
+        MethodError: no such file, or the file holds no Method of that name.
+    """
+    if not path.is_file():
+        raise MethodError(f"no such file: {path} (a loose method is written ./file.py:Class)")
+    module_name = f"harness_loose_{path.stem}"
+    spec = importlib.util.spec_from_file_location(module_name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module_name] = module  # dataclasses look their module up there
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # a stranger's file may fail in any way; the message names it
+        raise MethodError(f"{path} cannot be loaded: {_reason(error)}") from error
+    methods = [name for name, value in vars(module).items() if _is_method(value) and value.__module__ == module_name]
+    if class_name not in vars(module):
+        raise UnknownNameError(f"class in {path}", class_name, methods, see=f"It has: {', '.join(methods) or 'none'}.")
+    return _checked(getattr(module, class_name), f"{path}:{class_name}")
+
+
+@cache
+def _points() -> tuple[EntryPoint, ...]:
+    return tuple(entry_points(group=GROUP))
+
+
+@cache
+def _by_name() -> dict[str, EntryPoint]:
+    points: dict[str, EntryPoint] = {}
+    for point in sorted(_points(), key=lambda point: _distribution(point) != OWN_DISTRIBUTION):
+        points.setdefault(point.name, point)
+        points[f"{_distribution(point)}/{point.name}"] = point
+    return points
+
+
+def _distribution(point: EntryPoint) -> str:
+    return point.dist.name if point.dist else "unknown"
+
+
+def _origin(point: EntryPoint) -> str:
+    return f"{_distribution(point)} {point.dist.version if point.dist else ''}".strip() + f", {point.value}"
+
+
+def _reason(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+def _is_method(value: Any) -> bool:
+    return isinstance(value, type) and issubclass(value, Method) and value is not Method
+
+
+def _checked(loaded: Any, what: str) -> type[Method]:
+    if not _is_method(loaded):
+        raise MethodError(f"{what} is not a subclass of harness.Method")
+    missing = [attribute for attribute in ("name", "family") if not hasattr(loaded, attribute)]
+    if missing:
+        raise MethodError(f"{what} does not declare the class attribute(s) {', '.join(missing)}")
+    method: type[Method] = loaded
+    return method
+
+
+def _describe(point: EntryPoint) -> Listing:
+    facts: dict[str, Any] = {}
+    try:
+        facts = _class_facts(point.module, point.attr)
+    except (OSError, SyntaxError, ImportError) as error:
+        facts["error"] = _reason(error)
+    version = point.dist.version if point.dist else "?"
+    return Listing(point.name, point.value, _distribution(point), version, **facts)
+
+
+def _class_facts(module: str, class_name: str) -> dict[str, Any]:
+    """Family, savings and summary as the class's source states them."""
+    tree = ast.parse(_source_file(module).read_text(encoding="utf-8"))
+    for missing in _missing_imports(tree):
+        raise ModuleNotFoundError(f"No module named {missing!r}")
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef) and node.name == class_name:
+            stated = dict(_assignments(node))
+            summary = (ast.get_docstring(node) or "").partition("\n\n")[0].replace("\n", " ")
+            return {
+                "family": stated.get("family"),
+                "savings": stated.get("savings", Method.savings.value),
+                "summary": summary,
+            }
+    raise ImportError(f"module {module!r} defines no class {class_name!r}")
+
+
+def _source_file(module: str) -> Path:
+    """Where a module's source lies, without importing its parents as importlib.util.find_spec would."""
+    path = None
+    for depth in range(1, module.count(".") + 2):
+        name = ".".join(module.split(".")[:depth])
+        found = (finder.find_spec(name, path) for finder in sys.meta_path if hasattr(finder, "find_spec"))
+        spec = next((spec for spec in found if spec is not None), None)
+        if spec is None:
+            raise ModuleNotFoundError(f"No module named {name!r}")
+        path = spec.submodule_search_locations
+    assert spec is not None
+    return Path(str(spec.origin))
+
+
+def _missing_imports(tree: ast.Module) -> Iterator[str]:
+    """Top-level packages that the module imports unconditionally and that are not installed."""
+    for node in tree.body:
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names = [node.module]
+        for package in {name.partition(".")[0] for name in names}:
+            if package not in sys.modules and importlib.util.find_spec(package) is None:
+                yield package
+
+
+def _assignments(node: ast.ClassDef) -> Iterator[tuple[str, str]]:
+    """Class attributes set to a string or to an enum member such as ``Family.PRUNING``."""
+    for statement in node.body:
+        if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
+            target, value = statement.targets[0].id, statement.value
+        elif isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
+            target, value = statement.target.id, statement.value
+        else:
+            continue
+        if isinstance(value, ast.Constant):
+            yield target, str(value.value)
+        elif isinstance(value, ast.Attribute):
+            yield target, value.attr.lower().replace("_", "-")

@@ -1,0 +1,242 @@
+"""One run: attach the method, evaluate under observation, audit the counts, leave a record."""
+
+import shlex
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
+
+from harness import environment
+from harness.errors import HarnessError
+from harness.evaluate import outcome
+from harness.evaluate.quiet import collected_warnings
+from harness.journal import Journal, Served
+from harness.measure.shape import ModelShape
+from harness.prepared import Preparation, Prepared
+from harness.record import Baseline, Memory, MethodInfo, ModelInfo, RunRecord
+from harness.spec import RunSpec
+from harness.store import RunFolder
+
+if TYPE_CHECKING:
+    from harness.evaluate.lm import HarnessLM
+    from harness.session import Progress
+
+MISSING = {
+    "time": "not measured: the quality pass batches requests and observes them, so its clock is not a latency",
+    "energy": "not measured: no meter is read during the quality pass",
+}
+
+
+@dataclass(frozen=True)
+class _Evaluated:
+    """What the evaluation left in memory."""
+
+    results: dict[str, Any] | None
+    served: list[Served]
+    states: list[Prepared]
+    shape: ModelShape
+    audit: float | None
+    warnings: list[str]
+
+
+def run(
+    spec: RunSpec,
+    lm: "HarnessLM",
+    folder: RunFolder,
+    preparation: Preparation,
+    progress: "Progress",
+    baseline: RunFolder | None,
+) -> RunRecord | None:
+    """Carry out a run, going on from its journal if there is one, and write its three files.
+
+    On several processes (``accelerate launch``) every process calls this; the first one writes and returns the
+    record, the others return None.
+
+    Raises:
+        HarnessError: something the user can act on; what is finished stays in the journal.
+    """
+    started, clock = datetime.now(UTC), time.perf_counter()
+    dense = ModelShape.of(lm.decoder)
+    with _explained(spec):
+        evaluated = _evaluate(spec, lm, folder, preparation, progress)
+    if evaluated.results is None:  # another process has them and writes
+        return None
+    lines = list(outcome.sample_lines(evaluated.results, evaluated.served, evaluated.shape, spec.job.samples))
+    here = spec.environment.model_copy(update={"load_average": (*spec.environment.load_average, environment.load())})
+    unchanged = outcome.same_work(evaluated.served, evaluated.shape, dense)
+    flops = outcome.flops_info(evaluated.served, evaluated.shape, dense, evaluated.audit)
+    record = RunRecord(
+        id=spec.id,
+        started=started,
+        duration_s=round(time.perf_counter() - clock, 3),
+        method=_method_info(spec, evaluated.states),
+        model=_model_info(spec, lm, dense),
+        evaluation=spec.evaluation,
+        environment=here,
+        scores=outcome.scores(evaluated.results),
+        trace=outcome.trace_totals(evaluated.served, unchanged=None if spec.stack.is_dense else unchanged),
+        flops=flops,
+        memory=Memory(weights=evaluated.shape.bytes, kv_peak=outcome.kv_peak(evaluated.served, evaluated.shape)),
+        missing=MISSING | ({} if flops.audit_ratio else {"flops.audit_ratio": "every answer came from the journal"}),
+        warnings=evaluated.warnings,
+    )
+    if baseline is not None:
+        record = _compared(record, lines, baseline)
+    folder.finish(record, lines, _manifest(spec))
+    return record
+
+
+def _evaluate(
+    spec: RunSpec, lm: "HarnessLM", folder: RunFolder, preparation: Preparation, progress: "Progress"
+) -> _Evaluated:
+    """Evaluate under observation; everything attached is gone again when this returns."""
+    from harness.evaluate.lm import Watch
+    from harness.measure.trace import Tracer
+
+    path = folder.journal(lm.rank)
+    if spec.draws_at_random:  # random numbers drawn by finished batches cannot be drawn again
+        path.unlink(missing_ok=True)
+    with ExitStack() as stack:
+        journal = stack.enter_context(Journal(path))
+        states = stack.enter_context(spec.stack.applied(lm.decoder, preparation))
+        shape = ModelShape.of(lm.decoder)
+        tracer = stack.enter_context(Tracer(lm.decoder))
+        bar = stack.enter_context(progress.bar(f"{spec.stack.label} · {spec.task.name}"))
+        messages = stack.enter_context(collected_warnings("lm_eval"))
+        lm.watch = Watch(tracer, journal, bar)
+        try:
+            results = _simple_evaluate(spec, lm)
+            audit = lm.audit(shape)
+        finally:
+            lm.watch = None
+        ranks = lm.gather_object(journal.served)
+        served = [row for rank in ranks or () for row in rank]
+        return _Evaluated(results, served, states, shape, audit, list(messages))
+
+
+def _simple_evaluate(spec: RunSpec, lm: "HarnessLM") -> dict[str, Any] | None:
+    """lm-eval's own evaluation of the task, with lm-eval's own defaults where the user gave nothing."""
+    from lm_eval import evaluator
+
+    job = spec.job
+    with _without_surveys(evaluator):
+        results: dict[str, Any] | None = evaluator.simple_evaluate(
+            model=lm,
+            model_args={"pretrained": job.pretrained, **job.model_args},
+            tasks=spec.task.objects,
+            task_manager=spec.task.manager,
+            num_fewshot=job.num_fewshot,
+            batch_size=job.batch_size,
+            device=spec.environment.device,
+            limit=job.limit,
+            samples=job.samples,
+            system_instruction=job.system_instruction,
+            apply_chat_template=job.apply_chat_template,
+            fewshot_as_multiturn=job.fewshot_as_multiturn and bool(job.apply_chat_template),
+            gen_kwargs=job.gen_kwargs,
+            random_seed=job.seeds[0],
+            numpy_random_seed=job.seeds[1],
+            torch_random_seed=job.seeds[2],
+            fewshot_random_seed=job.seeds[3],
+            confirm_run_unsafe_code=job.confirm_run_unsafe_code,
+        )
+    return results
+
+
+@contextmanager
+def _without_surveys(evaluator: Any) -> Iterator[None]:
+    """Spare lm-eval its survey of the machine (pip list, lscpu, ...), made after every evaluation: seconds each.
+
+    The record has an environment of its own.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(patch.object(evaluator, "get_git_commit_hash", return_value=None))
+        stack.enter_context(patch.object(evaluator, "add_env_info"))
+        yield
+
+
+@contextmanager
+def _explained(spec: RunSpec) -> Iterator[None]:
+    """Turn what an evaluation foreseeably dies of into a sentence."""
+    import torch
+
+    what = f"{spec.stack.label} on {spec.task.name}"
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise HarnessError(
+            f"{what}: out of memory at batch size {spec.job.batch_size}. Finished documents are kept: give the same "
+            "command again when memory is free, or a smaller --batch_size (which is another run)."
+        ) from error
+    except (AssertionError, ValueError) as error:
+        if not _raised_by_lm_eval(error):
+            raise
+        raise HarnessError(f"{what}: lm-eval refuses: {error or 'a request longer than the model allows'}") from error
+
+
+def _raised_by_lm_eval(error: BaseException) -> bool:
+    frame = error.__traceback__
+    while frame and frame.tb_next:
+        frame = frame.tb_next
+    return frame is not None and "lm_eval" in frame.tb_frame.f_globals.get("__name__", "")
+
+
+def _method_info(spec: RunSpec, states: list[Prepared]) -> MethodInfo:
+    stack = spec.stack
+    return MethodInfo(
+        label=stack.label,
+        name=stack.name,
+        family=stack.family,
+        params=[part.params() for part in stack.parts],
+        fingerprint=stack.fingerprint,
+        savings=stack.savings.value,
+        exact=stack.exact,
+        state=[state.facts for state in states],
+        calibration=spec.calibration.source if spec.calibration else None,
+    )
+
+
+def _model_info(spec: RunSpec, lm: "HarnessLM", dense: ModelShape) -> ModelInfo:
+    module = lm.decoder.module
+    return ModelInfo(
+        pretrained=spec.job.pretrained,
+        revision=spec.model.revision,
+        fingerprint=spec.model.fingerprint,
+        dtype=str(module.dtype).removeprefix("torch."),
+        attention=module.config._attn_implementation,
+        layout=lm.decoder.anatomy.layout,
+        layers=len(dense.layers),
+        parameters=dense.parameters,
+        args=spec.job.model_args,
+    )
+
+
+def _compared(record: RunRecord, lines: list[dict[str, Any]], baseline: RunFolder) -> RunRecord:
+    """The record with its differences to the dense run of the same documents."""
+    dense = baseline.record()
+    values = {(score.task, score.metric, score.filter): score.value for score in dense.scores}
+    compared = []
+    for score in record.scores:
+        base = values.get((score.task, score.metric, score.filter))
+        known = base is not None and score.value is not None
+        compared.append(score.model_copy(update={"vs_baseline": score.value - base if known else None}))
+    theirs = {(line["task"], line["doc_id"], line["doc_hash"]): line["flops"] for line in baseline.samples()}
+    ours = {(line["task"], line["doc_id"], line["doc_hash"]): line["flops"] for line in lines}
+    paired = ours.keys() & theirs.keys()
+    ratio = sum(ours[key] for key in paired) / sum(theirs[key] for key in paired)
+    comparison = Baseline(run_id=dense.id, documents=len(paired), flops_ratio=ratio)
+    return record.model_copy(update={"scores": compared, "baseline": comparison})
+
+
+def _manifest(spec: RunSpec) -> dict[str, Any]:
+    return {
+        "id": spec.id,
+        "command": shlex.join(["harness", *sys.argv[1:]]),
+        "identity": spec.identity,
+        "environment": spec.environment.model_dump(mode="json"),
+        "git": environment.git_state(),
+    }

@@ -1,0 +1,159 @@
+"""A job: resolve what was asked into runs, load the model once, carry out those that have no record yet."""
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Protocol
+
+from harness import environment
+from harness.errors import HarnessError, UnknownNameError
+from harness.evaluate.calibration_text import calibration_for
+from harness.evaluate.quiet import collected_warnings
+from harness.evaluate.tasks import Overrides, TaskLoader
+from harness.model.source import ModelError, locate
+from harness.paths import cache_folder
+from harness.prepared import Preparation
+from harness.record import RunRecord
+from harness.run import run
+from harness.spec import Job, RunSpec
+from harness.stack import Stack, parse
+from harness.store import RunFolder, Store
+
+if TYPE_CHECKING:
+    from harness.evaluate.lm import HarnessLM
+
+
+class Bar(Protocol):
+    """Progress over requests; more may be announced as lm-eval gets to them."""
+
+    def expect(self, requests: int) -> None:
+        """Announce requests to come."""
+
+    def advance(self, requests: int) -> None:
+        """Count requests as done."""
+
+
+class Progress(Protocol):
+    """Where a job reports to."""
+
+    def say(self, message: str) -> None:
+        """Tell the user something."""
+
+    def bar(self, title: str) -> AbstractContextManager[Bar]:
+        """Show progress for the length of a ``with`` block."""
+
+
+@dataclass
+class Session:
+    """A job being carried out.
+
+    Attributes:
+        job: what was asked for.
+        store: where results go.
+        progress: where it reports to.
+    """
+
+    job: Job
+    store: Store
+    progress: Progress
+
+    @cached_property
+    def stacks(self) -> list[Stack]:
+        """The methods, dense first unless switched off, each once."""
+        args = self.job.method_args
+        stacks = [parse(text, args if text != "dense" else None) for text in self.job.methods]
+        if self.job.baseline:
+            stacks = [parse("dense"), *stacks]
+        return list({stack.fingerprint: stack for stack in stacks}.values())
+
+    @cached_property
+    def specs(self) -> list[RunSpec]:
+        """Every run of the job: all methods of the first task, then of the next."""
+        job = self.job
+        stacks = self.stacks  # a wrong method name costs no loading
+        source = locate(job.pretrained, job.model_args.get("revision"))
+        loader = TaskLoader(job.include_path, {"pretrained": source.loadable, **job.model_args, **job.metadata})
+        overrides = Overrides(job.num_fewshot, job.gen_kwargs, job.seeds[3])
+        names = loader.resolve(job.tasks)
+        device = environment.observe(self.device)
+        specs = []
+        for name in names:
+            with collected_warnings("lm_eval", "datasets"):
+                task = loader.load(name, overrides)
+            data = task.fingerprint(job.limit, job.samples)
+            for stack in stacks:
+                calibration = calibration_for(task, job.calibration) if stack.needs_preparation else None
+                specs.append(RunSpec(job, stack, task, source, device, data, calibration))
+        self._check_samples({leaf for spec in specs for leaf in spec.task.tasks})
+        return specs
+
+    @cached_property
+    def device(self) -> str:
+        """The torch device: the user's, else a GPU where there is one."""
+        import torch
+
+        chosen = self.job.device or ("cuda:0" if torch.cuda.is_available() else "cpu")
+        if chosen.startswith("cuda") and not torch.cuda.is_available():
+            raise HarnessError(
+                f"--device {chosen}: this machine has no CUDA device that torch can use; try --device cpu"
+            )
+        return chosen
+
+    @cached_property
+    def lm(self) -> "HarnessLM":
+        """The model, loaded when the first run needs it and shared by all.
+
+        Raises:
+            ModelError: it cannot be loaded.
+            UnsupportedModelError: its parts cannot be found.
+        """
+        from harness.evaluate.lm import HarnessLM
+
+        job = self.job
+        args = {"trust_remote_code": job.trust_remote_code, **job.model_args}
+        source = self.specs[0].model
+        self.progress.say(f"loading {job.pretrained} on {self.device}")
+        try:
+            with collected_warnings("lm_eval", "transformers", "accelerate"):
+                return HarnessLM(
+                    pretrained=source.loadable,
+                    fingerprint=source.fingerprint,
+                    device=self.device,
+                    batch_size=job.batch_size,
+                    **args,
+                )
+        except HarnessError:
+            raise
+        except Exception as error:  # loading runs a stranger's configuration; whatever fails is about the model
+            reason = str(error).strip().split("\n")[0] or type(error).__name__
+            raise ModelError(f"model {job.pretrained!r} cannot be loaded: {reason}") from error
+
+    def execute(self) -> list[RunRecord]:
+        """Carry out every run that has no record yet; the records of all, in order."""
+        records: list[RunRecord] = []
+        dense: dict[str, RunFolder] = {}
+        for spec in self.specs:
+            folder = self.store.folder(spec.id, spec.stack.label, spec.model.name, spec.task.name)
+            if folder.finished and self.job.resume:
+                self.progress.say(
+                    f"{spec.stack.label} on {spec.task.name}: already there, nothing to do ({folder.path})"
+                )
+                record = folder.record()
+            else:
+                record = self._run(spec, folder, dense.get(spec.task.name))
+            if spec.stack.is_dense:
+                dense[spec.task.name] = folder
+            if record is not None:
+                records.append(record)
+        return records
+
+    def _run(self, spec: RunSpec, folder: RunFolder, baseline: RunFolder | None) -> RunRecord | None:
+        if not self.job.resume:
+            folder.discard_journals()
+        preparation = Preparation(cache_folder() / "prepared", spec.calibration, self.progress.say)
+        return run(spec, self.lm, folder, preparation, self.progress, baseline)
+
+    def _check_samples(self, names: set[str]) -> None:
+        for name in self.job.samples or {}:
+            if name not in names:
+                raise UnknownNameError("task in --samples", name, names)

@@ -1,0 +1,140 @@
+"""What the user asked for, and the runs that follow from it, each with the id that its result will have."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from harness.calibration import Calibration
+from harness.environment import Environment
+from harness.errors import HarnessError
+from harness.evaluate.tasks import LoadedTask
+from harness.model.source import ModelSource
+from harness.record import EvaluationInfo
+from harness.stack import Stack
+
+UNSUPPORTED_MODEL_ARGS = {
+    "peft": "merge the adapter into a checkpoint first",
+    "delta": "merge the delta into a checkpoint first",
+    "autogptq": "load a checkpoint that transformers itself can read",
+    "gptqmodel": "load a checkpoint that transformers itself can read",
+    "gguf_file": "convert it to safetensors first",
+    "tp_plan": "use accelerate launch for data parallelism",
+    "parallelize": "use accelerate launch for data parallelism",
+}
+
+
+class SpecError(HarnessError):
+    """A setting that cannot be, or settings that cannot be together."""
+
+
+class Job(BaseModel):
+    """The settings of one ``harness run``, by lm-eval's names where lm-eval has the setting.
+
+    Attributes:
+        methods: as written on the command line; dense comes first unless ``baseline`` is off.
+        limit: the first n documents of each task, or a share of them below 1.
+        seeds: for Python, numpy, torch and the few-shot sampler.
+        calibration: "task", "bundled" or a text file.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    methods: tuple[str, ...]
+    method_args: dict[str, Any] = {}
+    baseline: bool = True
+    tasks: tuple[str, ...] = Field(min_length=1)
+    pretrained: str
+    model_args: dict[str, Any] = {}
+    device: str | None = None
+    batch_size: int = Field(default=1, ge=1)
+    num_fewshot: int | None = Field(default=None, ge=0)
+    limit: float | None = Field(default=None, gt=0)
+    samples: dict[str, list[int]] | None = None
+    gen_kwargs: dict[str, Any] | None = None
+    apply_chat_template: bool | str = False
+    system_instruction: str | None = None
+    fewshot_as_multiturn: bool = True
+    seeds: tuple[int | None, int | None, int | None, int | None] = (0, 1234, 1234, 1234)
+    include_path: str | None = None
+    metadata: dict[str, Any] = {}
+    trust_remote_code: bool = False
+    confirm_run_unsafe_code: bool = False
+    calibration: str = "task"
+    resume: bool = True
+
+    @field_validator("model_args")
+    @classmethod
+    def _supported(cls, args: dict[str, Any]) -> dict[str, Any]:
+        for name in args:
+            if name in UNSUPPORTED_MODEL_ARGS:
+                raise ValueError(f"model argument {name!r} is not supported: {UNSUPPORTED_MODEL_ARGS[name]}")
+        return args
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Job":
+        if self.limit is not None and self.samples is not None:
+            raise ValueError("limit and samples exclude each other: give one of them")
+        if self.method_args and len([name for name in self.methods if name != "dense"]) != 1:
+            raise ValueError("method_args needs exactly one method; write the arguments as name:key=value instead")
+        return self
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """One run: a stack of methods on a model and a task."""
+
+    job: Job
+    stack: Stack
+    task: LoadedTask
+    model: ModelSource
+    environment: Environment
+    data: str
+    calibration: Calibration | None
+
+    @cached_property
+    def evaluation(self) -> EvaluationInfo:
+        """What lm-eval is asked."""
+        job = self.job
+        return EvaluationInfo(
+            task=self.task.name,
+            num_fewshot=job.num_fewshot,
+            batch_size=job.batch_size,
+            limit=job.limit,
+            samples=job.samples,
+            seeds=list(job.seeds),
+            gen_kwargs=job.gen_kwargs,
+            apply_chat_template=job.apply_chat_template,
+            system_instruction=job.system_instruction,
+            fewshot_as_multiturn=job.fewshot_as_multiturn,
+            data=self.data,
+            limited=job.limit is not None or job.samples is not None,
+        )
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """Everything that determines the result, as plain JSON."""
+        return {
+            "method": self.stack.fingerprint,
+            "calibration": self.calibration.fingerprint if self.calibration else None,
+            "model": self.model.fingerprint,
+            "model_args": {**self.job.model_args, "trust_remote_code": self.job.trust_remote_code},
+            "evaluation": self.evaluation.model_dump(mode="json"),
+            "metadata": self.job.metadata,
+            "environment": self.environment.identity,
+        }
+
+    @property
+    def id(self) -> str:
+        """Twelve hexadecimal digits of the identity's digest."""
+        text = json.dumps(self.identity, sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    @property
+    def draws_at_random(self) -> bool:
+        """Whether answers are sampled, so that finished ones cannot be kept apart from the generator's state."""
+        kinds = [task.config.generation_kwargs or {} for task in self.task.tasks.values()]
+        return any(kwargs.get("do_sample") for kwargs in kinds)
