@@ -47,9 +47,7 @@ def flops_audit_ratio(shape: ModelShape, serve: Callable[[], Iterable[Segment]])
     return counted / expected
 
 
-def _attention_flops(
-    query: tuple[int, ...], key: tuple[int, ...], value: tuple[int, ...], *_: Any, **__: Any
-) -> int:
+def _attention_flops(query: tuple[int, ...], key: tuple[int, ...], value: tuple[int, ...], *_: Any, **__: Any) -> int:
     """Both products of attention over shapes [batch, heads, tokens, width]."""
     batch, heads, queries, width = query
     return 2 * batch * heads * queries * key[2] * (width + value[3])

@@ -9,7 +9,6 @@ least.
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Self
 
 from harness.measure.segment import Segment
 from harness.measure.shape import ModelShape
@@ -38,15 +37,6 @@ class Flops:
         """All components."""
         return self.attention_linear + self.attention_scores + self.mlp + self.head + self.other
 
-    def __add__(self, more: Self) -> "Flops":
-        return Flops(
-            self.attention_linear + more.attention_linear,
-            self.attention_scores + more.attention_scores,
-            self.mlp + more.mlp,
-            self.head + more.head,
-            self.other + more.other,
-        )
-
 
 def executed_flops(shape: ModelShape, segments: Iterable[Segment]) -> Flops:
     """FLOPs that the running code multiplied, padding included: 2 n lin + 4 H dh n c in a layer.
@@ -65,9 +55,7 @@ def causal_flops(shape: ModelShape, segments: Iterable[Segment]) -> Flops:
     return _flops(shape, segments, Segment.causal_pairs)
 
 
-def _flops(
-    shape: ModelShape, segments: Iterable[Segment], pairs: Callable[[Segment, int | None], int]
-) -> Flops:
+def _flops(shape: ModelShape, segments: Iterable[Segment], pairs: Callable[[Segment, int | None], int]) -> Flops:
     """Sum over layers; ``pairs`` gives the query-key pairs of a layer that every query ran, by its window."""
     linear = scores = mlp = head = other = 0
     windows = {layer.window for layer in shape.layers}

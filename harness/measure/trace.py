@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from math import prod
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from harness.errors import HarnessError
 from harness.measure.segment import Phase, Segment
@@ -26,12 +26,8 @@ class TraceError(HarnessError):
     """Work was done that cannot be charged to the rows of the batch."""
 
 
-class _Event(NamedTuple):
-    """One run of a module: its slot, the rows it saw (None: all), and its output's shape without features."""
-
-    slot: int
-    active: tuple[int, ...] | None
-    shape: tuple[int, ...]
+# One run of a module: its slot, the rows it saw (None: all), its output's shape. Plain, so that hooks stay cheap.
+_Event = tuple[int, tuple[int, ...] | None, tuple[int, ...]]
 
 
 @dataclass(slots=True)
@@ -100,7 +96,7 @@ class Tracer:
             context = self._running
             if context is not None:
                 tensor = output[0] if type(output) is tuple else output
-                self._events.append(_Event(slot, context.active, tensor.shape[:-1]))
+                self._events.append((slot, context.active, tensor.shape))
 
         return observe
 
@@ -179,11 +175,11 @@ def _input_shape(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[int, in
 
 
 def _tokens_per_row(shape: tuple[int, ...], rows: int) -> int:
-    """Tokens of each row in an output of shape [rows, tokens] or [rows * tokens], features left out."""
-    total = prod(shape)
-    if (len(shape) > 1 and shape[0] != rows) or total % rows:
+    """Tokens of each row in an output of shape [rows, tokens, features] or [rows * tokens, features]."""
+    total = prod(shape[:-1])
+    if (len(shape) > 2 and shape[0] != rows) or total % rows:
         raise TraceError(
-            f"a module gave an output of shape {[*shape, '...']} while {rows} rows were running; "
+            f"a module gave an output of shape {list(shape)} while {rows} rows were running; "
             "a method that runs a module on some of the rows declares them with ForwardContext.only"
         )
     return total // rows

@@ -26,11 +26,6 @@ class Traffic:
     kv: int
     embedding: int
 
-    @property
-    def total(self) -> float:
-        """All bytes."""
-        return self.weights + self.kv + self.embedding
-
 
 def traffic(shape: ModelShape, segments: Iterable[Segment]) -> Traffic:
     """Bytes that the forwards of a row moved, padding included."""

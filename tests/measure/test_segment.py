@@ -1,0 +1,94 @@
+"""Arithmetic on segments against plain loops."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from harness.measure.segment import Segment, depth, ran_as_dense, unpadded
+
+WINDOWS = [None, 1, 4, 6, 11, 100]
+
+
+def forwards(segment):
+    """(positions seen before, queries) of each forward."""
+    first = segment.context - segment.queries
+    return [(first + step * segment.queries, segment.queries) for step in range(segment.forwards)]
+
+
+@pytest.fixture(params=[(5, 5, 1), (1, 1, 9), (1, 7, 12), (3, 8, 6), (20, 20, 1)], ids=str)
+def segment(request, dense_segment):
+    queries, context, count = request.param
+    return dense_segment(4, queries, phase="decode", context=context, forwards=count)
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+def test_attended_positions_are_those_of_the_cache(segment, window):
+    expected = sum(
+        window - 1 + queries if window and seen >= window else seen + queries for seen, queries in forwards(segment)
+    )
+    assert segment.attended(window) == expected
+    assert segment.rectangle(window) == segment.queries * expected
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+def test_causal_pairs_are_those_of_the_mask(segment, window):
+    positions = [seen + query + 1 for seen, queries in forwards(segment) for query in range(queries)]
+    assert segment.causal_pairs(window) == sum(min(position, window or position) for position in positions)
+
+
+def test_pairs_of_a_partial_context_follow_the_formula(dense_segment):
+    n, c = 7, 40
+    assert dense_segment(1, n, context=c).causal_pairs() == n * c - n * (n - 1) // 2
+
+
+def test_json_keeps_every_field(dense_segment):
+    segment = dense_segment(
+        6,
+        3,
+        padding=1,
+        rows=3,
+        attention=(3, 0, 0, 6, 3, 2),
+        attention_reads=(1 / 3, 0.0, 0.0, 2.0, 1 / 3, 1.0),
+    )
+    assert Segment.from_json(json.loads(json.dumps(segment.to_json()))) == segment
+
+
+def test_a_deep_dense_segment_is_short_in_json(dense_segment):
+    segment = dense_segment(32, 1, phase="decode", context=1025, forwards=255)
+    assert len(json.dumps(segment.to_json())) < 250
+
+
+def test_dense_work_is_recognised(dense_segment):
+    prefill, decode = dense_segment(3, 8, head=8), dense_segment(3, 1, phase="decode")
+    assert ran_as_dense([prefill, decode])
+    skipped = replace(decode, mlp=(1, 0, 1))
+    repeated = replace(decode, attention=(1, 2, 1))
+    checked = replace(decode, head=3)
+    for other in (skipped, repeated, checked):
+        assert not ran_as_dense([prefill, other])
+
+
+def test_depth_counts_a_branch_as_half_a_layer(dense_segment):
+    prefill = dense_segment(4, 10, attention=(10, 0, 10, 0))
+    decode = dense_segment(4, 1, phase="decode", forwards=5, attention=(1, 0, 0, 0), mlp=(1, 0, 0, 0))
+    assert depth([prefill, decode], "prefill", "score").mean == 0.75
+    assert depth([prefill, decode], "decode").mean == 0.25
+    both = depth([prefill, decode], "prefill", "decode")
+    assert (both.executed, both.dense) == (35, 60)
+
+
+def test_depth_without_tokens_is_none(dense_segment):
+    assert depth([dense_segment(4, 10)], "decode").mean is None
+
+
+def test_padding_leaves_no_trace_in_useful_work(dense_segment):
+    prefill = dense_segment(2, 10, padding=4, attention=(10, 20), mlp=(10, 3))
+    decode = dense_segment(2, 1, phase="decode", context=11, forwards=5)
+    next_prefill = dense_segment(2, 6)
+    useful = unpadded([prefill, decode, next_prefill])
+    assert useful == [
+        dense_segment(2, 6, attention=(6, 12), mlp=(6, 3)),
+        dense_segment(2, 1, phase="decode", context=7, forwards=5),
+        next_prefill,
+    ]

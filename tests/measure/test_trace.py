@@ -1,0 +1,255 @@
+"""The tracer sees what ran, charges it to the right rows, and leaves nothing behind."""
+
+import pytest
+import torch
+from torch import nn
+
+from harness.measure.segment import ran_as_dense
+from harness.measure.trace import TraceError, Tracer
+from harness.model.context import ForwardContext, Row
+from harness.testing.tiny import FAMILIES, tiny_decoder
+
+LAYERS = 4
+
+
+@pytest.fixture
+def model():
+    return tiny_decoder("llama", layers=LAYERS)
+
+
+def tokens(rows, length):
+    return torch.randint(3, 200, (rows, length))
+
+
+def score(model, context, ids):
+    with torch.no_grad(), Tracer(model) as tracer:
+        model.context = context
+        model.module(ids)
+        return tracer.collect()
+
+
+def generate(model, context, ids, count, mask=None):
+    mask = torch.ones_like(ids) if mask is None else mask
+    with Tracer(model) as tracer:
+        model.context = context
+        model.module.generate(ids, attention_mask=mask, max_new_tokens=count, min_new_tokens=count, do_sample=False)
+        return tracer.collect()
+
+
+def hooks(module):
+    return [
+        (name, len(part._forward_hooks), len(part._forward_pre_hooks), len(part._forward_hooks_with_kwargs))
+        for name, part in module.named_modules()
+    ]
+
+
+class Silent(nn.Module):
+    """Attention that attends to nothing."""
+
+    def forward(self, hidden_states, **kwargs):
+        return torch.zeros_like(hidden_states), None
+
+
+def test_a_scored_batch_is_one_segment_per_row(model, batch, dense_segment):
+    first, second = score(model, batch("score", 9, 6), tokens(2, 9))
+    shared = {"rows": 2, "attention_reads": (0.5,) * LAYERS, "mlp_reads": (0.5,) * LAYERS, "head_reads": 0.5}
+    assert first == [dense_segment(LAYERS, 9, phase="score", head=9, **shared)]
+    assert second == [dense_segment(LAYERS, 9, phase="score", head=9, padding=3, **shared)]
+
+
+def test_like_decode_steps_are_one_segment(model, batch, dense_segment):
+    (row,) = generate(model, batch("generate", 7), tokens(1, 7), 6)
+    assert row == [
+        dense_segment(LAYERS, 7),
+        dense_segment(LAYERS, 1, phase="decode", context=8, forwards=5),
+    ]
+    assert ran_as_dense(row)
+
+
+def test_left_padding_is_in_the_prefill_and_stays_in_the_context(model, batch):
+    ids = tokens(2, 7)
+    mask = torch.ones_like(ids)
+    mask[0, :3] = 0
+    short, long = generate(model, batch("generate", 4, 7), ids, 3, mask)
+    assert [(s.padding, s.context) for s in short] == [(3, 7), (0, 8)]
+    assert [(s.padding, s.context) for s in long] == [(0, 7), (0, 8)]
+
+
+def test_decode_steps_that_differ_are_apart(model, batch):
+    ids = tokens(1, 5)
+    last = model.anatomy.blocks[-1].module
+    model.context = batch("generate", 5)
+    with torch.no_grad(), Tracer(model) as tracer:
+        cache = model.module(ids).past_key_values
+        for step in range(6):
+            model.module.model.layers = nn.ModuleList(
+                block.module for block in model.anatomy.blocks if step < 4 or block.module is not last
+            )
+            model.module(ids[:, :1], past_key_values=cache)
+        (row,) = tracer.collect()
+    assert [(s.phase, s.context, s.forwards, s.attention) for s in row] == [
+        ("prefill", 5, 1, (5, 5, 5, 5)),
+        ("decode", 6, 4, (1, 1, 1, 1)),
+        ("decode", 10, 2, (1, 1, 1, 0)),
+    ]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_runs_every_layer(family, batch):
+    model = tiny_decoder(family, layers=LAYERS)
+    (row,) = score(model, batch("score", 8), tokens(1, 8))
+    assert ran_as_dense(row)
+    assert (row[0].attention, row[0].mlp, row[0].head) == ((8,) * LAYERS, (8,) * LAYERS, 8)
+
+
+def test_a_removed_layer_is_missing(model, batch, dense_segment):
+    del model.module.model.layers[2]
+    (row,) = score(model, batch("score", 8), tokens(1, 8))
+    ran = {"attention": (8, 8, 0, 8), "mlp": (8, 8, 0, 8)}
+    reads = {"attention_reads": (1.0, 1.0, 0.0, 1.0), "mlp_reads": (1.0, 1.0, 0.0, 1.0)}
+    assert row == [dense_segment(LAYERS, 8, phase="score", head=8, **ran, **reads)]
+    assert not ran_as_dense(row)
+
+
+def test_bypassed_attention_is_missing_alone(model, batch, dense_segment):
+    model.module.model.layers[1].self_attn = Silent()
+    (row,) = score(model, batch("score", 8), tokens(1, 8))
+    ran = {"attention": (8, 0, 8, 8), "attention_reads": (1.0, 0.0, 1.0, 1.0)}
+    assert row == [dense_segment(LAYERS, 8, phase="score", head=8, **ran)]
+
+
+def test_a_repeated_layer_counts_twice(model, batch):
+    layers = model.module.model.layers
+    model.module.model.layers = nn.ModuleList([layers[0], layers[1], layers[1], layers[2]])
+    with torch.no_grad(), Tracer(model) as tracer:
+        model.context = batch("score", 8)
+        model.module(tokens(1, 8), use_cache=False)
+        (row,) = tracer.collect()
+    assert row[0].attention == (8, 16, 8, 0)
+    assert row[0].mlp_reads == (1.0, 2.0, 1.0, 0.0)
+
+
+def test_rows_that_sit_out_a_layer_are_not_charged(model, batch):
+    block = model.anatomy.blocks[1].module
+    dense_forward = block.forward
+
+    def partial(hidden_states, **kwargs):
+        hidden_states = hidden_states.clone()
+        with model.context.only((0, 2)):
+            hidden_states[[0, 2]] = dense_forward(hidden_states[[0, 2]], **kwargs)
+        return hidden_states
+
+    block.forward = partial
+    rows = score(model, batch("score", 8, 8, 8), tokens(3, 8))
+    assert [row[0].attention for row in rows] == [(8, 8, 8, 8), (8, 0, 8, 8), (8, 8, 8, 8)]
+    assert [row[0].mlp_reads[1] for row in rows] == [0.5, 0.0, 0.5]
+
+
+def test_tokens_that_sit_out_a_module_are_not_charged(model, batch):
+    mlp = model.anatomy.blocks[3].module.mlp
+    model.module.model.layers[3].mlp = Halved(mlp)
+    rows = score(model, batch("score", 8, 8), tokens(2, 8))
+    assert [row[0].mlp for row in rows] == [(8, 8, 8, 4)] * 2
+
+
+class Halved(nn.Module):
+    """An MLP that runs on every second token, in one flat batch as some layers do."""
+
+    def __init__(self, mlp):
+        super().__init__()
+        self.mlp = mlp
+
+    def forward(self, hidden_states):
+        out = torch.zeros_like(hidden_states)
+        chosen = hidden_states[:, ::2]
+        out[:, ::2] = self.mlp(chosen.reshape(-1, chosen.shape[-1])).view_as(chosen)
+        return out
+
+
+def test_rows_that_were_not_declared_are_refused(model, batch):
+    block = model.anatomy.blocks[1].module
+    dense_forward = block.forward
+    block.forward = lambda hidden_states, **kwargs: dense_forward(hidden_states[:2], **kwargs).repeat(2, 1, 1)
+    with pytest.raises(TraceError, match="4 rows were running"):
+        score(model, batch("score", 8, 8, 8, 8), tokens(4, 8))
+
+
+def test_a_forward_of_other_rows_than_the_context_is_refused(model, batch):
+    with pytest.raises(TraceError, match="1 rows ran while the context serves 2"):
+        score(model, batch("score", 8, 8), tokens(1, 8))
+
+
+def test_a_forward_that_serves_nobody_is_ignored(model, batch):
+    with torch.no_grad(), Tracer(model) as tracer:
+        model.module(tokens(1, 8))
+        assert tracer.collect() == []
+        model.context = batch("score", 5)
+        model.module(tokens(1, 5))
+        model.context = None
+        model.module(tokens(1, 8))
+        (row,) = tracer.collect()
+    assert [(s.queries, s.forwards) for s in row] == [(5, 1)]
+
+
+def test_a_new_context_starts_anew(model, batch):
+    with torch.no_grad(), Tracer(model) as tracer:
+        for length in (5, 9):
+            model.context = batch("generate", length)
+            model.module(tokens(1, length))
+        (row,) = tracer.collect()
+        assert [(s.phase, s.context) for s in row] == [("prefill", 9)]
+        assert tracer.collect() == []
+
+
+def test_a_failed_forward_leaves_nothing(model, batch):
+    ids, failing = tokens(1, 5), model.anatomy.blocks[3].module
+    with torch.no_grad(), Tracer(model) as tracer:
+        model.context = batch("score", 5)
+        failing.forward = lambda *args, **kwargs: 1 / 0
+        with pytest.raises(ZeroDivisionError):
+            model.module(ids)
+        del failing.forward
+        model.module(ids)
+        (row,) = tracer.collect()
+    assert ran_as_dense(row)
+    assert len(row) == 1
+
+
+def test_methods_can_tell_decode_from_prefill(model, batch):
+    decoding = []
+    probe = model.module.register_forward_pre_hook(lambda *_: decoding.append(model.context.decoding))
+    generate(model, batch("generate", 5), tokens(1, 5), 3)
+    score(model, batch("score", 5), tokens(1, 5))
+    probe.remove()
+    assert decoding == [False, True, True, False]
+
+
+def test_embeddings_may_be_the_input(model):
+    rows = (Row("text", 0, (0,), 6, 6),)
+    with torch.no_grad(), Tracer(model) as tracer:
+        model.context = ForwardContext(rows, "score", "right")
+        model.module(inputs_embeds=model.anatomy.embedding(tokens(1, 6)))
+        (row,) = tracer.collect()
+    assert row[0].queries == 6
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_hooks_are_gone_afterwards(model, fails):
+    before = hooks(model.module)
+    try:
+        with Tracer(model):
+            assert hooks(model.module) != before
+            if fails:
+                raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        assert fails
+    assert hooks(model.module) == before
+
+
+def test_outputs_are_untouched(model, batch):
+    ids = tokens(2, 8)
+    with torch.no_grad():
+        bare = model.module(ids).logits
+        with Tracer(model):
+            model.context = batch("score", 8, 8)
+            assert torch.equal(model.module(ids).logits, bare)

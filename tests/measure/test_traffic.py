@@ -1,0 +1,93 @@
+"""Bytes: known totals, sharing by a batch, and caches as transformers keeps them."""
+
+import pytest
+import torch
+from transformers import DynamicCache
+
+from harness.measure.shape import LayerShape, Linears, ModelShape
+from harness.measure.trace import Tracer
+from harness.measure.traffic import kv_cache_bytes, traffic
+from harness.testing.tiny import tiny_decoder
+
+HIDDEN, INNER, VOCABULARY, LAYERS = 4096, 14336, 128256, 32
+
+
+@pytest.fixture(scope="module")
+def llama_3_8b():
+    """Its shape in bfloat16, by hand."""
+
+    def linears(macs):
+        return Linears(macs=macs, bytes=2 * macs)
+
+    layer = LayerShape(
+        attention=linears(2 * HIDDEN * HIDDEN + 2 * HIDDEN * 1024),
+        mlp=linears(3 * HIDDEN * INNER),
+        query_width=HIDDEN,
+        kv_width=1024,
+        window=None,
+    )
+    return ModelShape(
+        layers=(layer,) * LAYERS,
+        head=linears(HIDDEN * VOCABULARY),
+        other=linears(0),
+        embedding_bytes=2 * HIDDEN,
+        kv_element_bytes=2,
+        parameters=8_030_261_248,
+        bytes=2 * 8_030_261_248,
+    )
+
+
+def test_known_bytes_of_llama_3_8b(llama_3_8b, dense_segment):
+    prefill = traffic(llama_3_8b, [dense_segment(LAYERS, 512)])
+    decode = traffic(llama_3_8b, [dense_segment(LAYERS, 1, phase="decode", context=1024)])
+    assert prefill.weights + prefill.kv == pytest.approx(1.5076e10, rel=1e-4)
+    assert decode.weights + decode.kv == pytest.approx(1.5144e10, rel=1e-4)
+    assert prefill.embedding == 512 * 2 * HIDDEN
+
+
+def test_the_rows_of_a_batch_read_the_weights_once(batch):
+    model = tiny_decoder("opt", word_embed_proj_dim=16)
+    shape = ModelShape.of(model)
+    with torch.no_grad(), Tracer(model) as tracer:
+        model.context = batch("score", 8, 8, 8)
+        model.module(torch.full((3, 8), 5))
+        rows = tracer.collect()
+    layers = sum(layer.attention.bytes + layer.mlp.bytes for layer in shape.layers)
+    total = sum(traffic(shape, row).weights for row in rows)
+    assert total == pytest.approx(layers + shape.head.bytes + shape.other.bytes)
+
+
+def test_merged_decode_steps_move_what_single_steps_move(llama_3_8b, dense_segment):
+    steps = [dense_segment(LAYERS, 1, phase="decode", context=10 + step) for step in range(6)]
+    merged = [dense_segment(LAYERS, 1, phase="decode", context=10, forwards=6)]
+    assert traffic(llama_3_8b, merged) == traffic(llama_3_8b, steps)
+
+
+def test_a_skipped_layer_moves_nothing(llama_3_8b, dense_segment):
+    none = (0,) * LAYERS
+    unread = (0.0,) * LAYERS
+    idle = dense_segment(LAYERS, 1, attention=none, mlp=none, attention_reads=unread, mlp_reads=unread, context=9)
+    moved = traffic(llama_3_8b, [idle])
+    assert (moved.weights, moved.kv) == (llama_3_8b.head.bytes, 0)
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral", "gemma3_text", "gpt2"])
+@pytest.mark.parametrize(("prompt", "count"), [(3, 2), (4, 6), (9, 5)])
+def test_the_cache_holds_what_is_said(family, prompt, count, batch):
+    model = tiny_decoder(family)
+    cache = DynamicCache(config=model.module.config)
+    ids = torch.full((1, prompt), 5)
+    with torch.no_grad(), Tracer(model) as tracer:
+        model.context = batch("generate", prompt)
+        model.module(ids, past_key_values=cache)
+        for _ in range(count):
+            model.module(ids[:, :1], past_key_values=cache)
+        (row,) = tracer.collect()
+    held = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
+    assert kv_cache_bytes(ModelShape.of(model), row) == held
+
+
+def test_the_longest_sequence_sets_the_cache(llama_3_8b, dense_segment):
+    short = dense_segment(LAYERS, 10, phase="score")
+    long = dense_segment(LAYERS, 30, phase="score")
+    assert kv_cache_bytes(llama_3_8b, [short, long, short]) == 30 * 2 * 1024 * 2 * LAYERS
