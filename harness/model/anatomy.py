@@ -232,9 +232,7 @@ def _block(name: str, layout: _Layout, index: int, layer: nn.Module, parallel: b
 
 def _misplaced(layer: nn.Module, attention: Branch, mlp: Branch) -> Iterator[str]:
     """Names of the layer's own parameters, and of matrices that belong to no linear map of its branches."""
-    linears = {
-        id(weight) for branch in (attention, mlp) for part in branch.linears() for weight in part.parameters()
-    }
+    linears = {id(weight) for branch in (attention, mlp) for part in branch.linears() for weight in part.parameters()}
     for name, parameter in layer.named_parameters():
         if "." not in name or (parameter.ndim >= 2 and id(parameter) not in linears):
             yield name

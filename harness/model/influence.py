@@ -56,12 +56,8 @@ def influence(model: Decoder, windows: Iterable[torch.Tensor]) -> Influence:
     for unit, sums in changes.items():
         for layer, change in enumerate(sums):
             if not math.isfinite(change):
-                raise MethodError(
-                    f"the {unit} score of layer {layer} is {change}: activations are not finite"
-                )
-    return Influence(
-        {unit: tuple(change / tokens for change in sums) for unit, sums in changes.items()}, tokens
-    )
+                raise MethodError(f"the {unit} score of layer {layer} is {change}: activations are not finite")
+    return Influence({unit: tuple(change / tokens for change in sums) for unit, sums in changes.items()}, tokens)
 
 
 @contextmanager

@@ -42,9 +42,7 @@ def without_blocks(model: Decoder, indices: Iterable[int]) -> Iterator[None]:
 
 
 @contextmanager
-def without_branches(
-    model: Decoder, *, attention: Iterable[int] = (), mlp: Iterable[int] = ()
-) -> Iterator[None]:
+def without_branches(model: Decoder, *, attention: Iterable[int] = (), mlp: Iterable[int] = ()) -> Iterator[None]:
     """Take the attention of some layers and the MLP of others out, named by indices in the dense model.
 
     Raises:
@@ -134,9 +132,7 @@ def _kind(slot: Any) -> str:
     return "full" if window is None else f"sliding-window ({window} tokens)"
 
 
-def _number(
-    undo: ExitStack, model: Decoder, module: nn.Module, number: int, but: nn.Module | None = None
-) -> None:
+def _number(undo: ExitStack, model: Decoder, module: nn.Module, number: int, but: nn.Module | None = None) -> None:
     """Set ``layer_idx`` on a module and all inside it, except on ``but`` and all inside that."""
     spared = set() if but is None else set(but.modules())
     for part in module.modules():

@@ -124,9 +124,7 @@ def tiny_decoder(family: str, **options: Any) -> Decoder:
     digest = hashlib.sha256(module.config.to_json_string().encode())
     for name, tensor in module.state_dict().items():
         digest.update(name.encode() + tensor.numpy().tobytes())
-    return Decoder(
-        module=module, tokenizer=tiny_tokenizer(), anatomy=dissect(module), fingerprint=digest.hexdigest()
-    )
+    return Decoder(module=module, tokenizer=tiny_tokenizer(), anatomy=dissect(module), fingerprint=digest.hexdigest())
 
 
 def _alternating(layers: int) -> list[str]:

@@ -63,15 +63,11 @@ class LayerDrop(Method):
         if not self.layers:
             return
         if self.unit == "joint":
-            raise MethodError(
-                "layer-drop: unit=joint ranks attentions and MLPs together; it takes count, not layers"
-            )
+            raise MethodError("layer-drop: unit=joint ranks attentions and MLPs together; it takes count, not layers")
         if len(set(self.layers)) < len(self.layers):
             raise MethodError(f"layer-drop: layers={self.layers} names a layer twice")
         if self.count not in (len(self.layers), type(self).count):
-            raise MethodError(
-                f"layer-drop: count={self.count} contradicts layers={self.layers}; leave count out"
-            )
+            raise MethodError(f"layer-drop: count={self.count} contradicts layers={self.layers}; leave count out")
         object.__setattr__(self, "layers", tuple(sorted(self.layers)))
         object.__setattr__(self, "count", len(self.layers))
 

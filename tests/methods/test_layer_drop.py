@@ -161,9 +161,7 @@ def test_an_unknown_argument_names_the_near_one():
 @pytest.mark.parametrize(("unit", "most"), [("block", 3), ("attention", 3), ("mlp", 3), ("joint", 7)])
 def test_more_than_the_model_has_is_refused_with_the_range(unit, most):
     decoder = tiny_decoder("llama")
-    with pytest.raises(
-        MethodError, match=f"count={most + 1} with unit={unit}.*from 0 to {most} can be dropped"
-    ):
+    with pytest.raises(MethodError, match=f"count={most + 1} with unit={unit}.*from 0 to {most} can be dropped"):
         LayerDrop(unit=unit, count=most + 1, **SMALL).prepare(decoder, TEXT)
 
 

@@ -46,8 +46,7 @@ def snapshot(decoder):
         "modules": [(name, id(part), type(part)) for name, part in parts],
         "numbers": [(name, part.layer_idx) for name, part in parts if hasattr(part, "layer_idx")],
         "hooks": [
-            (list(part._forward_hooks), list(part._forward_pre_hooks), list(part._backward_hooks))
-            for _, part in parts
+            (list(part._forward_hooks), list(part._forward_pre_hooks), list(part._backward_hooks)) for _, part in parts
         ],
         "forwards": [name for name, part in parts if "forward" in vars(part)],
         "state": {name: tensor.clone() for name, tensor in module.state_dict().items()},

@@ -77,9 +77,7 @@ def test_parts_are_the_right_modules(family):
         assert block.module is getattr(anatomy.parent, anatomy.layers_name)[index]
         assert block.parallel is parallel
         assert block.attention.modules == (part(block, attention),)
-        assert (block.attention.pre_norm, block.attention.post_norm) == tuple(
-            part(block, n) for n in attention_norms
-        )
+        assert (block.attention.pre_norm, block.attention.post_norm) == tuple(part(block, n) for n in attention_norms)
         assert block.mlp.modules == tuple(part(block, name) for name in mlp)
         assert (block.mlp.pre_norm, block.mlp.post_norm) == tuple(part(block, n) for n in mlp_norms)
 

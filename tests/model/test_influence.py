@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from dropping import assert_same, snapshot
 
 from harness.errors import MethodError
 from harness.model.influence import influence
 from harness.testing.tiny import tiny_decoder
+from tests.model.dropping import assert_same, snapshot
 
 
 def by_hand(decoder, windows):
