@@ -1,6 +1,6 @@
 """Word problems of 1 to 5 steps with a worked solution, in the shape of GSM8K.
 
-    Question: Mia has 12 shells. Mia finds 7 more shells. Mia gives 5 shells to Tom. How many shells does Mia have?
+    Question: Mia has 12 nuts. Mia finds 7 more nuts. Mia loses 5 nuts. How many nuts does Mia have?
     Answer: 12+7=19 19-5=14 #### 14
 
 The level is the number of steps. Numbers grow with it, and from level 3 on a sentence about somebody else's
@@ -9,8 +9,8 @@ things has to be ignored.
 
 from typing import Final
 
-from harness.tasks.pocket.splits import Document, Draw
-from harness.tasks.pocket.words import COUNTABLE, NAMES
+from .splits import Document, Draw
+from .words import COUNTABLE, NAMES
 
 LEVELS: Final = (1, 2, 3, 4, 5)
 LARGEST: Final = {1: 30, 2: 60, 3: 99, 4: 199, 5: 299}

@@ -4,14 +4,15 @@
     Question: Who has the lamp?
     Answer: Cora
 
-Level 1 looks up, 2 knows what kind of thing a noun is, 3 compares numbers, 4 joins two conditions, one of them
-perhaps a negation, and 5 puts four people in order from three shuffled comparisons.
+Level 1 looks up, 2 knows what kind of thing a noun is, 3 compares numbers, 4 joins two conditions that may be
+negated, and 5 puts four people in order from three shuffled comparisons.
 """
 
+from itertools import pairwise
 from typing import Final
 
-from harness.tasks.pocket.splits import Document, Draw
-from harness.tasks.pocket.words import CATEGORIES, NAMES, NOUNS, with_article
+from .splits import Document, Draw
+from .words import CATEGORIES, NAMES, NOUNS, with_article
 
 LEVELS: Final = (1, 2, 3, 4, 5)
 ORDERS: Final = (
@@ -79,7 +80,7 @@ def _conditions(draw: Draw) -> Question:
 def _order(draw: Draw) -> Question:
     names = draw.sample(NAMES, 4)
     more, most, least = draw.pick(ORDERS)
-    facts = [f"{one} is {more} than {two}." for one, two in zip(names, names[1:], strict=False)]
+    facts = [f"{one} is {more} than {two}." for one, two in pairwise(names)]
     word = draw.pick((most, least))
     right = names.pop(0 if word == most else -1)
     return " ".join(draw.shuffled(facts)), f"Who is the {word}?", right, names

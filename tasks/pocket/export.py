@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from harness.tasks.pocket.network import Network
-from harness.tasks.pocket.tokenizer import END
+from .network import Network
+from .tokenizer import END
 
 
 def export(network: Network, codec: Any, folder: Path) -> None:

@@ -1,6 +1,6 @@
 """The pocket tasks as lm-eval sees them: where their documents come from, and a score for every level.
 
-Scoring is lm-eval's own. Each metric is also reported for the documents of one level, under its name followed by
+Scoring is lm-eval's own. Each metric is also reported for the documents of one level, under its name and
 ``_level_1`` and so on.
 """
 
@@ -11,10 +11,10 @@ from typing import Any, Final
 from datasets import Dataset, DatasetDict
 from lm_eval.api.task import ConfigurableTask
 
-from harness.tasks.pocket import arithmetic, choice, recall, text
-from harness.tasks.pocket.splits import Split, first
+from . import arithmetic, choice, recall, text
+from .splits import Split, first
 
-SIZES: Final[Mapping[Split, int]] = {Split.TRAIN: 1000, Split.VALIDATION: 500, Split.TEST: 1250}
+SIZES: Final[Mapping[Split, int]] = {Split.TRAIN: 960, Split.VALIDATION: 480, Split.TEST: 1200}
 """Documents that each split publishes; training may draw any number more."""
 
 
@@ -47,7 +47,7 @@ def recall_data() -> DatasetDict:
     return data(recall, {Split.TRAIN: 200, Split.VALIDATION: 200, Split.TEST: 1000})
 
 
-class LevelledTask(ConfigurableTask):  # type: ignore[misc] -- lm-eval is not typed
+class LevelledTask(ConfigurableTask):  # type: ignore[misc]
     """A task whose documents have a level."""
 
     def __init__(self, config: dict[str, Any]) -> None:
@@ -56,6 +56,7 @@ class LevelledTask(ConfigurableTask):  # type: ignore[misc] -- lm-eval is not ty
     def download(self, dataset_kwargs: dict[str, Any] | None = None, **_: Any) -> None:
         """Generate the documents; nothing is downloaded."""
         self.dataset = self.config.custom_dataset(**(dataset_kwargs or {}))
+        self.levels = sorted(set(self.dataset[str(Split.TEST)]["level"]))
 
     def process_results(self, doc: dict[str, Any], results: list[Any]) -> dict[str, Any]:
         """The scores of a document, each also under the name of its level."""
@@ -71,7 +72,5 @@ class LevelledTask(ConfigurableTask):  # type: ignore[misc] -- lm-eval is not ty
         return self._with_levels(super().higher_is_better())
 
     def _with_levels(self, metrics: dict[str, Any]) -> dict[str, Any]:
-        levels = sorted(set(self.dataset[str(Split.TEST)]["level"]))
-        return metrics | {
-            f"{name}_level_{level}": value for name, value in metrics.items() for level in levels
-        }
+        by_level = {f"{name}_level_{level}": value for name, value in metrics.items() for level in self.levels}
+        return metrics | by_level

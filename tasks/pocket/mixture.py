@@ -6,13 +6,14 @@ would have. A batch of short documents is packed without cutting any; attention 
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Final
 
 import torch
 from torch import Tensor
 
-from harness.tasks.pocket import arithmetic, choice, recall, text
-from harness.tasks.pocket.splits import Document, Draw, Split, documents
+from . import arithmetic, choice, recall, text
+from .splits import Draw, Split, documents
 
 Encode = Callable[[str], list[int]]
 """Token ids of a text, without a begin or end token."""
@@ -21,10 +22,21 @@ PACKED: Final = (8, 256)
 """Rows and tokens of the packed batch."""
 RECALL: Final = ((4, 256), (4, 256), (4, 256), (2, 512), (4, 256), (4, 256), (4, 256), (1, 1024))
 """Rows and tokens of the recall batch, by step: long contexts are dear, so most are short."""
-SHARES: Final = ((arithmetic, 7, 0.1, 1.0), (choice, 10, 0.1, 4.0), (text, 3, 0.0, 0.25))
-"""Each kind with its share of the documents and the weights of a prompt's token and of a target's token."""
 SHOTS: Final = 8
 """One document in so many is a run of several of the same kind, so that few-shot prompts are not new."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """A kind of short documents, its part of the mixture, and what its tokens weigh in prompt and target."""
+
+    kind: ModuleType
+    parts: int
+    prompt: float
+    target: float
+
+
+SHARES: Final = (Share(arithmetic, 7, 0.1, 1.0), Share(choice, 10, 0.1, 4.0), Share(text, 3, 0.0, 0.25))
 
 
 @dataclass(frozen=True)
@@ -58,22 +70,24 @@ def batches(step: int, *, seed: int, encode: Encode, end: int) -> tuple[Batch, B
 
 
 def _short(draw: Draw, stream: str, encode: Encode, end: int) -> Iterator[Piece]:
-    streams = [
-        (documents(kind.make, kind.LEVELS, Split.TRAIN, stream), kind, *rest) for kind, *rest in SHARES
-    ]
-    table = [source for source in streams for _ in range(int(source[2]))]
-    for kind in streams:
+    """An endless stream of short documents, each from its begin token to its end token."""
+    sources = [(documents(one.kind.make, one.kind.LEVELS, Split.TRAIN, stream), one) for one in SHARES]
+    table = [source for source in sources for _ in range(source[1].parts)]
+    for source, _ in sources:
         # Begin each step at another level, or the first levels would be read more often than the last.
         for _ in range(draw.between(0, 4)):
-            next(kind[0])
+            next(source)
     while True:
-        source, _, _, read, write = draw.pick(table)
+        source, share = draw.pick(table)
         shots = draw.between(2, 3) if draw.between(1, SHOTS) == 1 else 1
-        piece: Piece = [end], [0.0]
+        ids, weights = [end], [0.0]
         for shot in range(shots):
-            separator = "\n\n" if shot else ""
-            _extend(piece, next(source), separator, read, write, encode)
-        yield piece[0] + [end], piece[1] + [write]
+            document = next(source)
+            prompt = ("\n\n" if shot else "") + document.prompt
+            for content, weight in ((prompt, share.prompt), (document.target, share.target)):
+                ids += encode(content)
+                weights += [weight] * (len(ids) - len(weights))
+        yield [*ids, end], [*weights, share.target]
 
 
 def _packed(pieces: Iterator[Piece]) -> list[list[Piece]]:
@@ -92,15 +106,6 @@ def _packed(pieces: Iterator[Piece]) -> list[list[Piece]]:
     return rows
 
 
-def _extend(
-    piece: Piece, document: Document, separator: str, read: float, write: float, encode: Encode
-) -> None:
-    for content, weight in ((separator + document.prompt, read), (document.target, write)):
-        ids = encode(content)
-        piece[0].extend(ids)
-        piece[1].extend([weight] * len(ids))
-
-
 def _lesson(draw: Draw, size: int, encode: Encode, end: int) -> Piece:
     context, queries = recall.lesson(draw, size)
     ids = [end, *encode(context)]
@@ -113,7 +118,7 @@ def _lesson(draw: Draw, size: int, encode: Encode, end: int) -> Piece:
 
 
 def _batch(rows: list[list[Piece]], width: int, end: int, *, owned: bool) -> Batch:
-    """Rows of ``width`` tokens; each piece ends before the next begins, the rest is padding that weighs nothing."""
+    """Rows of ``width`` tokens, one piece after another; the rest is padding that weighs nothing."""
     ids = torch.full((len(rows), width + 1), end)
     weights = torch.zeros(len(rows), width + 1)
     owner = torch.full((len(rows), width + 1), -1)

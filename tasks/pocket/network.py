@@ -1,4 +1,4 @@
-"""The trained decoder as a lean Llama: the arithmetic of ``LlamaForCausalLM`` with layers that can be skipped.
+"""The decoder in training: the arithmetic of ``LlamaForCausalLM``, with layers that can be skipped.
 
 Training needs three things that a modelling file of transformers does not offer: a set of layers to skip in
 this forward, the hidden state at an exit, and small code that compiles. Parameter names follow transformers,
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear, rms_norm, scaled_dot_product_attention, silu
 
 WRITTEN_OUT: Final = 256
-"""Up to so many tokens attention is written out: on a CPU the backward of the fused kernel is slow for short rows."""
+"""Rows of up to so many tokens have attention written out: on a CPU the fused kernel's backward is slow for them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +70,10 @@ class Attention(nn.Module):
         self.o_proj = nn.Linear(width, width, bias=False)
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None) -> Tensor:
-        """Map [rows, tokens, width] to the same shape; ``cos``, ``sin`` are [tokens, head_dim], ``mask`` [rows or 1, tokens, tokens]."""
+        """Map [rows, tokens, width] to the same shape.
+
+        ``cos`` and ``sin`` are [tokens, head_dim]; ``mask`` is [rows or 1, tokens, tokens], None for causal.
+        """
         rows, tokens, width = x.shape
         query, key, value = (
             projection(x).view(rows, tokens, -1, self.head_dim).transpose(1, 2)
@@ -144,12 +147,8 @@ class Network(nn.Module):
     def _initialize(self, generator: torch.Generator) -> None:
         for name, parameter in self.named_parameters():
             if parameter.ndim == 2:
-                # The projections that write to the residual stream start at zero: every layer starts as identity.
-                std = (
-                    0.0
-                    if name.endswith(("o_proj.weight", "down_proj.weight"))
-                    else parameter.shape[1] ** -0.5
-                )
+                # What writes to the residual stream starts at zero: every layer starts as the identity.
+                std = 0.0 if name.endswith(("o_proj.weight", "down_proj.weight")) else parameter.shape[1] ** -0.5
                 nn.init.normal_(parameter, std=0.02 if "embed" in name else std, generator=generator)
 
     def forward(
@@ -193,7 +192,7 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def _mask(length: int, owner: Tensor | None) -> Tensor:
-    """What to add to the scores, [rows or 1, tokens, tokens]: nothing where a token may look, much less elsewhere."""
+    """What to add to the scores, [rows or 1, tokens, tokens]: 0 where a token may look, -1e9 elsewhere."""
     allowed = torch.ones(length, length, dtype=torch.bool).tril()[None]
     if owner is not None:
         allowed = allowed & (owner[:, :, None] == owner[:, None, :])
@@ -201,10 +200,11 @@ def _mask(length: int, owner: Tensor | None) -> Tensor:
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
-    """Attention of query [rows, heads, tokens, channels] to grouped keys and values; the shape of the query."""
+    """Attention of [rows, heads, tokens, channels] to grouped keys and values, in the shape of the query."""
     rows, heads, tokens, channels = query.shape
     groups = key.shape[1]
     grouped = query.reshape(rows, groups, -1, channels) * channels**-0.5
     scores = (grouped @ key.transpose(2, 3)).view(rows, groups, -1, tokens, tokens) + mask[:, None, None]
     weights = scores.softmax(-1, dtype=torch.float32).to(value.dtype)
-    return (weights.view(rows, groups, -1, tokens) @ value).view(rows, heads, tokens, channels)
+    mixed: Tensor = weights.view(rows, groups, -1, tokens) @ value
+    return mixed.view(rows, heads, tokens, channels)

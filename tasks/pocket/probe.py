@@ -1,7 +1,7 @@
 """How well the network writes whole targets, measured in training on the validation split.
 
-A target counts when each of its tokens is the most likely one after the true tokens before it, which is exactly
-when greedy decoding writes it. lm-eval's scores are as high or higher: an answer may be right another way.
+A target counts when each of its tokens is the most likely one after the true tokens before it, which is
+exactly when greedy decoding writes it. lm-eval's scores are as high or higher: an answer may be right another way.
 """
 
 from collections.abc import Callable
@@ -10,9 +10,9 @@ from typing import Final
 
 import torch
 
-from harness.tasks.pocket import arithmetic, choice, recall
-from harness.tasks.pocket.network import Network
-from harness.tasks.pocket.splits import Document, Split, documents
+from . import arithmetic, choice, recall
+from .network import Network
+from .splits import Document, Split, documents
 
 KINDS: Final = {"math": (arithmetic, 20), "choice": (choice, 20), "recall": (recall, 8)}
 """Each kind and its documents per level."""
@@ -32,10 +32,10 @@ def accuracies(network: Network, encode: Callable[[str], list[int]], end: int) -
 @torch.no_grad()
 def _writes(network: Network, document: Document, encode: Callable[[str], list[int]], end: int) -> bool:
     prompt, target = [end, *encode(document.prompt)], encode(document.target)
-    # One length for all short documents, so that compiled layers serve: the padding after the end changes nothing.
+    # Few lengths, so that compiled layers serve; what is padded after the end changes nothing before it.
     ids = prompt + target
     length = next(size for size in (256, 512, 1024) if size >= len(ids))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         hidden, _ = network(torch.tensor([ids + [end] * (length - len(ids))]))
         best = network.head(hidden[0, len(prompt) - 1 : len(ids) - 1]).argmax(-1)
-    return best.tolist() == target
+    return bool(best.tolist() == target)

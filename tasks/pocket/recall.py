@@ -11,13 +11,14 @@ fact among their sentences (a needle). The level is the length: 1 is 128 tokens 
 import re
 from typing import Final
 
-from harness.tasks.pocket import text
-from harness.tasks.pocket.splits import Document, Draw
-from harness.tasks.pocket.words import NOUNS
+from . import text
+from .splits import Document, Draw
+from .words import NOUNS
 
 LEVELS: Final = (1, 2, 3, 4)
 QUESTION_TOKENS: Final = 16
 """Room for the question and the answer."""
+_TOKEN: Final = re.compile(r" ?[A-Za-z]+| ?[^A-Za-z0-9 ]+|[0-9]| (?=[0-9])")
 
 
 def length(level: int) -> int:
@@ -27,7 +28,7 @@ def length(level: int) -> int:
 
 def tokens(sentence: str) -> int:
     """Tokens of a text in the tokenizer of the pocket model, where a word and each digit is one token."""
-    return len(re.findall(r" ?[A-Za-z]+| ?[^A-Za-z0-9 ]+|[0-9]| (?=[0-9])", sentence))
+    return len(_TOKEN.findall(sentence))
 
 
 def make(draw: Draw, level: int) -> Document:
@@ -65,15 +66,9 @@ def _fact(noun: str, number: int) -> str:
 
 def _list(draw: Draw, room: int) -> tuple[dict[str, int], list[str]]:
     facts = {noun: draw.between(10, 99) for noun in draw.shuffled(NOUNS)}
-    sentences: list[str] = []
-    for noun in list(facts):
-        sentence = _fact(noun, facts[noun])
-        room -= tokens(sentence)
-        if room < 0:
-            del facts[noun]
-        else:
-            sentences.append(sentence)
-    return facts, sentences
+    count = room // tokens(_fact(NOUNS[0], 10))
+    facts = dict(list(facts.items())[:count])
+    return facts, [_fact(noun, number) for noun, number in facts.items()]
 
 
 def _needle(draw: Draw, room: int) -> tuple[dict[str, int], list[str]]:

@@ -1,8 +1,8 @@
 """Documents by the million, always the same ones, and never one in two splits.
 
-The content of a document decides its split: a digest of its ``key`` puts it into training, validation or test,
-so no two splits can share a document, however many are drawn. Drawing uses only what Python promises to keep
-stable across versions: ``random.Random(int).random()``.
+The content of a document decides its split: a digest of its ``key`` puts it into training, validation or
+test, so no two splits can share a document, however many are drawn. Drawing uses only what Python promises
+to keep stable across versions: ``random.Random(int).random()``.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -54,20 +54,20 @@ class Draw:
 
     def __init__(self, *seed: object) -> None:
         digest = sha256("/".join(map(str, seed)).encode()).digest()
-        self._random = Random(int.from_bytes(digest[:8], "big"))  # noqa: S311 -- reproducible, not secret
+        self._next = Random(int.from_bytes(digest[:8], "big")).random  # noqa: S311 -- reproducible, not secret
 
     def between(self, low: int, high: int) -> int:
         """A whole number from ``low`` to ``high``, both included."""
-        return low + int(self._random.random() * (high - low + 1))
+        return low + int(self._next() * (high - low + 1))
 
     def pick(self, items: Sequence[T]) -> T:
         """One of the items."""
-        return items[self.between(0, len(items) - 1)]
+        return items[int(self._next() * len(items))]
 
     def sample(self, items: Sequence[T], size: int) -> list[T]:
         """``size`` different positions of the items, in random order."""
         pool = list(items)
-        return [pool.pop(self.between(0, len(pool) - 1)) for _ in range(size)]
+        return [pool.pop(int(self._next() * len(pool))) for _ in range(size)]
 
     def shuffled(self, items: Sequence[T]) -> list[T]:
         """All the items, in random order."""

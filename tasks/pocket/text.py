@@ -2,15 +2,16 @@
 
     Mia was a quiet girl who lived near the lake. One morning she found a golden key in the garden. ...
 
-A story keeps its people, its thing and its places, so a good reader predicts more and more of it. The level is
-how much there is to keep track of: one person, two people, or two people and an animal.
+A story keeps its people, its thing and its places, so a good reader predicts more and more of it. The level
+is how much there is to keep track of: one person, two people, or two people and an animal.
 """
 
+import re
 from itertools import islice
 from typing import Final
 
-from harness.tasks.pocket.splits import Document, Draw, Split, documents
-from harness.tasks.pocket.words import CATEGORIES, COLORS, HE, NAMES
+from .splits import Document, Draw, Split, documents
+from .words import CATEGORIES, COLORS, HE, NAMES
 
 LEVELS: Final = (1, 2, 3)
 
@@ -94,7 +95,8 @@ def sentences(draw: Draw, level: int = 3) -> list[str]:
     events = (ALONE, ALONE + TOGETHER, TOGETHER + CREATURE)[level - 1]
     middle = draw.sample(events, draw.between(5, min(len(events), 9)))
     lines = [draw.pick(OPENINGS), draw.pick(FINDINGS), *middle, draw.pick(ENDINGS)]
-    return [line.format(**slots, **_aside(draw)) for line in lines]
+    told = [line.format(**slots, **_aside(draw)) for line in lines]
+    return [re.sub(r"\ba (?=[aeiou])", "an ", sentence) for sentence in told]
 
 
 def _cast(draw: Draw) -> dict[str, str]:
@@ -103,29 +105,35 @@ def _cast(draw: Draw) -> dict[str, str]:
     home, far = draw.sample(CATEGORIES["place"], 2)
     he, his, child = ("he", "his", "boy") if one in HE else ("she", "her", "girl")
     return {
-        **{"A": one, "B": two, "he": he, "He": he.capitalize(), "his": his, "child": child},
-        **{
-            "home": home,
-            "far": far,
-            "thing": draw.pick(KEPT),
-            "color": draw.pick(COLORS),
-            "size": draw.pick(SIZES),
-        },
-        **{"animal": draw.pick(CATEGORIES["animal"]), "plant": draw.pick(CATEGORIES["plant"])},
-        **{
-            "trait": draw.pick(TRAITS),
-            "trait2": draw.pick(TRAITS),
-            "box": draw.pick(("box", "cart", "cup", "boot")),
-        },
+        "A": one,
+        "B": two,
+        "he": he,
+        "He": he.capitalize(),
+        "his": his,
+        "child": child,
+        "home": home,
+        "far": far,
+        "thing": draw.pick(KEPT),
+        "color": draw.pick(COLORS),
+        "size": draw.pick(SIZES),
+        "animal": draw.pick(CATEGORIES["animal"]),
+        "plant": draw.pick(CATEGORIES["plant"]),
+        "trait": draw.pick(TRAITS),
+        "trait2": draw.pick(TRAITS),
+        "box": draw.pick(("box", "cart", "cup", "boot")),
     }
 
 
 def _aside(draw: Draw) -> dict[str, str]:
     """What is new in every sentence."""
     return {
-        **{"time": draw.pick(TIMES), "feeling": draw.pick(FEELINGS), "weather": draw.pick(WEATHER)},
-        **{"dish": draw.pick(CATEGORIES["dish"]), "fruit": draw.pick(CATEGORIES["fruit"])},
-        **{"vehicle": draw.pick(CATEGORIES["vehicle"]), "animal2": draw.pick(CATEGORIES["animal"])},
+        "time": draw.pick(TIMES),
+        "feeling": draw.pick(FEELINGS),
+        "weather": draw.pick(WEATHER),
+        "dish": draw.pick(CATEGORIES["dish"]),
+        "fruit": draw.pick(CATEGORIES["fruit"]),
+        "vehicle": draw.pick(CATEGORIES["vehicle"]),
+        "animal2": draw.pick(CATEGORIES["animal"]),
         "color2": draw.pick(COLORS),
     }
 

@@ -1,15 +1,15 @@
-"""The tokenizer of the pocket model: byte-level BPE in which every word of the tasks and every digit is one token.
+"""The tokenizer of the pocket model: byte-level BPE in which each word of the tasks and each digit is a token.
 
-Any text encodes, because every byte is a token. Each word counts once in training, however often the tasks use
-it, and merging goes on until all of them are whole.
+Any text encodes, because every byte is a token. Each word counts once in training, however often the tasks
+use it, and merging goes on until all of them are whole.
 """
 
 import re
 from itertools import islice
 from typing import Any, Final
 
-from harness.tasks.pocket import arithmetic, choice, recall, text
-from harness.tasks.pocket.splits import Split, documents
+from . import arithmetic, choice, recall, text
+from .splits import Split, documents
 
 END: Final = "<|end|>"
 """Begins and ends every document."""

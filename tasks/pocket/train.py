@@ -1,8 +1,8 @@
 """Train the pocket model from nothing: ``python -m harness.tasks.pocket.train --out DIR``.
 
 Every step is a function of the seed and its number, so a run that was stopped and started again ends with the
-same weights. Two habits make layers skippable, as they are in large models: deeper layers are left out more often
-(stochastic depth), and a random layer's state must already predict the next token (early-exit loss).
+same weights. Two habits make layers skippable, as they are in large models: deeper layers are left out more
+often (stochastic depth), and a random layer's state must already predict the next token (early-exit loss).
 """
 
 import argparse
@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from harness.tasks.pocket import mixture, probe, tokenizer
-from harness.tasks.pocket.export import export
-from harness.tasks.pocket.network import Network, Shape
-from harness.tasks.pocket.splits import Draw
+from . import mixture, probe, tokenizer
+from .export import export
+from .network import Network, Shape
+from .splits import Draw
 
 CHECKPOINT: Final = "checkpoint.pt"
 LOG: Final = "log.jsonl"
@@ -33,7 +33,8 @@ class Plan:
     """What a training run does; everything that decides the weights.
 
     Attributes:
-        steps: optimizer steps; the last ``decay`` of them bring the rate down to zero.
+        steps: optimizer steps. Until the decay begins nothing depends on their number, so it may still change.
+        decay: the last steps, in which the learning rates go down to zero.
         matrix_rate: learning rate of the layers' matrices (Muon).
         other_rate: learning rate of the embedding and the norms (AdamW).
         skip: chance of leaving out the deepest layer, in the half of the batches that leave layers out.
@@ -42,10 +43,10 @@ class Plan:
         compile: compile the layers, which is faster and rounds differently.
     """
 
-    steps: int = 4000
+    steps: int = 2400
     seed: int = 0
     warmup: int = 100
-    decay: float = 0.35
+    decay: int = 600
     matrix_rate: float = 0.006
     other_rate: float = 0.003
     weight_decay: float = 0.02
@@ -56,16 +57,14 @@ class Plan:
 
     def rate(self, step: int) -> float:
         """Factor of the learning rates at a step: up, level, and down to zero."""
-        return min(1.0, (step + 1) / self.warmup, (self.steps - step) / (self.decay * self.steps))
+        return min(1.0, (step + 1) / self.warmup, (self.steps - step) / self.decay)
 
     def skipped(self, draw: Draw, step: int, layers: int) -> list[int]:
         """The layers to leave out of one batch: none in half of them, else more likely the deeper."""
         if draw.between(0, 1):
             return []
         chance = self.skip * min(1.0, step / self.skip_ramp)
-        return [
-            layer for layer in range(layers) if draw.between(1, 10000) <= 1e4 * chance * layer / (layers - 1)
-        ]
+        return [layer for layer in range(layers) if draw.between(1, 10000) <= 1e4 * chance * layer / (layers - 1)]
 
 
 class Trainer:
@@ -81,9 +80,7 @@ class Trainer:
         self.muon = torch.optim.Muon(
             deep, lr=plan.matrix_rate, weight_decay=plan.weight_decay, adjust_lr_fn="match_rms_adamw"
         )
-        self.adam = torch.optim.AdamW(
-            rest, lr=plan.other_rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True
-        )
+        self.adam = torch.optim.AdamW(rest, lr=plan.other_rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
         self.loss = _loss
         if plan.compile:
             # Each shape of a batch is compiled by itself, in training and in probing.
@@ -109,7 +106,7 @@ class Trainer:
             row |= self._backward(name, batch)
             row["tokens"] += batch.inputs.numel()
         norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
-        self.muon.step()
+        self.muon.step()  # type: ignore[no-untyped-call]
         self.adam.step()
         self.network.zero_grad(set_to_none=True)
         self.step += 1
@@ -124,7 +121,7 @@ class Trainer:
             final, early = self.network(batch.inputs, owner=batch.owner, skip=skip, exit_at=exit_at)
             loss = self.loss(self.network.embed_tokens.weight, final, batch.labels, batch.weights)
             exit_loss = self.loss(self.network.embed_tokens.weight, early, batch.labels, batch.weights)
-        (loss + self.plan.exit_weight * exit_loss).backward()
+        (loss + self.plan.exit_weight * exit_loss).backward()  # type: ignore[no-untyped-call]
         return {name: loss.item(), f"{name}_exit": exit_loss.item()}
 
     def save(self, folder: Path) -> None:
@@ -202,15 +199,15 @@ class _Log:
 def main() -> None:
     """Train and export, from the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument(
-        "--out", type=Path, required=True, help="folder of the checkpoint, the log and the model"
-    )
+    parser.add_argument("--out", type=Path, required=True, help="folder of the checkpoint, the log and the model")
     parser.add_argument("--steps", type=int, default=Plan.steps)
+    parser.add_argument("--decay", type=int, default=Plan.decay)
     parser.add_argument("--seed", type=int, default=Plan.seed)
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    network = run(Plan(steps=arguments.steps, seed=arguments.seed), arguments.out)
+    plan = Plan(steps=arguments.steps, decay=arguments.decay, seed=arguments.seed)
+    network = run(plan, arguments.out)
     export(network, tokenizer.train(), arguments.out / "model")
 
 

@@ -1,4 +1,4 @@
-"""The words that every pocket task is written in: few enough that a small tokenizer knows each as one token."""
+"""The words that every pocket task is written in: few enough that each is one token of a small tokenizer."""
 
 from typing import Final
 

@@ -1,0 +1,158 @@
+"""Training: it learns, stops and starts again without a trace, and exports what it trained."""
+
+import json
+
+import pytest
+import torch
+from harness.tasks.pocket import mixture, tokenizer
+from harness.tasks.pocket.export import export
+from harness.tasks.pocket.network import Network, Shape
+from harness.tasks.pocket.splits import Draw
+from harness.tasks.pocket.train import Plan, run
+
+TINY = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 2}
+
+
+@pytest.fixture(scope="module")
+def codec():
+    return tokenizer.train()
+
+
+@pytest.fixture(scope="module")
+def tiny(codec):
+    return Shape(vocab_size=codec.get_vocab_size(), num_key_value_heads=1, **TINY)
+
+
+@pytest.fixture(scope="module")
+def batches(codec):
+    end = codec.token_to_id(tokenizer.END)
+    return lambda step: mixture.batches(
+        step, seed=0, encode=lambda content: codec.encode(content, add_special_tokens=False).ids, end=end
+    )
+
+
+def perturbed(shape: Shape) -> Network:
+    """A network whose every weight matters; a new one writes nothing to the residual stream."""
+    network, generator = Network(shape), torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+            parameter.copy_(parameter.bfloat16())
+    return network
+
+
+def test_batches_depend_on_the_step_and_on_nothing_else(batches):
+    (one, _), (again, _), (other, _) = batches(3), batches(3), batches(4)
+    assert torch.equal(one.inputs, again.inputs)
+    assert not torch.equal(one.inputs, other.inputs)
+
+
+def test_packed_rows_hold_whole_documents_and_little_padding(batches, codec):
+    packed, recall = batches(0)
+    end = codec.token_to_id(tokenizer.END)
+    assert packed.inputs.shape == packed.labels.shape == packed.weights.shape
+    assert (packed.owner >= 0).float().mean() > 0.8
+    assert (packed.inputs[:, 0] == end).all()
+    written = [
+        codec.decode(row[row_weights > 0].tolist())
+        for row, row_weights in zip(recall.labels, recall.weights, strict=True)
+    ]
+    assert all(set(answers) <= set("0123456789 ") and any(map(str.isdigit, answers)) for answers in written)
+
+
+def test_attention_stays_inside_a_packed_document(tiny):
+    network = perturbed(tiny)
+    generator = torch.Generator().manual_seed(0)
+    left, right = (torch.randint(0, tiny.vocab_size, (1, 20), generator=generator) for _ in range(2))
+    owner = torch.tensor([[0] * 20 + [1] * 20])
+    with torch.no_grad():
+        together, _ = network(torch.cat([left, right], 1), owner=owner)
+        alone, _ = network(right)
+    assert torch.allclose(together[:, 20:], alone, atol=1e-4)
+
+
+def test_both_ways_of_computing_attention_agree(tiny, monkeypatch):
+    network = perturbed(tiny)
+    tokens = torch.randint(0, tiny.vocab_size, (2, 40), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        written_out, _ = network(tokens)
+        monkeypatch.setattr("harness.tasks.pocket.network.WRITTEN_OUT", 0)
+        fused, _ = network(tokens)
+    assert torch.allclose(written_out, fused, atol=1e-4)
+
+
+def test_an_exit_is_the_network_without_the_layers_after_it(tiny):
+    network = perturbed(tiny)
+    tokens = torch.randint(0, tiny.vocab_size, (1, 12), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        final, early = network(tokens, exit_at=1)
+        shortened, _ = network(tokens, skip=[2])
+    assert torch.equal(early, shortened)
+    assert not torch.allclose(final, early)
+
+
+def test_deeper_layers_are_left_out_more_often():
+    plan = Plan(skip=0.5, skip_ramp=1)
+    counts = [0] * 12
+    for index in range(2000):
+        for layer in plan.skipped(Draw(index), 10, 12):
+            counts[layer] += 1
+    assert counts[0] == 0
+    assert counts[3] < counts[7] < counts[11]
+    assert 420 < counts[11] < 580
+
+
+def test_the_rate_rises_stays_and_falls_to_zero():
+    plan = Plan(steps=1000, warmup=100, decay=300)
+    assert plan.rate(0) == pytest.approx(0.01)
+    assert plan.rate(100) == plan.rate(699) == 1.0
+    assert plan.rate(850) == pytest.approx(0.5)
+    assert plan.rate(999) < 0.01
+
+
+def test_the_exported_model_is_the_trained_network(tiny, codec, tmp_path):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    network = perturbed(tiny)
+    export(network, codec, tmp_path)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
+    tokens = AutoTokenizer.from_pretrained(tmp_path)("Mia has 12 shells.", return_tensors="pt").input_ids
+    assert tokens[0, 0] == codec.token_to_id(tokenizer.END)
+    with torch.no_grad():
+        expected = network.head(network(tokens)[0])
+        got = model(tokens).logits
+    assert torch.allclose(got, expected, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_a_few_steps_learn_and_a_resumed_run_ends_with_the_same_weights(tiny, tmp_path):
+    plan = Plan(steps=60, warmup=5, decay=20, skip_ramp=10, compile=False)
+    whole = run(plan, tmp_path / "whole", shape=tiny, save_every=20, probe_every=1000)
+    rows = [json.loads(line) for line in (tmp_path / "whole" / "log.jsonl").read_text().splitlines()]
+    losses = [row["packed"] for row in rows if "packed" in row]
+    assert len(losses) == 60
+    assert sum(losses[-10:]) / 10 < 0.8 * sum(losses[:5]) / 5
+
+    stopped_then_resumed(plan, tmp_path / "halves", tiny)
+    halves = run(plan, tmp_path / "halves", shape=tiny, save_every=20, probe_every=1000)
+    for name, weight in whole.state_dict().items():
+        assert torch.equal(weight, halves.state_dict()[name]), name
+    again = [json.loads(line) for line in (tmp_path / "halves" / "log.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in again] == [row["step"] for row in rows]
+
+
+def stopped_then_resumed(plan: Plan, folder, shape: Shape) -> None:
+    """Run until the middle and break off, as a killed process would, after the last checkpoint."""
+    from harness.tasks.pocket import train
+
+    original = train.Trainer.advance
+
+    def advance(self):
+        if self.step == 30:
+            raise KeyboardInterrupt
+        return original(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train.Trainer, "advance", advance)
+        with pytest.raises(KeyboardInterrupt):
+            run(plan, folder, shape=shape, save_every=20, probe_every=1000)
