@@ -1,8 +1,7 @@
 """Find one value in a context of 128, 256, 512 or 1,024 tokens.
 
-    The fox has the number 47. The lamp has the number 81. ...
-    Question: Which number has the lamp?
-    Answer: 81
+    The fox is 47 years old. The lamp is 81 years old. The mill is 26 years old. ...
+    The lamp is 81
 
 Half of the documents are a list of such facts (associative recall), the other half are stories with one such
 fact among their sentences (a needle). The level is the length: 1 is 128 tokens and each next one doubles it.
@@ -16,8 +15,8 @@ from .splits import Document, Draw
 from .words import NOUNS
 
 LEVELS: Final = (1, 2, 3, 4)
-QUESTION_TOKENS: Final = 16
-"""Room for the question and the answer."""
+QUERY_TOKENS: Final = 9
+"""Room for the begin token, the query and its answer."""
 _TOKEN: Final = re.compile(r" ?[A-Za-z]+| ?[^A-Za-z0-9 ]+|[0-9]| (?=[0-9])")
 
 
@@ -32,36 +31,36 @@ def tokens(sentence: str) -> int:
 
 
 def make(draw: Draw, level: int) -> Document:
-    """A context with one question about it."""
-    facts, sentences = (_list if draw.between(0, 1) else _needle)(draw, length(level) - QUESTION_TOKENS)
+    """A context with one query about it."""
+    facts, sentences = (_list if draw.between(0, 1) else _needle)(draw, length(level) - QUERY_TOKENS)
     noun = draw.pick(list(facts))
     context = " ".join(sentences)
-    query = question(noun)
+    beginning = query(noun)
     return Document(
         level=level,
-        prompt=f"{context}{query}",
+        prompt=f"{context}{beginning}",
         target=f" {facts[noun]}",
-        key=f"{context}{query}",
-        fields={"context": context, "question": query.strip().split("\n")[0], "answer": str(facts[noun])},
+        key=f"{context}{beginning}",
+        fields={"context": context, "query": beginning.strip(), "answer": str(facts[noun])},
     )
 
 
-def question(noun: str) -> str:
-    """The question about a noun's number, up to the answer."""
-    return f"\nQuestion: Which number has the {noun}?\nAnswer:"
+def query(noun: str) -> str:
+    """The line that asks for a noun's number, up to the number."""
+    return f"\nThe {noun} is"
 
 
 def lesson(draw: Draw, size: int) -> tuple[str, list[tuple[str, str]]]:
-    """A context for training with as many questions and answers after it as ``size`` tokens hold."""
-    room = draw.pick((size // 4, size // 2, 3 * size // 4, size - QUESTION_TOKENS))
+    """A context for training with as many queries and answers after it as ``size`` tokens hold."""
+    room = draw.pick((size // 2, size // 2, 3 * size // 4, size - QUERY_TOKENS))
     facts, sentences = (_list if draw.between(0, 3) else _needle)(draw, room)
     asked = draw.shuffled(list(facts))
-    queries = [(question(noun), f" {facts[noun]}") for noun in asked]
-    return " ".join(sentences), queries[: max(1, (size - room) // QUESTION_TOKENS)]
+    queries = [(query(noun), f" {facts[noun]}") for noun in asked]
+    return " ".join(sentences), queries[: max(1, (size - room) // QUERY_TOKENS)]
 
 
 def _fact(noun: str, number: int) -> str:
-    return f"The {noun} has the number {number}."
+    return f"The {noun} is {number} years old."
 
 
 def _list(draw: Draw, room: int) -> tuple[dict[str, int], list[str]]:

@@ -47,7 +47,7 @@ class Plan:
     seed: int = 0
     warmup: int = 100
     decay: int = 600
-    matrix_rate: float = 0.006
+    matrix_rate: float = 0.009
     other_rate: float = 0.003
     weight_decay: float = 0.02
     skip: float = 0.5

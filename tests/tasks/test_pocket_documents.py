@@ -16,7 +16,7 @@ DIGESTS = {
     "arithmetic": "b9e78a75d0bce4c6b48bad0ecb0db40f7202787c4d3a85839ea25023b6795f78",
     "choice": "4e2c080be7b3dadd05b989042bd06cc326c09238f5c1beb4ed7328324ef918e4",
     "text": "5185a94696660e92fd5ec07ca78e7f295f8598dc461ccce41abfc9eec5277144",
-    "recall": "0195b4e256e2a935d1642f48c00fa54aa691a52437baf0d4a0ce7729d7c0bc21",
+    "recall": "da632d3f72a8f917d7d5eae1d4c9ee71bbf372d583669bc0f89587568f4b112f",
 }
 
 
@@ -138,26 +138,26 @@ def test_the_place_of_the_right_option_says_nothing(level, published):
 
 def test_recall_asks_for_a_fact_that_stands_once_in_its_context(published):
     for one in published["recall"]:
-        noun = re.search(r"Which number has the (\w+)\?", one.fields["question"])[1]
-        assert re.findall(rf"The {noun} has the number (\d\d)\.", one.fields["context"]) == [one.fields["answer"]]
-        assert one.prompt == f"{one.fields['context']}\n{one.fields['question']}\nAnswer:"
+        found = re.findall(rf"The {asked(one)} is (\d\d) years old\.", one.fields["context"])
+        assert found == [one.fields["answer"]]
+        assert one.prompt == f"{one.fields['context']}\n{one.fields['query']}"
         assert one.target == f" {one.fields['answer']}"
 
 
 def test_recall_has_lists_and_needles_and_asks_everywhere(published):
-    facts = [one.fields["context"].count("has the number") for one in published["recall"]]
+    facts = [one.fields["context"].count("years old") for one in published["recall"]]
     assert 0.4 < facts.count(1) / len(facts) < 0.6
     assert max(facts) > 90
     places = [
-        re.search(rf"The {noun(one)} has", one.fields["context"]).start() / len(one.fields["context"])
+        re.search(rf"The {asked(one)} is", one.fields["context"]).start() / len(one.fields["context"])
         for one in published["recall"]
     ]
     assert min(places) < 0.1
     assert max(places) > 0.9
 
 
-def noun(one: Document) -> str:
-    return re.search(r"has the (\w+)\?", one.fields["question"])[1]
+def asked(one: Document) -> str:
+    return re.fullmatch(r"The (\w+) is", one.fields["query"])[1]
 
 
 def test_stories_keep_their_thing_and_use_their_grammar(published):
