@@ -119,6 +119,8 @@ def _assign_slots(undo: ExitStack, model: Decoder) -> None:
     for position, (kind, layer) in enumerate(zip(kinds, _live(model), strict=True)):
         attention = attentions[layer]
         if attention in layer.children():
+            if not _numbered(attention):
+                raise MethodError(f"{type(attention).__name__} has no layer_idx, so its cache slot cannot be moved")
             kept.add(kind)
             _number(undo, model, attention, next(free[kind]))
         _number(undo, model, layer, position, but=attention)
@@ -133,17 +135,22 @@ def _kind(slot: Any) -> str:
 
 
 def _number(undo: ExitStack, model: Decoder, module: nn.Module, number: int, but: nn.Module | None = None) -> None:
-    """Set ``layer_idx`` on a module and all inside it, except on ``but`` and all inside that."""
+    """Set the number of a module and of all inside it, except of ``but`` and all inside that."""
     spared = set() if but is None else set(but.modules())
-    for part in module.modules():
-        if part in spared or getattr(part, "layer_idx", number) == number:
+    for part, name in _numbered(module):
+        if part in spared or getattr(part, name) == number:
             continue
         if getattr(model.config, "scale_attn_by_inverse_layer_idx", False):
             raise MethodError(
                 "this model scales attention by the layer's index (scale_attn_by_inverse_layer_idx), so its "
                 "layers cannot be renumbered"
             )
-        _put(undo, part, "layer_idx", number)
+        _put(undo, part, name, number)
+
+
+def _numbered(module: nn.Module) -> list[tuple[nn.Module, str]]:
+    """What carries a layer's number: GPT-Neo alone calls it ``layer_id``."""
+    return [(part, name) for part in module.modules() for name in ("layer_idx", "layer_id") if hasattr(part, name)]
 
 
 def _put(undo: ExitStack, owner: Any, name: str, value: Any) -> None:

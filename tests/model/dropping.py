@@ -11,7 +11,8 @@ def bypassed(decoder, *, blocks=(), attention=(), mlp=()):
     handles = []
 
     def give_input(module, args, kwargs, output):
-        return args[0] if args else kwargs["hidden_states"]
+        stream = args[0] if args else kwargs["hidden_states"]
+        return (stream, *output[1:]) if isinstance(output, tuple) else stream
 
     def give_zeros(module, args, output):
         if isinstance(output, tuple):
@@ -44,7 +45,12 @@ def snapshot(decoder):
     parts = list(module.named_modules())
     return {
         "modules": [(name, id(part), type(part)) for name, part in parts],
-        "numbers": [(name, part.layer_idx) for name, part in parts if hasattr(part, "layer_idx")],
+        "numbers": [
+            (name, getattr(part, key))
+            for name, part in parts
+            for key in ("layer_idx", "layer_id")
+            if hasattr(part, key)
+        ],
         "hooks": [
             (list(part._forward_hooks), list(part._forward_pre_hooks), list(part._backward_hooks)) for _, part in parts
         ],

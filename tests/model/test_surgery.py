@@ -4,11 +4,13 @@ from contextlib import suppress
 
 import pytest
 import torch
-from transformers import DynamicCache
+from transformers import DynamicCache, GPTNeoConfig, GPTNeoForCausalLM
 
 from harness.errors import MethodError
+from harness.model.anatomy import dissect
+from harness.model.decoder import Decoder
 from harness.model.surgery import without_blocks, without_branches
-from harness.testing.tiny import FAMILIES, tiny_decoder
+from harness.testing.tiny import FAMILIES, tiny_decoder, tiny_tokenizer
 from tests.model.dropping import assert_same, bypassed, logits, snapshot
 
 BLOCKS = [(0,), (1, 2), (0, 2), (1, 2, 3)]
@@ -229,6 +231,32 @@ def test_what_is_out_cannot_go_again():
         pytest.raises(MethodError, match="layer 1 is already out"),
         without_branches(decoder, mlp=(1,)),
     ):
+        pass
+
+
+@pytest.fixture
+def gpt_neo():
+    """Of a known layout, with a name of its own for a layer's number, and blocks that return tuples."""
+    sizes = {"hidden_size": 32, "num_heads": 4, "num_layers": 4, "vocab_size": 259, "window_size": 6}
+    config = GPTNeoConfig(**sizes, attention_types=[[["global", "local"], 2]], bos_token_id=1, eos_token_id=2)
+    module = GPTNeoForCausalLM(config).eval()
+    return Decoder(module=module, tokenizer=tiny_tokenizer(), anatomy=dissect(module), fingerprint="")
+
+
+@pytest.mark.parametrize("out", [{"blocks": (0, 2)}, {"attention": (0,)}], ids=str)
+def test_a_layer_may_call_its_number_layer_id(gpt_neo, ids, out):
+    before = snapshot(gpt_neo)
+    with bypassed(gpt_neo, **out):
+        expected = logits(gpt_neo, ids)
+    with without_blocks(gpt_neo, out["blocks"]) if "blocks" in out else without_branches(gpt_neo, **out):
+        close(stepwise(gpt_neo, ids, prompt=4)[0], expected)
+    assert_same(before, snapshot(gpt_neo))
+
+
+def test_an_attention_without_a_number_is_refused():
+    decoder = tiny_decoder("llama")
+    del decoder.anatomy.blocks[2].attention.modules[0].layer_idx
+    with pytest.raises(MethodError, match="LlamaAttention has no layer_idx"), without_branches(decoder, attention=(0,)):
         pass
 
 
