@@ -65,9 +65,10 @@ def staged_folder(path: Path) -> Iterator[Path]:
         staging.mkdir()
         try:
             yield staging
-            if path.exists():
-                shutil.rmtree(path)
-            staging.replace(path)
+            if path.exists():  # another process was quicker
+                shutil.rmtree(staging)
+            else:
+                staging.replace(path)
         except BaseException:
             shutil.rmtree(staging, ignore_errors=True)
             raise

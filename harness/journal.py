@@ -18,13 +18,13 @@ class Request(NamedTuple):
     """One question to the model: which task, document, and part of the document.
 
     Attributes:
-        index: the request within the document, such as the answer choice.
+        part: the request within the document, such as the answer choice.
         turn: the repetition of the same request, or the window of a long text.
     """
 
     task: str
     document: int
-    index: int
+    part: int
     turn: int
 
 

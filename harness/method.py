@@ -100,7 +100,7 @@ class Method(ABC):
                 raise UnknownNameError(f"argument of {cls.name}", name, known, see=f"It takes: {takes}.")
         return cls(**args)
 
-    def check(self) -> None:
+    def check(self) -> None:  # noqa: B027 - most methods have nothing to add
         """Refuse combinations of parameters that are each valid alone, by raising MethodError."""
 
     def prepare(self, model: "Decoder", calibration: "Calibration") -> "Prepared":

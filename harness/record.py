@@ -11,8 +11,6 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from harness.environment import Environment
 
-SCHEMA_VERSION = 1
-
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
@@ -44,11 +42,13 @@ class ModelInfo(_Section):
     """The model: where it came from and what it is.
 
     Attributes:
+        name: short, for tables; ``pretrained`` is what the user gave.
         fingerprint: digest of weights, configuration and tokenizer, or the hub's commit.
         parameters: of the dense model, tied weights once.
         layout: the anatomy that matched.
     """
 
+    name: str
     pretrained: str
     revision: str | None
     fingerprint: str
@@ -176,7 +176,7 @@ class Baseline(_Section):
 class RunRecord(_Section):
     """One method on one model and one task."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[1] = 1
     id: str = Field(pattern=r"^[0-9a-f]{12}$")
     started: datetime
     duration_s: float

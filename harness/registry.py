@@ -189,6 +189,7 @@ def _missing_imports(tree: ast.Module) -> Iterator[str]:
 def _assignments(node: ast.ClassDef) -> Iterator[tuple[str, str]]:
     """Class attributes set to a string or to an enum member such as ``Family.PRUNING``."""
     for statement in node.body:
+        value: ast.expr | None
         if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
             target, value = statement.targets[0].id, statement.value
         elif isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):

@@ -3,7 +3,7 @@
 import shlex
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -85,7 +85,7 @@ def run(
         warnings=evaluated.warnings,
     )
     if baseline is not None:
-        record = _compared(record, lines, baseline)
+        record = compared(record, lines, baseline)
     folder.finish(record, lines, _manifest(spec))
     return record
 
@@ -106,7 +106,7 @@ def _evaluate(
         shape = ModelShape.of(lm.decoder)
         tracer = stack.enter_context(Tracer(lm.decoder))
         bar = stack.enter_context(progress.bar(f"{spec.stack.label} · {spec.task.name}"))
-        messages = stack.enter_context(collected_warnings("lm_eval"))
+        collector = stack.enter_context(collected_warnings("lm_eval"))
         lm.watch = Watch(tracer, journal, bar)
         try:
             results = _simple_evaluate(spec, lm)
@@ -115,7 +115,7 @@ def _evaluate(
             lm.watch = None
         ranks = lm.gather_object(journal.served)
         served = [row for rank in ranks or () for row in rank]
-        return _Evaluated(results, served, states, shape, audit, list(messages))
+        return _Evaluated(results, served, states, shape, audit, collector.messages)
 
 
 def _simple_evaluate(spec: RunSpec, lm: "HarnessLM") -> dict[str, Any] | None:
@@ -203,6 +203,7 @@ def _method_info(spec: RunSpec, states: list[Prepared]) -> MethodInfo:
 def _model_info(spec: RunSpec, lm: "HarnessLM", dense: ModelShape) -> ModelInfo:
     module = lm.decoder.module
     return ModelInfo(
+        name=spec.model.name,
         pretrained=spec.job.pretrained,
         revision=spec.model.revision,
         fingerprint=spec.model.fingerprint,
@@ -215,21 +216,25 @@ def _model_info(spec: RunSpec, lm: "HarnessLM", dense: ModelShape) -> ModelInfo:
     )
 
 
-def _compared(record: RunRecord, lines: list[dict[str, Any]], baseline: RunFolder) -> RunRecord:
-    """The record with its differences to the dense run of the same documents."""
+def compared(record: RunRecord, lines: Iterable[dict[str, Any]], baseline: RunFolder) -> RunRecord:
+    """The record with its differences to the dense run of the same documents.
+
+    Raises:
+        StoreError: the dense run cannot be read.
+    """
     dense = baseline.record()
     values = {(score.task, score.metric, score.filter): score.value for score in dense.scores}
-    compared = []
+    scores = []
     for score in record.scores:
         base = values.get((score.task, score.metric, score.filter))
-        known = base is not None and score.value is not None
-        compared.append(score.model_copy(update={"vs_baseline": score.value - base if known else None}))
+        difference = None if base is None or score.value is None else score.value - base
+        scores.append(score.model_copy(update={"vs_baseline": difference}))
     theirs = {(line["task"], line["doc_id"], line["doc_hash"]): line["flops"] for line in baseline.samples()}
     ours = {(line["task"], line["doc_id"], line["doc_hash"]): line["flops"] for line in lines}
     paired = ours.keys() & theirs.keys()
     ratio = sum(ours[key] for key in paired) / sum(theirs[key] for key in paired)
     comparison = Baseline(run_id=dense.id, documents=len(paired), flops_ratio=ratio)
-    return record.model_copy(update={"scores": compared, "baseline": comparison})
+    return record.model_copy(update={"scores": scores, "baseline": comparison})
 
 
 def _manifest(spec: RunSpec) -> dict[str, Any]:

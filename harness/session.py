@@ -14,7 +14,7 @@ from harness.model.source import ModelError, locate
 from harness.paths import cache_folder
 from harness.prepared import Preparation
 from harness.record import RunRecord
-from harness.run import run
+from harness.run import compared, run
 from harness.spec import Job, RunSpec
 from harness.stack import Stack, parse
 from harness.store import RunFolder, Store
@@ -129,29 +129,53 @@ class Session:
             raise ModelError(f"model {job.pretrained!r} cannot be loaded: {reason}") from error
 
     def execute(self) -> list[RunRecord]:
-        """Carry out every run that has no record yet; the records of all, in order."""
+        """Carry out every run that has no record yet; the records of all, in order.
+
+        Every method is prepared and attached once before the first evaluation starts, so that a setting that this
+        model refuses costs no hours.
+        """
+        pending = [spec for spec in self.specs if not self._done(spec)]
+        for spec in pending:
+            with spec.stack.applied(self.lm.decoder, self._preparation(spec)):
+                pass
         records: list[RunRecord] = []
         dense: dict[str, RunFolder] = {}
         for spec in self.specs:
-            folder = self.store.folder(spec.id, spec.stack.label, spec.model.name, spec.task.name)
-            if folder.finished and self.job.resume:
+            folder, baseline = self.folder(spec), dense.get(spec.task.name)
+            if spec in pending:
+                record = run(spec, self.lm, folder, self._preparation(spec), self.progress, baseline)
+            else:
                 self.progress.say(
                     f"{spec.stack.label} on {spec.task.name}: already there, nothing to do ({folder.path})"
                 )
-                record = folder.record()
-            else:
-                record = self._run(spec, folder, dense.get(spec.task.name))
+                record = self._finished(folder, baseline)
             if spec.stack.is_dense:
                 dense[spec.task.name] = folder
             if record is not None:
                 records.append(record)
         return records
 
-    def _run(self, spec: RunSpec, folder: RunFolder, baseline: RunFolder | None) -> RunRecord | None:
+    def folder(self, spec: RunSpec) -> RunFolder:
+        """Where a run's result is or will be."""
+        return self.store.folder(spec.id, spec.stack.label, spec.model.name, spec.task.name)
+
+    def _done(self, spec: RunSpec) -> bool:
+        """Whether the run has a record to keep; forgets unfinished answers where the user wants to start over."""
+        folder = self.folder(spec)
         if not self.job.resume:
             folder.discard_journals()
-        preparation = Preparation(cache_folder() / "prepared", spec.calibration, self.progress.say)
-        return run(spec, self.lm, folder, preparation, self.progress, baseline)
+        return folder.finished and self.job.resume
+
+    def _preparation(self, spec: RunSpec) -> Preparation:
+        return Preparation(cache_folder() / "prepared", spec.calibration, self.progress.say)
+
+    def _finished(self, folder: RunFolder, baseline: RunFolder | None) -> RunRecord:
+        """A finished run's record, completed by the comparison if dense has been run only since."""
+        record = folder.record()
+        if baseline is not None and record.baseline is None:
+            record = compared(record, folder.samples(), baseline)
+            folder.rewrite(record)
+        return record
 
     def _check_samples(self, names: set[str]) -> None:
         for name in self.job.samples or {}:

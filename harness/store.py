@@ -77,11 +77,14 @@ class RunFolder:
         Raises:
             DiskError: no space; the journal is kept, so that the same command ends the run.
         """
-        lines = (json.dumps(sample, ensure_ascii=False, default=str) for sample in samples)
-        write_atomic(self.path / SAMPLES, "".join(f"{line}\n" for line in lines))
+        write_atomic(self.path / SAMPLES, "".join(f"{_line(sample)}\n" for sample in samples))
         write_atomic(self.path / MANIFEST, json.dumps(manifest, indent=2, default=str) + "\n")
-        write_atomic(self.path / RECORD, record.model_dump_json(indent=2) + "\n")
+        self.rewrite(record)
         self.discard_journals()
+
+    def rewrite(self, record: RunRecord) -> None:
+        """Put the record in the place of an older one."""
+        write_atomic(self.path / RECORD, record.model_dump_json(indent=2) + "\n")
 
     def discard_journals(self) -> None:
         """Forget the answers of an unfinished run."""
@@ -126,3 +129,12 @@ class Store:
         if not matches:
             raise UnknownNameError("run", name, ids, see=f"`harness ls runs` lists those in {self.root}.")
         return matches[0]
+
+
+def _line(sample: dict[str, Any]) -> str:
+    """One line of JSON; infinities and NaN, which JSON does not have, become null."""
+    try:
+        return json.dumps(sample, ensure_ascii=False, allow_nan=False, default=str)
+    except ValueError:
+        loose = json.dumps(sample, ensure_ascii=False, default=str)
+        return json.dumps(json.loads(loose, parse_constant=lambda _: None), ensure_ascii=False)

@@ -29,18 +29,7 @@ app.command("doctor")(doctor.doctor)
 def main() -> None:
     """Run the command line. Errors that a user can act on are printed without a traceback, with exit code 2."""
     try:
-        app(args=run.spread(sys.argv[1:]), prog_name="harness", standalone_mode=False)
+        app(args=run.spread(sys.argv[1:]), prog_name="harness")
     except HarnessError as error:
-        _stop(str(error), 2)
-    except typer.TyperException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except (KeyboardInterrupt, typer.Abort):
-        _stop("stopped. Finished documents are kept: give the same command again to go on.", 130)
-    except BrokenPipeError:  # the reader of our output has seen enough
-        sys.exit(0)
-
-
-def _stop(message: str, code: int) -> None:
-    print(f"harness: {message}", file=sys.stderr)  # noqa: T201
-    sys.exit(code)
+        print(f"harness: {error}", file=sys.stderr)  # noqa: T201
+        sys.exit(2)

@@ -1,8 +1,10 @@
 """What a person sees: sentences, progress bars, and one table per task. Progress goes to stderr, results to stdout."""
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -19,8 +21,8 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from harness.record import RunRecord, Score
+    from harness.session import Session
     from harness.spec import RunSpec
-    from harness.store import Store
 
 _WIDTH = 100
 
@@ -56,7 +58,8 @@ class Reporter:
     """Reports a session's progress on stderr."""
 
     def __init__(self) -> None:
-        self._console = Console(stderr=True, highlight=False)
+        first = os.environ.get("RANK", "0") == "0"  # one voice for all processes of a launch
+        self._console = Console(stderr=True, highlight=False, quiet=not first)
 
     def say(self, message: str) -> None:
         """Print a sentence."""
@@ -76,11 +79,11 @@ class Reporter:
             yield _Bar(progress, title)
 
 
-def plan(specs: "Sequence[RunSpec]", store: "Store", *, as_json: bool) -> None:
+def plan(session: "Session", *, as_json: bool) -> None:
     """The resolved runs and their ids, and which of them are done."""
     rows = []
-    for spec in specs:
-        folder = store.folder(spec.id, spec.stack.label, spec.model.name, spec.task.name)
+    for spec in session.specs:
+        folder = session.folder(spec)
         started = any(folder.path.glob("journal*"))
         state = "finished" if folder.finished else "interrupted" if started else "to run"
         rows.append({"id": spec.id, "state": state, "folder": str(folder.path), **_described(spec)})
@@ -106,10 +109,12 @@ def _described(spec: "RunSpec") -> dict[str, Any]:
     }
 
 
-def results(records: "Sequence[RunRecord]", store: "Store", *, as_json: bool) -> None:
+def results(records: "Sequence[RunRecord]", folder: Path, *, as_json: bool) -> None:
     """All records as JSON, or one table per task and what a reader must know about it."""
     if as_json:
         print(json.dumps([record.model_dump(mode="json") for record in records], indent=2))  # noqa: T201
+        return
+    if not records:  # another process of the launch has them
         return
     console = stdout()
     for task in dict.fromkeys(record.evaluation.task for record in records):
@@ -120,12 +125,12 @@ def results(records: "Sequence[RunRecord]", store: "Store", *, as_json: bool) ->
         for note in _notes(rows):
             console.print(plain(f"· {note}"), style="dim")
     console.print()
-    console.print(plain(f"records in {store.root}/ · `harness show ID` for one of them"), style="dim")
+    console.print(plain(f"records in {folder}/ · `harness show ID` for one of them"), style="dim")
 
 
 def _title(record: "RunRecord") -> Text:
     documents = max(score.n for score in record.scores) if record.scores else 0
-    title = plain(f"{record.evaluation.task} · {record.model.pretrained} · {documents} documents")
+    title = plain(f"{record.evaluation.task} · {record.model.name} · {documents} documents")
     title.stylize("bold")
     return title
 
@@ -185,7 +190,7 @@ def _engineering(number: float) -> str:
 
 def _notes(records: "Sequence[RunRecord]") -> Iterator[str]:
     """What would mislead a reader who saw the numbers alone."""
-    yield "± is one standard error; FLOPs and depth are counted from the modules that ran; dense FLOPs in full"
+    yield "± is one standard error; FLOPs and depth (executed share of layers) are counted from what ran"
     if any(record.evaluation.limited for record in records):
         yield "a part of the task's documents: for trying out, not for publishing"
     for record in records:
@@ -197,5 +202,4 @@ def _notes(records: "Sequence[RunRecord]") -> Iterator[str]:
         audit = record.flops.audit_ratio
         if audit is not None and abs(audit - 1) > 0.01:
             yield f"{label}: PyTorch's counter saw {audit:.3f} times the FLOPs stated here"
-        for warning in record.warnings[:3]:
-            yield f"{label}: {warning}"
+    yield from dict.fromkeys(warning for record in records for warning in record.warnings[:3])

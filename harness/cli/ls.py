@@ -93,7 +93,7 @@ def runs(
                 score = f"{best.metric} {best.value:.4f}" if best and best.value is not None else ""
                 row |= {
                     "method": record.method.label,
-                    "model": record.model.pretrained,
+                    "model": record.model.name,
                     "task": record.evaluation.task,
                 }
                 row |= {"score": score, "state": "finished"}

@@ -3,8 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
-from typer import Option
+from typer import Exit, Option
 
 from harness.cli import arguments
 from harness.errors import HarnessError
@@ -22,33 +21,41 @@ def run(
         Option("--tasks", "--task", "-t", help="Task, group or tag names, globs, YAML files or folders."),
     ] = None,
     pretrained: Annotated[
-        str | None, Option(help="Hugging Face model name or folder; short for --model_args pretrained=...")
+        str | None,
+        Option("--pretrained", help="Hugging Face model name or folder; short for --model_args pretrained=..."),
     ] = None,
-    method_args: Annotated[_Many, Option(help="key=value,... for the one method given.")] = None,
+    method_args: Annotated[_Many, Option("--method_args", help="key=value,... for the one method given.")] = None,
     model: Annotated[str, Option("--model", "-M", help="lm-eval's backend; only hf.")] = "hf",
     model_args: Annotated[_Many, Option("--model_args", "-a", help="key=value,... as lm-eval takes them.")] = None,
     num_fewshot: Annotated[int | None, Option("--num_fewshot", "-f", min=0, help="Examples in the prompt.")] = None,
     batch_size: Annotated[str, Option("--batch_size", "-b", help="Rows per forward.")] = "1",
-    device: Annotated[str | None, Option(help="cpu, cuda, cuda:0, ...; a GPU where there is one.")] = None,
+    device: Annotated[str | None, Option("--device", help="cpu, cuda, cuda:0, ...; a GPU where there is one.")] = None,
     limit: Annotated[
         float | None, Option("--limit", "-L", help="First n documents of each task, or a share below 1.")
     ] = None,
     samples: Annotated[
         str | None, Option("--samples", "-E", help='JSON of document indices, such as {"arc_easy": [0, 7]}.')
     ] = None,
-    gen_kwargs: Annotated[_Many, Option(help="Generation arguments, key=value,...")] = None,
-    apply_chat_template: Annotated[str | None, Option(help="Use the model's chat template, or the one named.")] = None,
-    system_instruction: Annotated[str | None, Option(help="System prompt.")] = None,
-    fewshot_as_multiturn: Annotated[str | None, Option(help="Few-shot examples as turns of a chat.")] = None,
-    seed: Annotated[str, Option(help="One seed, or four: Python, numpy, torch, few-shot.")] = "0,1234,1234,1234",
-    include_path: Annotated[str | None, Option(help="A folder with your own lm-eval tasks.")] = None,
-    metadata: Annotated[_Many, Option(help="key=value,... for tasks that ask for it.")] = None,
+    gen_kwargs: Annotated[_Many, Option("--gen_kwargs", help="Generation arguments, key=value,...")] = None,
+    apply_chat_template: Annotated[
+        str | None, Option("--apply_chat_template", help="Use the model's chat template, or the one named.")
+    ] = None,
+    system_instruction: Annotated[str | None, Option("--system_instruction", help="System prompt.")] = None,
+    fewshot_as_multiturn: Annotated[
+        str | None, Option("--fewshot_as_multiturn", help="Few-shot examples as turns of a chat.")
+    ] = None,
+    seed: Annotated[
+        str, Option("--seed", help="One seed, or four: Python, numpy, torch, few-shot.")
+    ] = "0,1234,1234,1234",
+    include_path: Annotated[str | None, Option("--include_path", help="A folder with your own lm-eval tasks.")] = None,
+    metadata: Annotated[_Many, Option("--metadata", help="key=value,... for tasks that ask for it.")] = None,
     trust_remote_code: Annotated[bool, Option("--trust_remote_code", help="Run the model repository's code.")] = False,
     confirm_run_unsafe_code: Annotated[
         bool, Option("--confirm_run_unsafe_code", help="Allow tasks that execute generated code.")
     ] = False,
     calibration: Annotated[
-        str, Option(help="Text that methods prepare on: task (its training split), bundled, or a file.")
+        str,
+        Option("--calibration", help="Text that methods prepare on: task (its training split), bundled, or a file."),
     ] = "task",
     baseline: Annotated[bool, Option("--baseline/--no_baseline", help="Run dense too, to compare with.")] = True,
     output_path: Annotated[Path, Option("--output_path", "-o", help="Folder of results.")] = Path("runs"),
@@ -106,12 +113,16 @@ def run(
     from harness.session import Session
     from harness.store import Store
 
-    store = Store(output_path)
-    session = Session(job, store, display.Reporter())
+    session = Session(job, Store(output_path), display.Reporter())
     if dry_run:
-        display.plan(session.specs, store, as_json=as_json)
+        display.plan(session, as_json=as_json)
         return
-    display.results(session.execute(), store, as_json=as_json)
+    try:
+        records = session.execute()
+    except KeyboardInterrupt:
+        display.Reporter().say("stopped. Finished documents are kept: give the same command again to go on.")
+        raise Exit(130) from None
+    display.results(records, output_path, as_json=as_json)
 
 
 def spread(argv: list[str]) -> list[str]:

@@ -108,8 +108,7 @@ class HarnessLM(HFLM):  # type: ignore[misc] # lm-eval has no type stubs
         self, requests: Sequence[Scored], disable_tqdm: bool = False, override_bs: int | None = None
     ) -> list[tuple[float, bool]]:
         if self.watch is None:
-            answers: list[tuple[float, bool]] = super()._loglikelihood_tokens(requests, True, override_bs)
-            return answers
+            return list(super()._loglikelihood_tokens(requests, True, override_bs))
         owners, self._owners = self._owners[: len(requests)], self._owners[len(requests) :]
         owners += owners[:1] * (len(requests) - len(owners))  # ranks are padded to equal numbers of windows
         results: list[Any] = [None] * len(requests)
@@ -135,7 +134,7 @@ class HarnessLM(HFLM):  # type: ignore[misc] # lm-eval has no type stubs
         self.decoder.context = ForwardContext(tuple(rows), "score", "right")
         try:
             inputs = [requests[index] for index in members]
-            answers = super()._loglikelihood_tokens(inputs, disable_tqdm=True, override_bs=len(batch))
+            answers = list(super()._loglikelihood_tokens(inputs, disable_tqdm=True, override_bs=len(batch)))
         finally:
             self.decoder.context = None
         by_index = dict(zip(members, answers, strict=True))
@@ -163,7 +162,7 @@ class HarnessLM(HFLM):  # type: ignore[misc] # lm-eval has no type stubs
             batch = []
             for index, context, continuation in chunk:
                 key = (*context, *continuation[:-1]) if self.logits_cache else (index,)
-                batch.append(sorted(shared[key], key=lambda member, first=index: member != first))
+                batch.append([index, *(member for member in shared[key] if member != index)])
             yield batch
 
     # ---- generating ---------------------------------------------------------------------------------------
@@ -199,7 +198,8 @@ class HarnessLM(HFLM):  # type: ignore[misc] # lm-eval has no type stubs
         self, context: torch.Tensor, max_length: int, stop: list[str], **generation_kwargs: Any
     ) -> torch.Tensor:
         if self.watch is None:
-            return super()._model_generate(context, max_length, stop, **generation_kwargs)
+            unwatched: torch.Tensor = super()._model_generate(context, max_length, stop, **generation_kwargs)
+            return unwatched
         lengths = generation_kwargs["attention_mask"].sum(1).tolist()
         rows = [_row([owner], length, length) for owner, length in zip(self._owners, lengths, strict=True)]
         self.decoder.context = ForwardContext(tuple(rows), "generate", "left")
@@ -296,4 +296,4 @@ def _requests(instances: Iterable[Instance]) -> list[Request]:
 
 def _row(requests: list[Request], prompt_length: int, length: int) -> Row:
     first = requests[0]
-    return Row(first.task, first.document, tuple(request.index for request in requests), prompt_length, length)
+    return Row(first.task, first.document, tuple(request.part for request in requests), prompt_length, length)

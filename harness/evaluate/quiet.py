@@ -2,7 +2,9 @@
 
 import logging
 import os
+import re
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -26,19 +28,29 @@ def silence(verbosity: str | None = None, *, offline: bool = False) -> None:
 
 
 class _Collector(logging.Handler):
-    def __init__(self, limit: int = 20) -> None:
+    """Warnings by their wording: those that differ in numbers alone are one, counted."""
+
+    def __init__(self) -> None:
         super().__init__(logging.WARNING)
-        self.messages: dict[str, None] = {}
-        self._limit = limit
+        self._seen: Counter[str] = Counter()
+        self._first: dict[str, str] = {}
 
     def emit(self, record: logging.LogRecord) -> None:
-        if len(self.messages) < self._limit:
-            self.messages.setdefault(" ".join(record.getMessage().split())[:300])
+        text = " ".join(record.getMessage().split())[:300]
+        wording = re.sub(r"\d+", "0", text)
+        self._seen[wording] += 1
+        self._first.setdefault(wording, text)
+
+    @property
+    def messages(self) -> list[str]:
+        """Each wording once, as first seen, with how often it came."""
+        counted = ((text, self._seen[wording]) for wording, text in self._first.items())
+        return [f"{text} ({times} times)" if times > 1 else text for text, times in counted]
 
 
 @contextmanager
-def collected_warnings(*loggers: str) -> Iterator[dict[str, None]]:
-    """Keep the warnings of these loggers, each once, instead of printing them."""
+def collected_warnings(*loggers: str) -> Iterator[_Collector]:
+    """Keep the warnings of these loggers instead of printing them."""
     collector = _Collector()
     before = []
     for name in loggers:
@@ -49,7 +61,7 @@ def collected_warnings(*loggers: str) -> Iterator[dict[str, None]]:
         else:
             logger.handlers, logger.propagate = [collector], False
     try:
-        yield collector.messages
+        yield collector
     finally:
         for logger, handlers, propagate in before:
             logger.handlers, logger.propagate = handlers, propagate

@@ -1,7 +1,9 @@
 """lm-eval tasks, loaded by name: only the files that a name needs are parsed, only its data is read."""
 
 import hashlib
+import inspect
 import json
+import re
 import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -48,7 +50,9 @@ class LoadedTask:
         """Digest of the task definitions, the scored documents and the few-shot documents."""
         digest = hashlib.sha256()
         for name, task in sorted(self.tasks.items()):
-            digest.update(_digest({"name": name, "config": task.dump_config()}))
+            config = task.dump_config()
+            config["metadata"] = (config.get("metadata") or {}).get("version")  # the rest names places
+            digest.update(_digest({"name": name, "config": config}))
             for document in self.documents(task, limit, samples):
                 digest.update(_digest(document))
             if task.config.num_fewshot:
@@ -148,7 +152,7 @@ class _OnDemand(dict[str, Any]):
         return super().__contains__(name) or name in self._known
 
     def get(self, name: str, default: Any = None) -> Any:
-        return self[name] if name in self else default
+        return self[name] if name in self else default  # noqa: SIM401 - dict.get does not ask __missing__
 
     def __missing__(self, name: str) -> Any:
         from lm_eval.tasks._index import Entry, Kind, TaskIndex
@@ -166,8 +170,15 @@ class _OnDemand(dict[str, Any]):
 
 
 def _digest(value: Any) -> bytes:
-    text = json.dumps(value, sort_keys=True, default=str, ensure_ascii=False)
+    text = json.dumps(value, sort_keys=True, default=_stable, ensure_ascii=False)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
+
+
+def _stable(value: Any) -> str:
+    """What JSON cannot hold, written the same in every process: a function is its source."""
+    if inspect.isfunction(value):
+        return inspect.getsource(value)
+    return re.sub(r" at 0x[0-9a-f]+", "", str(value))
 
 
 def _explain(name: str, error: Exception) -> str:
@@ -191,7 +202,7 @@ def _explain(name: str, error: Exception) -> str:
 def _dataset_of(error: Exception) -> list[str]:
     """The data set (path, configuration) that a task was loading when the error came; empty if it was not."""
     for frame, _ in traceback.walk_tb(error.__traceback__):
-        task = frame.f_locals.get("self")
+        task: Any = frame.f_locals.get("self")
         if frame.f_code.co_name == "download" and getattr(task, "DATASET_PATH", None):
             return [part for part in (task.DATASET_PATH, task.DATASET_NAME) if part]
     return []

@@ -37,4 +37,5 @@ class Decoder:
     @property
     def device(self) -> "torch.device":
         """Where the model's inputs go."""
-        return self.module.device
+        device: torch.device = self.module.device
+        return device

@@ -71,10 +71,11 @@ def _snapshot(pretrained: str, revision: str | None) -> Path:
     try:
         return Path(snapshot_download(pretrained, revision=revision, allow_patterns=list(_IDENTITY)))
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        offline = "the network is switched off" if constants.HF_HUB_OFFLINE else "the hub did not give it"
+        why = "the network is switched off" if constants.HF_HUB_OFFLINE else "the hub did not give it"
         raise ModelError(
-            f"model {pretrained!r} is neither a folder here nor in the hub cache {constants.HF_HUB_CACHE}, and {offline}"
-            f"{_near(Path(pretrained))}. Fetch it on a machine with a network:\n  HF_HUB_OFFLINE=0 hf download {pretrained}"
+            f"model {pretrained!r} is neither a folder here nor in the hub cache {constants.HF_HUB_CACHE}, and {why}"
+            f"{_near(Path(pretrained))}. Fetch it on a machine with a network:\n"
+            f"  HF_HUB_OFFLINE=0 hf download {pretrained}"
         ) from error
 
 

@@ -1,0 +1,37 @@
+# `make run` and `make test` are all a fresh machine needs: each makes its virtual environment first.
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip
+
+.PHONY: run test lint types clean
+
+# The main job on the bundled model and a bundled task.
+run: $(VENV)/installed
+	$(BIN)/harness run --method layer-drop:count=2 --task pocket_choice --limit 200 --batch_size 16
+
+# Everything that CI checks: style, types, all tests.
+test: $(VENV)/installed-dev lint types
+	$(BIN)/python -m pytest -m "slow or hub or not slow"
+
+lint: $(VENV)/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# mypy sees the packages where an installed wheel has them: harness.methods is the folder methods/.
+types: $(VENV)/installed-dev
+	rm -rf build/types && $(PIP) install --quiet --no-deps --target build/types .
+	MYPYPATH=build/types $(BIN)/mypy -p harness
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	python3 -m venv $(VENV)
+	$(PIP) install --quiet --constraint constraints.txt torch
+	$(PIP) install --quiet --constraint constraints.txt --editable .
+	touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed
+	$(PIP) install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

@@ -1,0 +1,166 @@
+"""Fixtures: a tiny model on disk, tiny tasks of every output type, the command line in a subprocess, real data."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+# One thread: the machines that run this have few cores, and thread start-up outweighs tiny matrices.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+ROOT = Path(__file__).parent.parent
+SHARED = Path(os.environ.get("HARNESS_TEST_DATA", ROOT.parent / "shared"))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep the user's cache out of the tests, and the network."""
+    os.environ["HARNESS_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    yield
+    del os.environ["HARNESS_CACHE"]
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random 4-layer Llama with its tokenizer, as a Hugging Face folder."""
+    from harness.testing.tiny import tiny_model, tiny_tokenizer
+
+    folder = tmp_path_factory.mktemp("models") / "tiny-llama"
+    tiny_model("llama").save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return folder
+
+
+WORDS = "the a red small old cat dog bird tree house sees likes finds eats near under big two green fish".split()
+
+
+def _sentence(rng: random.Random, words: int) -> str:
+    return " ".join(rng.choice(WORDS) for _ in range(words))
+
+
+@pytest.fixture(scope="session")
+def tiny_tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of four lm-eval tasks over generated text, one of each output type, with a training split."""
+    folder = tmp_path_factory.mktemp("tiny_tasks")
+    rng = random.Random(0)
+    for split, count in (("train", 12), ("test", 24)):
+        with (folder / f"{split}.jsonl").open("w") as file:
+            for _ in range(count):
+                document = {
+                    "question": _sentence(rng, rng.randint(2, 9)),
+                    "choices": [_sentence(rng, rng.randint(1, 3)) for _ in range(3)],
+                    "letters": ["a", "b", "c"],
+                    "answer": rng.randint(0, 2),
+                    "text": _sentence(rng, rng.randint(20, 60)),
+                }
+                file.write(json.dumps(document) + "\n")
+    common = f"""
+dataset_path: json
+dataset_kwargs:
+  data_files:
+    train: {folder}/train.jsonl
+    test: {folder}/test.jsonl
+training_split: train
+test_split: test
+fewshot_split: train
+metadata: {{version: 1}}
+"""
+    tasks = {
+        "tiny_choice": """
+output_type: multiple_choice
+doc_to_text: "{{question}} so"
+doc_to_choice: choices
+doc_to_target: answer
+num_fewshot: 2
+metric_list:
+  - {metric: acc, aggregation: mean, higher_is_better: true}
+  - {metric: acc_norm, aggregation: mean, higher_is_better: true}
+""",
+        "tiny_letters": """
+output_type: multiple_choice
+doc_to_text: "{{question}} is "
+doc_to_choice: letters
+doc_to_target: answer
+target_delimiter: ""
+metric_list:
+  - {metric: acc, aggregation: mean, higher_is_better: true}
+""",
+        "tiny_last": """
+output_type: loglikelihood
+doc_to_text: "{{question}}"
+doc_to_target: "{{choices[0]}}"
+metric_list:
+  - {metric: perplexity, aggregation: perplexity, higher_is_better: false}
+  - {metric: acc, aggregation: mean, higher_is_better: true}
+""",
+        "tiny_answer": """
+output_type: generate_until
+doc_to_text: "{{question}} ="
+doc_to_target: "{{choices[0]}}"
+generation_kwargs: {until: ["e"], do_sample: false, max_gen_toks: 12}
+filter_list:
+  - {name: whole, filter: [{function: take_first}]}
+  - {name: word, filter: [{function: regex, regex_pattern: "([a-z]+)"}, {function: take_first}]}
+metric_list:
+  - {metric: exact_match, aggregation: mean, higher_is_better: true}
+""",
+        "tiny_text": """
+output_type: loglikelihood_rolling
+doc_to_text: ""
+doc_to_target: "{{text}}"
+metric_list:
+  - {metric: word_perplexity}
+  - {metric: bits_per_byte}
+""",
+    }
+    for name, text in tasks.items():
+        (folder / f"{name}.yaml").write_text(f"task: {name}{common}{text}")
+    (folder / "tiny_group.yaml").write_text(
+        "group: tiny_group\ntask: [tiny_choice, tiny_letters]\n"
+        "aggregate_metric_list:\n  - {metric: acc, aggregation: mean, weight_by_size: true}\n"
+    )
+    return folder
+
+
+Cli = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def cli(tmp_path: Path) -> Cli:
+    """Run the command line in a subprocess, in a folder of its own, without a network."""
+
+    def run(*args: object, check: bool = True, **env: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "harness", *map(str, args)]
+        environment = {**os.environ, "HF_HUB_OFFLINE": "1", "COLUMNS": "100", **env}
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert not check or done.returncode == 0, done.stderr + done.stdout
+        return done
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the prepared hub cache: data sets write lock files beside their data."""
+    import shutil
+
+    source = SHARED / "hub"
+    if not source.is_dir():
+        pytest.skip(f"no prepared hub cache at {source}; see CONTRIBUTING.md, 'Tests on real data'")
+    folder = tmp_path_factory.mktemp("hub") / "hub"
+    shutil.copytree(source, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def stories() -> Path:
+    """A small real pretrained Llama."""
+    folder = SHARED / "models" / "stories260K"
+    if not folder.is_dir():
+        pytest.skip(f"no model at {folder}; see CONTRIBUTING.md, 'Tests on real data'")
+    return folder

@@ -1,0 +1,70 @@
+"""Dense must give what lm-eval gives: every score, every document, to the last digit."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.session import Session
+from harness.spec import Job
+from harness.store import Store
+from tests.silent import Silent
+
+OUTPUT_TYPES = ("tiny_choice", "tiny_letters", "tiny_last", "tiny_answer", "tiny_text")
+
+
+def ours(job: dict[str, Any], folder: Path) -> tuple[dict[str, Any], dict[int, dict[str, Any]]]:
+    store = Store(folder)
+    (record,) = Session(Job(methods=("dense",), **job), store, Silent()).execute()
+    scores = {f"{score.metric},{score.filter}": (score.value, score.stderr) for score in record.scores}
+    lines = {line["doc_id"]: line for line in store.find(record.id).samples()}
+    return scores, lines
+
+
+def theirs(job: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    from lm_eval import simple_evaluate
+    from lm_eval.models.huggingface import HFLM
+    from lm_eval.tasks import TaskManager
+
+    lm = HFLM(pretrained=job["pretrained"], device="cpu", batch_size=job["batch_size"], dtype="float32")
+    manager = TaskManager(include_path=job["include_path"], include_defaults=False)
+    (task,) = job["tasks"]
+    results = simple_evaluate(
+        model=lm, tasks=[task], task_manager=manager, limit=job.get("limit"), num_fewshot=job.get("num_fewshot")
+    )
+    metrics = results["results"][task]
+    scores = {
+        key: (value, metrics[f"{key.partition(',')[0]}_stderr,{key.partition(',')[2]}"])
+        for key, value in metrics.items()
+        if "," in key and "_stderr" not in key
+    }
+    scores = {key: (value, None if stderr == "N/A" else stderr) for key, (value, stderr) in scores.items()}
+    return scores, results["samples"][task]
+
+
+@pytest.mark.parametrize("task", OUTPUT_TYPES)
+@pytest.mark.parametrize("batch_size", [1, 8])
+def test_dense_equals_lm_eval(
+    task: str, batch_size: int, tiny_folder: Path, tiny_tasks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DISABLE_MULTIPROC", "1")
+    job = {
+        "tasks": (task,),
+        "pretrained": str(tiny_folder),
+        "include_path": str(tiny_tasks),
+        "batch_size": batch_size,
+    }
+    our_scores, our_lines = ours({**job, "model_args": {"dtype": "float32"}, "device": "cpu"}, tmp_path)
+    their_scores, their_samples = theirs(job)
+    assert our_scores == their_scores
+    for sample in their_samples:
+        line = our_lines[sample["doc_id"]]
+        plain = json.loads(json.dumps(sample, default=str))
+        assert line["responses"] == plain["resps"]
+        assert line["filtered"][sample["filter"]] == plain["filtered_resps"]
+        assert [line[key] for key in ("doc_hash", "prompt_hash", "target_hash")] == [
+            sample[key] for key in ("doc_hash", "prompt_hash", "target_hash")
+        ]
+        for metric in sample["metrics"]:
+            assert line["scores"][f"{metric},{sample['filter']}"] == plain[metric]
