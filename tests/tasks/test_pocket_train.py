@@ -156,3 +156,19 @@ def stopped_then_resumed(plan: Plan, folder, shape: Shape) -> None:
         patch.setattr(train.Trainer, "advance", advance)
         with pytest.raises(KeyboardInterrupt):
             run(plan, folder, shape=shape, save_every=20, probe_every=1000)
+
+
+def test_the_curve_shows_every_loss_of_the_log(tmp_path):
+    from xml.etree import ElementTree
+
+    from harness.tasks.pocket import curve
+
+    rows = [{"step": i, "tokens": 100.0, **dict.fromkeys(curve.LINES, 5.0 / i)} for i in range(1, 50)]
+    log = tmp_path / "log.jsonl"
+    log.write_text("".join(f"{json.dumps(row)}\n" for row in [*rows, {"step": 49, "probe": {}}]))
+    lines = ElementTree.fromstring(curve.draw(log)).findall("{*}polyline")
+    points = [line.get("points").split() for line in lines[1:]]
+    assert [len(line) for line in points] == [len(rows)] * len(curve.LINES)
+    heights = [float(point.split(",")[1]) for point in points[0]]
+    assert heights == sorted(heights)
+    assert curve.smoothed([2.0, 2.0, 2.0]) == pytest.approx([2.0, 2.0, 2.0])
