@@ -46,7 +46,7 @@ class Calibration:
 
         tokens: list[int] = []
         for text in self.texts:
-            tokens += model.tokenizer(text, add_special_tokens=False)["input_ids"]
+            tokens += model.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
             if len(tokens) >= count * length:
                 break
         if len(tokens) < 2:

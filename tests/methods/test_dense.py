@@ -1,9 +1,9 @@
 """The baseline changes nothing and says so."""
 
 import torch
-from harness.methods.dense import Dense
 
 from harness.method import Family, Savings
+from harness.methods.dense import Dense
 from harness.prepared import Prepared
 from harness.testing.tiny import tiny_decoder
 

@@ -6,11 +6,11 @@ import sys
 
 import pytest
 import torch
-from harness.methods.pruning.layer_drop import LayerDrop
 
 from harness.calibration import Calibration
 from harness.errors import MethodError, UnknownNameError
 from harness.method import Method
+from harness.methods.pruning.layer_drop import LayerDrop
 from harness.model.influence import influence
 from harness.testing.tiny import FAMILIES, tiny_decoder
 
