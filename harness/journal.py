@@ -14,12 +14,16 @@ from harness.files import writing
 from harness.measure.segment import Segment
 
 
+PADDING = -1
+
+
 class Request(NamedTuple):
     """One question to the model: which task, document, and part of the document.
 
     Attributes:
         part: the request within the document, such as the answer choice.
-        turn: the repetition of the same request, or the window of a long text.
+        turn: the repetition of the same request, or the window of a long text; PADDING for a request that
+            lm-eval repeats only to keep the processes of a launch in step.
     """
 
     task: str
@@ -44,6 +48,11 @@ class Served:
     prompt_tokens: int
     output_tokens: int
     segments: tuple[Segment, ...]
+
+    @property
+    def is_padding(self) -> bool:
+        """Whether nobody asked for the row."""
+        return all(request.turn == PADDING for request in self.requests)
 
     def to_json(self) -> dict[str, Any]:
         """The row as plain JSON."""

@@ -114,7 +114,7 @@ def _evaluate(
         finally:
             lm.watch = None
         ranks = lm.gather_object(journal.served)
-        served = [row for rank in ranks or () for row in rank]
+        served = [row for rank in ranks or () for row in rank if not row.is_padding]
         return _Evaluated(results, served, states, shape, audit, collector.messages)
 
 

@@ -17,7 +17,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils import Collator
 
-from harness.journal import Journal, Request, Served
+from harness.journal import PADDING, Journal, Request, Served
 from harness.measure.audit import flops_audit_ratio
 from harness.measure.segment import Segment
 from harness.measure.shape import ModelShape
@@ -92,6 +92,7 @@ class HarnessLM(HFLM):  # type: ignore[misc] # lm-eval has no type stubs
     def _own(self, requests: Iterable[Request]) -> None:
         """Say whose the requests are that HFLM will ask for next, in its order."""
         self._owners = list(requests)
+        self._filler = self._owners[0]._replace(turn=PADDING)
         if self.watch is not None:
             self.watch.bar.expect(len(self._owners))
 
@@ -110,7 +111,8 @@ class HarnessLM(HFLM):  # type: ignore[misc] # lm-eval has no type stubs
         if self.watch is None:
             return list(super()._loglikelihood_tokens(requests, True, override_bs))
         owners, self._owners = self._owners[: len(requests)], self._owners[len(requests) :]
-        owners += owners[:1] * (len(requests) - len(owners))  # ranks are padded to equal numbers of windows
+        # processes of a launch are padded to equal numbers of windows
+        owners += [self._filler] * (len(requests) - len(owners))
         results: list[Any] = [None] * len(requests)
         for batch in self._scoring_batches(requests):
             members = sorted(index for row in batch for index in row)
@@ -289,7 +291,7 @@ def _requests(instances: Iterable[Instance]) -> list[Request]:
     keys = []
     for instance in instances:
         place = (instance.task_name, instance.doc_id, instance.idx)
-        keys.append(Request(*place, turn=turns[place]))
+        keys.append(Request(*place, turn=turns[place] if turns[place] < instance.repeats else PADDING))
         turns[place] += 1
     return keys
 

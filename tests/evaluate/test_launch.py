@@ -1,0 +1,50 @@
+"""Two processes under ``accelerate launch`` share the documents and leave the one record that one process leaves."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from harness.store import Store
+
+pytestmark = pytest.mark.slow
+
+
+def test_two_processes_equal_one(tiny_folder: Path, tiny_tasks: Path, tmp_path: Path) -> None:
+    job = [
+        "run",
+        "--tasks",
+        "tiny_choice,tiny_text",
+        "--limit",
+        "7",
+        "--pretrained",
+        tiny_folder,
+        "--include_path",
+        tiny_tasks,
+    ]
+    job += ["--method", "layer-drop:layers=1", "--offline", "--device", "cpu"]
+    alone = [sys.executable, "-m", "harness"]
+    launch = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--cpu",
+        "--num_processes",
+        "2",
+        "--num_machines",
+        "1",
+    ]
+    launch += ["--main_process_port", "0", "-m", "harness"]
+    for command, place in ((alone, "one"), (launch, "two")):
+        arguments = [*command, *job, "--output_path", place]
+        subprocess.run([str(word) for word in arguments], cwd=tmp_path, env=os.environ, check=True, capture_output=True)
+    one, two = ({folder.path.name: folder for folder in Store(tmp_path / place).folders()} for place in ("one", "two"))
+    assert len(one) == 4
+    assert one.keys() == two.keys()
+    for name, folder in one.items():
+        assert two[name].record().scores == folder.record().scores
+        assert two[name].record().trace == folder.record().trace
+        assert json.dumps(list(two[name].samples())) == json.dumps(list(folder.samples()))
