@@ -132,7 +132,8 @@ class Flops(_Section):
 
     Attributes:
         total: executed, padding included, attention over the full rectangle; equals the dispatcher's counter.
-        causal: the same with the causal half of attention.
+        useful: the same without padding.
+        causal: total with the causal half of attention.
         parts: total by component.
         dense_equivalent: what the dense model would have executed on the same tokens.
         audit_ratio: dispatcher's count over our formula on a few real requests; 1 is agreement.
@@ -140,6 +141,7 @@ class Flops(_Section):
     """
 
     total: int
+    useful: int
     causal: int
     parts: dict[str, int]
     dense_equivalent: int

@@ -7,7 +7,7 @@ from typing import Any
 
 from harness.journal import Served
 from harness.measure.flops import Flops, causal_flops, executed_flops
-from harness.measure.segment import Segment, depth, ran_as_dense
+from harness.measure.segment import Segment, depth, ran_as_dense, unpadded
 from harness.measure.shape import ModelShape
 from harness.measure.traffic import kv_cache_bytes, traffic
 from harness.record import Flops as FlopsInfo
@@ -153,6 +153,7 @@ def flops_info(served: Sequence[Served], shape: ModelShape, dense: ModelShape, a
     moved = traffic(shape, segments)
     return FlopsInfo(
         total=executed.total,
+        useful=executed_flops(shape, unpadded(segments)).total,
         causal=causal_flops(shape, segments).total,
         parts=_parts(executed),
         dense_equivalent=executed_flops(dense, (_as_dense(segment) for segment in segments)).total,
