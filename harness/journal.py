@@ -13,7 +13,6 @@ from typing import IO, Any, NamedTuple, Self
 from harness.files import writing
 from harness.measure.segment import Segment
 
-
 PADDING = -1
 
 
