@@ -83,7 +83,7 @@ class Job(BaseModel):
         return self
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class RunSpec:
     """One run: a stack of methods on a model and a task."""
 
