@@ -17,7 +17,7 @@ from harness.record import RunRecord
 from harness.run import compared, run
 from harness.spec import Job, RunSpec
 from harness.stack import Stack, parse
-from harness.store import RunFolder, Store
+from harness.store import RunFolder, Store, StoreError
 
 if TYPE_CHECKING:
     from harness.evaluate.lm import HarnessLM
@@ -171,7 +171,10 @@ class Session:
 
     def _finished(self, folder: RunFolder, baseline: RunFolder | None) -> RunRecord:
         """A finished run's record, completed by the comparison if dense has been run only since."""
-        record = folder.record()
+        try:
+            record = folder.record()
+        except StoreError as error:
+            raise StoreError(f"{error}. Give --no_resume to compute the run again.") from error
         if baseline is not None and record.baseline is None:
             record = compared(record, folder.samples(), baseline)
             folder.rewrite(record)
