@@ -143,6 +143,8 @@ def _simple_evaluate(spec: RunSpec, lm: "HarnessLM") -> dict[str, Any] | None:
             torch_random_seed=job.seeds[2],
             fewshot_random_seed=job.seeds[3],
             confirm_run_unsafe_code=job.confirm_run_unsafe_code,
+            predict_only=job.predict_only,
+            write_out=job.write_out,
         )
     return results
 
@@ -244,4 +246,5 @@ def _manifest(spec: RunSpec) -> dict[str, Any]:
         "identity": spec.identity,
         "environment": spec.environment.model_dump(mode="json"),
         "git": environment.git_state(),
+        "tasks": {name: task.dump_config() for name, task in spec.task.tasks.items()},
     }

@@ -64,6 +64,8 @@ class Job(BaseModel):
     trust_remote_code: bool = False
     confirm_run_unsafe_code: bool = False
     calibration: str = "task"
+    predict_only: bool = False
+    write_out: bool = False
     resume: bool = True
 
     @field_validator("model_args")
@@ -124,6 +126,7 @@ class RunSpec:
             "model_args": {**self.job.model_args, "trust_remote_code": self.job.trust_remote_code},
             "evaluation": self.evaluation.model_dump(mode="json"),
             "metadata": self.job.metadata,
+            "predict_only": self.job.predict_only,
             "environment": self.environment.identity,
         }
 

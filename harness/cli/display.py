@@ -128,6 +128,12 @@ def results(records: "Sequence[RunRecord]", folder: Path, *, as_json: bool) -> N
     console.print(plain(f"records in {folder}/ · `harness show ID` for one of them"), style="dim")
 
 
+def configurations(session: "Session") -> None:
+    """The tasks' configurations as lm-eval holds them, as JSON."""
+    configs = {name: task.dump_config() for spec in session.specs for name, task in spec.task.tasks.items()}
+    print(json.dumps(configs, indent=2, default=str))  # noqa: T201
+
+
 def _title(record: "RunRecord") -> Text:
     documents = max(score.n for score in record.scores) if record.scores else 0
     title = plain(f"{record.evaluation.task} · {record.model.name} · {documents} documents")

@@ -65,7 +65,12 @@ def run(
     offline: Annotated[bool, Option("--offline", help="Never use the network.")] = False,
     dry_run: Annotated[bool, Option("--dry_run", help="Print the plan and the run ids, and stop.")] = False,
     as_json: Annotated[bool, Option("--json", help="Print records as JSON.")] = False,
-    log_samples: Annotated[bool, Option("--log_samples", "-s", hidden=True)] = True,
+    predict_only: Annotated[
+        bool, Option("--predict_only", "-x", help="Keep answers and costs; compute no metrics.")
+    ] = False,
+    write_out: Annotated[bool, Option("--write_out", "-w", help="Log the prompts of the first documents.")] = False,
+    show_config: Annotated[bool, Option("--show_config", help="Print the tasks' configurations too.")] = False,
+    log_samples: Annotated[bool, Option("--log_samples", "-s", help="Always on: every run keeps its samples.")] = True,
     verbosity: Annotated[
         str | None, Option("--verbosity", "-v", help="Show the libraries' log from this level.")
     ] = None,
@@ -84,7 +89,7 @@ def run(
     from harness.cli import display
     from harness.evaluate import quiet
 
-    quiet.silence(verbosity, offline=offline)
+    quiet.silence(verbosity or ("INFO" if write_out else None), offline=offline)
     args = arguments.key_values("--model_args", model_args or [])
     job = _job(
         methods=tuple(method or ["dense"]),
@@ -108,6 +113,8 @@ def run(
         trust_remote_code=trust_remote_code,
         confirm_run_unsafe_code=confirm_run_unsafe_code,
         calibration=calibration,
+        predict_only=predict_only,
+        write_out=write_out,
         resume=resume,
     )
     from harness.session import Session
@@ -123,6 +130,8 @@ def run(
         display.Reporter().say("stopped. Finished documents are kept: give the same command again to go on.")
         raise Exit(130) from None
     display.results(records, output_path, as_json=as_json)
+    if show_config:
+        display.configurations(session)
 
 
 def spread(argv: list[str]) -> list[str]:
@@ -136,6 +145,7 @@ def spread(argv: list[str]) -> list[str]:
     flag = ""
     for index, word in enumerate(argv):
         following = argv[index + 1] if index + 1 < len(argv) else "-"
+        _refuse(word)
         if word.startswith("-") and not word.lstrip("-")[:1].isdigit():
             flag = word.replace("-", "_").lstrip("_")
             rewritten.append(word)
@@ -148,6 +158,23 @@ def spread(argv: list[str]) -> list[str]:
     return rewritten
 
 
+def _refuse(word: str) -> None:
+    """Say why a flag of lm-eval's is not one of ours."""
+    flag = word.partition("=")[0].replace("-", "_").removeprefix("__")
+    if word.startswith("-") and flag in _ABSENT:
+        raise HarnessError(f"{word}: {_ABSENT[flag]}")
+
+
+_ABSENT = {
+    "use_cache": "not needed: every run keeps its answers under its own id, see --resume",
+    "cache_requests": "not offered: lm-eval keeps that cache pickled",
+    "max_batch_size": "only --batch_size auto needs it, which is not offered",
+    "check_integrity": "not offered: run lm-eval's own tests",
+    **dict.fromkeys(
+        ("wandb_args", "wandb_config_args", "trackio_args", "hf_hub_log_args"),
+        "not offered: results are plain files, to be uploaded as they are",
+    ),
+}
 _SEVERAL_VALUES = {name: name for name in ("tasks", "task", "model_args", "gen_kwargs", "method_args", "metadata")}
 _SEVERAL_VALUES |= {"t": "tasks", "a": "model_args"}
 _OPTIONAL_VALUE = ("apply_chat_template", "fewshot_as_multiturn")

@@ -25,7 +25,7 @@ def scores(results: dict[str, Any]) -> list[Score]:
         better = results.get("higher_is_better", {}).get(task) or {}
         for key, value in metrics.items():
             metric, comma, filter_name = key.partition(",")
-            if not comma or metric.endswith("_stderr"):
+            if not comma or metric.endswith("_stderr") or metric == "bypass":
                 continue
             stderr = metrics.get(f"{metric}_stderr,{filter_name}")
             found.append(
