@@ -10,7 +10,7 @@ import inspect
 import json
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from enum import StrEnum
 from functools import cache
 from pathlib import Path
@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, get_type_hints
 from harness.errors import MethodError, UnknownNameError
 
 if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+
     from harness.calibration import Calibration
     from harness.model.decoder import Decoder
     from harness.prepared import Prepared
@@ -74,12 +76,12 @@ class Method(ABC):
     stackable: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        from pydantic import TypeAdapter, ValidationError
+        from pydantic import ValidationError
 
-        for name, annotation in _annotations(type(self)).items():
+        for name, adapter in _adapters(type(self)).items():
             value = getattr(self, name)
             try:
-                checked = TypeAdapter(annotation).validate_python(value)
+                checked = adapter.validate_python(value)
             except ValidationError as error:
                 reason = error.errors()[0]["msg"]
                 raise MethodError(f"{self.name}: {name}={value!r} is not valid: {reason}") from None
@@ -92,12 +94,16 @@ class Method(ABC):
 
         Raises:
             UnknownNameError: an argument that the method does not have.
+            MethodError: an argument that it cannot do without is missing.
         """
         known = [field.name for field in fields(cls)]
         for name in args:
             if name not in known:
                 takes = ", ".join(known) or "no arguments"
                 raise UnknownNameError(f"argument of {cls.name}", name, known, see=f"It takes: {takes}.")
+        required = [field.name for field in fields(cls) if field.default is field.default_factory is MISSING]
+        if missing := [name for name in required if name not in args]:
+            raise MethodError(f"{cls.name} needs {', '.join(missing)}: write {cls.name}:{missing[0]}=VALUE")
         return cls(**args)
 
     def check(self) -> None:  # noqa: B027 - most methods have nothing to add
@@ -120,7 +126,7 @@ class Method(ABC):
 
     def params(self) -> dict[str, Any]:
         """The hyper-parameters by name, as JSON values."""
-        return {field.name: _plain(getattr(self, field.name)) for field in fields(self)}
+        return {name: _plain(adapter, getattr(self, name)) for name, adapter in _adapters(type(self)).items()}
 
     @property
     def label(self) -> str:
@@ -141,9 +147,13 @@ class Method(ABC):
 
 
 @cache
-def _annotations(method: type[Method]) -> dict[str, Any]:
+def _adapters(method: type[Method]) -> "dict[str, TypeAdapter[Any]]":
+    """What checks each parameter and writes it as JSON, which has neither infinity nor NaN."""
+    from pydantic import ConfigDict, TypeAdapter
+
+    finite = ConfigDict(allow_inf_nan=False)
     hints = get_type_hints(method, include_extras=True)
-    return {field.name: hints[field.name] for field in fields(method)}
+    return {field.name: TypeAdapter(hints[field.name], config=finite) for field in fields(method)}
 
 
 @cache
@@ -155,9 +165,13 @@ def _source(cls: type) -> bytes:
         return cls.__qualname__.encode()
 
 
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple | frozenset) else value
+def _plain(adapter: "TypeAdapter[Any]", value: Any) -> Any:
+    """A checked value as JSON; a set has an order, the same in every process."""
+    plain = adapter.dump_python(value, mode="json")
+    return sorted(plain) if isinstance(value, set | frozenset) else plain
 
 
 def _written(value: Any) -> str:
+    if isinstance(value, set | frozenset):
+        value = sorted(value)
     return "/".join(map(str, value)) if isinstance(value, tuple | list) else str(value)

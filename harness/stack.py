@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from harness.model.decoder import Decoder
 
 _LOOSE = re.compile(r"(?P<path>.+\.py):(?P<cls>[A-Za-z_]\w*)(?::(?P<args>.*))?$")
+_PLUS = re.compile(r"(?<!\d[eE])\+|\+(?!\d)")  # not the plus of a number such as 1e+16
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ def parse(text: str, extra_args: dict[str, Any] | None = None) -> Stack:
         UnknownNameError: unknown method or argument.
         MethodError: a value that the method refuses.
     """
-    return Stack(tuple(_parse_one(part.strip(), extra_args or {}) for part in text.split("+")))
+    return Stack(tuple(_parse_one(part.strip(), extra_args or {}) for part in _PLUS.split(text)))
 
 
 def _parse_one(text: str, extra_args: dict[str, Any]) -> Method:
