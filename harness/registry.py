@@ -5,12 +5,16 @@ built-in wins over an outside method of the same name; ``distribution/name`` ask
 """
 
 import ast
+import hashlib
 import importlib.util
+import inspect
+import os
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, distributions, entry_points
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +69,7 @@ def get(name: str) -> type[Method]:
     point = points[name]
     try:
         loaded = point.load()
-    except Exception as error:  # a plugin may fail in any way; the message names it
+    except (Exception, SystemExit) as error:  # a plugin may fail in any way; the message names it
         raise MethodError(f"method {name!r} ({_origin(point)}) cannot be loaded: {_reason(error)}") from error
     return _checked(loaded, f"{name!r} ({_origin(point)})")
 
@@ -76,9 +80,11 @@ def from_file(path: Path, class_name: str) -> type[Method]:
     Raises:
         MethodError: no such file, or the file holds no Method of that name.
     """
+    path = path.expanduser()
     if not path.is_file():
         raise MethodError(f"no such file: {path} (a loose method is written ./file.py:Class)")
-    module_name = f"harness_loose_{path.stem}"
+    # by its whole path: files of one name in two folders are two modules
+    module_name = f"harness_loose_{hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:16]}"
     spec = importlib.util.spec_from_file_location(module_name, path)
     assert spec is not None
     assert spec.loader is not None
@@ -86,7 +92,7 @@ def from_file(path: Path, class_name: str) -> type[Method]:
     sys.modules[module_name] = module  # dataclasses look their module up there
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # a stranger's file may fail in any way; the message names it
+    except (Exception, SystemExit) as error:  # a stranger's file may fail in any way; the message names it
         raise MethodError(f"{path} cannot be loaded: {_reason(error)}") from error
     methods = [name for name, value in vars(module).items() if _is_method(value) and value.__module__ == module_name]
     if class_name not in vars(module):
@@ -96,7 +102,19 @@ def from_file(path: Path, class_name: str) -> type[Method]:
 
 @cache
 def _points() -> tuple[EntryPoint, ...]:
-    return tuple(entry_points(group=GROUP))
+    try:
+        return tuple(entry_points(group=GROUP))
+    except (TypeError, ValueError):  # one distribution's entry_points.txt is broken: do without that one
+        return tuple(_readable_points())
+
+
+def _readable_points() -> Iterator[EntryPoint]:
+    seen: set[str] = set()
+    for found in distributions():
+        with suppress(TypeError, ValueError):
+            if found.name not in seen:  # the first on sys.path is the one that is imported
+                yield from found.entry_points.select(group=GROUP)
+            seen.add(found.name)
 
 
 @cache
@@ -109,7 +127,7 @@ def _by_name() -> dict[str, EntryPoint]:
 
 
 def _distribution(point: EntryPoint) -> str:
-    return point.dist.name if point.dist else "unknown"
+    return (point.dist.name if point.dist else None) or "unknown"
 
 
 def _origin(point: EntryPoint) -> str:
@@ -130,6 +148,10 @@ def _checked(loaded: Any, what: str) -> type[Method]:
     missing = [attribute for attribute in ("name", "family") if not hasattr(loaded, attribute)]
     if missing:
         raise MethodError(f"{what} does not declare the class attribute(s) {', '.join(missing)}")
+    if inspect.isabstract(loaded):
+        raise MethodError(f"{what} does not define {', '.join(sorted(loaded.__abstractmethods__))}")
+    if "__dataclass_fields__" not in vars(loaded):
+        raise MethodError(f"{what} lacks the decorator @dataclass(frozen=True, kw_only=True)")
     method: type[Method] = loaded
     return method
 
@@ -137,28 +159,77 @@ def _checked(loaded: Any, what: str) -> type[Method]:
 def _describe(point: EntryPoint) -> Listing:
     facts: dict[str, Any] = {}
     try:
+        if not EntryPoint.pattern.match(point.value):
+            raise ImportError(f"{point.value!r} is not of the form module:Class")
         facts = _class_facts(point.module, point.attr)
-    except (OSError, SyntaxError, ImportError) as error:
+    except (OSError, SyntaxError, ValueError, ImportError, RecursionError) as error:
         facts["error"] = _reason(error)
     version = point.dist.version if point.dist else "?"
     return Listing(point.name, point.value, _distribution(point), version, **facts)
 
 
 def _class_facts(module: str, class_name: str) -> dict[str, Any]:
-    """Family, savings and summary as the class's source states them."""
-    tree = ast.parse(_source_file(module).read_text(encoding="utf-8"))
+    """Family, savings and summary as the source states them for the class, and for the classes that it extends.
+
+    Raises:
+        ImportError: no such module, one that it imports is not installed, or it has no such class.
+        SyntaxError: the source is not Python.
+    """
+    tree = _tree(module)
     for missing in _missing_imports(tree):
         raise ModuleNotFoundError(f"No module named {missing!r}")
-    for node in tree.body:
-        if isinstance(node, ast.ClassDef) and node.name == class_name:
-            stated = dict(_assignments(node))
-            summary = (ast.get_docstring(node) or "").partition("\n\n")[0].replace("\n", " ")
-            return {
-                "family": stated.get("family"),
-                "savings": stated.get("savings", Method.savings.value),
-                "summary": summary,
-            }
-    raise ImportError(f"module {module!r} defines no class {class_name!r}")
+    found = _definition(tree, class_name)
+    if isinstance(found, ast.ImportFrom):  # the class is another module's
+        original = next(alias.name for alias in found.names if (alias.asname or alias.name) == class_name)
+        return _class_facts(_imported_module(module, found), original)
+    if found is None:
+        if _is_dynamic(tree, class_name):
+            return {}
+        raise ImportError(f"module {module!r} defines no class {class_name!r}")
+    facts: dict[str, Any] = {}
+    for base in (base.id for base in reversed(found.bases) if isinstance(base, ast.Name)):
+        with suppress(OSError, SyntaxError, ValueError, ImportError):  # a base such as ABC, or one unreadable
+            inherited = _class_facts(module, base)
+            facts |= {key: inherited[key] for key in ("family", "savings") if inherited.get(key)}
+    facts |= {key: value for key, value in _assignments(found) if key in ("family", "savings")}
+    facts["summary"] = (ast.get_docstring(found) or "").partition("\n\n")[0].replace("\n", " ")
+    return facts
+
+
+@cache
+def _tree(module: str) -> ast.Module:
+    return ast.parse(_source_file(module).read_bytes())
+
+
+def _definition(tree: ast.Module, name: str) -> ast.ClassDef | ast.ImportFrom | None:
+    """Where a module's class comes from: its own definition, or an import from elsewhere."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef) and node.name == name:
+            return node
+        if isinstance(node, ast.ImportFrom) and name in [alias.asname or alias.name for alias in node.names]:
+            return node
+    return None
+
+
+def _is_dynamic(tree: ast.Module, name: str) -> bool:
+    """Whether the module may have the name in a way that its source does not show: assigned, or made on demand."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.names[0].name == "*":
+            return True
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store) and node.id == name:
+            return True
+        if isinstance(node, ast.FunctionDef) and node.name == "__getattr__":
+            return True
+    return False
+
+
+def _imported_module(module: str, node: ast.ImportFrom) -> str:
+    """The module that an import names, seen from ``module``."""
+    if not node.level:
+        return node.module or ""
+    is_package = _source_file(module).name == "__init__.py"
+    parents = module.split(".")[: None if is_package and node.level == 1 else is_package - node.level]
+    return ".".join([*parents, *([node.module] if node.module else [])])
 
 
 def _source_file(module: str) -> Path:
@@ -172,6 +243,8 @@ def _source_file(module: str) -> Path:
             raise ModuleNotFoundError(f"No module named {name!r}")
         path = spec.submodule_search_locations
     assert spec is not None
+    if not spec.has_location:
+        raise ImportError(f"{module!r} has no source file")
     return Path(str(spec.origin))
 
 
