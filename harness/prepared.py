@@ -40,10 +40,15 @@ class Prepared:
 
     def save(self, folder: Path, key: dict[str, Any]) -> None:
         """Write the state and what it belongs to; the folder appears whole or not at all."""
+        from safetensors import SafetensorError
         from safetensors.torch import save_file
 
+        tensors = {name: tensor.detach().contiguous() for name, tensor in self.tensors.items()}
         with staged_folder(folder) as staging:
-            save_file(self.tensors, staging / _TENSORS)
+            try:
+                save_file(tensors, staging / _TENSORS)
+            except SafetensorError as error:  # its way of saying that the disk is full
+                raise OSError(f"{error}") from error
             write_atomic(staging / _FACTS, json.dumps({"key": key, "facts": self.facts}, indent=2))
 
     @classmethod
@@ -58,13 +63,14 @@ class Prepared:
 
         try:
             stored = json.loads((folder / _FACTS).read_text())
+            made_for, facts = dict(stored["key"]), dict(stored["facts"])
             tensors = load_file(folder / _TENSORS)
-        except (OSError, ValueError, SafetensorError) as error:
-            raise MethodError(f"prepared state in {folder} cannot be read: {error}") from error
-        differing = [name for name in key if stored.get("key", {}).get(name) != key[name]]
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            raise MethodError(f"prepared state in {folder} cannot be read: {error!r}") from error
+        differing = [name for name in key if made_for.get(name) != key[name]]
         if differing:
             raise MethodError(f"prepared state in {folder} was made for another {', '.join(differing)}")
-        return cls(tensors, stored["facts"])
+        return cls(tensors, facts)
 
 
 @dataclass
@@ -101,6 +107,5 @@ class Preparation:
                 self.announce(f"{error}; preparing again")
                 shutil.rmtree(folder)
         self.announce(f"preparing {method.label} on {self.calibration.source}")
-        state = method.prepare(model, self.calibration)
-        state.save(folder, key)
-        return state
+        method.prepare(model, self.calibration).save(folder, key)
+        return Prepared.load(folder, key)  # what later runs will get, in the types that JSON leaves
