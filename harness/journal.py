@@ -5,6 +5,7 @@ not run. Recomputing whole batches keeps their composition, hence every rounding
 """
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -97,7 +98,8 @@ class Journal:
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
         if self._file is not None:
-            self._file.close()
+            with suppress(OSError):  # a full disk has been reported by the write; closing tries to write again
+                self._file.close()
 
     def __contains__(self, request: Request) -> bool:
         return request in self._answers
@@ -118,9 +120,9 @@ class Journal:
         self._remember(batch)
 
     def _remember(self, batch: list[Served]) -> None:
+        answers = [pair for row in batch for pair in zip(row.requests, row.answers, strict=True)]
         self.served += batch
-        for row in batch:
-            self._answers.update(zip(row.requests, row.answers, strict=True))
+        self._answers.update(answers)
 
     def _read(self) -> int:
         """Take in the batches of the file; return where the last whole one ends."""
@@ -129,10 +131,10 @@ class Journal:
             for line in file:
                 try:
                     batch = [Served.from_json(row) for row in json.loads(line)]
+                    if not line.endswith(b"\n"):
+                        break
+                    self._remember(batch)
                 except (ValueError, KeyError, TypeError):
                     break
-                if not line.endswith(b"\n"):
-                    break
-                self._remember(batch)
                 whole += len(line)
         return whole

@@ -101,7 +101,7 @@ class Store:
     def folder(self, run_id: str, *names: str) -> RunFolder:
         """The folder of a run, named for people and ending in the id."""
         existing = next(self.root.glob(f"*_{run_id}"), None) if self.root.is_dir() else None
-        readable = "_".join(re.sub(r"[^\w.=-]+", "-", name).strip("-.")[:60] for name in names)
+        readable = "_".join(re.sub(r"[^\w.=-]+", "-", name, flags=re.ASCII).strip("-.")[:60] for name in names)
         return RunFolder(existing or self.root / f"{readable}_{run_id}")
 
     def folders(self) -> list[RunFolder]:
@@ -118,7 +118,7 @@ class Store:
             StoreError: no such run, several, or a folder that is no run.
         """
         path = Path(name)
-        if path.is_dir() or path.is_file():
+        if name and (path.is_dir() or path.is_file()):
             return RunFolder(path if path.is_dir() else path.parent)
         folders = self.folders()
         ids = {folder.path.name.rpartition("_")[2]: folder for folder in folders}
@@ -134,7 +134,12 @@ class Store:
 def _line(sample: dict[str, Any]) -> str:
     """One line of JSON; infinities and NaN, which JSON does not have, become null."""
     try:
-        return json.dumps(sample, ensure_ascii=False, allow_nan=False, default=str)
+        return json.dumps(sample, ensure_ascii=False, allow_nan=False, default=_plain)
     except ValueError:
-        loose = json.dumps(sample, ensure_ascii=False, default=str)
+        loose = json.dumps(sample, ensure_ascii=False, default=_plain)
         return json.dumps(json.loads(loose, parse_constant=lambda _: None), ensure_ascii=False)
+
+
+def _plain(value: Any) -> Any:
+    """A numpy or torch value as the numbers in it; anything else as text."""
+    return value.tolist() if hasattr(value, "tolist") else str(value)
