@@ -4,7 +4,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -25,6 +25,8 @@ UNSUPPORTED_MODEL_ARGS = {
     "tp_plan": "use accelerate launch for data parallelism",
     "parallelize": "use accelerate launch for data parallelism",
 }
+
+_Seed = Annotated[int, Field(ge=0, lt=2**32)] | None  # numpy takes no others
 
 
 class SpecError(HarnessError):
@@ -52,13 +54,13 @@ class Job(BaseModel):
     device: str | None = None
     batch_size: int = Field(default=1, ge=1)
     num_fewshot: int | None = Field(default=None, ge=0)
-    limit: float | None = Field(default=None, gt=0)
-    samples: dict[str, list[int]] | None = None
+    limit: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    samples: dict[str, Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]] | None = None
     gen_kwargs: dict[str, Any] | None = None
     apply_chat_template: bool | str = False
     system_instruction: str | None = None
     fewshot_as_multiturn: bool = True
-    seeds: tuple[int | None, int | None, int | None, int | None] = (0, 1234, 1234, 1234)
+    seeds: tuple[_Seed, _Seed, _Seed, _Seed] = (0, 1234, 1234, 1234)
     include_path: str | None = None
     metadata: dict[str, Any] = {}
     trust_remote_code: bool = False
@@ -75,6 +77,12 @@ class Job(BaseModel):
             if name in UNSUPPORTED_MODEL_ARGS:
                 raise ValueError(f"model argument {name!r} is not supported: {UNSUPPORTED_MODEL_ARGS[name]}")
         return args
+
+    @field_validator("samples")
+    @classmethod
+    def _in_order(cls, samples: dict[str, list[int]] | None) -> dict[str, list[int]] | None:
+        """Documents in the task's order, each once, as lm-eval serves them."""
+        return samples and {task: sorted(set(indices)) for task, indices in samples.items()}
 
     @model_validator(mode="after")
     def _consistent(self) -> "Job":
@@ -140,4 +148,5 @@ class RunSpec:
     def draws_at_random(self) -> bool:
         """Whether answers are sampled, so that finished ones cannot be kept apart from the generator's state."""
         kinds = [task.config.generation_kwargs or {} for task in self.task.tasks.values()]
-        return any(kwargs.get("do_sample") for kwargs in kinds)
+        # lm-eval samples at a temperature above 0 unless do_sample says no
+        return any(kwargs.get("do_sample", float(kwargs.get("temperature") or 0) > 0) for kwargs in kinds)
