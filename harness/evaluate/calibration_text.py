@@ -35,7 +35,7 @@ def _from_file(path: Path) -> Calibration:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise HarnessError(f"--calibration {path}: cannot be read as text ({error})") from error
+        raise HarnessError(f"--calibration {path}: not task, bundled or a text file ({error})") from error
     return Calibration((text,), f"the file {path.name}")
 
 
@@ -50,12 +50,14 @@ def _bundled(seed: int) -> Calibration:
 def _training_texts(loaded: LoadedTask, seed: int) -> list[str]:
     """Prompt and answer of sampled training documents, without any that is also scored."""
     texts = []
+    scored = {_key(document) for task in loaded.tasks.values() for document in task.eval_docs}
     for task in loaded.tasks.values():
         if not task.has_training_docs():
             continue
         documents = task.training_docs()
+        if not hasattr(documents, "__len__"):  # a task in Python may yield them
+            documents = list(documents)
         order = random.Random(seed).sample(range(len(documents)), min(DOCUMENTS, len(documents)))  # noqa: S311
-        scored = {_key(document) for document in task.eval_docs}
         chosen = (documents[index] for index in order)
         texts += [text for doc in chosen if _key(doc) not in scored for text in _as_text(task, doc)]
     random.Random(seed).shuffle(texts)  # noqa: S311

@@ -10,6 +10,7 @@ import json
 import os
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from harness.files import write_atomic
+from harness.files import DiskError, write_atomic
 from harness.paths import cache_folder
 
 # A top-level naming key with its value: the rest of the line and the indented or dashed lines under it.
@@ -47,10 +48,11 @@ def known_names() -> dict[str, Known]:
         stored = json.loads(cache.read_text())
         if stored["stamp"] == stamp:
             return {name: Known(*known) for name, known in stored["names"].items()}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         pass  # no cache yet, or not one of ours: scan
     names = scan(root)
-    write_atomic(cache, json.dumps({"stamp": stamp, "names": names}))
+    with suppress(DiskError):  # without a cache the next start scans again
+        write_atomic(cache, json.dumps({"stamp": stamp, "names": names}))
     return names
 
 
@@ -59,8 +61,8 @@ def scan(root: Path) -> dict[str, Known]:
     names: dict[str, Known] = {}
     for path in sorted(_yaml_files(root)):
         try:
-            keys = _with_includes(path)
-        except OSError:  # it includes a file that is not there: lm-eval skips it too
+            keys = _with_includes(path, set())
+        except (OSError, ValueError, TypeError):  # its includes are missing, or go in a circle: lm-eval skips it too
             continue
         kind = next((kind for key, kind in _KINDS if key in keys), None)
         name = keys.get("group" if kind == "GROUP" else "task")
@@ -108,11 +110,14 @@ def _parsed(value: bytes) -> Any:
         return None
 
 
-def _with_includes(path: str) -> dict[str, Any]:
-    """A file's naming keys over those of the files it includes."""
+def _with_includes(path: str, seen: set[str]) -> dict[str, Any]:
+    """A file's naming keys over those of the files it includes, each of which lm-eval takes once."""
+    if path in seen:
+        raise ValueError(f"{path} is included twice")
+    seen.add(path)
     own = _naming_keys(path)
     included: dict[str, Any] = {}
     include = own.get("include") or []
     for name in [include] if isinstance(include, str) else include:
-        included |= _with_includes(os.path.normpath(os.path.join(os.path.dirname(path), name)))  # noqa: PTH118, PTH120
+        included |= _with_includes(os.path.normpath(os.path.join(os.path.dirname(path), name)), seen)  # noqa: PTH118, PTH120
     return included | own

@@ -6,6 +6,7 @@ import json
 import re
 import traceback
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -39,10 +40,16 @@ class LoadedTask:
     manager: Any
 
     def documents(self, task: Any, limit: float | None, samples: dict[str, list[int]] | None) -> Iterator[Any]:
-        """The documents of one task that the evaluation will score, in order."""
+        """The documents of one task that the evaluation will score, in order.
+
+        Raises:
+            TaskError: ``samples`` names a document that the task does not have.
+        """
         from lm_eval.evaluator_utils import get_sample_size
 
         chosen = (samples or {}).get(task.config.task)
+        if chosen and max(chosen) >= (count := len(task.eval_docs)):
+            raise TaskError(f"--samples: {task.config.task} has {count} documents, from 0 to {count - 1}")
         pairs = task.doc_iterator(rank=0, limit=get_sample_size(task, limit), world_size=1, samples=chosen)
         return (document for _, document in pairs)
 
@@ -50,9 +57,9 @@ class LoadedTask:
         """Digest of the task definitions, the scored documents and the few-shot documents."""
         digest = hashlib.sha256()
         for name, task in sorted(self.tasks.items()):
-            config = task.dump_config()
+            config = task.config.to_dict(keep_callable=True)
             config["metadata"] = (config.get("metadata") or {}).get("version")  # the rest names places
-            digest.update(_digest({"name": name, "config": config}))
+            digest.update(_digest({"name": name, "class": type(task), "config": config}))
             for document in self.documents(task, limit, samples):
                 digest.update(_digest(document))
             if task.config.num_fewshot:
@@ -81,7 +88,7 @@ class TaskLoader:
     def names(self) -> dict[str, str]:
         """Every known name with its kind: "task", "group" or "tag"."""
         kinds = {name: known.kind for name, known in known_names().items()}
-        kinds |= {name: entry.kind.name for name, entry in self._own.items()}
+        kinds |= {name: entry.kind.name for name, entry in self._own.items() if isinstance(name, str)}
         return {name: kind.removeprefix("PY_").lower() for name, kind in kinds.items()}
 
     def resolve(self, requested: Sequence[str]) -> list[str]:
@@ -175,9 +182,12 @@ def _digest(value: Any) -> bytes:
 
 
 def _stable(value: Any) -> str:
-    """What JSON cannot hold, written the same in every process: a function is its source."""
-    if inspect.isfunction(value):
-        return inspect.getsource(value)
+    """What JSON cannot hold, written the same in every process: code is its file, as it may call its neighbours."""
+    if inspect.isfunction(value) or inspect.isclass(value):
+        with suppress(OSError, TypeError):
+            return f"{value.__qualname__} in {Path(inspect.getfile(value)).read_text(encoding='utf-8')}"
+    if isinstance(value, set | frozenset):
+        return str(sorted(map(_stable, value)))
     return re.sub(r" at 0x[0-9a-f]+", "", str(value))
 
 
