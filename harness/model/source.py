@@ -13,7 +13,8 @@ from harness.errors import HarnessError
 BUNDLED_NAME = "pocket"
 BUNDLED = Path(harness.tasks.__path__[0]) / "pocket" / "model"
 _HUB_NAME = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
-_IDENTITY = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.py")
+_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.py")
+_IDENTITY = (*_FILES, "*.bin", "*.pt", "*.pth", "*.tiktoken", "additional_chat_templates/*.jinja")
 
 
 class ModelError(HarnessError):
@@ -66,10 +67,15 @@ def locate(pretrained: str, revision: str | None = None) -> ModelSource:
 def _snapshot(pretrained: str, revision: str | None) -> Path:
     """The hub snapshot of a model, named by its commit."""
     from huggingface_hub import constants, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(pretrained, revision=revision, allow_patterns=list(_IDENTITY)))
+        return Path(snapshot_download(pretrained, revision=revision, allow_patterns=list(_FILES)))
+    except HFValidationError as error:
+        reason = str(error).partition("\n")[0]
+        raise ModelError(
+            f"model {pretrained!r} is neither a folder here nor a name the hub can have: {reason}"
+        ) from error
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         why = "the network is switched off" if constants.HF_HUB_OFFLINE else "the hub did not give it"
         raise ModelError(
