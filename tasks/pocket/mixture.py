@@ -18,10 +18,14 @@ from .splits import Draw, Split, documents
 Encode = Callable[[str], list[int]]
 """Token ids of a text, without a begin or end token."""
 
-PACKED: Final = (8, 256)
-"""Rows and tokens of the packed batch."""
-RECALL: Final = ((4, 256), (4, 256), (4, 256), (2, 512), (4, 256), (4, 256), (4, 256), (1, 1024))
-"""Rows and tokens of the recall batch, by step: long contexts are dear, so most are short."""
+ROW: Final = 256
+"""Tokens of a row that short documents are packed into."""
+SHORT_ROWS, RECALL_ROWS = 8, 4
+LONG: Final = {3: (2, 512), 7: (1, 1024)}
+"""Rows and tokens of long recall contexts, at these steps of every eight, once long contexts have begun."""
+LONG_FROM: Final = 800
+LEVEL_STEPS: Final = 200
+"""Every so many steps a harder level joins, and recall contexts grow: copying is learned where it is short."""
 SHOTS: Final = 8
 """One document in so many is a run of several of the same kind, so that few-shot prompts are not new."""
 
@@ -36,7 +40,7 @@ class Share:
     target: float
 
 
-SHARES: Final = (Share(arithmetic, 7, 0.1, 1.0), Share(choice, 10, 0.1, 4.0), Share(text, 3, 0.0, 0.25))
+SHARES: Final = (Share(arithmetic, 7, 0.3, 1.0), Share(choice, 10, 0.3, 3.0), Share(text, 4, 0.0, 0.5))
 
 
 @dataclass(frozen=True)
@@ -60,18 +64,22 @@ Piece = tuple[list[int], list[float]]
 """Tokens of a document and the weight of each."""
 
 
-def batches(step: int, *, seed: int, encode: Encode, end: int) -> tuple[Batch, Batch]:
-    """The packed batch of short documents and the recall batch of a step."""
-    pieces = _short(Draw(seed, step, "short"), f"{seed}/{step}", encode, end)
-    rows, width = RECALL[step % len(RECALL)]
+def batches(step: int, *, seed: object, encode: Encode, end: int) -> tuple[Batch, Batch]:
+    """The batch of short documents and the recall batch of a step."""
+    short = _short(Draw(seed, step, "short"), f"{seed}/{step}", 1 + step // LEVEL_STEPS, encode, end)
     draw = Draw(seed, step, "recall")
-    lessons = [[_lesson(draw, width, encode, end)] for _ in range(rows)]
-    return _batch(_packed(pieces), PACKED[1], end, owned=True), _batch(lessons, width, end, owned=False)
+    if step >= LONG_FROM and step % 8 in LONG:
+        rows, width = LONG[step % 8]
+        recalled = _batch([[_lesson(draw, width, encode, end)] for _ in range(rows)], width, end, owned=False)
+    else:
+        lessons = _lessons(draw, min(ROW, 64 * (1 + step // LEVEL_STEPS)), encode, end)
+        recalled = _batch(_packed(lessons, RECALL_ROWS), ROW, end, owned=True)
+    return _batch(_packed(short, SHORT_ROWS), ROW, end, owned=True), recalled
 
 
-def _short(draw: Draw, stream: str, encode: Encode, end: int) -> Iterator[Piece]:
+def _short(draw: Draw, stream: str, levels: int, encode: Encode, end: int) -> Iterator[Piece]:
     """An endless stream of short documents, each from its begin token to its end token."""
-    sources = [(documents(one.kind.make, one.kind.LEVELS, Split.TRAIN, stream), one) for one in SHARES]
+    sources = [(documents(one.kind.make, one.kind.LEVELS[:levels], Split.TRAIN, stream), one) for one in SHARES]
     table = [source for source in sources for _ in range(source[1].parts)]
     for source, _ in sources:
         # Begin each step at another level, or the first levels would be read more often than the last.
@@ -90,11 +98,15 @@ def _short(draw: Draw, stream: str, encode: Encode, end: int) -> Iterator[Piece]
         yield [*ids, end], [*weights, share.target]
 
 
-def _packed(pieces: Iterator[Piece]) -> list[list[Piece]]:
+def _lessons(draw: Draw, longest: int, encode: Encode, end: int) -> Iterator[Piece]:
+    while True:
+        yield _lesson(draw, draw.between(40, longest), encode, end)
+
+
+def _packed(pieces: Iterator[Piece], count: int) -> list[list[Piece]]:
     """Rows filled with whole documents, until one after another fits nowhere."""
-    count, width = PACKED
     rows: list[list[Piece]] = [[] for _ in range(count)]
-    room, misfits = [width + 1] * count, 0
+    room, misfits = [ROW + 1] * count, 0
     while misfits < count:
         piece = next(pieces)
         row = next((row for row in range(count) if room[row] >= len(piece[0])), None)

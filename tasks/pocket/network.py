@@ -147,9 +147,11 @@ class Network(nn.Module):
     def _initialize(self, generator: torch.Generator) -> None:
         for name, parameter in self.named_parameters():
             if parameter.ndim == 2:
+                std = 0.02 if "embed" in name else parameter.shape[1] ** -0.5
+                nn.init.normal_(parameter, std=std, generator=generator)
+            if name.endswith(("o_proj.weight", "down_proj.weight")):
                 # What writes to the residual stream starts at zero: every layer starts as the identity.
-                std = 0.0 if name.endswith(("o_proj.weight", "down_proj.weight")) else parameter.shape[1] ** -0.5
-                nn.init.normal_(parameter, std=0.02 if "embed" in name else std, generator=generator)
+                nn.init.zeros_(parameter)
 
     def forward(
         self,

@@ -53,7 +53,7 @@ def query(noun: str) -> str:
 def lesson(draw: Draw, size: int) -> tuple[str, list[tuple[str, str]]]:
     """A context for training with as many queries and answers after it as ``size`` tokens hold."""
     room = draw.pick((size // 2, size // 2, 3 * size // 4, size - QUERY_TOKENS))
-    facts, sentences = (_list if draw.between(0, 3) else _needle)(draw, room)
+    facts, sentences = (_list if draw.between(0, 3) or size < 128 else _needle)(draw, room)
     asked = draw.shuffled(list(facts))
     queries = [(query(noun), f" {facts[noun]}") for noun in asked]
     return " ".join(sentences), queries[: max(1, (size - room) // QUERY_TOKENS)]

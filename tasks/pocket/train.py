@@ -10,11 +10,13 @@ import json
 import math
 import time
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
 
 import torch
 from torch import Tensor
+from torch.multiprocessing.spawn import spawn
 from torch.nn.functional import cross_entropy
 
 from . import mixture, probe, tokenizer
@@ -24,6 +26,8 @@ from .splits import Draw
 
 CHECKPOINT: Final = "checkpoint.pt"
 LOG: Final = "log.jsonl"
+MEETING: Final = "workers"
+"""The file through which workers find each other."""
 FIRST_EXIT: Final = 2
 """The shallowest layer after which the model learns to predict."""
 
@@ -40,6 +44,7 @@ class Plan:
         skip: chance of leaving out the deepest layer, in the half of the batches that leave layers out.
         skip_ramp: steps over which that chance grows from zero.
         exit_weight: weight of the early-exit loss.
+        workers: processes that each read batches of their own; the gradients are averaged.
         compile: compile the layers, which is faster and rounds differently.
     """
 
@@ -47,17 +52,18 @@ class Plan:
     seed: int = 0
     warmup: int = 100
     decay: int = 600
-    matrix_rate: float = 0.009
+    matrix_rate: float = 0.004
     other_rate: float = 0.003
     weight_decay: float = 0.02
     skip: float = 0.5
     skip_ramp: int = 1000
     exit_weight: float = 0.25
+    workers: int = 2
     compile: bool = True
 
     def rate(self, step: int) -> float:
         """Factor of the learning rates at a step: up, level, and down to zero."""
-        return min(1.0, (step + 1) / self.warmup, (self.steps - step) / self.decay)
+        return min(1.0, (step + 1) / self.warmup, (self.steps - step) / max(1, self.decay))
 
     def skipped(self, draw: Draw, step: int, layers: int) -> list[int]:
         """The layers to leave out of one batch: none in half of them, else more likely the deeper."""
@@ -70,8 +76,8 @@ class Plan:
 class Trainer:
     """A network with its optimizers, at a step."""
 
-    def __init__(self, plan: Plan, shape: Shape, codec: Any) -> None:
-        self.plan, self.codec, self.step = plan, codec, 0
+    def __init__(self, plan: Plan, shape: Shape, codec: Any, rank: int = 0) -> None:
+        self.plan, self.codec, self.rank, self.step = plan, codec, rank, 0
         self.end: int = codec.token_to_id(tokenizer.END)
         self.network = Network(shape, seed=plan.seed)
         matrices = list(self.network.layers.named_parameters())
@@ -101,10 +107,13 @@ class Trainer:
             for group in optimizer.param_groups:
                 group["lr"] = rate * factor
         row: dict[str, float] = {"tokens": 0.0}
-        packed, recall = mixture.batches(self.step, seed=self.plan.seed, encode=self.encode, end=self.end)
+        seed = f"{self.plan.seed}/{self.rank}"
+        packed, recall = mixture.batches(self.step, seed=seed, encode=self.encode, end=self.end)
         for name, batch in (("packed", packed), ("recall", recall)):
-            row |= self._backward(name, batch)
-            row["tokens"] += batch.inputs.numel()
+            row |= self._backward(f"{seed}/{name}", name, batch)
+            row["tokens"] += batch.inputs.numel() * self.plan.workers
+        if self.plan.workers > 1:
+            self._average()
         norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
         self.muon.step()  # type: ignore[no-untyped-call]
         self.adam.step()
@@ -112,8 +121,18 @@ class Trainer:
         self.step += 1
         return row | {"norm": norm.item()}
 
-    def _backward(self, name: str, batch: mixture.Batch) -> dict[str, float]:
-        draw = Draw(self.plan.seed, self.step, name, "depth")
+    def _average(self) -> None:
+        """Replace the gradients by their mean over the workers; a layer that was left out has none."""
+        parameters = list(self.network.parameters())
+        gradients = [torch.zeros_like(one) if one.grad is None else one.grad for one in parameters]
+        flat = torch.cat([gradient.flatten() for gradient in gradients])
+        torch.distributed.all_reduce(flat)
+        flat /= self.plan.workers
+        for one in parameters:
+            one.grad, flat = flat[: one.numel()].view_as(one), flat[one.numel() :]
+
+    def _backward(self, seed: str, name: str, batch: mixture.Batch) -> dict[str, float]:
+        draw = Draw(seed, self.step, "depth")
         layers = self.network.shape.num_hidden_layers
         skip = self.plan.skipped(draw, self.step, layers)
         exit_at = draw.between(FIRST_EXIT, layers - 2)
@@ -154,32 +173,43 @@ def _loss(embedding: Tensor, hidden: Tensor, labels: Tensor, weights: Tensor) ->
     return (losses * weights.flatten()).sum() / weights.sum()
 
 
-def run(
-    plan: Plan, folder: Path, *, shape: Shape | None = None, save_every: int = 200, probe_every: int = 500
-) -> Network:
-    """Train to the end of the plan, continuing what the folder holds, and return the network."""
+def run(plan: Plan, folder: Path, *, shape: Shape | None = None, save_every: int = 100, probe_every: int = 500) -> None:
+    """Train to the end of the plan, continuing what the folder holds; leaves checkpoint, log and model there."""
     folder.mkdir(parents=True, exist_ok=True)
+    arguments = (plan, folder, shape, save_every, probe_every)
+    if plan.workers == 1:
+        _work(0, *arguments)
+    else:
+        (folder / MEETING).unlink(missing_ok=True)
+        spawn(_work, arguments, nprocs=plan.workers)  # type: ignore[no-untyped-call]
+
+
+def _work(rank: int, plan: Plan, folder: Path, shape: Shape | None, save_every: int, probe_every: int) -> None:
+    """What one worker does; the first also saves, probes and writes the log."""
+    if plan.workers > 1:
+        torch.set_num_threads(1)
+        torch.distributed.init_process_group(
+            "gloo", f"file://{(folder / MEETING).resolve()}", timedelta(days=1), plan.workers, rank
+        )
     codec = tokenizer.train()
-    trainer = Trainer(plan, shape or Shape(vocab_size=codec.get_vocab_size()), codec)
+    trainer = Trainer(plan, shape or Shape(vocab_size=codec.get_vocab_size()), codec, rank)
     trainer.load(folder)
-    log = _Log(folder / LOG, trainer.step)
+    log = _Log(folder / LOG, trainer.step) if rank == 0 else None
     began = time.perf_counter()
     while trainer.step < plan.steps:
         row = trainer.advance()
-        seconds, began = time.perf_counter() - began, time.perf_counter()
-        log.write({"step": trainer.step, **row, "seconds": seconds})
         if not all(math.isfinite(value) for value in row.values()):
             raise FloatingPointError(f"training diverged at step {trainer.step}: {row}")
+        if log is None:
+            continue
+        seconds, began = time.perf_counter() - began, time.perf_counter()
+        log.write({"step": trainer.step, **row, "seconds": seconds})
         if trainer.step % save_every == 0 or trainer.step == plan.steps:
             trainer.save(folder)
         if trainer.step % probe_every == 0 or trainer.step == plan.steps:
-            log.write(
-                {
-                    "step": trainer.step,
-                    "probe": probe.accuracies(trainer.network, trainer.encode, trainer.end),
-                }
-            )
-    return trainer.network
+            log.write({"step": trainer.step, "probe": probe.accuracies(trainer.network, trainer.encode, trainer.end)})
+    if rank == 0:
+        export(trainer.network, codec, folder / "model")
 
 
 class _Log:
@@ -203,12 +233,10 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=Plan.steps)
     parser.add_argument("--decay", type=int, default=Plan.decay)
     parser.add_argument("--seed", type=int, default=Plan.seed)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--workers", type=int, default=Plan.workers)
     arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    plan = Plan(steps=arguments.steps, decay=arguments.decay, seed=arguments.seed)
-    network = run(plan, arguments.out)
-    export(network, tokenizer.train(), arguments.out / "model")
+    plan = Plan(steps=arguments.steps, decay=arguments.decay, seed=arguments.seed, workers=arguments.workers)
+    run(plan, arguments.out)
 
 
 if __name__ == "__main__":

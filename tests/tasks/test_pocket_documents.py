@@ -6,6 +6,7 @@ from hashlib import sha256
 from itertools import islice
 
 import pytest
+
 from harness.tasks.pocket import arithmetic, choice, recall, text
 from harness.tasks.pocket.splits import Document, Draw, Split, documents, first
 from harness.tasks.pocket.words import CATEGORIES, NAMES, NOUNS

@@ -1,10 +1,11 @@
 """The YAML through lm-eval itself: it loads, asks what it should and scores by level."""
 
-import harness.tasks
 import pytest
 from lm_eval import simple_evaluate
 from lm_eval.api.model import LM
 from lm_eval.tasks import TaskManager
+
+import harness.tasks
 
 TASKS = ("pocket_math", "pocket_choice", "pocket_text", "pocket_recall")
 

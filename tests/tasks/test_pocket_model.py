@@ -4,9 +4,10 @@ import json
 from itertools import islice
 from pathlib import Path
 
-import harness.tasks
 import pytest
 import torch
+
+import harness.tasks
 from harness.tasks.pocket import arithmetic, choice, recall, text
 from harness.tasks.pocket.splits import Split, documents
 

@@ -1,14 +1,18 @@
 """Training: it learns, stops and starts again without a trace, and exports what it trained."""
 
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
+
 from harness.tasks.pocket import mixture, tokenizer
 from harness.tasks.pocket.export import export
 from harness.tasks.pocket.network import Network, Shape
 from harness.tasks.pocket.splits import Draw
-from harness.tasks.pocket.train import Plan, run
+from harness.tasks.pocket.train import Plan, _Log, run
 
 TINY = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 2}
 
@@ -125,37 +129,37 @@ def test_the_exported_model_is_the_trained_network(tiny, codec, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_few_steps_learn_and_a_resumed_run_ends_with_the_same_weights(tiny, tmp_path):
-    plan = Plan(steps=60, warmup=5, decay=20, skip_ramp=10, compile=False)
-    whole = run(plan, tmp_path / "whole", shape=tiny, save_every=20, probe_every=1000)
-    rows = [json.loads(line) for line in (tmp_path / "whole" / "log.jsonl").read_text().splitlines()]
-    losses = [row["packed"] for row in rows if "packed" in row]
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_few_steps_learn_and_a_resumed_run_ends_with_the_same_weights(workers, tiny, tmp_path):
+    plan = Plan(steps=60, warmup=5, decay=20, skip_ramp=10, workers=workers, compile=False)
+    rows, whole = trained(plan, tmp_path / "whole", tiny)
+    losses = [row["packed"] for row in rows]
     assert len(losses) == 60
     assert sum(losses[-10:]) / 10 < 0.8 * sum(losses[:5]) / 5
 
-    stopped_then_resumed(plan, tmp_path / "halves", tiny)
-    halves = run(plan, tmp_path / "halves", shape=tiny, save_every=20, probe_every=1000)
-    for name, weight in whole.state_dict().items():
-        assert torch.equal(weight, halves.state_dict()[name]), name
-    again = [json.loads(line) for line in (tmp_path / "halves" / "log.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in again] == [row["step"] for row in rows]
+    trained(replace(plan, steps=40, decay=0), tmp_path / "parts", tiny)
+    again, parts = trained(plan, tmp_path / "parts", tiny)
+    assert whole.keys() == parts.keys()
+    for name, weight in whole.items():
+        assert torch.equal(weight, parts[name]), name
+    for row, other in zip(rows, again, strict=True):
+        assert row | {"seconds": 0} == other | {"seconds": 0}
 
 
-def stopped_then_resumed(plan: Plan, folder, shape: Shape) -> None:
-    """Run until the middle and break off, as a killed process would, after the last checkpoint."""
-    from harness.tasks.pocket import train
+def trained(plan: Plan, folder: Path, shape: Shape) -> tuple[list[dict], dict[str, torch.Tensor]]:
+    """The log without probes, and the exported weights."""
+    run(plan, folder, shape=shape, save_every=20, probe_every=1000)
+    rows = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return [row for row in rows if "packed" in row], load_file(folder / "model" / "model.safetensors")
 
-    original = train.Trainer.advance
 
-    def advance(self):
-        if self.step == 30:
-            raise KeyboardInterrupt
-        return original(self)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train.Trainer, "advance", advance)
-        with pytest.raises(KeyboardInterrupt):
-            run(plan, folder, shape=shape, save_every=20, probe_every=1000)
+def test_lines_of_the_log_after_the_checkpoint_are_dropped(tmp_path):
+    log = _Log(tmp_path / "log.jsonl", 0)
+    for step in range(1, 6):
+        log.write({"step": step})
+    _Log(tmp_path / "log.jsonl", 3).write({"step": 4, "again": True})
+    rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert rows == [{"step": 1}, {"step": 2}, {"step": 3}, {"step": 4, "again": True}]
 
 
 def test_the_curve_shows_every_loss_of_the_log(tmp_path):
