@@ -9,7 +9,7 @@ from harness import environment
 from harness.errors import HarnessError, UnknownNameError
 from harness.evaluate.calibration_text import calibration_for
 from harness.evaluate.quiet import collected_warnings
-from harness.evaluate.tasks import Overrides, TaskLoader
+from harness.evaluate.tasks import LoadedTask, Overrides, TaskLoader
 from harness.model.source import ModelError, locate
 from harness.paths import cache_folder
 from harness.prepared import Preparation
@@ -80,11 +80,15 @@ class Session:
         for name in names:
             with collected_warnings("lm_eval", "datasets"):
                 task = loader.load(name, overrides)
+            self._check_samples(task)
             data = task.fingerprint(job.limit, job.samples)
             for stack in stacks:
                 calibration = calibration_for(task, job.calibration) if stack.needs_preparation else None
                 specs.append(RunSpec(job, stack, task, source, device, data, calibration))
-        self._check_samples({leaf for spec in specs for leaf in spec.task.tasks})
+        leaves = {leaf for spec in specs for leaf in spec.task.tasks}
+        for name in job.samples or {}:
+            if name not in leaves:
+                raise UnknownNameError("task in --samples", name, leaves)
         return specs
 
     @cached_property
@@ -93,10 +97,16 @@ class Session:
         import torch
 
         chosen = self.job.device or ("cuda:0" if torch.cuda.is_available() else "cpu")
-        if chosen.startswith("cuda") and not torch.cuda.is_available():
+        kind, _, index = chosen.partition(":")
+        if kind == "cuda" and not torch.cuda.is_available():
             raise HarnessError(
                 f"--device {chosen}: this machine has no CUDA device that torch can use; try --device cpu"
             )
+        if kind == "cuda" and index.isdigit() and int(index) >= torch.cuda.device_count():
+            raise HarnessError(f"--device {chosen}: torch sees {torch.cuda.device_count()} CUDA device(s), from cuda:0")
+        # lm-eval takes its own default in place of a name that it does not know
+        if chosen not in ("cpu", "cuda", "mps", "mps:0") and not (kind == "cuda" and index.isdigit()):
+            raise HarnessError(f"--device {chosen}: expected cpu, cuda, cuda:0, ... or mps")
         return chosen
 
     @cached_property
@@ -115,7 +125,7 @@ class Session:
         self.progress.say(f"loading {job.pretrained} on {self.device}")
         try:
             with collected_warnings("lm_eval", "transformers", "accelerate"):
-                return HarnessLM(
+                lm = HarnessLM(
                     pretrained=source.loadable,
                     fingerprint=source.fingerprint,
                     device=self.device,
@@ -127,6 +137,9 @@ class Session:
         except Exception as error:  # loading runs a stranger's configuration; whatever fails is about the model
             reason = str(error).strip().split("\n")[0] or type(error).__name__
             raise ModelError(f"model {job.pretrained!r} cannot be loaded: {reason}") from error
+        if job.apply_chat_template:
+            lm.use_chat_template(job.apply_chat_template)
+        return lm
 
     def execute(self) -> list[RunRecord]:
         """Carry out every run that has no record yet; the records of all, in order.
@@ -180,7 +193,11 @@ class Session:
             folder.rewrite(record)
         return record
 
-    def _check_samples(self, names: set[str]) -> None:
-        for name in self.job.samples or {}:
-            if name not in names:
-                raise UnknownNameError("task in --samples", name, names)
+    def _check_samples(self, loaded: LoadedTask) -> None:
+        """Refuse documents that a task does not have."""
+        for name, task in loaded.tasks.items():
+            chosen = (self.job.samples or {}).get(name, [0])
+            if max(chosen) >= len(task.eval_docs):
+                raise HarnessError(
+                    f"--samples: {name} has no document {max(chosen)}; it has 0 to {len(task.eval_docs) - 1}"
+                )

@@ -17,6 +17,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils import Collator
 
+from harness.errors import UnknownNameError
 from harness.journal import PADDING, Journal, Request, Served
 from harness.measure.audit import flops_audit_ratio
 from harness.measure.segment import Segment
@@ -25,6 +26,7 @@ from harness.measure.trace import Tracer
 from harness.model.anatomy import dissect
 from harness.model.context import ForwardContext, Row
 from harness.model.decoder import Decoder
+from harness.model.source import ModelError
 
 if TYPE_CHECKING:
     from harness.session import Bar
@@ -59,12 +61,46 @@ class HarnessLM(HFLM):  # type: ignore[misc] # lm-eval has no type stubs
         self._examples: list[tuple[ForwardContext, torch.Tensor]] = []
         self.watch: Watch | None = None
         super().__init__(*args, **kwargs)
+        if not isinstance(self.max_length, int) or self.max_length < 1:
+            raise ModelError(f"model argument max_length={self.max_length!r} is not valid: expected a positive number")
         if accelerator := getattr(self, "accelerator", None):  # lm-eval sets these for several GPUs only
             self._rank, self._world_size = accelerator.process_index, accelerator.num_processes
 
     def _create_model(self, *args: Any, **kwargs: Any) -> None:
-        super()._create_model(*args, **kwargs)
+        super()._create_model(*args, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs)
+        self._model, loading = self._model  # type: ignore[has-type] # untyped lm-eval
+        # transformers makes such weights up, and says so in a log alone
+        absent = sorted({*loading["missing_keys"], *(key for key, *_ in loading["mismatched_keys"])})
+        if absent:
+            raise ModelError(
+                f"the checkpoint of {self._model.config.name_or_path!r} has no weights that fit {absent[0]}"
+                + (f" and {len(absent) - 1} more" if absent[1:] else "")
+            )
         self.decoder = Decoder(self._model, self.tokenizer, dissect(self._model), self._fingerprint)
+
+    def _create_tokenizer(self, pretrained: Any, *args: Any, **kwargs: Any) -> None:
+        try:
+            super()._create_tokenizer(pretrained, *args, **kwargs)
+        except (OSError, ValueError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise ModelError(f"the tokenizer of {pretrained!r} is missing or cannot be loaded: {reason}") from error
+
+    def use_chat_template(self, wanted: bool | str) -> None:
+        """Render prompts with the model's chat template, or with the one of that name.
+
+        Raises:
+            ModelError: the tokenizer has no chat template.
+            UnknownNameError: it has none of that name.
+        """
+        templates = self.tokenizer.chat_template
+        if not templates:
+            raise ModelError("--apply_chat_template: the model's tokenizer has no chat template")
+        if isinstance(wanted, str):
+            names = templates if isinstance(templates, dict) else ()
+            if wanted not in names:
+                see = f"The tokenizer has {', '.join(names) or 'one without a name: give the flag without a value'}."
+                raise UnknownNameError("chat template", wanted, names, see=see)
+            self.chat_template_args["chat_template"] = wanted  # lm-eval itself records the name and takes the default
 
     def _model_call(self, inps: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         self._remember_example(inps)
@@ -216,7 +252,8 @@ class HarnessLM(HFLM):  # type: ignore[misc] # lm-eval has no type stubs
 
     def _used(self, tokens: Tokens, stop: list[str]) -> int:
         """How many generated tokens a row needed: up to its own end or stop string, whatever the batch went on to."""
-        ends = {self.eot_token_id, self.tokenizer.pad_token_id}
+        own = self._model.generation_config.eos_token_id
+        ends = {self.eot_token_id, self.tokenizer.pad_token_id, *(own if isinstance(own, list) else [own])}
         used = next((index + 1 for index, token in enumerate(tokens) if token in ends), len(tokens))
         low, high = 0, used  # the first prefix that holds a stop string, by bisection
         if not any(text in self.tok_decode(tokens[:high]) for text in stop):
@@ -256,7 +293,7 @@ class HarnessLM(HFLM):  # type: ignore[misc] # lm-eval has no type stubs
                 if context.kind == "score":
                     super()._model_call(tokens)
                 else:
-                    length = tokens.shape[1] + 4  # a prefill and three decode steps
+                    length = min(tokens.shape[1] + 4, self.max_length)  # a prefill and three decode steps
                     mask = torch.ones_like(tokens)
                     super()._model_generate(tokens, max_length=length, stop=[], attention_mask=mask)
             finally:
