@@ -82,7 +82,7 @@ def run(
         flops=flops,
         memory=Memory(weights=evaluated.shape.bytes, kv_peak=outcome.kv_peak(evaluated.served, evaluated.shape)),
         missing=MISSING | ({} if flops.audit_ratio else {"flops.audit_ratio": "every answer came from the journal"}),
-        warnings=evaluated.warnings,
+        warnings=outcome.broken_answers(evaluated.served) + evaluated.warnings,
     )
     if baseline is not None:
         record = compared(record, lines, baseline)
@@ -174,17 +174,19 @@ def _explained(spec: RunSpec) -> Iterator[None]:
             f"{what}: out of memory at batch size {spec.job.batch_size}. Finished documents are kept: give the same "
             "command again when memory is free, or a smaller --batch_size (which is another run)."
         ) from error
-    except (AssertionError, ValueError) as error:
-        if not _raised_by_lm_eval(error):
+    except (AssertionError, TypeError, ValueError) as error:
+        by = next((who for who in ("lm_eval", "transformers.generation") if _raised_by(who, error)), None)
+        if by is None:
             raise
-        raise HarnessError(f"{what}: lm-eval refuses: {error or 'a request longer than the model allows'}") from error
+        reason = str(error) or "a request is empty or longer than the model allows (max_length)"
+        raise HarnessError(f"{what}: {by.replace('_', '-')} refuses: {reason}") from error
 
 
-def _raised_by_lm_eval(error: BaseException) -> bool:
+def _raised_by(package: str, error: BaseException) -> bool:
     frame = error.__traceback__
     while frame and frame.tb_next:
         frame = frame.tb_next
-    return frame is not None and "lm_eval" in frame.tb_frame.f_globals.get("__name__", "")
+    return frame is not None and f"{frame.tb_frame.f_globals.get('__name__')}.".startswith(f"{package}.")
 
 
 def _method_info(spec: RunSpec, states: list[Prepared]) -> MethodInfo:
@@ -231,12 +233,21 @@ def compared(record: RunRecord, lines: Iterable[dict[str, Any]], baseline: RunFo
         base = values.get((score.task, score.metric, score.filter))
         difference = None if base is None or score.value is None else score.value - base
         scores.append(score.model_copy(update={"vs_baseline": difference}))
-    theirs = {(line["task"], line["doc_id"], line["doc_hash"]): line["flops"] for line in baseline.samples()}
-    ours = {(line["task"], line["doc_id"], line["doc_hash"]): line["flops"] for line in lines}
+    ours, theirs = _work(lines), _work(baseline.samples())
     paired = ours.keys() & theirs.keys()
+    if not paired:
+        raise HarnessError(f"{baseline.path} has none of this run's documents: compute it again with --no_resume")
     ratio = sum(ours[key] for key in paired) / sum(theirs[key] for key in paired)
     comparison = Baseline(run_id=dense.id, documents=len(paired), flops_ratio=ratio)
     return record.model_copy(update={"scores": scores, "baseline": comparison})
+
+
+def _work(lines: Iterable[dict[str, Any]]) -> dict[tuple[str, int, str], int]:
+    """FLOPs by document."""
+    try:
+        return {(line["task"], line["doc_id"], line["doc_hash"]): line["flops"] for line in lines}
+    except (KeyError, TypeError) as error:
+        raise HarnessError(f"samples.jsonl is not one of the harness: {error!r} in a line") from error
 
 
 def _manifest(spec: RunSpec) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from math import isfinite, isnan
 from typing import Any
 
 from harness.journal import Served
@@ -52,11 +53,19 @@ def _leaves(names: Iterable[str], results: dict[str, Any]) -> Iterator[str]:
 
 
 def _number(value: Any) -> float | None:
-    """lm-eval writes "N/A" where a number is not defined."""
+    """lm-eval writes "N/A" where a number is not defined; infinity and NaN are none that JSON has."""
     try:
-        return float(value)
+        number = float(value)
     except (TypeError, ValueError):
         return None
+    return number if isfinite(number) else None
+
+
+def broken_answers(served: Iterable[Served]) -> list[str]:
+    """A warning if log-likelihoods are NaN: lm-eval scores such answers as if they were any others."""
+    scored = [answer[0] for row in served for answer in row.answers if isinstance(answer, tuple)]
+    broken = sum(map(isnan, scored))
+    return [f"{broken} of {len(scored)} log-likelihoods are not a number: the scores mean nothing"] if broken else []
 
 
 @dataclass
