@@ -31,5 +31,9 @@ def main() -> None:
     try:
         app(args=run.spread(sys.argv[1:]), prog_name="harness")
     except HarnessError as error:
-        print(f"harness: {error}", file=sys.stderr)  # noqa: T201
+        # a message may quote a stranger's file: nothing in it may steer the terminal
+        text = "".join(
+            char if char.isprintable() or char == "\n" else "\N{REPLACEMENT CHARACTER}" for char in str(error)
+        )
+        print(f"harness: {text}", file=sys.stderr)  # noqa: T201
         sys.exit(2)

@@ -85,18 +85,24 @@ def from_yaml(context: typer.Context, path: Path | None) -> Path | None:
         raise HarnessError(f"--config {path}: cannot be read: {error}") from error
     if not isinstance(given, dict):
         raise HarnessError(f"--config {path}: expected a mapping of flags to values")
-    flags = {parameter.name: parameter for parameter in context.command.params if parameter.name}
+    flags = {
+        option.lstrip("-"): parameter
+        for parameter in context.command.params
+        for option in (*parameter.opts, *parameter.secondary_opts)
+        if option.startswith("--")
+    }
     defaults: dict[str, Any] = {}
     for key, value in given.items():
-        name = _ALIASES.get(str(key), str(key).replace("-", "_"))
-        if name not in flags:
+        flag = str(key).replace("-", "_")
+        if flag not in flags:
             raise UnknownNameError(f"key in {path}", str(key), flags, see="Keys are the names of flags.")
-        defaults[name] = _written(value, many=flags[name].multiple)
+        parameter = flags[flag]
+        if f"--{flag}" in parameter.secondary_opts:  # no_baseline: true is baseline: false
+            value = not value
+        if value is not None and parameter.name:
+            defaults[parameter.name] = _written(value, many=parameter.multiple)
     context.default_map = {**(context.default_map or {}), **defaults}
     return path
-
-
-_ALIASES = {"task": "tasks"}
 
 
 def _written(value: Any, *, many: bool) -> Any:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -128,10 +129,10 @@ def results(records: "Sequence[RunRecord]", folder: Path, *, as_json: bool) -> N
     console.print(plain(f"records in {folder}/ · `harness show ID` for one of them"), style="dim")
 
 
-def configurations(session: "Session") -> None:
+def configurations(session: "Session", *, on_stderr: bool) -> None:
     """The tasks' configurations as lm-eval holds them, as JSON."""
     configs = {name: task.dump_config() for spec in session.specs for name, task in spec.task.tasks.items()}
-    print(json.dumps(configs, indent=2, default=str))  # noqa: T201
+    print(json.dumps(configs, indent=2, default=str), file=sys.stderr if on_stderr else sys.stdout)
 
 
 def _title(record: "RunRecord") -> Text:

@@ -106,7 +106,7 @@ def run(
         gen_kwargs=arguments.key_values("--gen_kwargs", gen_kwargs or []) or None,
         apply_chat_template=_flag_or_name(apply_chat_template),
         system_instruction=system_instruction,
-        fewshot_as_multiturn=_flag_or_name(fewshot_as_multiturn or "true") is True,
+        fewshot_as_multiturn=_flag("--fewshot_as_multiturn", fewshot_as_multiturn or "true"),
         seeds=arguments.seeds(seed),
         include_path=include_path,
         metadata=arguments.key_values("--metadata", metadata or []),
@@ -131,7 +131,7 @@ def run(
         raise Exit(130) from None
     display.results(records, output_path, as_json=as_json)
     if show_config:
-        display.configurations(session)
+        display.configurations(session, on_stderr=as_json)
 
 
 def spread(argv: list[str]) -> list[str]:
@@ -211,6 +211,13 @@ def _batch_size(text: str) -> int:
         automatic = " ('auto' would make costs and rounding depend on the memory of the day)" if "auto" in text else ""
         raise HarnessError(f"--batch_size {text}: expected a whole number from 1{automatic}")
     return int(text)
+
+
+def _flag(option: str, text: str) -> bool:
+    value = _flag_or_name(text)
+    if isinstance(value, str):
+        raise HarnessError(f"{option} {text}: expected true or false")
+    return value
 
 
 def _flag_or_name(text: str | None) -> bool | str:

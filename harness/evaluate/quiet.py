@@ -8,6 +8,8 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from harness.errors import UnknownNameError
+
 
 def silence(verbosity: str | None = None, *, offline: bool = False) -> None:
     """Switch off the libraries' own progress bars and chatter, or show their log from a level on.
@@ -22,6 +24,9 @@ def silence(verbosity: str | None = None, *, offline: bool = False) -> None:
     if offline:
         os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
     if verbosity:
+        levels = ("CRITICAL", "ERROR", "WARNING", "INFO", "DEBUG")
+        if verbosity.upper() not in levels:
+            raise UnknownNameError("log level", verbosity.upper(), levels, see=f"Give one of {', '.join(levels)}.")
         os.environ["LMEVAL_LOG_LEVEL"] = verbosity.upper()
         logging.basicConfig(level=verbosity.upper())
     warnings.filterwarnings("ignore", category=FutureWarning)
