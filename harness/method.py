@@ -60,6 +60,9 @@ class Method(ABC):
     ``input_dependent`` (the work depends on the input), ``batchable`` (rows of a batch stay independent),
     ``phases``, ``savings``, ``needs_training`` and ``stackable`` (may take part in ``a+b``).
 
+    Two more let ``harness check`` try the method on models of four small layers: ``examples``, parameters that fit
+    such a model, from mild to strong, and ``neutral``, parameters that leave the model dense bit for bit, if any do.
+
     Raises:
         MethodError: a parameter has the wrong type or lies outside its range.
     """
@@ -74,6 +77,8 @@ class Method(ABC):
     savings: ClassVar[Savings] = Savings.REAL
     needs_training: ClassVar[bool] = False
     stackable: ClassVar[bool] = True
+    examples: ClassVar[tuple[dict[str, Any], ...]] = ({},)
+    neutral: ClassVar[dict[str, Any] | None] = None
 
     def __post_init__(self) -> None:
         from pydantic import ValidationError

@@ -2,7 +2,7 @@
 
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from harness.method import Family, Method, Savings
 
@@ -26,6 +26,7 @@ class Dense(Method):
     exact = True
     savings = Savings.NONE
     stackable = False
+    neutral: ClassVar = {}
 
     def attach(self, model: "Decoder", prepared: "Prepared") -> nullcontext[None]:
         """Change nothing."""

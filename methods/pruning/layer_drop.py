@@ -2,7 +2,7 @@
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge
 from pydantic import BeforeValidator
@@ -51,6 +51,8 @@ class LayerDrop(Method):
     name = "layer-drop"
     family = Family.PRUNING
     paper = "arXiv:2406.15786"
+    examples = tuple({"count": count, "samples": 4, "length": 64} for count in (1, 2, 3))
+    neutral: ClassVar = {"count": 0, "samples": 4, "length": 64}
 
     unit: Literal["block", "attention", "mlp", "joint"] = "block"
     count: Annotated[int, Ge(0)] = 4
