@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
+from importlib.machinery import ModuleSpec
 from importlib.metadata import EntryPoint, distributions, entry_points
 from pathlib import Path
 from typing import Any
@@ -234,18 +235,29 @@ def _imported_module(module: str, node: ast.ImportFrom) -> str:
 
 def _source_file(module: str) -> Path:
     """Where a module's source lies, without importing its parents as importlib.util.find_spec would."""
-    path = None
+    path: list[str] | None = None
+    spec: ModuleSpec | None = None
     for depth in range(1, module.count(".") + 2):
         name = ".".join(module.split(".")[:depth])
         found = (finder.find_spec(name, path) for finder in sys.meta_path if hasattr(finder, "find_spec"))
-        spec = next((spec for spec in found if spec is not None), None)
+        try:
+            spec = next((spec for spec in found if spec is not None), None)
+        except KeyError:  # a namespace package inside a package that is not imported: its spec cannot be made
+            spec = ModuleSpec(name, None, is_package=True)
         if spec is None:
             raise ModuleNotFoundError(f"No module named {name!r}")
-        path = spec.submodule_search_locations
-    assert spec is not None
-    if not spec.has_location:
+        path = _folders(spec, path)
+    if spec is None or not spec.has_location:
         raise ImportError(f"{module!r} has no source file")
     return Path(str(spec.origin))
+
+
+def _folders(package: ModuleSpec, around: list[str] | None) -> list[str]:
+    """The folders of a package; a namespace package is every folder of its name."""
+    if package.has_location:
+        return list(package.submodule_search_locations or ())
+    folders = (Path(folder) / package.name.rpartition(".")[2] for folder in around or sys.path)
+    return [str(folder) for folder in folders if folder.is_dir()]
 
 
 def _missing_imports(tree: ast.Module) -> Iterator[str]:
