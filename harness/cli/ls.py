@@ -1,4 +1,4 @@
-"""``harness ls methods|tasks|models|runs``: what there is, without importing it."""
+"""``harness ls methods|tasks|suites|models|runs``: what there is, without importing it."""
 
 import json
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer import Argument, Option
 
-app = typer.Typer(help="List methods, tasks, models or runs.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(help="List methods, tasks, suites, models or runs.", no_args_is_help=True, rich_markup_mode=None)
 
 _Json = Annotated[bool, Option("--json", help="Print as JSON.")]
 
@@ -36,20 +36,21 @@ def tasks(
     pattern: Annotated[str | None, Argument(help="A glob, such as 'arc*'; all names are searched.")] = None,
     as_json: _Json = False,
 ) -> None:
-    """Bundled tasks, or with a pattern all tasks, groups and tags of lm-eval that fit."""
+    """Bundled tasks, or with a pattern any task, group or tag of lm-eval that fits, and whether the data is here."""
     from fnmatch import fnmatch
 
-    from harness.evaluate.task_index import known_names, scan
+    from harness.evaluate.availability import Catalogue
+    from harness.evaluate.task_index import scan
     from harness.evaluate.tasks import BUNDLED
 
-    bundled = scan(BUNDLED)
-    known = known_names()
-    chosen = bundled if pattern is None else {**known, **bundled}
+    bundled, catalogue = scan(BUNDLED), Catalogue()
+    chosen = bundled if pattern is None else catalogue.names
     rows = [
         {
             "name": name,
             "kind": chosen[name].kind.removeprefix("PY_").lower(),
             "from": "bundled" if name in bundled else "lm-eval",
+            "data": catalogue.summary(name),
         }
         for name in sorted(chosen)
         if pattern is None or fnmatch(name, pattern)
@@ -57,9 +58,23 @@ def tasks(
     _print(rows, as_json=as_json)
     if pattern is None and not as_json:
         typer.echo(
-            f"\nand {len(known)} names of lm-eval: give a pattern, such as `harness ls tasks 'arc*'`",
+            f"\nand {len(catalogue.names) - len(bundled)} names of lm-eval: give a pattern, such as "
+            "`harness ls tasks 'arc*'`",
             err=True,
         )
+
+
+@app.command()
+def suites(as_json: _Json = False) -> None:
+    """Lists of tasks with their flags, for ``harness run --suite``."""
+    from harness.evaluate import suites
+
+    rows = []
+    for name in suites.names():
+        suite = suites.load(name)
+        tasks = ", ".join(request.task for request in suite.tasks)
+        rows.append({"name": name, "tasks": tasks, "what": suite.summary, "paper": suite.paper or ""})
+    _print(rows, as_json=as_json)
 
 
 @app.command()
