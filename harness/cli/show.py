@@ -1,27 +1,127 @@
-"""``harness show RUN``: one run in full."""
+"""``harness show NAME``: a method's documentation, or one run in full."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option
 
+from harness.errors import UnknownNameError
+
+if TYPE_CHECKING:
+    from rich.padding import Padding
+
+    from harness.describe import Description
+    from harness.method import Method
+    from harness.store import RunFolder, Store
+
 
 def show(
-    run: Annotated[str, Argument(help="A run's id or the beginning of it, or its folder.")],
+    name: Annotated[
+        str,
+        Argument(help="A method's name or ./file.py:Class; or a run's id, the beginning of it, or its folder."),
+    ],
     output_path: Annotated[Path, Option("--output_path", "-o", help="Folder of results.")] = Path("runs"),
-    as_json: Annotated[bool, Option("--json", help="Print the record as JSON.")] = False,
+    as_json: Annotated[bool, Option("--json", help="Print as JSON.")] = False,
 ) -> None:
-    """Show a run: its scores, the work it did, how it was made."""
+    """Show what a method is and does, or a run: its scores, the work it did, how it was made."""
+    method = _method(name)
+    if method is None:
+        from harness.store import Store
+
+        _show_run(_run(Store(output_path), name), as_json=as_json)
+        return
+    from harness.describe import describe
+
+    description = describe(method)
+    if as_json:
+        print(json.dumps(asdict(description), indent=2))  # noqa: T201
+    else:
+        _show_method(description)
+
+
+def _method(name: str) -> "type[Method] | None":
+    """The method of that name. A run of the same letters can still be named by its folder or more of its id."""
+    from harness import registry
+
+    path, colon, class_name = name.rpartition(":")
+    if colon and path.endswith(".py"):
+        return registry.from_file(Path(path), class_name)
+    known = {key for item in registry.listings() for key in (item.name, f"{item.distribution}/{item.name}")}
+    return registry.get(name) if name in known else None
+
+
+def _run(store: "Store", name: str) -> "RunFolder":
+    """The run of that name; an error that knows of methods too."""
+    from harness import registry
+
+    try:
+        return store.find(name)
+    except UnknownNameError:
+        ids = [folder.path.name.rpartition("_")[2] for folder in store.folders()]
+        known = [*(item.name for item in registry.listings()), *ids]
+        see = f"`harness ls methods` and `harness ls runs` list them; runs were looked for in {store.root}."
+        raise UnknownNameError("method or run", name, known, see=see) from None
+
+
+def _show_method(description: "Description") -> None:
     from rich.table import Table
 
     from harness.cli.display import plain, stdout
-    from harness.store import MANIFEST, Store
+    from harness.describe import paper_url
 
-    folder = Store(output_path).find(run)
+    console = stdout()
+    console.print(plain(f"{description.name} · {description.family}"), style="bold")
+    console.print(plain(description.summary))
+    facts = Table(box=None, pad_edge=False, show_header=False)
+    facts.add_column(style="dim")
+    facts.add_column(overflow="fold")
+    if description.paper:
+        facts.add_row("paper", plain(paper_url(description.paper) or description.paper))
+    for question, answer in description.facts.items():
+        facts.add_row(question, plain(answer))
+    facts.add_row("class", plain(description.source))
+    console.print()
+    console.print(facts)
+    if description.parameters:
+        console.print("\nParameters", style="bold")
+    for parameter in description.parameters:
+        default = "must be given" if parameter.default is None else f"default {parameter.default or 'empty'}"
+        about = "; ".join(filter(None, (parameter.type, parameter.range, default)))
+        console.print(plain(f"  {parameter.name}  ({about})"))
+        console.print(_indented(parameter.text, 6))
+    for heading, text in description.sections.items():
+        console.print()
+        console.print(plain(heading or "Details"), style="bold")
+        console.print(_indented(text, 2))
+    console.print("\nSettings that `harness check` tries on small models, mild to strong", style="bold")
+    for example in description.examples:
+        console.print(plain(f"  {example}"))
+    if description.neutral:
+        console.print(plain(f"  {description.neutral}  (the dense model, bit for bit)"))
+
+
+def _indented(text: str, columns: int) -> "Padding":
+    """A docstring's paragraphs without the quotes of their code."""
+    from rich.console import Group
+    from rich.padding import Padding
+
+    from harness.cli.display import plain
+
+    paragraphs = text.replace("``", "").split("\n\n")
+    return Padding(Group(*map(plain, paragraphs)), (0, 0, 0, columns), expand=False)
+
+
+def _show_run(folder: "RunFolder", *, as_json: bool) -> None:
+    from rich.table import Table
+
+    from harness.cli.display import plain, stdout
+    from harness.store import MANIFEST
+
     record = folder.record()
     if as_json:
-        print(json.dumps(record.model_dump(mode="json"), indent=2))  # noqa: T201
+        print(record.model_dump_json(indent=2))  # noqa: T201
         return
     console = stdout()
     table = Table(box=None, pad_edge=False, show_header=False)
