@@ -48,8 +48,8 @@ class LayerDrop(Method):
     here the text is the run's calibration text, and less of it by default, so that a CPU takes seconds.
 
     Reference: tested on small random models of every supported layout: scores equal the formula computed by hand
-    in double precision, a model without units equals the dense one whose hooks undo these units, and the dense
-    model comes back bit for bit. The papers' own tables, of models from 7B, have not been reproduced.
+    in double precision, a model without units equals, to rounding, the dense one whose hooks undo these units, and
+    afterwards the dense model is back bit for bit. The papers' tables, of models from 7B, have not been reproduced.
     """
 
     name = "layer-drop"
