@@ -111,6 +111,8 @@ def _parse_one(text: str, extra_args: dict[str, Any]) -> Method:
     if loose := _LOOSE.match(text):
         cls = registry.from_file(Path(loose["path"]), loose["cls"])
         args = loose["args"] or ""
+    elif text.endswith(".py"):
+        raise MethodError(f"which class of {text}? A loose method is written ./file.py:Class")
     else:
         name, _, args = text.partition(":")
         cls = registry.get(name)
