@@ -73,18 +73,20 @@ class Session:
         stacks = self.stacks  # a wrong method name costs no loading
         source = locate(job.pretrained, job.model_args.get("revision"))
         loader = TaskLoader(job.include_path, {"pretrained": source.loadable, **job.model_args, **job.metadata})
-        overrides = Overrides(job.num_fewshot, job.gen_kwargs, job.seeds[3])
-        names = loader.resolve(job.tasks)
+        asked: dict[str, Job] = {}
+        for request in job.tasks:
+            for name in loader.resolve([request.task]):
+                asked.setdefault(name, job.asking(request))
         device = environment.observe(self.device)
         specs = []
-        for name in names:
+        for name, its in asked.items():
             with collected_warnings("lm_eval", "datasets"):
-                task = loader.load(name, overrides)
+                task = loader.load(name, Overrides(its.num_fewshot, its.gen_kwargs, its.seeds[3]))
             self._check_samples(task)
-            data = task.fingerprint(job.limit, job.samples)
+            data = task.fingerprint(its.limit, its.samples)
             for stack in stacks:
                 calibration = calibration_for(task, job.calibration) if stack.needs_preparation else None
-                specs.append(RunSpec(job, stack, task, source, device, data, calibration))
+                specs.append(RunSpec(its, stack, task, source, device, data, calibration))
         leaves = {leaf for spec in specs for leaf in spec.task.tasks}
         for name in job.samples or {}:
             if name not in leaves:

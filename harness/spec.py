@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from harness.calibration import Calibration
 from harness.environment import Environment
 from harness.errors import HarnessError
+from harness.evaluate.suites import TaskRequest
 from harness.evaluate.tasks import LoadedTask
 from harness.model.source import ModelSource
 from harness.record import EvaluationInfo
@@ -38,6 +39,7 @@ class Job(BaseModel):
 
     Attributes:
         methods: as written on the command line; dense comes first unless ``baseline`` is off.
+        tasks: names, or names with flags of their own, which the job's flags of the same name override.
         limit: the first n documents of each task, or a share of them below 1.
         seeds: for Python, numpy, torch and the few-shot sampler.
         calibration: "task", "bundled" or a text file.
@@ -48,7 +50,7 @@ class Job(BaseModel):
     methods: tuple[str, ...]
     method_args: dict[str, Any] = {}
     baseline: bool = True
-    tasks: tuple[str, ...] = Field(min_length=1)
+    tasks: tuple[TaskRequest, ...] = Field(min_length=1)
     pretrained: str
     model_args: dict[str, Any] = {}
     device: str | None = None
@@ -92,10 +94,20 @@ class Job(BaseModel):
             raise ValueError("method_args needs exactly one method; write the arguments as name:key=value instead")
         return self
 
+    def asking(self, request: TaskRequest) -> "Job":
+        """The job as it is for one task: with the task's own flags where the user gave none."""
+        limit = request.limit if self.limit is None and self.samples is None else self.limit
+        flags = {
+            "num_fewshot": request.num_fewshot if self.num_fewshot is None else self.num_fewshot,
+            "limit": limit,
+            "gen_kwargs": {**(request.gen_kwargs or {}), **(self.gen_kwargs or {})} or None,
+        }
+        return self.model_copy(update=flags)
+
 
 @dataclass(frozen=True, eq=False)
 class RunSpec:
-    """One run: a stack of methods on a model and a task."""
+    """One run: a stack of methods on a model and a task, with the job's flags as they are for this task."""
 
     job: Job
     stack: Stack

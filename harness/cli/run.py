@@ -20,6 +20,10 @@ def run(
         _Many,
         Option("--tasks", "--task", "-t", help="Task, group or tag names, globs, YAML files or folders."),
     ] = None,
+    suite: Annotated[
+        str | None,
+        Option("--suite", help="Tasks with their flags: a name, or your own YAML file. Flags given here win over its."),
+    ] = None,
     pretrained: Annotated[
         str | None,
         Option("--pretrained", help="Hugging Face model name or folder; short for --model_args pretrained=..."),
@@ -95,7 +99,7 @@ def run(
         methods=tuple(method or ["dense"]),
         method_args=arguments.key_values("--method_args", method_args or []),
         baseline=baseline,
-        tasks=arguments.names(tasks or []),
+        tasks=_tasks(arguments.names(tasks or []), suite),
         pretrained=_pretrained(model, pretrained, args),
         model_args=args,
         device=device,
@@ -192,8 +196,25 @@ def _job(**settings: Any) -> Any:
         problem = error.errors()[0]
         where = "".join(f"--{part}: " for part in problem["loc"][:1])
         if problem["loc"] == ("tasks",):
-            raise SpecError("which task? Give --task NAME; `harness ls tasks` lists them.") from error
+            raise SpecError(
+                "which task? Give --task NAME or --suite NAME: `harness ls tasks`, `harness ls suites`."
+            ) from error
         raise SpecError(f"{where}{problem['msg'].removeprefix('Value error, ')}") from error
+
+
+def _tasks(given: tuple[str, ...], name: str | None) -> tuple[Any, ...]:
+    """The tasks named, or those of a suite."""
+    if name is None:
+        return given
+    if given:
+        raise HarnessError("--suite and --task exclude each other: give one, or write a suite of your own as YAML")
+    from harness.cli.display import Reporter
+    from harness.evaluate import suites
+
+    suite = suites.load(name)
+    for what, why in suite.left_out.items():
+        Reporter().say(f"suite {name} leaves out {what}: {why}")
+    return suite.tasks
 
 
 def _pretrained(backend: str, pretrained: str | None, model_args: dict[str, Any]) -> str:
