@@ -2,6 +2,7 @@
 
 import errno
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -75,5 +76,8 @@ def staged_folder(path: Path) -> Iterator[Path]:
 
 
 def _staging(path: Path) -> Path:
-    """A hidden neighbour of the path, this process's own; made by plain open so that the user's umask holds."""
-    return path.with_name(f".{path.name}.{os.getpid()}")
+    """A hidden neighbour of the path that nobody else has; made by plain open so that the user's umask holds.
+
+    Not by process number: in containers the next process has the number of the one that was killed.
+    """
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}")
