@@ -233,7 +233,7 @@ def compared(record: RunRecord, lines: Iterable[dict[str, Any]], baseline: RunFo
         base = values.get((score.task, score.metric, score.filter))
         difference = None if base is None or score.value is None else score.value - base
         scores.append(score.model_copy(update={"vs_baseline": difference}))
-    ours, theirs = _work(lines), _work(baseline.samples())
+    ours, theirs = _work(record.id, lines), _work(baseline.path, baseline.samples())
     paired = ours.keys() & theirs.keys()
     if not paired:
         raise HarnessError(f"{baseline.path} has none of this run's documents: compute it again with --no_resume")
@@ -242,12 +242,12 @@ def compared(record: RunRecord, lines: Iterable[dict[str, Any]], baseline: RunFo
     return record.model_copy(update={"scores": scores, "baseline": comparison})
 
 
-def _work(lines: Iterable[dict[str, Any]]) -> dict[tuple[str, int, str], int]:
+def _work(run: object, lines: Iterable[dict[str, Any]]) -> dict[tuple[str, int, str], int]:
     """FLOPs by document."""
     try:
         return {(line["task"], line["doc_id"], line["doc_hash"]): line["flops"] for line in lines}
     except (KeyError, TypeError) as error:
-        raise HarnessError(f"samples.jsonl is not one of the harness: {error!r} in a line") from error
+        raise HarnessError(f"the samples of {run} are not those of a run: {error} in a line") from error
 
 
 def _manifest(spec: RunSpec) -> dict[str, Any]:

@@ -161,4 +161,4 @@ class RunSpec:
         """Whether answers are sampled, so that finished ones cannot be kept apart from the generator's state."""
         kinds = [task.config.generation_kwargs or {} for task in self.task.tasks.values()]
         # lm-eval samples at a temperature above 0 unless do_sample says no
-        return any(kwargs.get("do_sample", float(kwargs.get("temperature") or 0) > 0) for kwargs in kinds)
+        return any(kwargs.get("do_sample", kwargs.get("temperature") not in (None, 0)) for kwargs in kinds)
