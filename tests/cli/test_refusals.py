@@ -1,0 +1,301 @@
+"""What cannot be done is refused in one sentence that says what was wrong, with exit code 2 and no traceback."""
+
+import errno
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from harness.store import Store
+from tests.cli.conftest import Harness
+from tests.conftest import Cli
+
+Refused = Callable[..., str]
+
+
+@pytest.fixture
+def refused(harness: Harness, tiny: list[object]) -> Refused:
+    """The sentence for ``harness run`` on the tiny model with these arguments besides."""
+
+    def sentence(*args: object, task: str = "tiny_choice") -> str:
+        return harness("run", *tiny, "--tasks", task, "--no_baseline", *args).sentence
+
+    return sentence
+
+
+@pytest.fixture
+def no_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("harness.session.run", lambda *_: pytest.fail("evaluated before it was refused"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ("--method layer-drip", "unknown method 'layer-drip'. Did you mean 'layer-drop'?"),
+        ("--method layer-drop:cuont=1", "unknown argument of layer-drop 'cuont'. Did you mean 'count'"),
+        ("--method layer-drop:count=-1", "greater than or equal to 0"),
+        ("--method layer-drop:unit=half", "unit='half'"),
+        ("--method layer-drop:count", "key=value"),
+        ("--method layer-drop:count=9", "from 0 to 3 can be dropped"),
+        ("--method layer-drop:layers=9", "no layer 9"),
+        ("--method dense+layer-drop", "dense cannot be stacked"),
+        ("--method ./absent.py:Mine", "no such file"),
+        ("--method_args count=1", "needs exactly one method"),
+        ("--model vllm", "--model hf"),
+        ("--model_args peft=x", "not supported"),
+        ("--model_args colour=red", "colour"),
+        ("--model_args dtype=float33", "float33"),
+        ("--model_args max_length=long", "max_length"),
+        ("--pretrained other --model_args pretrained=this", "give one"),
+        ("--device tpu", "--device tpu"),
+        ("--batch_size auto", "whole number"),
+        ("--limit 0", "limit"),
+        ("--limit 2 --samples {}", "exclude each other"),
+        ('--samples {"tiny_choice":[24]}', "0 to 23"),
+        ('--samples {"tiny_choice":[]}', "--samples"),
+        ('--samples {"tiny_choise":[1]}', "Did you mean 'tiny_choice'"),
+        ("--seed many", "--seed many"),
+        ("--verbosity LOUD", "LOUD"),
+        ("--fewshot_as_multiturn maybe", "true or false"),
+        ("--apply_chat_template", "no chat template"),
+        ("--calibration absent.txt --method layer-drop", "absent.txt"),
+        ("--include_path absent", "no such folder"),
+        ("--config absent.yaml", "absent.yaml"),
+    ],
+)
+def test_wrong_setting(arguments: str, sentence: str, refused: Refused, no_evaluation: None) -> None:
+    assert sentence in refused(*arguments.split(" "))
+
+
+def test_unknown_task(harness: Harness, tiny: list[object]) -> None:
+    assert "Did you mean 'tiny_choice'" in harness("run", *tiny, "--task", "tiny_choise").sentence
+    assert "which task?" in harness("run", *tiny).sentence
+
+
+def test_unknown_flag(harness: Harness) -> None:
+    done = harness("run", "--colour", "red")
+    assert done.code == 2
+    assert "--colour" in done.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ("--model_args max_length=2", "longer than the model allows"),
+        ("--gen_kwargs max_gen_toks=300", "max tokens to generate (300)"),
+        ("--gen_kwargs temprature=1", "temprature"),
+        ("--gen_kwargs temperature=hot", "hot"),
+    ],
+)
+def test_request_that_the_model_cannot_serve(arguments: str, sentence: str, refused: Refused) -> None:
+    task = "tiny_answer" if "gen" in arguments else "tiny_choice"
+    assert sentence in refused(*arguments.split(" "), task=task)
+
+
+# ---- models ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def model(tiny_folder: Path, tmp_path: Path) -> Path:
+    """A copy of the tiny model to spoil."""
+    return shutil.copytree(tiny_folder, tmp_path / "model")
+
+
+@pytest.fixture
+def load(harness: Harness, model: Path, tiny_tasks: Path) -> Callable[[], str]:
+    arguments = ("--pretrained", model, "--include_path", tiny_tasks, "--tasks", "tiny_letters", "--device", "cpu")
+    return lambda: harness("run", *arguments).sentence
+
+
+def test_model_path_that_is_not_there(refused: Refused, tiny_folder: Path) -> None:
+    absent = tiny_folder.with_name("tiny-lama")
+    assert f"Did you mean {str(tiny_folder)!r}?" in refused("--pretrained", absent)
+
+
+def test_folder_without_a_model(refused: Refused, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    assert "without a config.json" in refused("--pretrained", tmp_path / "empty")
+
+
+def test_truncated_weights(load: Callable[[], str], model: Path) -> None:
+    weights = model / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    assert "cannot be loaded" in load()
+
+
+@pytest.mark.parametrize("change", ["absent", "another shape"])
+def test_weights_that_would_be_made_up(change: str, load: Callable[[], str], model: Path) -> None:
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(model / "model.safetensors")
+    name = "model.layers.2.mlp.up_proj.weight"
+    del weights[name]
+    if change == "another shape":
+        weights[name] = torch.zeros(3, 3)
+    save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
+    assert f"no weights that fit {name}" in load()
+
+
+def test_broken_configuration(load: Callable[[], str], model: Path) -> None:
+    (model / "config.json").write_text("{")
+    assert "not a valid JSON" in load()
+
+
+def test_missing_tokenizer(load: Callable[[], str], model: Path) -> None:
+    for file in model.glob("tokenizer*"):
+        file.unlink()
+    assert "tokenizer of" in load()
+
+
+@pytest.mark.parametrize("family", ["encoder-decoder", "mixture of experts"])
+def test_architecture_without_a_known_layout(family: str, load: Callable[[], str], model: Path) -> None:
+    from transformers import MixtralConfig, MixtralForCausalLM, T5Config, T5ForConditionalGeneration
+
+    tiny = {"vocab_size": 300, "num_attention_heads": 2, "num_key_value_heads": 2, "num_hidden_layers": 1}
+    if family == "encoder-decoder":
+        other = T5ForConditionalGeneration(
+            T5Config(vocab_size=300, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2)
+        )
+    else:
+        other = MixtralForCausalLM(MixtralConfig(hidden_size=16, intermediate_size=16, num_local_experts=2, **tiny))
+    other.save_pretrained(model)
+    assert type(other).__name__ in load()
+
+
+# ---- data ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_data_set_that_is_not_here(cli: Cli, tiny_folder: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "hf"
+    done = cli("run", "--tasks", "arc_easy", "--pretrained", tiny_folder, "--offline", check=False, HF_HOME=str(cache))
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    for expected in ("allenai/ai2_arc", str(cache), "load_dataset('allenai/ai2_arc', 'ARC-Easy')"):
+        assert expected in done.stderr
+
+
+def test_task_whose_file_is_broken(refused: Refused, tiny_tasks: Path, tmp_path: Path) -> None:
+    (tmp_path / "broken.yaml").write_text("task: broken\noutput_type: [\n")
+    assert "broken" in refused(task="broken.yaml")
+
+
+# ---- results ---------------------------------------------------------------------------------------------------
+
+
+def finished(harness: Harness, tiny: list[object]) -> Path:
+    """The folder of a finished run of tiny_letters."""
+    (record,) = harness("run", *tiny, "--tasks", "tiny_letters", "--limit", 2, "--json").json()
+    return Store(Path("runs")).find(record["id"]).path
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"id": 1}', b"\x00\xff\xfe", b'{"schema_version": 2}'])
+def test_record_that_is_none(content: bytes, harness: Harness, tiny: list[object]) -> None:
+    folder = finished(harness, tiny)
+    (folder / "record.json").write_bytes(content)
+    again = harness("run", *tiny, "--tasks", "tiny_letters", "--limit", 2)
+    assert "record.json is not a run record" in again.sentence
+    assert "is not a run record" in harness("show", folder).sentence
+
+
+@pytest.mark.parametrize("content", ["", "{", "{}\n", "[]\n", '{"task": "other", "doc_id": 0}\n'])
+def test_samples_that_are_none(content: str, harness: Harness, tiny: list[object]) -> None:
+    folder = finished(harness, tiny)
+    (folder / "samples.jsonl").write_text(content)
+    method = ("--method", "layer-drop:layers=1")
+    sentence = harness("run", *tiny, "--tasks", "tiny_letters", "--limit", 2, *method).sentence
+    assert str(folder) in sentence
+
+
+def test_journal_of_another_program_is_started_anew(harness: Harness, tiny: list[object]) -> None:
+    folder = finished(harness, tiny)
+    (folder / "record.json").unlink()
+    (folder / "journal.jsonl").write_text('{"hello": 1}\n[{"requests": []}]\nnot json\n')
+    assert finished(harness, tiny) == folder
+
+
+@pytest.mark.parametrize("command", [["show", "absent"], ["show", ""], ["show", "."]])
+def test_show_what_is_not_there(command: list[str], harness: Harness) -> None:
+    assert harness(*command).sentence
+
+
+def test_output_path_is_a_file(refused: Refused, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    assert "cannot write" in refused("-o", "file", task="tiny_letters")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_output_path_is_read_only(refused: Refused, tmp_path: Path) -> None:
+    (tmp_path / "locked").mkdir(mode=0o500)
+    assert "cannot write" in refused("-o", "locked/runs", task="tiny_letters")
+
+
+class Full(io.FileIO):
+    """A file on a disk that has room for three more lines."""
+
+    room = 3
+
+    def write(self, data: object) -> int:
+        if self.room == 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self.room -= 1
+        return super().write(data)
+
+
+def _open(path: Path, mode: str = "r", **options: object) -> object:
+    if path.name == "journal.jsonl" and mode != "rb":
+        return io.TextIOWrapper(io.BufferedWriter(Full(path, "w+")), encoding="utf-8")
+    return open(path, mode, **options)  # noqa: PTH123 - Path.open is this function
+
+
+@pytest.mark.parametrize("moment", ["journal", "results"])
+def test_full_disk(moment: str, refused: Refused, harness: Harness, tiny: list[object]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        if moment == "journal":
+            patch.setattr(Path, "open", _open)
+        else:
+            patch.setattr("harness.files.os.fsync", lambda _: _raise(OSError(errno.ENOSPC, "No space left on device")))
+        sentence = refused(task="tiny_letters")
+    assert "no space left while writing" in sentence
+    assert "kept" in sentence
+    (folder,) = Store(Path("runs")).folders()
+    assert not folder.finished
+    assert [path.name for path in folder.path.iterdir()] == ["journal.jsonl"]
+    kept = len(folder.journal(0).read_text().splitlines())
+    assert kept == (3 if moment == "journal" else 24)
+    assert harness("run", *tiny, "--tasks", "tiny_letters", "--no_baseline").code == 0
+
+
+def _raise(error: Exception) -> None:
+    raise error
+
+
+LIMITED = """
+import resource, sys
+from harness.cli import main
+import harness.session, harness.evaluate.lm
+resource.setrlimit(resource.RLIMIT_FSIZE, (9000, resource.RLIM_INFINITY))
+sys.argv[0] = "harness"
+main()
+"""
+
+
+@pytest.mark.slow
+def test_file_that_may_not_grow(harness: Harness, tiny: list[object], tmp_path: Path) -> None:
+    """The operating system itself refuses the write, also the one at close."""
+    arguments = [str(word) for word in ("run", *tiny, "--tasks", "tiny_letters")]
+    done = subprocess.run([sys.executable, "-c", LIMITED, *arguments], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr
+    assert "cannot write" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert harness(*arguments).code == 0
+    (folder,) = Store(tmp_path / "runs").folders()
+    assert len({json.dumps(line) for line in folder.samples()}) == 24
