@@ -11,7 +11,7 @@ negated, and 5 puts four people in order from three shuffled comparisons.
 from itertools import pairwise
 from typing import Final
 
-from .splits import Document, Draw
+from .splits import Document, Draw, Split
 from .words import CATEGORIES, NAMES, NOUNS, with_article
 
 LEVELS: Final = (1, 2, 3, 4, 5)
@@ -43,11 +43,57 @@ Question = tuple[str, str, str, list[str]]
 """Context, question, the right option, the wrong ones. Without a context the question names its options."""
 
 
+Scene = tuple[str, list[str], list[tuple[str, ...]]]
+"""Context, the four names, and for each name the questions that it answers."""
+
+
+def lesson(draw: Draw, level: int) -> list[tuple[str, str]]:
+    """A scene for training with a question for each name, as prompts and targets that follow one another."""
+    context, names, phrases = SCENES[level](draw)
+    turns: list[tuple[str, str]] = []
+    for asked in draw.shuffled(range(4)):
+        question = _phrased(draw, phrases[asked])
+        if Split.of(f"{context} {question}") is Split.TRAIN:
+            beginning = "" if turns else context
+            turns.append((f"{beginning}\nQuestion: {question}\nAnswer:", f" {names[asked]}"))
+    return turns
+
+
 def _look_up(draw: Draw) -> Question:
+    return _asked(draw, *_belongings(draw))
+
+
+def _conditions(draw: Draw) -> Question:
+    return _asked(draw, *_possessions(draw))
+
+
+def _asked(draw: Draw, context: str, names: list[str], phrases: list[tuple[str, ...]]) -> Question:
+    asked = draw.between(0, 3)
+    question = _phrased(draw, phrases[asked])
+    return context, question, names[asked], names[:asked] + names[asked + 1 :]
+
+
+def _phrased(draw: Draw, phrases: tuple[str, ...]) -> str:
+    return phrases[0] if len(phrases) == 1 or not draw.between(0, 1) else phrases[1]
+
+
+def _belongings(draw: Draw) -> Scene:
     names, things = draw.sample(NAMES, 4), draw.sample(NOUNS, 4)
     facts = [f"{name} has {with_article(thing)}." for name, thing in zip(names, things, strict=True)]
-    asked = draw.between(0, 3)
-    return " ".join(facts), f"Who has the {things[asked]}?", names[asked], names[:asked] + names[asked + 1 :]
+    return " ".join(facts), names, [(f"Who has the {thing}?",) for thing in things]
+
+
+def _possessions(draw: Draw) -> Scene:
+    names, (first, second) = draw.sample(NAMES, 4), draw.sample(NOUNS, 2)
+    a, b = with_article(first), with_article(second)
+    held = (f"{a} and {b}", f"{a} but no {second}", f"{b} but no {first}", f"no {first} and no {second}")
+    # The same conditions the other way round, so that the words of the fact cannot simply be found again.
+    swapped = (f"{b} and {a}", f"no {second} but {a}", f"no {first} but {b}", f"no {second} and no {first}")
+    facts = draw.shuffled([f"{name} has {what}." for name, what in zip(names, held, strict=True)])
+    phrases: list[tuple[str, ...]] = [
+        (f"Who has {one}?", f"Who has {other}?") for one, other in zip(held, swapped, strict=True)
+    ]
+    return " ".join(facts), names, phrases
 
 
 def _category(draw: Draw) -> Question:
@@ -63,20 +109,6 @@ def _comparison(draw: Draw) -> Question:
     return "", f"Which number is the {word}", str(right), [str(number) for number in numbers]
 
 
-def _conditions(draw: Draw) -> Question:
-    names, (first, second) = draw.sample(NAMES, 4), draw.sample(NOUNS, 2)
-    a, b = with_article(first), with_article(second)
-    held = (f"{a} and {b}", f"{a} but no {second}", f"{b} but no {first}", f"no {first} and no {second}")
-    facts = draw.shuffled([f"{name} has {what}." for name, what in zip(names, held, strict=True)])
-    asked = draw.between(0, 3)
-    question = f"Who has {held[asked]}?"
-    # The same condition the other way round, so that the words of the fact cannot simply be found again.
-    swapped = (f"{b} and {a}", f"no {second} but {a}", f"no {first} but {b}", f"no {second} and no {first}")
-    if draw.between(0, 1):
-        question = f"Who has {swapped[asked]}?"
-    return " ".join(facts), question, names[asked], names[:asked] + names[asked + 1 :]
-
-
 def _order(draw: Draw) -> Question:
     names = draw.sample(NAMES, 4)
     more, most, least = draw.pick(ORDERS)
@@ -84,3 +116,7 @@ def _order(draw: Draw) -> Question:
     word = draw.pick((most, least))
     right = names.pop(0 if word == most else -1)
     return " ".join(draw.shuffled(facts)), f"Who is the {word}?", right, names
+
+
+SCENES: Final = {1: _belongings, 4: _possessions}
+"""The levels whose contexts can be asked about in several ways."""

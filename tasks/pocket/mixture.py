@@ -26,6 +26,8 @@ LONG: Final = {3: (2, 512), 7: (1, 1024)}
 LONG_FROM: Final = 800
 LEVEL_STEPS: Final = 200
 """Every so many steps a harder level joins, and recall contexts grow: copying is learned where it is short."""
+SEVERAL_FROM: Final = 600
+"""From this step on a choice context comes with a question for each of its people."""
 SHOTS: Final = 8
 """One document in so many is a run of several of the same kind, so that few-shot prompts are not new."""
 
@@ -66,7 +68,8 @@ Piece = tuple[list[int], list[float]]
 
 def batches(step: int, *, seed: object, encode: Encode, end: int) -> tuple[Batch, Batch]:
     """The batch of short documents and the recall batch of a step."""
-    short = _short(Draw(seed, step, "short"), f"{seed}/{step}", 1 + step // LEVEL_STEPS, encode, end)
+    stream, levels, several = f"{seed}/{step}", 1 + step // LEVEL_STEPS, step >= SEVERAL_FROM
+    short = _short(Draw(seed, step, "short"), stream, levels, several, encode, end)
     draw = Draw(seed, step, "recall")
     if step >= LONG_FROM and step % 8 in LONG:
         rows, width = LONG[step % 8]
@@ -77,7 +80,7 @@ def batches(step: int, *, seed: object, encode: Encode, end: int) -> tuple[Batch
     return _batch(_packed(short, SHORT_ROWS), ROW, end, owned=True), recalled
 
 
-def _short(draw: Draw, stream: str, levels: int, encode: Encode, end: int) -> Iterator[Piece]:
+def _short(draw: Draw, stream: str, levels: int, several: bool, encode: Encode, end: int) -> Iterator[Piece]:
     """An endless stream of short documents, each from its begin token to its end token."""
     sources = [(documents(one.kind.make, one.kind.LEVELS[:levels], Split.TRAIN, stream), one) for one in SHARES]
     table = [source for source in sources for _ in range(source[1].parts)]
@@ -91,10 +94,14 @@ def _short(draw: Draw, stream: str, levels: int, encode: Encode, end: int) -> It
         ids, weights = [end], [0.0]
         for shot in range(shots):
             document = next(source)
-            prompt = ("\n\n" if shot else "") + document.prompt
-            for content, weight in ((prompt, share.prompt), (document.target, share.target)):
-                ids += encode(content)
-                weights += [weight] * (len(ids) - len(weights))
+            turns = [(document.prompt, document.target)]
+            if share.kind is choice and several and document.level in choice.SCENES:
+                turns = choice.lesson(draw, document.level) or turns
+            for turn, (prompt, target) in enumerate(turns):
+                separator = "\n\n" if shot and not turn else ""
+                for content, weight in ((separator + prompt, share.prompt), (target, share.target)):
+                    ids += encode(content)
+                    weights += [weight] * (len(ids) - len(weights))
         yield [*ids, end], [*weights, share.target]
 
 
