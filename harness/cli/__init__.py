@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from harness.cli import doctor, ls, run, show
+from harness.cli import doctor, ls, new, run, show
 from harness.errors import HarnessError
 
 app = typer.Typer(
@@ -23,6 +23,7 @@ app = typer.Typer(
 app.command("run")(run.run)
 app.add_typer(ls.app, name="ls")
 app.command("show")(show.show)
+app.command("new")(new.new)
 app.command("doctor")(doctor.doctor)
 
 
