@@ -121,10 +121,10 @@ def runs(
 def _facts(folder: Path) -> dict[str, str]:
     """What a model's files say of it."""
     try:
-        config = json.loads((folder / "config.json").read_text())
-    except (OSError, ValueError):
+        config = dict(json.loads((folder / "config.json").read_text()))
+        text = dict(config.get("text_config") or config)
+    except (OSError, ValueError, TypeError):
         return {"type": "?", "layers": "?", "size": "?"}
-    text = config.get("text_config") or config
     layers = text.get("num_hidden_layers") or text.get("n_layer") or "?"
     size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
     return {"type": str(config.get("model_type", "?")), "layers": str(layers), "size": f"{size / 1e6:.0f} MB"}

@@ -121,7 +121,7 @@ def _show_run(folder: "RunFolder", *, as_json: bool) -> None:
 
     record = folder.record()
     if as_json:
-        print(record.model_dump_json(indent=2))  # noqa: T201
+        print(json.dumps(record.model_dump(mode="json"), indent=2))  # noqa: T201
         return
     console = stdout()
     table = Table(box=None, pad_edge=False, show_header=False)
