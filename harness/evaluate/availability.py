@@ -72,7 +72,7 @@ class Catalogue:
         return f"{states[State.HERE] + states[State.BUNDLED]} of {states.total()} here"
 
     def _leaves(self, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
-        known = self.names[name]
+        known = self.names.get(name) or _of_file(name)
         if known.path is None:
             for member in known.members:
                 yield from self._leaves(member)
@@ -96,6 +96,11 @@ class Catalogue:
                 yield from self._members(entry)
             else:
                 yield name, entry
+
+
+def _of_file(name: str) -> Known:
+    """A task or group that is named by its YAML file."""
+    return Known("GROUP" if "group" in _read(name) else "TASK", name, [])
 
 
 def datasets_cache() -> Path:

@@ -11,14 +11,15 @@ from contextlib import contextmanager
 from harness.errors import UnknownNameError
 
 
-def silence(verbosity: str | None = None, *, offline: bool = False) -> None:
-    """Switch off the libraries' own progress bars and chatter, or show their log from a level on.
+def silence(verbosity: str | None = None, *, offline: bool = False, bars: bool = False) -> None:
+    """Switch off the libraries' own progress bars (unless ``bars``) and chatter, or show their log from a level on.
 
     Call before they are imported: they read these variables once.
     """
-    os.environ.setdefault("TQDM_DISABLE", "1")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    if not bars:
+        os.environ.setdefault("TQDM_DISABLE", "1")
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+        os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if offline:

@@ -1,5 +1,6 @@
 """Suites: named lists of tasks, each with the flags that its results are to be compared under."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,13 @@ class Suite(BaseModel):
 def names() -> list[str]:
     """The bundled suites."""
     return sorted(path.stem for path in BUNDLED.glob("*.yaml"))
+
+
+def is_suite(path: str) -> bool:
+    """Whether a file is the YAML of a suite, and not of a task."""
+    if not path.endswith((".yaml", ".yml")) or not Path(path).is_file():
+        return False
+    return bool(re.search(r"^tasks\s*:", Path(path).read_text(encoding="utf-8", errors="replace"), re.MULTILINE))
 
 
 def load(name: str) -> Suite:

@@ -200,12 +200,11 @@ def _explain(name: str, error: Exception) -> str:
     wanted = _dataset_of(error)
     if not wanted:
         return f"task {name!r} cannot be loaded: {type(error).__name__}: {reason}"
-    call = ", ".join(repr(part) for part in wanted)
     where = "the network is switched off" if constants.HF_HUB_OFFLINE else "it could not be fetched"
     return (
         f"task {name!r}: its data set {', '.join(wanted)} is not in the cache {datasets.config.HF_DATASETS_CACHE} "
         f"and {where} ({reason}). Fetch it on a machine with a network:\n"
-        f'  HF_HUB_OFFLINE=0 python -c "import datasets; datasets.load_dataset({call})"'
+        f"  harness fetch {name} --pack data.tar.gz\nand then here:\n  harness fetch --unpack data.tar.gz"
     )
 
 

@@ -81,7 +81,12 @@ def _snapshot(pretrained: str, revision: str | None) -> Path:
         raise ModelError(
             f"model {pretrained!r} is neither a folder here nor in the hub cache {constants.HF_HUB_CACHE}, and {why}"
             f"{_near(Path(pretrained))}. Fetch it on a machine with a network:\n"
-            f"  HF_HUB_OFFLINE=0 hf download {pretrained}"
+            + (
+                f"  hf download {pretrained} --revision {revision}"
+                if revision
+                else f"  harness fetch --model {pretrained} --pack model.tar.gz\nand then here:\n"
+                "  harness fetch --unpack model.tar.gz"
+            )
         ) from error
 
 

@@ -178,7 +178,7 @@ def test_data_set_that_is_not_here(cli: Cli, tiny_folder: Path, tmp_path: Path) 
     done = cli("run", "--tasks", "arc_easy", "--pretrained", tiny_folder, "--offline", check=False, HF_HOME=str(cache))
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
-    for expected in ("allenai/ai2_arc", str(cache), "load_dataset('allenai/ai2_arc', 'ARC-Easy')"):
+    for expected in ("allenai/ai2_arc", str(cache), "harness fetch arc_easy"):
         assert expected in done.stderr
 
 

@@ -1,0 +1,182 @@
+"""``harness fetch``: bring tasks' data sets and models into the caches, and carry them to where no network is."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NamedTuple
+
+from typer import Argument, Option
+
+from harness.errors import HarnessError, UnknownNameError
+
+if TYPE_CHECKING:
+    from harness.evaluate.availability import Catalogue
+
+
+class _Fetched(NamedTuple):
+    """One line of the answer; folders are what an archive takes."""
+
+    name: str
+    state: str
+    folders: tuple[Path, ...] = ()
+    missing: str = ""
+
+
+def fetch(
+    names: Annotated[list[str] | None, Argument(help="Tasks, groups, tags or suites.")] = None,
+    model: Annotated[list[str] | None, Option("--model", help="A model of the hub, ORG/NAME. Repeatable.")] = None,
+    pack: Annotated[Path | None, Option("--pack", help="Write what was named into this .tar.gz file too.")] = None,
+    unpack: Annotated[Path | None, Option("--unpack", help="Put the content of such a file into the caches.")] = None,
+    include_path: Annotated[str | None, Option("--include_path", help="A folder with your own lm-eval tasks.")] = None,
+) -> None:
+    """Download the data of tasks, and models, for runs without a network.
+
+    Code is not packed: neither a model repository's, nor the few metrics that lm-eval takes from the evaluate hub.
+    """
+    from harness.evaluate import quiet
+
+    if unpack is not None:
+        if names or model or pack:
+            raise HarnessError("--unpack takes everything from its file: give it alone")
+        _unpack(unpack)
+        return
+    if not names and not model:
+        raise HarnessError("nothing to fetch: give a task, a suite or --model NAME, or --unpack FILE")
+    if pack is not None and not pack.name.endswith((".tar.gz", ".tgz")):
+        raise HarnessError(f"--pack {pack}: archives are .tar.gz files; try {pack.name}.tar.gz")
+    quiet.silence(bars=True)
+    rows = [*_tasks(names or [], include_path), *_models(model or [])]
+    _print([(row.name, row.state) for row in rows])
+    missing = [row.missing for row in rows if row.missing]
+    folders = [folder for row in rows for folder in row.folders]
+    if pack is not None and (folders or not missing):
+        _pack(folders, pack)
+    if missing:
+        raise HarnessError(_elsewhere(missing, [*(names or []), *(f"--model {name}" for name in model or [])]))
+
+
+def _tasks(names: Sequence[str], include_path: str | None) -> Iterator[_Fetched]:
+    from harness.evaluate.availability import Catalogue
+
+    if not names:
+        return
+    catalogue = Catalogue(include_path)
+    for name in _expanded(names, catalogue):
+        yield _task(name, catalogue, include_path)
+
+
+def _expanded(names: Sequence[str], catalogue: "Catalogue") -> list[str]:
+    """Suites as their tasks, globs as what they match; all of it before the first download."""
+    import fnmatch
+
+    from harness.evaluate import suites
+
+    tasks: list[str] = []
+    for name in names:
+        if matches := fnmatch.filter(catalogue.names, name):
+            tasks += matches
+        elif name in suites.names() or suites.is_suite(name):
+            tasks += _expanded([request.task for request in suites.load(name).tasks], catalogue)
+        elif Path(name).is_file():
+            tasks.append(name)
+        else:
+            known = {*catalogue.names, *suites.names()}
+            raise UnknownNameError("task or suite", name, known, see="See `harness ls tasks` and `harness ls suites`.")
+    return list(dict.fromkeys(tasks))
+
+
+def _task(name: str, catalogue: "Catalogue", include_path: str | None) -> _Fetched:
+    """One task or group, downloaded unless its data is here or there is no network."""
+    from huggingface_hub import constants
+
+    from harness.evaluate.availability import State
+    from harness.evaluate.tasks import TaskError
+
+    data, state = catalogue.data(name).values(), catalogue.summary(name)
+    absent = {each.source for each in data if each.state is State.ABSENT}
+    folders = tuple(each.folder for each in data if each.folder)
+    if absent and constants.HF_HUB_OFFLINE:
+        first, *others = sorted(absent)
+        what = f"{first} and {len(others)} more" if others else first
+        return _Fetched(name, state, folders, f"{name} ({what})")
+    if absent or any(each.state is State.UNKNOWN for each in data):
+        try:
+            _load(name, include_path)
+        except TaskError as error:
+            return _Fetched(name, state, folders, f"{name} ({_reason(error)})")
+        data = catalogue.data(name).values()
+        lasting = all(each.state in (State.HERE, State.BUNDLED) for each in data)
+        state = "fetched" if lasting else "loaded; cannot be packed"
+    return _Fetched(name, state, tuple(each.folder for each in data if each.folder))
+
+
+def _load(name: str, include_path: str | None) -> None:
+    """Have lm-eval load a task, which prepares the data that it needs and nothing else."""
+    from harness.cli.display import Reporter
+    from harness.evaluate.quiet import collected_warnings
+    from harness.evaluate.tasks import Overrides, TaskLoader
+
+    Reporter().say(f"fetching {name}")
+    with collected_warnings("lm_eval", "datasets"):
+        TaskLoader(include_path).load(name, Overrides())
+
+
+def _models(names: Sequence[str]) -> Iterator[_Fetched]:
+    from harness.model.source import BUNDLED_NAME, ModelError, cached_models, locate
+
+    for name in names:
+        before = cached_models()
+        try:
+            source = locate(name)
+        except ModelError as error:
+            yield _Fetched(name, "not here", missing=f"model {name} ({_reason(error)})")
+            continue
+        if not source.fingerprint.startswith("hub:"):
+            yield _Fetched(name, "bundled" if name == BUNDLED_NAME else "a folder here")
+        else:
+            yield _Fetched(name, "here" if name in before else "fetched", (source.folder,))
+
+
+def _reason(error: HarnessError) -> str:
+    """What a library said, without our own advice around it: its first line."""
+    return str(error.__cause__ or error).strip().partition("\n")[0]
+
+
+def _elsewhere(missing: Sequence[str], asked: Sequence[str]) -> str:
+    """What is missing, and how to bring it from a machine that has a network."""
+    from huggingface_hub import constants
+
+    why = "the network is switched off (HF_HUB_OFFLINE)" if constants.HF_HUB_OFFLINE else "it could not be fetched"
+    return (
+        f"not here, and {why}: {'; '.join(missing)}. On a machine with a network:\n"
+        f"  harness fetch {' '.join(asked)} --pack data.tar.gz\nand then here:\n"
+        "  harness fetch --unpack data.tar.gz"
+    )
+
+
+def _pack(folders: Sequence[Path], target: Path) -> None:
+    from harness.evaluate import archive
+
+    if not folders:
+        raise HarnessError(f"--pack {target}: nothing to pack, what was named needs no download")
+    archive.pack(folders, target)
+    _print([(str(target), f"packed, {target.stat().st_size / 1e6:.1f} MB")])
+
+
+def _unpack(source: Path) -> None:
+    from harness.evaluate import archive
+
+    rows = archive.unpack(source).items()
+    _print([("/".join(folder.split("/")[1:-2]), "unpacked" if new else "here already") for folder, new in rows])
+
+
+def _print(rows: Sequence[tuple[str, str]]) -> None:
+    from rich.table import Table
+
+    from harness.cli.display import plain, stdout
+
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(overflow="fold")
+    table.add_column(overflow="fold")
+    for row in rows:
+        table.add_row(*map(plain, row))
+    stdout().print(table)

@@ -1,0 +1,122 @@
+"""Data sets and models of the Hugging Face caches as one file, to be carried to a machine without a network.
+
+An archive is a ``.tar.gz`` of plain files under two roots, ``datasets/`` for prepared Arrow folders and ``hub/`` for
+snapshots of models. There is no link, no code and no pickle in it, and whatever is not of these shapes is refused.
+"""
+
+import os
+import re
+import tarfile
+import zlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from harness.errors import HarnessError
+from harness.evaluate.availability import datasets_cache
+from harness.files import staged_folder, write_atomic, writing
+
+# The folder that is packed as a whole, then the files in it.
+_DATA_SET = re.compile(r"(datasets/[^/]+/[^/]+/[\w.]+/[0-9a-f]+)/([^/]+\.arrow|dataset_info\.json)")
+_MODEL = re.compile(r"(hub/models--[\w.-]+/snapshots/[0-9a-f]{40})/(.+\.(?:json|safetensors|model|txt|jinja|tiktoken))")
+
+
+class ArchiveError(HarnessError):
+    """A file that is no archive of ours, or holds what must not be unpacked."""
+
+
+def pack(folders: Iterable[Path], target: Path) -> None:
+    """Write prepared data sets and model snapshots into one file, whole or not at all.
+
+    Raises:
+        ArchiveError: a folder that is not one of the caches'.
+        DiskError: the file cannot be written.
+    """
+    with writing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        staging = target.with_name(f".{target.name}.{os.getpid()}")
+        try:
+            # level 1: tensors hardly shrink; dereference: the hub cache links to its blobs, an archive holds files
+            with tarfile.open(staging, "w:gz", compresslevel=1, dereference=True) as tar:
+                for folder in dict.fromkeys(folders):
+                    for file, name in _files(folder):
+                        tar.add(file, name, recursive=False, filter=_anonymous)
+            staging.replace(target)
+        finally:
+            staging.unlink(missing_ok=True)
+
+
+def unpack(source: Path) -> dict[str, bool]:
+    """Put an archive's folders into this machine's caches; what is there already stays as it is.
+
+    Returns:
+        The folders by their name in the archive, and whether each is new here.
+
+    Raises:
+        ArchiveError: not an archive of ours, or damaged.
+        DiskError: the caches cannot be written.
+    """
+    try:
+        with tarfile.open(source, "r:gz") as tar:
+            return {unit: _put(tar, unit, files) for unit, files in _checked(source, tar).items()}
+    except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ArchiveError(f"{source} cannot be read as an archive: {reason}") from error
+
+
+_Files = dict[str, tarfile.TarInfo]
+
+
+def _checked(source: Path, tar: tarfile.TarFile) -> dict[str, _Files]:
+    """The files of every folder, by their names in it; all are looked at before the first is unpacked."""
+    checked: dict[str, _Files] = {}
+    for member in tar.getmembers():
+        match = _DATA_SET.fullmatch(member.name) or _MODEL.fullmatch(member.name)
+        aside = {"", ".", ".."} & set(member.name.split("/")) or "\\" in member.name
+        if not match or aside or not member.isreg():
+            raise ArchiveError(f"{source} is not an archive of `harness fetch --pack`: it holds {member.name!r}")
+        checked.setdefault(match[1], {})[match[2]] = member
+    if not checked:
+        raise ArchiveError(f"{source} is not an archive of `harness fetch --pack`: it is empty")
+    return checked
+
+
+def _put(tar: tarfile.TarFile, unit: str, files: _Files) -> bool:
+    """Unpack one folder into its cache, unless it is there."""
+    folder = _place(unit)
+    if folder.exists():
+        return False
+    with staged_folder(folder) as staging:
+        for name, member in files.items():
+            tar.extract(member.replace(name=name, deep=False), staging, filter="data")
+    if folder.parent.name == "snapshots":  # what the hub's library looks up when no revision is asked for
+        write_atomic(folder.parent.parent / "refs" / "main", folder.name)
+    return True
+
+
+def _place(unit: str) -> Path:
+    from huggingface_hub import constants
+
+    root, _, path = unit.partition("/")
+    return (datasets_cache() if root == "datasets" else Path(constants.HF_HUB_CACHE)) / path
+
+
+def _files(folder: Path) -> Iterator[tuple[Path, str]]:
+    """A folder's files that belong into an archive, each with its name there."""
+    from huggingface_hub import constants
+
+    for root, cache in (("datasets", datasets_cache()), ("hub", Path(constants.HF_HUB_CACHE))):
+        if folder.is_relative_to(cache):
+            for file in sorted(folder.rglob("*")):
+                name = f"{root}/{file.relative_to(cache).as_posix()}"
+                wanted = _DATA_SET.fullmatch(name) or _MODEL.fullmatch(name)
+                if wanted and file.is_file() and not file.name.startswith("cache-"):  # cache-: made by map()
+                    yield file, name
+            return
+    raise ArchiveError(f"{folder} is in neither cache and cannot be packed")
+
+
+def _anonymous(member: tarfile.TarInfo) -> tarfile.TarInfo:
+    """Without the name of the user who packed it."""
+    member.uid = member.gid = 0
+    member.uname = member.gname = ""
+    return member
