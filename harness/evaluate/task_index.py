@@ -14,7 +14,7 @@ from contextlib import suppress
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import yaml
 
@@ -26,7 +26,10 @@ _NAMING = re.compile(
     rb"""^["']?(task|group|tag|include|class)["']?[ \t]*:(.*(?:\n[ \t]*-.*|\n[ \t]+\S.*|\n[ \t]*\#.*)*)""",
     re.MULTILINE,
 )
-_PLAIN = re.compile(rb"""[ \t]*(["']?)([\w./-]+)\1[ \t]*(?:\#.*)?""")
+# A value that needs no parser: not a number, and not one of YAML's words for true, false and null.
+_PLAIN = re.compile(
+    rb"""[ \t]*(?!(?i:null|true|false|yes|no|on|off)\b(?![./-]))([a-z_][\w./-]*)[ \t]*(?:\#.*)?""", re.IGNORECASE
+)
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _IGNORED = ("__pycache__", ".ipynb_checkpoints")
 
@@ -66,15 +69,20 @@ def scan(root: Path) -> dict[str, Known]:
             continue
         kind = next((kind for key, kind in _KINDS if key in keys), None)
         name = keys.get("group" if kind == "GROUP" else "task")
-        if kind is None or not isinstance(name, str) or name in names:
+        if kind is None or not _is_name(name) or name in names:
             continue
         names[name] = Known(kind, path, [])
         if kind == "GROUP":
             continue
         tags = keys.get("tag") or []
-        for tag in [tags] if isinstance(tags, str) else tags:
+        for tag in dict.fromkeys(filter(_is_name, tags if isinstance(tags, list) else [tags])):
             names.setdefault(tag, Known("TAG", None, [])).members.append(name)
     return names
+
+
+def _is_name(value: Any) -> TypeGuard[str]:
+    """Whether a command line could name it: lm-eval also lists numbers and, for ``tag: no``, False."""
+    return isinstance(value, str)
 
 
 _KINDS = (("class", "PY_TASK"), ("group", "GROUP"), ("task", "TASK"))
@@ -99,7 +107,7 @@ def _naming_keys(path: str) -> dict[str, Any]:
     keys: dict[str, Any] = {}
     for key, value in _NAMING.findall(Path(path).read_bytes()):
         plain = _PLAIN.fullmatch(value)
-        keys[key.decode()] = plain[2].decode() if plain else _parsed(value)
+        keys[key.decode()] = plain[1].decode() if plain else _parsed(value)
     return keys
 
 
