@@ -1,0 +1,88 @@
+"""What a method answers: dense where it says so, the same every time, and decided by the prompt alone."""
+
+from typing import TYPE_CHECKING
+
+from harness.method import Method
+from harness.stack import Stack
+from harness.testing.check import Failed, Skipped
+from harness.testing.serve import (
+    OTHER_CONTINUATIONS,
+    TEXTS,
+    Text,
+    generate,
+    identical,
+    require_same_scores,
+    require_same_text,
+    score,
+)
+from harness.testing.snapshot import kept_random_state
+from harness.testing.subject import Subject, on
+
+if TYPE_CHECKING:
+    from harness.model.decoder import Decoder
+
+
+def neutral_is_dense(subject: Subject) -> None:
+    """With its neutral settings it scores and writes what dense does, to the last bit."""
+    if any(type(part).neutral is None for part in subject.parts):
+        raise Skipped("it declares no neutral settings")
+    neutral = Stack(tuple(_neutral(part) for part in subject.parts))
+    for family, decoder in subject.each():
+        dense = score(decoder, TEXTS), generate(decoder, TEXTS)
+        with subject.attached(decoder, neutral):
+            ours = score(decoder, TEXTS), generate(decoder, TEXTS)
+        if not all(map(identical, ours, dense)):
+            raise Failed(f"{family}: {neutral.label} does not give the dense model's logits bit for bit")
+
+
+def _neutral(part: Method) -> Method:
+    return type(part).from_args(type(part).neutral or {})
+
+
+def exact_is_exact(subject: Subject) -> None:
+    """A method that declares itself exact writes the dense model's greedy text, token for token."""
+    if not subject.stack.exact:
+        raise Skipped("it declares exact = False")
+    for family, decoder in subject.each():
+        for text in TEXTS:
+            dense = generate(decoder, [text], steps=12)
+            with subject.attached(decoder):
+                ours = generate(decoder, [text], steps=12)
+            with on(family):
+                require_same_text(ours, dense, 0, 0, "it declares exact = True, but its text is not dense's")
+
+
+def deterministic(subject: Subject) -> None:
+    """The same input gives the same bits, whatever the global random states are."""
+    for family, decoder in subject.each():
+        with subject.attached(decoder):
+            answers = []
+            for seed in (0, 1):
+                with kept_random_state(seed):
+                    answers.append((score(decoder, TEXTS[:2]), generate(decoder, TEXTS[:1])))
+        if not all(map(identical, *answers)):
+            raise Failed(
+                f"{family}: the same input gives other logits the second time; take random numbers from a "
+                "torch.Generator that is seeded for each forward, or in prepare"
+            )
+
+
+def decides_from_the_prompt(subject: Subject) -> None:
+    """Scoring looks at nothing that comes later: a prompt runs the same whatever the continuation, and so on."""
+    for family, decoder in subject.each():
+        with on(family), subject.attached(decoder):
+            for text in TEXTS:
+                _require_blind_to_the_future(decoder, text)
+
+
+def _require_blind_to_the_future(decoder: "Decoder", text: Text) -> None:
+    expected = score(decoder, [text]).row(0)
+    end = len(text.prompt)
+    for continuation in OTHER_CONTINUATIONS:
+        found = score(decoder, [Text(text.prompt, continuation)]).row(0)
+        what = "the same prompt with another continuation runs otherwise; decide from row.prompt_length tokens alone"
+        require_same_scores(found[:end], expected[:end], what)
+    middle = Text(text.prompt, (*text.continuation[:2], *OTHER_CONTINUATIONS[0][2:]))
+    found = score(decoder, [middle]).row(0)
+    what = "tokens late in a continuation change the scores of earlier ones"
+    require_same_scores(found[: end + 2], expected[: end + 2], what)

@@ -1,0 +1,85 @@
+"""Decoding, batching and padding: three ways to the same answer."""
+
+from typing import TYPE_CHECKING
+
+from harness.method import Phase
+from harness.testing.check import Failed, Skipped
+from harness.testing.serve import (
+    TEXTS,
+    TOLERANCE,
+    Text,
+    difference,
+    generate,
+    require_same_scores,
+    require_same_text,
+    score,
+)
+from harness.testing.subject import Subject, on
+
+if TYPE_CHECKING:
+    from harness.model.decoder import Decoder
+    from harness.testing.serve import Answers
+
+
+def cached_decoding(subject: Subject) -> None:
+    """Each token written with the cache has the logits that one forward over the whole text gives it."""
+    if subject.phases != frozenset(Phase):
+        raise Skipped(f"it declares {', '.join(subject.phases)} alone, so decode steps are meant to differ")
+    for family, decoder in subject.each():
+        with on(family), subject.attached(decoder):
+            batch = generate(decoder, TEXTS) if subject.stack.batchable else None
+            for row, text in enumerate(TEXTS):
+                if batch is None:
+                    _require_recomputable(decoder, text, generate(decoder, [text]), 0)
+                else:
+                    _require_recomputable(decoder, text, batch, row)
+
+
+def _require_recomputable(decoder: "Decoder", text: Text, written: "Answers", row: int) -> None:
+    tokens = written.tokens[row]
+    whole = score(decoder, [Text(text.prompt, tuple(tokens[:-1]))])
+    expected = whole.row(0)[len(text.prompt) - 1 :]
+    if written.logits is None:
+        if tokens != expected.argmax(-1).tolist():
+            raise Failed(f"it writes {tokens}, but scored as one text the likeliest are {expected.argmax(-1).tolist()}")
+        return
+    for step, (logits, reference) in enumerate(zip(written.logits[row], expected, strict=True)):
+        worst = difference(logits, reference)
+        if not worst <= TOLERANCE:
+            raise Failed(
+                f"generated token {step} has logits that differ from those of one forward over the whole text by "
+                f"{worst:.0%} of the largest; a layer that runs twice needs a cache slot for each pass, and one that "
+                "is skipped must not be the slot that positions are read from"
+            )
+
+
+def rows_are_independent(subject: Subject) -> None:
+    """A row gives the same whatever the other rows of its batch are, or batchable is False."""
+    _require_batchable(subject)
+    first, last = TEXTS[0], TEXTS[-1]  # of one length: no padding is involved
+    what = "a row answers otherwise beside {} than alone; decide for each row, or declare batchable = False"
+    for family, decoder in subject.each():
+        with on(family), subject.attached(decoder):
+            alone, written = score(decoder, [first]), generate(decoder, [first])
+            for batch, row in (([first, last], 0), ([last, first], 1), ([last, last, first], 2)):
+                said = what.format(f"{len(batch) - 1} other row{'s' * (len(batch) > 2)}")
+                require_same_scores(score(decoder, batch).row(row), alone.row(0), said)
+                require_same_text(generate(decoder, batch), written, row, 0, said)
+
+
+def padding_changes_nothing(subject: Subject) -> None:
+    """A row gives the same with and without padding, right of a scored text and left of a prompt."""
+    _require_batchable(subject)
+    for family, decoder in subject.each():
+        with on(family), subject.attached(decoder):
+            for text in TEXTS[:2]:
+                found, expected = score(decoder, [text], padding=4), score(decoder, [text])
+                what = "with padding on the right of a text it scores otherwise; row.length says where the text ends"
+                require_same_scores(found.row(0), expected.row(0), what)
+                what = "with padding on the left of a prompt it writes otherwise; row.length says where it begins"
+                require_same_text(generate(decoder, [text], padding=4), generate(decoder, [text]), 0, 0, what)
+
+
+def _require_batchable(subject: Subject) -> None:
+    if not subject.stack.batchable:
+        raise Skipped("it declares batchable = False, so it is run one row at a time")

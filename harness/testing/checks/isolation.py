@@ -1,0 +1,58 @@
+"""What a method must not touch: other libraries when it is imported, and the network ever."""
+
+import inspect
+import json
+import subprocess
+import sys
+from contextlib import suppress
+from functools import cache
+
+from harness.testing.check import Failed
+from harness.testing.network import no_network
+from harness.testing.serve import TEXTS, generate, score
+from harness.testing.snapshot import in_words
+from harness.testing.subject import Subject
+
+
+def imports_cleanly(subject: Subject) -> None:
+    """Importing the module, in a fresh process, replaces nothing in torch and transformers and asks no network."""
+    for part in subject.parts:
+        module = type(part).__module__
+        found = _import(module, inspect.getfile(type(part)) if _loose(module) else "")
+        if found["replaced"]:
+            raise Failed(
+                f"importing {module} replaces {in_words(found['replaced'])}: every other method would run with "
+                "that; replace it in attach and put it back"
+            )
+        if found["attempts"]:
+            raise Failed(f"importing {module} connects to {in_words(found['attempts'])}")
+
+
+def _loose(module: str) -> bool:
+    """Whether a module is a file that no import statement would find."""
+    return module == "__main__" or module.startswith("harness_loose_")
+
+
+@cache
+def _import(module: str, file: str) -> dict[str, list[str]]:
+    asked = {"module": "loose" if file else module, "file": file, "path": sys.path}
+    command = [sys.executable, "-m", "harness.testing.libraries"]
+    done = subprocess.run(command, input=json.dumps(asked), capture_output=True, text=True, check=False)  # noqa: S603
+    if done.returncode:
+        raise Failed(f"{module} cannot be imported in a fresh process: {done.stderr.strip().splitlines()[-1]}")
+    found: dict[str, list[str]] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def works_offline(subject: Subject) -> None:
+    """Preparing, attaching, scoring and generating ask no network, whatever comes of it."""
+    for family in subject.families:
+        decoder = subject.decoder(family)
+        with no_network() as attempts, suppress(Exception), subject.attached(decoder):
+            score(decoder, TEXTS[:1])
+            generate(decoder, TEXTS[:1])
+        if attempts:
+            raise Failed(
+                f"{family}: it connects to {in_words(attempts)}; what a method needs comes with it, from the model "
+                "or from the calibration text"
+            )

@@ -1,0 +1,99 @@
+"""Detaching leaves nothing behind: in the model, after an exception, in the process, in the method itself."""
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from harness.testing.check import Failed
+from harness.testing.serve import TEXTS, generate, identical, score
+from harness.testing.snapshot import changes, global_snapshot, in_words, model_snapshot
+from harness.testing.subject import Subject, on
+
+if TYPE_CHECKING:
+    from harness.model.decoder import Decoder
+
+
+def restores_model(subject: Subject) -> None:
+    """After the method, the model is what it was: modules, types, hooks, weights, configuration, and its answers."""
+    for family, decoder in subject.each():
+        _warm(decoder)
+        dense, before = score(decoder, TEXTS), model_snapshot(decoder)
+        with subject.attached(decoder):
+            _warm(decoder)
+        with on(family):
+            _require_unchanged(before, decoder, "after it is detached")
+            if not identical(score(decoder, TEXTS), dense):
+                raise Failed("after it is detached, the model's answers are not dense")
+
+
+def restores_after_an_exception(subject: Subject) -> None:
+    """The same after an exception in the ``with`` block, or in a layer; and the exception comes out."""
+    for family, decoder in subject.each():
+        _warm(decoder)
+        before = model_snapshot(decoder)
+        with on(family):
+            for where in ("the with block", "the head"):
+                _require_passed_on(subject, decoder, where)
+                _require_unchanged(before, decoder, f"after an exception in {where}")
+
+
+class _PlannedError(Exception):
+    """Raised in the middle of things."""
+
+
+def _require_passed_on(subject: Subject, decoder: "Decoder", where: str) -> None:
+    handle = None
+    try:
+        with subject.attached(decoder):
+            if where == "the with block":
+                raise _PlannedError
+            handle = decoder.anatomy.head.register_forward_pre_hook(_raise)
+            score(decoder, TEXTS[:1])
+    except _PlannedError:
+        return
+    finally:
+        if handle is not None:
+            handle.remove()
+    raise Failed(f"an exception in {where} does not come out of the with block; attach must not swallow it")
+
+
+def _raise(module: torch.nn.Module, args: object) -> None:
+    raise _PlannedError
+
+
+def restores_the_process(subject: Subject) -> None:
+    """The global random states, torch's settings and the libraries' functions are as they were, also while it runs."""
+    for family, decoder in subject.each():
+        _warm(decoder)
+        before = global_snapshot()
+        with subject.attached(decoder):
+            _warm(decoder)
+        found = changes(before, global_snapshot())
+        if found:
+            raise Failed(
+                f"{family}: it changes {in_words(found)}; draw random numbers from a torch.Generator of the method's "
+                "own, and put everything else back"
+            )
+
+
+def attaches_again(subject: Subject) -> None:
+    """Attached a second time, with the same prepared state, it gives the same."""
+    for family, decoder in subject.each():
+        answers = []
+        for _ in range(2):
+            with subject.attached(decoder):
+                answers.append((score(decoder, TEXTS[:2]), generate(decoder, TEXTS[:1])))
+        if not all(map(identical, *answers)):
+            raise Failed(f"{family}: attached a second time it gives other answers than the first time")
+
+
+def _warm(decoder: "Decoder") -> None:
+    """Run the model, so that what it sets up on its first forward is there."""
+    score(decoder, TEXTS[:2])
+    generate(decoder, TEXTS[:1], steps=2)
+
+
+def _require_unchanged(before: dict[str, object], decoder: "Decoder", when: str) -> None:
+    found = changes(before, model_snapshot(decoder))
+    if found:
+        raise Failed(f"{when}, {in_words(found)} differs from before")

@@ -1,0 +1,138 @@
+"""The work that ran: it differs from dense where the method says so, and the formulas count what PyTorch counts."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from harness.measure.audit import flops_audit_ratio
+from harness.measure.flops import executed_flops
+from harness.measure.shape import ModelShape
+from harness.measure.trace import TraceError
+from harness.measure.traffic import traffic
+from harness.method import Phase, Savings
+from harness.testing.check import Failed, Skipped
+from harness.testing.serve import TEXTS, Answers, generate, identical, score
+from harness.testing.subject import Subject, on
+
+if TYPE_CHECKING:
+    from harness.measure.segment import Segment
+    from harness.model.decoder import Decoder
+
+AUDIT_TOLERANCE = 0.02
+
+
+@dataclass(frozen=True)
+class _Served:
+    """A few requests of both kinds, one row at a time, as the model stands."""
+
+    shape: ModelShape
+    scored: list[Answers]
+    written: list[Answers]
+
+    @classmethod
+    def by(cls, decoder: "Decoder") -> "_Served":
+        scored, written = [score(decoder, [text]) for text in TEXTS[:3]], [generate(decoder, [TEXTS[0]])]
+        return cls(ModelShape.of(decoder), scored, written)
+
+    def segments(self, *phases: str) -> list["Segment"]:
+        try:
+            rows = [row for answers in (*self.scored, *self.written) for row in answers.segments]
+        except TraceError as error:
+            raise Failed(f"its work cannot be charged to the rows of a batch: {error}") from None
+        return [segment for row in rows for segment in row if segment.phase in phases or not phases]
+
+    def cost(self) -> tuple[float, float]:
+        """FLOPs, and bytes of weights and cache moved."""
+        segments = self.segments()
+        moved = traffic(self.shape, segments)
+        return executed_flops(self.shape, segments).total, moved.weights + moved.kv
+
+
+def affects_its_phases(subject: Subject) -> None:
+    """Scoring and generating both differ from dense, in answers or in work, or phases says which does not."""
+    if subject.stack.is_dense:
+        raise Skipped("the baseline changes nothing")
+    for family, decoder in subject.each():
+        dense = _Served.by(decoder)
+        with subject.attached(decoder):
+            ours = _Served.by(decoder)
+        with on(family):
+            _require_phases(subject, dense, ours)
+
+
+def _require_phases(subject: Subject, dense: _Served, ours: _Served) -> None:
+    reshaped = ours.shape != dense.shape
+    work = {phase: ours.segments(phase) != dense.segments(phase) for phase in ("score", "prefill", "decode")}
+    scores = reshaped or work["score"] or not all(map(identical, ours.scored, dense.scored))
+    if scores != (Phase.PREFILL in subject.phases):
+        raise Failed(
+            "scoring a text is as dense, but phases names the prefill"
+            if not scores
+            else "scoring a text is not as dense, but phases leaves the prefill out"
+        )
+    if not (reshaped or any(work.values()) or not all(map(identical, ours.written, dense.written))):
+        raise Failed("generating is as dense, but phases does not leave it out")
+    decodes = reshaped or work["decode"]
+    if Phase.DECODE not in subject.phases and decodes:
+        raise Failed("its decode steps do other work than dense, but phases leaves them out")
+    if Phase.DECODE in subject.phases and (work["prefill"] or work["score"]) and not decodes:
+        raise Failed("its decode steps run as dense, but phases names them")
+
+
+def saves_what_it_declares(subject: Subject) -> None:
+    """The trace shows less work than dense where savings are real, and no less where they are not."""
+    for family, decoder in subject.each():
+        dense = _Served.by(decoder).cost()
+        with subject.attached(decoder):
+            ours = _Served.by(decoder)
+        with on(family):
+            cost = ours.cost()
+            if not ours.segments():
+                raise Failed("nothing was traced: the modules of the dense model never ran")
+            _require_declared(subject.stack.savings, cost, dense)
+
+
+def _require_declared(savings: Savings, ours: tuple[float, float], dense: tuple[float, float]) -> None:
+    ratios = f"{ours[0] / dense[0]:.1%} of dense's FLOPs and {ours[1] / dense[1]:.1%} of its bytes"
+    less = any(mine < theirs for mine, theirs in zip(ours, dense, strict=True))
+    if savings is Savings.REAL and not less:
+        raise Failed(f"it declares real savings, but what ran is {ratios}: it was never executed, or only masks")
+    if savings is not Savings.REAL and less:
+        raise Failed(f"it declares savings = {savings}, but counts as {ratios}; only real savings may be counted")
+
+
+def stronger_is_cheaper(subject: Subject) -> None:
+    """From each of its examples to the next, FLOPs and bytes do not grow, and over all of them one shrinks."""
+    if subject.stack.savings is not Savings.REAL:
+        raise Skipped(f"it declares savings = {subject.stack.savings}")
+    examples = subject.examples
+    if len(examples) < 2:
+        raise Skipped("it gives fewer than two examples, so there is nothing to compare")
+    for family, decoder in subject.each():
+        costs = []
+        for example in examples:
+            with subject.attached(decoder, example), on(family):
+                costs.append(_Served.by(decoder).cost())
+        for kind, values in zip(("FLOPs", "bytes moved"), zip(*costs, strict=True), strict=True):
+            if list(values) != sorted(values, reverse=True):
+                grown = ", ".join(f"{value:.4g}" for value in values)
+                raise Failed(f"{family}: from mild to strong, its examples take {grown} {kind}")
+        if costs[-1] == costs[0]:
+            raise Failed(f"{family}: its strongest example costs what its mildest does")
+
+
+def counts_what_runs(subject: Subject) -> None:
+    """FLOPs by our formulas are those that PyTorch counts in the operators that ran, within two percent."""
+    for family, decoder in subject.each():
+        with on(family), subject.attached(decoder):
+            ratio = flops_audit_ratio(ModelShape.of(decoder), partial(_serve, decoder))
+            if abs(ratio - 1) > AUDIT_TOLERANCE:
+                raise Failed(
+                    f"PyTorch counts {ratio:.3f} times the FLOPs that the formulas give; a module that replaces a "
+                    "linear map says what a token costs in macs_per_token"
+                )
+
+
+def _serve(decoder: "Decoder") -> Iterable["Segment"]:
+    return _Served.by(decoder).segments()

@@ -1,0 +1,152 @@
+"""Score and generate as a run does it, without lm-eval: padded batches, known rows, everything traced."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from harness.measure.trace import Tracer
+from harness.model.context import ForwardContext, Row
+from harness.testing.check import Failed
+
+if TYPE_CHECKING:
+    from harness.measure.segment import Segment
+    from harness.model.decoder import Decoder
+
+PAD = 0
+STEPS = 5
+
+TOLERANCE = 5e-3
+"""Difference of logits, in parts of the largest, that rounding explains; mistakes make it twenty times that."""
+
+
+@dataclass(frozen=True)
+class Text:
+    """Tokens to score: a prompt and a continuation of it."""
+
+    prompt: tuple[int, ...]
+    continuation: tuple[int, ...] = ()
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        """All of them."""
+        return self.prompt + self.continuation
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a batch gave.
+
+    Attributes:
+        tokens: the tokens written for each row; empty where a text was scored.
+        logits: of each row, [tokens, vocabulary]: of every token of a scored text, of every step of a generation.
+            None where a generation did not take one forward a step.
+    """
+
+    tokens: list[list[int]]
+    logits: list[torch.Tensor] | None
+    tracer: Tracer
+
+    def row(self, index: int) -> torch.Tensor:
+        """The logits of one row, where there are any."""
+        assert self.logits is not None
+        return self.logits[index]
+
+    @cached_property
+    def segments(self) -> list[list["Segment"]]:
+        """What ran for each row."""
+        return self.tracer.collect()
+
+
+def score(decoder: "Decoder", texts: Sequence[Text], padding: int = 0) -> Answers:
+    """One forward over a batch, padded on the right, with ``padding`` more tokens than it needs."""
+    width = max(len(text.tokens) for text in texts) + padding
+    ids = torch.tensor([[*text.tokens, *[PAD] * (width - len(text.tokens))] for text in texts])
+    rows = [Row("text", i, (0,), len(text.prompt), len(text.tokens)) for i, text in enumerate(texts)]
+    decoder.context = ForwardContext(tuple(rows), "score", "right")
+    try:
+        with torch.no_grad(), Tracer(decoder) as tracer:
+            logits = decoder.module(ids).logits
+    finally:
+        decoder.context = None
+    return Answers([], [logits[i, : row.length] for i, row in enumerate(rows)], tracer)
+
+
+def generate(decoder: "Decoder", texts: Sequence[Text], padding: int = 0, steps: int = STEPS) -> Answers:
+    """Write ``steps`` tokens greedily after each prompt, padded on the left."""
+    width = max(len(text.prompt) for text in texts) + padding
+    ids = torch.tensor([[*[PAD] * (width - len(text.prompt)), *text.prompt] for text in texts])
+    lengths = [len(text.prompt) for text in texts]
+    mask = torch.tensor([[0] * (width - length) + [1] * length for length in lengths])
+    rows = tuple(Row("text", i, (0,), length, length) for i, length in enumerate(lengths))
+    last: list[torch.Tensor] = []
+    watching = decoder.module.register_forward_hook(lambda module, args, output: last.append(output.logits[:, -1]))
+    decoder.context = ForwardContext(rows, "generate", "left")
+    try:
+        with torch.no_grad(), Tracer(decoder) as tracer:
+            written = decoder.module.generate(
+                input_ids=ids,
+                attention_mask=mask,
+                max_length=width + steps,
+                min_new_tokens=steps,  # an end token would make the rows' lengths differ
+                do_sample=False,
+                use_cache=True,
+                pad_token_id=PAD,
+            )[:, width:]
+    finally:
+        decoder.context = None
+        watching.remove()
+    logits = list(torch.stack(last, 1)) if len(last) == steps else None
+    return Answers(written.tolist(), logits, tracer)
+
+
+def require_same_scores(found: torch.Tensor, expected: torch.Tensor, what: str) -> None:
+    """Fail unless logits of the shape [tokens, vocabulary] are equal up to rounding."""
+    worst = difference(found, expected)
+    if not worst <= TOLERANCE:
+        raise Failed(f"{what}: the logits differ by {worst:.0%} of the largest")
+
+
+def require_same_text(found: Answers, expected: Answers, row: int, other: int, what: str) -> None:
+    """Fail unless a row of one generation and a row of another have the same tokens, and logits up to rounding.
+
+    Where the logits agree and the tokens do not, two tokens were level; what follows cannot be compared.
+    """
+    ours, theirs = found.tokens[row], expected.tokens[other]
+    if found.logits is None or expected.logits is None:
+        if ours != theirs:
+            raise Failed(f"{what}: it writes {ours} instead of {theirs}")
+        return
+    pairs = zip(ours, theirs, found.logits[row], expected.logits[other], strict=True)
+    for step, (token, wanted, logits, reference) in enumerate(pairs):
+        worst = difference(logits, reference)
+        if not worst <= TOLERANCE:
+            raise Failed(f"{what}: at generated token {step} the logits differ by {worst:.0%} of the largest")
+        if token != wanted:
+            return
+
+
+def difference(found: torch.Tensor, expected: torch.Tensor) -> float:
+    """The largest difference, in parts of the largest magnitude; NaN where either has one."""
+    return float((found - expected).abs().max() / expected.abs().max())
+
+
+def identical(one: Answers, other: Answers) -> bool:
+    """Whether two batches gave the same tokens and the same logits to the last bit."""
+    if one.tokens != other.tokens or (one.logits is None) != (other.logits is None):
+        return False
+    pairs: Any = zip(one.logits or [], other.logits or [], strict=True)
+    return all(torch.equal(ours, theirs) for ours, theirs in pairs)
+
+
+def _random(length: int, seed: int) -> tuple[int, ...]:
+    generator = torch.Generator().manual_seed(seed)
+    return tuple(torch.randint(3, 259, (length,), generator=generator).tolist())
+
+
+TEXTS = tuple(Text(_random(length, seed), _random(5, 100 + seed)) for seed, length in enumerate((9, 12, 6, 9)))
+"""Prompts of unequal length, the first and the last of the same, each with a continuation."""
+
+OTHER_CONTINUATIONS = tuple(_random(length, 200 + seed) for seed, length in enumerate((5, 5, 8)))

@@ -1,0 +1,127 @@
+"""Everything of a model, and of the process, that a method must leave as it found it."""
+
+import os
+import random
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from harness.testing.libraries import library_functions, replaced
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from harness.model.decoder import Decoder
+
+_HOOKS = (
+    "_forward_hooks",
+    "_forward_pre_hooks",
+    "_backward_hooks",
+    "_backward_pre_hooks",
+    "_state_dict_hooks",
+    "_state_dict_pre_hooks",
+    "_load_state_dict_pre_hooks",
+)
+_PLAIN = (int, float, str, bool, type(None), tuple)
+
+
+def model_snapshot(decoder: "Decoder") -> dict[str, Any]:
+    """The state of a model by what it is the state of; tensors are copied, modules are kept themselves."""
+    module = decoder.module
+    found: dict[str, Any] = {
+        "the configuration": module.config.to_dict(),
+        "the generation configuration": module.generation_config.to_dict(),
+        "the decoder's context": decoder.context,
+        "the decoder's parts": (module, decoder.anatomy, decoder.tokenizer, decoder.fingerprint),
+        "the names of the modules": [name for name, _ in module.named_modules()],
+    }
+    for name, part in module.named_modules():
+        found |= {f"{what} of {name or 'the model'}": state for what, state in _part(part)}
+    for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
+        found[f"the tensor {name}"] = tensor
+        found[f"the values of {name}"] = tensor.detach().clone()
+        found[f"requires_grad of {name}"] = tensor.requires_grad
+    return found
+
+
+def _part(part: "nn.Module") -> Iterator[tuple[str, Any]]:
+    yield "the module", part
+    yield "the type", type(part)
+    yield "the forward", vars(part).get("forward")
+    yield "the hooks", [list(vars(part).get(kind, {}).values()) for kind in _HOOKS]
+    yield "the attributes", {name: value for name, value in vars(part).items() if type(value) in _PLAIN}
+
+
+def global_snapshot() -> dict[str, Any]:
+    """The state of the process that other code depends on."""
+    return {
+        "torch's random state": torch.get_rng_state(),
+        "NumPy's random state": np.random.get_state(),
+        "Python's random state": random.getstate(),
+        "whether gradients are recorded": torch.is_grad_enabled(),
+        "the default dtype": torch.get_default_dtype(),
+        "the number of threads": torch.get_num_threads(),
+        "whether algorithms are deterministic": torch.are_deterministic_algorithms_enabled(),
+        "hooks on every module": [
+            list(hooks.values())
+            for hooks in (
+                torch.nn.modules.module._global_forward_hooks,
+                torch.nn.modules.module._global_forward_pre_hooks,
+            )
+        ],
+        "the environment": dict(os.environ),
+        "sys.path": list(sys.path),
+        "the libraries' functions": library_functions(),
+    }
+
+
+def changes(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+    """What is not as it was, in words."""
+    found = [name for name in before if name not in after or not _equal(before[name], after[name])]
+    if (libraries := "the libraries' functions") in found:
+        found.remove(libraries)
+        found += replaced(before[libraries], after[libraries])
+    return found + [f"{name}, which is new," for name in after if name not in before]
+
+
+def in_words(found: list[str], most: int = 3) -> str:
+    """The first of some changes, and how many more there are."""
+    more = f" and {len(found) - most} more" if len(found) > most else ""
+    return ", ".join(found[:most]) + more
+
+
+@contextmanager
+def kept_random_state(seed: int) -> Iterator[None]:
+    """Seed every global generator for the length of a ``with`` block."""
+    states = torch.get_rng_state(), np.random.get_state(), random.getstate()
+    setters: tuple[Callable[[Any], None], ...] = (torch.set_rng_state, np.random.set_state, random.setstate)
+    torch.manual_seed(seed)
+    np.random.seed(seed)
+    random.seed(seed)
+    try:
+        yield
+    finally:
+        for setter, state in zip(setters, states, strict=True):
+            setter(state)
+
+
+def _equal(one: Any, other: Any) -> bool:
+    if one is other:
+        return True
+    if isinstance(one, torch.Tensor):
+        return isinstance(other, torch.Tensor) and one.dtype == other.dtype and _same_values(one, other)
+    if isinstance(one, np.ndarray):
+        return bool(np.array_equal(one, other))
+    if isinstance(one, tuple | list):
+        return type(one) is type(other) and len(one) == len(other) and all(map(_equal, one, other))
+    if isinstance(one, torch.nn.Module):  # two modules are equal only if they are one
+        return False
+    return bool(one == other)
+
+
+def _same_values(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return one.shape == other.shape and torch.allclose(one, other, rtol=0, atol=0, equal_nan=True)

@@ -1,0 +1,148 @@
+"""What is checked: a method, or several stacked, at given settings, and the tiny models it is tried on."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from harness.calibration import Calibration
+from harness.errors import MethodError, UnsupportedModelError
+from harness.method import Method, Phase
+from harness.prepared import Prepared
+from harness.stack import Stack, parse
+from harness.testing.check import Failed, Skipped
+
+if TYPE_CHECKING:
+    from harness.model.decoder import Decoder
+
+FAMILIES = ("llama", "qwen3", "gpt2", "opt", "gpt_neox")
+"""Grouped and full attention, rotary and learned positions, transposed weights, no MLP module, parallel branches."""
+
+TEXT = Calibration(("The keeper of the light wrote down every ship that passed, and its flag. " * 8,), "the checks")
+
+Checked = str | Method | type[Method] | Stack
+
+
+@dataclass
+class Subject:
+    """A method under check. Every model it hands out is fresh: a check may break it.
+
+    Attributes:
+        stack: the method, or those stacked, at the settings that are checked.
+        families: the families of decoders, as ``harness.testing.tiny`` names them.
+    """
+
+    stack: Stack
+    families: Sequence[str] = FAMILIES
+    _states: dict[Any, Prepared] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def of(cls, method: Checked, families: Sequence[str] = FAMILIES) -> "Subject":
+        """What is to be checked, as the command line writes it, as a class, or built.
+
+        A class, or a method without parameters of its own, is checked at the last and strongest of its examples:
+        defaults are meant for real models.
+        """
+        if isinstance(method, type):
+            return cls(Stack((method.from_args(method.examples[-1]),)), families)
+        if isinstance(method, Method):
+            return cls(Stack((method,)), families)
+        stack = parse(method) if isinstance(method, str) else method
+        return cls(Stack(tuple(_strongest(part) for part in stack.parts)), families)
+
+    @property
+    def parts(self) -> tuple[Method, ...]:
+        """The methods, usually one."""
+        return self.stack.parts
+
+    @property
+    def phases(self) -> frozenset[Phase]:
+        """The parts of inference that any of the methods changes."""
+        return frozenset().union(*(part.phases for part in self.parts))
+
+    @property
+    def examples(self) -> list[Stack]:
+        """The method at each of its examples, from mild to strong.
+
+        Raises:
+            Skipped: several methods are stacked, whose strengths have no common order.
+        """
+        if len(self.parts) > 1:
+            raise Skipped("several methods are stacked; the check is for each of them alone")
+        method = type(self.parts[0])
+        return [Stack((method.from_args(example),)) for example in method.examples]
+
+    @cached_property
+    def attempts(self) -> dict[str, Exception | None]:
+        """Every family, with the exception that came of trying the method on it."""
+        return {family: self.attempt(family) for family in self.families}
+
+    @property
+    def working(self) -> list[str]:
+        """The families that the method works on; the others are for the check of supported models alone.
+
+        Raises:
+            Skipped: there is none.
+        """
+        works = [family for family, error in self.attempts.items() if error is None]
+        if not works:
+            raise Skipped("the method works on none of the models; see supported-models")
+        return works
+
+    def attempt(self, family: str) -> Exception | None:
+        """What comes of scoring a text on a model of the family."""
+        from harness.testing.serve import TEXTS, score
+
+        decoder = self.decoder(family)
+        try:
+            with self.attached(decoder):
+                score(decoder, TEXTS[:1])
+        except Exception as error:  # what kind it is matters to the check of supported models
+            return error
+        return None
+
+    def decoder(self, family: str, **config: Any) -> "Decoder":
+        """A fresh tiny model of the family."""
+        from harness.testing.tiny import tiny_decoder
+
+        return tiny_decoder(family, **config)
+
+    @contextmanager
+    def attached(self, decoder: "Decoder", stack: Stack | None = None) -> Iterator[None]:
+        """The methods prepared and attached in turn, as a run does it; each is prepared once for each model."""
+        stack = self.stack if stack is None else stack
+        with ExitStack() as attached:
+            for depth, part in enumerate(stack.parts):
+                key = (tuple(below.fingerprint for below in stack.parts[: depth + 1]), decoder.fingerprint)
+                if key not in self._states:
+                    self._states[key] = part.prepare(decoder, TEXT)
+                attached.enter_context(part.attach(decoder, self._states[key]))
+            yield
+
+    def each(self) -> Iterator[tuple[str, "Decoder"]]:
+        """A fresh model of every family that the method works on; a failure is said to be of that family."""
+        for family in self.working:
+            yield family, self.decoder(family)
+
+
+@contextmanager
+def on(family: str) -> Iterator[None]:
+    """Say of a failure inside the ``with`` block on which family it happened."""
+    try:
+        yield
+    except Failed as failed:
+        raise Failed(f"{family}: {failed}") from None
+
+
+def refusal(error: Exception | None) -> bool:
+    """Whether an exception is a refusal in words."""
+    return isinstance(error, MethodError | UnsupportedModelError)
+
+
+def _strongest(part: Method) -> Method:
+    try:
+        plain = type(part)()
+    except TypeError:  # a parameter without a default: it was given
+        return part
+    return part if part != plain else type(part).from_args(type(part).examples[-1])
