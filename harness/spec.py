@@ -159,6 +159,10 @@ class RunSpec:
     @property
     def draws_at_random(self) -> bool:
         """Whether answers are sampled, so that finished ones cannot be kept apart from the generator's state."""
-        kinds = [task.config.generation_kwargs or {} for task in self.task.tasks.values()]
-        # lm-eval samples at a temperature above 0 unless do_sample says no
-        return any(kwargs.get("do_sample", kwargs.get("temperature") not in (None, 0)) for kwargs in kinds)
+        return any(_samples(task.config.generation_kwargs or {}) for task in self.task.tasks.values())
+
+
+def _samples(generation: dict[str, Any]) -> bool:
+    """As lm-eval reads it: at a temperature above 0 unless do_sample says no."""
+    chosen = generation.get("do_sample")
+    return bool(chosen) if chosen is not None else generation.get("temperature") not in (None, 0)
