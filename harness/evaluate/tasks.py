@@ -81,7 +81,10 @@ class TaskLoader:
             raise TaskError(f"--include_path {include_path}: no such folder")
         self._include_path = include_path
         folders = [str(BUNDLED), *([include_path] if include_path else [])]
-        self.manager = TaskManager(include_path=folders, include_defaults=False, metadata=metadata)
+        try:
+            self.manager = TaskManager(include_path=folders, include_defaults=False, metadata=metadata)
+        except TypeError as error:  # lm-eval sorts the names
+            raise TaskError(f"--include_path {include_path}: a task there has a name that is not text") from error
         self._own = dict(self.manager.task_index)
         self.manager._index = _OnDemand(known_names(), self._own)
 
