@@ -6,12 +6,15 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from harness import prepared
+from harness.journal import Journal
 from harness.session import Session
 from harness.spec import Job
 from harness.store import RunFolder, Store
@@ -34,26 +37,34 @@ def execute(settings: Settings, store: Store, **more: Any) -> RunFolder:
     return store.find(record.id)
 
 
-def stop_after(batches: int, patch: pytest.MonkeyPatch) -> None:
-    """Stop the next evaluation when so many batches are kept."""
-    from harness.journal import Journal
+@contextmanager
+def stopped_at(target: Any, name: str, replacement: Callable[..., Any]) -> Iterator[None]:
+    """Be stopped inside the ``with`` block by what replaces a function."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(target, name, replacement)
+        try:
+            yield
+        except Killed:
+            return
+    pytest.fail("was not stopped")
 
+
+def stopped_after(batches: int) -> AbstractContextManager[None]:
+    """Be stopped when so many batches are kept."""
     write = Journal.write
+    left = [None] * batches
 
     def counted(journal: Journal, batch: list[Any]) -> None:
-        nonlocal batches
-        if not batches:
+        if not left:
             raise Killed
-        batches -= 1
+        left.pop()
         write(journal, batch)
 
-    patch.setattr(Journal, "write", counted)
+    return stopped_at(Journal, "write", counted)
 
 
 def forwards(patch: pytest.MonkeyPatch) -> Callable[[], int]:
     """Count the batches that are computed from now on."""
-    from harness.journal import Journal
-
     seen = []
     write = Journal.write
     patch.setattr(Journal, "write", lambda journal, batch: (seen.append(batch), write(journal, batch))[1])
@@ -79,8 +90,7 @@ def test_stopped_run_ends_as_an_uninterrupted_one(
         whole = execute(job, Store(tmp_path / "whole"))
         batches = count()
     half = batches // 2
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        stop_after(half, patch)
+    with stopped_after(half):
         execute(job, Store(tmp_path / "stopped"))
     (stopped,) = Store(tmp_path / "stopped").folders()
     assert not stopped.finished
@@ -96,8 +106,7 @@ def test_stopped_run_ends_as_an_uninterrupted_one(
 
 
 def test_other_batch_size_is_another_run(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        stop_after(3, patch)
+    with stopped_after(3):
         execute(settings, Store(tmp_path), tasks=("tiny_choice",))
     count = forwards(monkeypatch)
     execute(settings, Store(tmp_path), tasks=("tiny_choice",), batch_size=8)
@@ -113,8 +122,7 @@ def test_sampled_answers_start_over(
     job: Settings = {**settings, "tasks": ("tiny_answer",), "gen_kwargs": drawing, "limit": 6}
     whole = execute(job, Store(tmp_path / "whole"))
     assert len({str(line["responses"]) for line in whole.samples()}) > 1
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        stop_after(3, patch)
+    with stopped_after(3):
         execute(job, Store(tmp_path / "stopped"))
     count = forwards(monkeypatch)
     resumed = execute(job, Store(tmp_path / "stopped"))
@@ -126,8 +134,7 @@ def test_stopped_between_samples_and_record(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job: Settings = {**settings, "tasks": ("tiny_choice",), "batch_size": 8}
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(RunFolder, "rewrite", _killed)
+    with stopped_at(RunFolder, "rewrite", _killed):
         execute(job, Store(tmp_path / "stopped"))
     (stopped,) = Store(tmp_path / "stopped").folders()
     assert (stopped.path / "samples.jsonl").exists()
@@ -145,8 +152,7 @@ def test_stopped_between_samples_and_record(
 def test_stopped_while_a_method_prepares(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HARNESS_CACHE", str(tmp_path / "cache"))
     job: Settings = {**settings, "methods": ("layer-drop:count=1",), "tasks": ("tiny_letters",), "limit": 4}
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr("harness.prepared.write_atomic", _killed)  # tensors are written, facts are not
+    with stopped_at(prepared, "write_atomic", _killed):  # tensors are written, facts are not
         execute(job, Store(tmp_path / "runs"))
     assert list((tmp_path / "cache" / "prepared").iterdir()) == []
     assert execute(job, Store(tmp_path / "runs")).record().method.state[0]["dropped"]
@@ -159,8 +165,7 @@ def test_stopped_method_leaves_the_model_dense(settings: Settings, tmp_path: Pat
         Silent(),
     )
     before = dict(session.lm.decoder.module.named_modules())
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
-        stop_after(6, patch)  # dense has 4 batches
+    with stopped_after(6):  # dense has 4 batches
         session.execute()
     assert dict(session.lm.decoder.module.named_modules()) == before
     assert session.lm.watch is None
