@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from harness.cli import doctor, fetch, ls, new, run, show
+from harness.cli import check, doctor, fetch, ls, new, run, show
 from harness.errors import HarnessError
 
 app = typer.Typer(
@@ -24,6 +24,7 @@ app.command("run")(run.run)
 app.add_typer(ls.app, name="ls")
 app.command("show")(show.show)
 app.command("new")(new.new)
+app.command("check")(check.check)
 app.command("fetch")(fetch.fetch)
 app.command("doctor")(doctor.doctor)
 

@@ -62,7 +62,7 @@ def _raise(module: torch.nn.Module, args: object) -> None:
 
 
 def restores_the_process(subject: Subject) -> None:
-    """The global random states, torch's settings and the libraries' functions are as they were, also while it runs."""
+    """The global random states, torch's settings and the libraries' functions are as they were."""
     for family, decoder in subject.each():
         _warm(decoder)
         before = global_snapshot()
@@ -96,4 +96,4 @@ def _warm(decoder: "Decoder") -> None:
 def _require_unchanged(before: dict[str, object], decoder: "Decoder", when: str) -> None:
     found = changes(before, model_snapshot(decoder))
     if found:
-        raise Failed(f"{when}, {in_words(found)} differs from before")
+        raise Failed(f"{when}, something differs from before: {in_words(found)}")
