@@ -34,15 +34,26 @@ SHOTS: Final = 8
 
 @dataclass(frozen=True)
 class Share:
-    """A kind of short documents, its part of the mixture, and what its tokens weigh in prompt and target."""
+    """A kind of short documents, its part of the mixture, and what its tokens weigh: prompt, target, end."""
 
     kind: ModuleType
     parts: int
     prompt: float
     target: float
+    end: float
 
 
-SHARES: Final = (Share(arithmetic, 7, 0.3, 1.0), Share(choice, 10, 0.3, 3.0), Share(text, 4, 0.0, 0.5))
+EARLY: Final = (
+    Share(arithmetic, 7, 0.3, 1.0, 1.0),
+    Share(choice, 10, 0.3, 3.0, 3.0),
+    Share(text, 4, 0.0, 0.5, 0.5),
+)
+LATE: Final = (
+    Share(arithmetic, 7, 0.1, 1.0, 1.0),
+    Share(choice, 10, 0.1, 12.0, 1.0),
+    Share(text, 4, 0.0, 0.5, 0.5),
+)
+"""The mixture once all levels have joined: the few tokens that answer a choice weigh as much as the rest."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +80,8 @@ Piece = tuple[list[int], list[float]]
 def batches(step: int, *, seed: object, encode: Encode, end: int) -> tuple[Batch, Batch]:
     """The batch of short documents and the recall batch of a step."""
     stream, levels, several = f"{seed}/{step}", 1 + step // LEVEL_STEPS, step >= SEVERAL_FROM
-    short = _short(Draw(seed, step, "short"), stream, levels, several, encode, end)
+    shares = EARLY if step < LONG_FROM else LATE
+    short = _short(Draw(seed, step, "short"), shares, stream, levels, several, encode, end)
     draw = Draw(seed, step, "recall")
     if step >= LONG_FROM and step % 8 in LONG:
         rows, width = LONG[step % 8]
@@ -80,9 +92,11 @@ def batches(step: int, *, seed: object, encode: Encode, end: int) -> tuple[Batch
     return _batch(_packed(short, SHORT_ROWS), ROW, end, owned=True), recalled
 
 
-def _short(draw: Draw, stream: str, levels: int, several: bool, encode: Encode, end: int) -> Iterator[Piece]:
+def _short(
+    draw: Draw, shares: tuple[Share, ...], stream: str, levels: int, several: bool, encode: Encode, end: int
+) -> Iterator[Piece]:
     """An endless stream of short documents, each from its begin token to its end token."""
-    sources = [(documents(one.kind.make, one.kind.LEVELS[:levels], Split.TRAIN, stream), one) for one in SHARES]
+    sources = [(documents(one.kind.make, one.kind.LEVELS[:levels], Split.TRAIN, stream), one) for one in shares]
     table = [source for source in sources for _ in range(source[1].parts)]
     for source, _ in sources:
         # Begin each step at another level, or the first levels would be read more often than the last.
@@ -102,7 +116,7 @@ def _short(draw: Draw, stream: str, levels: int, several: bool, encode: Encode, 
                 for content, weight in ((separator + prompt, share.prompt), (target, share.target)):
                     ids += encode(content)
                     weights += [weight] * (len(ids) - len(weights))
-        yield [*ids, end], [*weights, share.target]
+        yield [*ids, end], [*weights, share.end]
 
 
 def _lessons(draw: Draw, longest: int, encode: Encode, end: int) -> Iterator[Piece]:
