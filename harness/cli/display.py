@@ -4,7 +4,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -82,8 +82,10 @@ class Reporter:
 
 def plan(session: "Session", *, as_json: bool) -> None:
     """The resolved runs and their ids, and which of them are done."""
+    with redirect_stdout(sys.stderr):  # tasks may print as they load
+        specs = session.specs
     rows = []
-    for spec in session.specs:
+    for spec in specs:
         folder = session.folder(spec)
         started = any(folder.path.glob("journal*"))
         state = "finished" if folder.finished else "interrupted" if started else "to run"
@@ -143,56 +145,55 @@ def _title(record: "RunRecord") -> Text:
 
 
 def _table(records: "Sequence[RunRecord]") -> Table:
-    table = Table(box=None, pad_edge=False)
-    table.add_column("id")
-    table.add_column("method", overflow="fold")
-    headline = _headline(records[0])
-    for score in headline:
-        arrow = {True: " ↑", False: " ↓", None: ""}[score.higher_is_better]
-        name = score.metric if score.filter == "none" else f"{score.metric} {score.filter}"
-        table.add_column(plain(f"{name}{arrow}"), justify="right")
-        if len(headline) == 1:
-            table.add_column("vs dense", justify="right")
-    for heading in ("FLOPs", "prefill\ndepth", "decode\ndepth", "saving"):
-        table.add_column(heading, justify="right")
+    """A row for every method and metric; the work stands in a method's first row."""
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("id", no_wrap=True)
+    table.add_column("method", overflow="fold", min_width=18)
+    table.add_column("metric", overflow="fold", min_width=18)
+    for heading in ("value", "vs dense", "FLOPs", "prefill\ndepth", "decode\ndepth", "saving"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for record in records:
-        table.add_row(*_cells(record, headline))
+        for index, score in enumerate(_headline(record)):
+            first = index == 0
+            method = (record.id[:6], record.method.label) if first else ("", "")
+            difference = "" if score.vs_baseline is None else f"{score.vs_baseline:+.4f}"
+            work = _work(record) if first else ("", "", "", "")
+            table.add_row(*map(plain, (*method, _metric(score, record), _value(score), difference, *work)))
     return table
 
 
-def _cells(record: "RunRecord", headline: "Sequence[Score]") -> Iterator[Text]:
-    yield plain(record.id[:6])
-    yield plain(record.method.label)
-    values = {(score.task, score.metric, score.filter): score for score in record.scores}
-    for wanted in headline:
-        score = values.get((wanted.task, wanted.metric, wanted.filter))
-        yield plain(_value(score))
-        if len(headline) == 1:
-            yield plain("" if score is None or score.vs_baseline is None else f"{score.vs_baseline:+.4f}")
-    ratio = record.baseline.flops_ratio if record.baseline else None
-    yield plain(f"{ratio:.2f}x" if ratio is not None else _engineering(record.flops.total))
-    for depth in (record.trace.mean_depth_prefill, record.trace.mean_depth_decode):
-        yield plain("-" if depth is None else f"{depth:.0%}")
-    yield plain("-" if record.method.savings == "none" else record.method.savings)
-
-
 def _headline(record: "RunRecord") -> "list[Score]":
-    """The scores of the task, or of the group where a group was asked for; three columns at most."""
-    of_task = [score for score in record.scores if score.task == record.evaluation.task]
-    return (of_task or record.scores)[:3]
+    """The first scores of the task or group; of a group without its own, the first score of each task in it."""
+    own = [score for score in record.scores if score.task == record.evaluation.task]
+    first = {score.task: score for score in reversed(record.scores)}
+    return own[:2] or list(reversed(first.values()))
 
 
-def _value(score: "Score | None") -> str:
-    if score is None or score.value is None:
+def _metric(score: "Score", record: "RunRecord") -> str:
+    task = "" if score.task == record.evaluation.task else f"{score.task} "
+    filtered = "" if score.filter == "none" else f" {score.filter}"
+    arrow = {True: " ↑", False: " ↓", None: ""}[score.higher_is_better]
+    return f"{task}{score.metric}{filtered}{arrow}"
+
+
+def _value(score: "Score") -> str:
+    if score.value is None:
         return "-"
     return f"{score.value:.4f}" + ("" if score.stderr is None else f" ±{score.stderr:.4f}")
+
+
+def _work(record: "RunRecord") -> tuple[str, ...]:
+    trace = record.trace
+    flops = _engineering(record.flops.total) if record.baseline is None else f"{record.baseline.flops_ratio:.2f}x"
+    depths = ["-" if depth is None else f"{depth:.0%}" for depth in (trace.mean_depth_prefill, trace.mean_depth_decode)]
+    return flops, *depths, record.method.savings.replace("none", "-")
 
 
 def _engineering(number: float) -> str:
     for power, prefix in ((18, "E"), (15, "P"), (12, "T"), (9, "G"), (6, "M")):
         if number >= 10**power:
-            return f"{number / 10**power:.3g} {prefix}FLOP"
-    return f"{number:.0f} FLOP"
+            return f"{number / 10**power:.3g}{prefix}"
+    return f"{number:.0f}"
 
 
 def _notes(records: "Sequence[RunRecord]") -> Iterator[str]:
@@ -209,4 +210,7 @@ def _notes(records: "Sequence[RunRecord]") -> Iterator[str]:
         audit = record.flops.audit_ratio
         if audit is not None and abs(audit - 1) > 0.01:
             yield f"{label}: PyTorch's counter saw {audit:.3f} times the FLOPs stated here"
+    more = sum(score.task == records[0].evaluation.task for score in records[0].scores) - 2
+    if more > 0:
+        yield f"{more} more scores in each record: `harness show {records[0].id[:6]}`"
     yield from dict.fromkeys(warning for record in records for warning in record.warnings[:3])

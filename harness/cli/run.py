@@ -1,5 +1,7 @@
 """``harness run``: evaluate methods against dense on tasks. Flags are lm-eval's where lm-eval has them."""
 
+import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -129,7 +131,8 @@ def run(
         display.plan(session, as_json=as_json)
         return
     try:
-        records = session.execute()
+        with redirect_stdout(sys.stderr):  # libraries and tasks print; standard output is for results
+            records = session.execute()
     except KeyboardInterrupt:
         display.Reporter().say("stopped. Finished documents are kept: give the same command again to go on.")
         raise Exit(130) from None

@@ -32,6 +32,11 @@ def run(harness: Harness, tiny: list[object], *more: object, task: str = "tiny_l
 
 
 def test_json_is_all_of_stdout(harness: Harness, tiny: list[object]) -> None:
+    """Also where lm-eval prints, as it does when it bootstraps."""
+    assert [record["evaluation"]["task"] for record in run(harness, tiny, task="tiny_last")] == ["tiny_last"]
+
+
+def test_method_is_compared_with_dense(harness: Harness, tiny: list[object]) -> None:
     dense, dropped = run(harness, tiny, "--method", "layer-drop:layers=1", task="tiny_choice")
     assert [dense["method"]["label"], dense["baseline"]] == ["dense", None]
     assert dropped["baseline"]["run_id"] == dense["id"]
