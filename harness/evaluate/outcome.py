@@ -1,6 +1,6 @@
 """From lm-eval's results and the served rows to the record's scores, totals and per-document lines."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from math import isfinite, isnan
@@ -19,11 +19,13 @@ def scores(results: dict[str, Any]) -> list[Score]:
     """Every metric of every task and group, per filter, with lm-eval's own values and standard errors."""
     found = []
     for task, metrics in results["results"].items():
-        counts = results["n-samples"]
-        # a group's documents are those of its tasks
-        members = results.get("group_subtasks", {}).get(task) or [task]
-        n = sum(counts[member]["effective"] for member in _leaves(members, results) if member in counts)
         better = results.get("higher_is_better", {}).get(task) or {}
+        scored = Counter(
+            (metric, sample["filter"])
+            for leaf in _leaves(task, results)
+            for sample in results["samples"].get(leaf, ())
+            for metric in sample["metrics"]
+        )
         for key, value in metrics.items():
             metric, comma, filter_name = key.partition(",")
             if not comma or metric.endswith("_stderr") or metric == "bypass":
@@ -36,20 +38,20 @@ def scores(results: dict[str, Any]) -> list[Score]:
                     filter=filter_name,
                     value=_number(value),
                     stderr=_number(stderr),
-                    n=n,
+                    n=scored[metric, filter_name],
                     higher_is_better=better.get(metric),
                 )
             )
     return found
 
 
-def _leaves(names: Iterable[str], results: dict[str, Any]) -> Iterator[str]:
-    for name in names:
-        children = results.get("group_subtasks", {}).get(name)
-        if children:
-            yield from _leaves(children, results)
-        else:
-            yield name
+def _leaves(name: str, results: dict[str, Any]) -> Iterator[str]:
+    """The tasks of a group, or the task itself."""
+    children = results.get("group_subtasks", {}).get(name)
+    if not children:
+        yield name
+    for child in children or ():
+        yield from _leaves(child, results)
 
 
 def _number(value: Any) -> float | None:
@@ -105,7 +107,7 @@ def sample_lines(
         for number, line in sorted(merged.items()):
             # under --samples, lm-eval numbers requests by position and documents by their own index
             position = indices.index(number) if indices else number
-            yield line | _work(documents[task, position], shape)
+            yield line | _work((task, position), documents[task, position], shape)
 
 
 def _line(task: str, sample: dict[str, Any]) -> dict[str, Any]:
@@ -119,7 +121,7 @@ def _line(task: str, sample: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _work(document: Document, shape: ModelShape) -> dict[str, Any]:
+def _work(place: tuple[str, int], document: Document, shape: ModelShape) -> dict[str, Any]:
     segments = document.segments
     return {
         "prompt_tokens": sum(row.prompt_tokens for row in document.rows),
@@ -129,7 +131,7 @@ def _work(document: Document, shape: ModelShape) -> dict[str, Any]:
         "flops": executed_flops(shape, segments).total,
         "rows": [
             {
-                "requests": [request[2:] for request in row.requests],
+                "requests": [request[2:] for request in row.requests if request[:2] == place],
                 "segments": [s.to_json() for s in row.segments],
             }
             for row in document.rows
