@@ -20,7 +20,7 @@ lint: $(VENV)/installed-dev
 
 # mypy sees the packages where an installed wheel has them: harness.methods is the folder methods/.
 types: $(VENV)/installed-dev
-	rm -rf build/types && $(PIP) install --quiet --no-deps --target build/types .
+	rm -rf build && $(PIP) install --quiet --no-deps --target build/types .
 	MYPYPATH=build/types $(BIN)/mypy -p harness
 
 $(VENV)/installed: pyproject.toml constraints.txt

@@ -131,7 +131,7 @@ class RunSpec:
             gen_kwargs=job.gen_kwargs,
             apply_chat_template=job.apply_chat_template,
             system_instruction=job.system_instruction,
-            fewshot_as_multiturn=job.fewshot_as_multiturn,
+            fewshot_as_multiturn=job.fewshot_as_multiturn and bool(job.apply_chat_template),
             data=self.data,
             limited=job.limit is not None or job.samples is not None,
         )
@@ -139,11 +139,13 @@ class RunSpec:
     @cached_property
     def identity(self) -> dict[str, Any]:
         """Everything that determines the result, as plain JSON."""
+        # the model's fingerprint tells its revision
+        model_args = {name: value for name, value in self.job.model_args.items() if name != "revision"}
         return {
             "method": self.stack.fingerprint,
             "calibration": self.calibration.fingerprint if self.calibration else None,
             "model": self.model.fingerprint,
-            "model_args": {**self.job.model_args, "trust_remote_code": self.job.trust_remote_code},
+            "model_args": {**model_args, "trust_remote_code": self.job.trust_remote_code},
             "evaluation": self.evaluation.model_dump(mode="json"),
             "metadata": self.job.metadata,
             "predict_only": self.job.predict_only,

@@ -11,8 +11,8 @@ import typer
 from harness.errors import HarnessError, UnknownNameError
 
 
-def key_values(option: str, given: Iterable[str]) -> dict[str, Any]:
-    """``k=v,k=v``, several of them, or a JSON object, with values read as Python or JSON would.
+def key_values(option: str, given: Iterable[str], *, read: bool = True) -> dict[str, Any]:
+    """``k=v,k=v``, several of them, or a JSON object; values are read as Python or JSON would, or left as text.
 
     Raises:
         HarnessError: something that is not key=value.
@@ -26,7 +26,7 @@ def key_values(option: str, given: Iterable[str]) -> dict[str, Any]:
             key, equals, value = item.partition("=")
             if not equals or not key.strip():
                 raise HarnessError(f"{option}: expected key=value, got {item!r}")
-            parsed[key.strip()] = _value(value.strip())
+            parsed[key.strip()] = _value(value.strip()) if read else value.strip()
     return parsed
 
 

@@ -99,7 +99,7 @@ def run(
     args = arguments.key_values("--model_args", model_args or [])
     job = _job(
         methods=tuple(method or ["dense"]),
-        method_args=arguments.key_values("--method_args", method_args or []),
+        method_args=arguments.key_values("--method_args", method_args or [], read=False),
         baseline=baseline,
         tasks=_tasks(arguments.names(tasks or []), suite),
         pretrained=_pretrained(model, pretrained, args),

@@ -26,7 +26,8 @@ def scores(results: dict[str, Any]) -> list[Score]:
             for sample in results["samples"].get(leaf, ())
             for metric in sample["metrics"]
         )
-        for key, value in metrics.items():
+        listed = [entry["metric"] for entry in results.get("configs", {}).get(task, {}).get("metric_list") or ()]
+        for key, value in sorted(metrics.items(), key=lambda pair: _place(pair[0], listed)):
             metric, comma, filter_name = key.partition(",")
             if not comma or metric.endswith("_stderr") or metric == "bypass":
                 continue
@@ -43,6 +44,12 @@ def scores(results: dict[str, Any]) -> list[Score]:
                 )
             )
     return found
+
+
+def _place(key: str, listed: list[Any]) -> int:
+    """Where a task's own definition lists a score; behind the others if it does not."""
+    metric = key.partition(",")[0]
+    return listed.index(metric) if metric in listed else len(listed)
 
 
 def _leaves(name: str, results: dict[str, Any]) -> Iterator[str]:

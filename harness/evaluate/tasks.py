@@ -59,6 +59,7 @@ class LoadedTask:
         for name, task in sorted(self.tasks.items()):
             config = task.config.to_dict(keep_callable=True)
             config["metadata"] = (config.get("metadata") or {}).get("version")  # the rest names places
+            config.pop("dataset_kwargs", None)  # so do these; the documents tell the data
             digest.update(_digest({"name": name, "class": type(task), "config": config}))
             for document in self.documents(task, limit, samples):
                 digest.update(_digest(document))
