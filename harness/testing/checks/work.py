@@ -42,11 +42,12 @@ class _Served:
             raise Failed(f"its work cannot be charged to the rows of a batch: {error}") from None
         return [segment for row in rows for segment in row if segment.phase in phases or not phases]
 
-    def cost(self) -> tuple[float, float]:
+    def cost(self) -> tuple[int, int]:
         """FLOPs, and bytes of weights and cache moved."""
         segments = self.segments()
         moved = traffic(self.shape, segments)
-        return executed_flops(self.shape, segments).total, moved.weights + moved.kv
+        # rows share the reading of weights in fractions, whose sum depends on how many they are
+        return executed_flops(self.shape, segments).total, round(moved.weights) + moved.kv
 
 
 def affects_its_phases(subject: Subject) -> None:
