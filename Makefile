@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip
 
-.PHONY: run test lint types clean
+.PHONY: run test lint types docs clean
 
 # The main job on the bundled model and a bundled task.
 run: $(VENV)/installed
@@ -23,6 +23,11 @@ types: $(VENV)/installed-dev
 	rm -rf build && $(PIP) install --quiet --no-deps --target build/types .
 	MYPYPATH=build/types $(BIN)/mypy -p harness
 
+# The documentation's site, which opens from disk; the tests build it too, and follow its links.
+docs: $(VENV)/installed-dev
+	$(BIN)/python -m mkdocs build --strict --quiet
+	@echo build/site/index.html
+
 $(VENV)/installed: pyproject.toml constraints.txt
 	python3 -m venv $(VENV)
 	$(PIP) install --quiet --constraint constraints.txt torch
@@ -30,7 +35,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed
-	$(PIP) install --quiet --constraint constraints.txt --editable ".[dev]"
+	$(PIP) install --quiet --constraint constraints.txt --editable ".[dev,docs]"
 	touch $@
 
 clean:

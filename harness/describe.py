@@ -100,7 +100,7 @@ def _facts(method: type[Method]) -> dict[str, str]:
     return {
         "saving": SAVINGS[method.savings],
         "exact": _answer(method.exact, "greedy output is that of dense", "answers can differ from dense"),
-        "input-dependent": _answer(method.input_dependent, "the work depends on the input", "it does not"),
+        "input-dependent": _answer(method.input_dependent, "the work depends on the input", "inputs cost alike"),
         "batchable": _answer(method.batchable, "rows of a batch stay independent", "run it with --batch_size 1"),
         "phases": phases,
         "preparation": _answer(prepares, "once per model and calibration text, cached", "none"),

@@ -98,7 +98,7 @@ def test_from_new_to_a_row_in_four_commands(
     own = tmp_path / "own"
     outside("-m", "pip", "install", *offline, "--target", own, "./my-idea")
     both = {"PYTHONPATH": f"{own}{os.pathsep}{installed}", "HF_HUB_OFFLINE": "1"}
-    python("-m", "harness", "check", "my-idea", cwd=tmp_path, **both)
+    python("-m", "harness", "check", "my-idea", "--family", "llama", cwd=tmp_path, **both)
     model = ("--pretrained", tiny_folder, "--include_path", tiny_tasks, "--device", "cpu")
     args = ("--method", "my-idea:longest=1", "--task", "tiny_answer", "--limit", "4", *model)
     _, record = json.loads(python("-m", "harness", "run", *args, "--json", cwd=tmp_path, **both))

@@ -108,3 +108,15 @@ def test_nonsense_is_refused_and_nothing_written(harness, tmp_path, arguments, s
 
     assert re.search(says, harness("new", *arguments).sentence)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_method_passes_the_checks(harness, tmp_path, family):
+    harness("new", "my-idea", "--family", family)
+    from harness.testing import checks_for, run
+
+    method = load(tmp_path / "my-idea", "harness_my_idea", "MyIdea")
+    results = list(run(checks_for(method, ("llama", "opt"))))
+    assert len(results) > 15
+    assert not [f"{result.name}: {result.message}" for result in results if not result.ok]
