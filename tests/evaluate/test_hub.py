@@ -1,0 +1,127 @@
+"""Real tasks, unmodified, on a real model: the runs of the README, and equality with lm-eval."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.session import Session
+from harness.spec import Job
+from harness.store import RunFolder, Store
+from tests.conftest import Cli
+from tests.silent import Silent
+
+pytestmark = pytest.mark.hub
+
+MODEL_ARGS = {"dtype": "float32", "max_length": 2048}
+# task, documents, generation arguments; 5-shot gsm8k fills the model's positions
+REAL = {
+    "gsm8k": (3, {"max_gen_toks": 24}),
+    "arc_easy": (10, None),
+    "hellaswag": (10, None),
+    "blimp_passive_1": (20, None),
+    "lambada_openai": (20, None),
+    "wikitext": (1, None),
+}
+EQUAL = ("gsm8k", "blimp_passive_1", "lambada_openai", "wikitext", "tinystories_ppl")
+
+
+@pytest.fixture(autouse=True)
+def _prepared_cache(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What HF_HOME and HF_HUB_OFFLINE say to a new process."""
+    import datasets
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", hub / "datasets")
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("DISABLE_MULTIPROC", "1")
+
+
+def settings(task: str, stories: Path, hub: Path, batch_size: int = 1) -> dict[str, Any]:
+    limit, generation = REAL.get(task, (3, None))
+    return {
+        "tasks": (task,),
+        "pretrained": str(stories),
+        "include_path": str(hub / "lm_eval_tasks"),
+        "model_args": MODEL_ARGS,
+        "device": "cpu",
+        "limit": limit,
+        "gen_kwargs": generation,
+        "batch_size": batch_size,
+    }
+
+
+@pytest.mark.parametrize("task", ["gsm8k", "arc_easy", "hellaswag", "blimp_passive_1"])
+def test_layer_drop_on_a_real_task(task: str, stories: Path, hub: Path, tmp_path: Path) -> None:
+    job = Job(methods=("layer-drop:unit=attention,count=2",), **settings(task, stories, hub))
+    dense, dropped = Session(job, Store(tmp_path), Silent()).execute()
+    assert len(dropped.method.state[0]["dropped"]) == 2
+    assert dropped.trace.executed
+    assert dropped.trace.mean_depth_prefill == pytest.approx(0.8)
+    assert dropped.flops.total < dropped.flops.dense_equivalent
+    assert dropped.flops.audit_ratio == dense.flops.audit_ratio == 1
+    assert dropped.baseline is not None
+    assert dropped.baseline.documents == job.limit == dropped.scores[0].n
+    assert all(0 <= score.value <= 1 for score in dropped.scores if score.value is not None)
+
+
+@pytest.mark.parametrize("task", EQUAL)
+@pytest.mark.parametrize("batch_size", [1, 8])
+def test_dense_equals_lm_eval(task: str, batch_size: int, stories: Path, hub: Path, tmp_path: Path) -> None:
+    job = settings(task, stories, hub, batch_size)
+    (record,) = Session(Job(methods=("dense",), **job), Store(tmp_path), Silent()).execute()
+    metrics, samples = theirs(job)
+    for score in record.scores:
+        assert score.value == metrics[f"{score.metric},{score.filter}"]
+        stderr = metrics[f"{score.metric}_stderr,{score.filter}"]
+        assert score.stderr == (None if stderr == "N/A" else stderr)
+    assert len(record.scores) == sum("," in name and "_stderr" not in name for name in metrics)
+    assert_same_documents(Store(tmp_path).find(record.id), samples)
+
+
+def theirs(job: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The installed lm-eval's own scores and samples."""
+    from lm_eval import simple_evaluate
+    from lm_eval.models.huggingface import HFLM
+    from lm_eval.tasks import TaskManager
+
+    (task,) = job["tasks"]
+    results = simple_evaluate(
+        model=HFLM(pretrained=job["pretrained"], device="cpu", batch_size=job["batch_size"], **job["model_args"]),
+        tasks=[task],
+        task_manager=TaskManager(include_path=_folder(task, job["include_path"]), include_defaults=False),
+        limit=job["limit"],
+        gen_kwargs=job["gen_kwargs"],
+    )
+    return results["results"][task], results["samples"][task]
+
+
+def _folder(task: str, include_path: str) -> str:
+    """Where the task's YAML lies: lm-eval's full index costs more than the evaluation."""
+    import lm_eval.tasks
+
+    if task.startswith("tinystories"):
+        return include_path
+    return str(Path(lm_eval.tasks.__file__).parent / task.partition("_")[0])
+
+
+def assert_same_documents(folder: RunFolder, samples: list[dict[str, Any]]) -> None:
+    lines = {line["doc_id"]: line for line in folder.samples()}
+    assert {sample["doc_id"] for sample in samples} == lines.keys()
+    for sample in samples:
+        line, plain = lines[sample["doc_id"]], json.loads(json.dumps(sample, default=str))
+        assert line["responses"] == plain["resps"]
+        assert line["filtered"][sample["filter"]] == plain["filtered_resps"]
+        assert line["prompt_hash"] == sample["prompt_hash"]
+        for metric in sample["metrics"]:
+            assert line["scores"][f"{metric},{sample['filter']}"] == plain[metric]
+
+
+@pytest.mark.slow
+def test_command_line_on_the_prepared_cache(cli: Cli, stories: Path, hub: Path) -> None:
+    arguments = ["--method", "layer-drop:count=1", "--task", "gsm8k", "--limit", 2, "--pretrained", stories]
+    short = ["--gen_kwargs", "max_gen_toks=8", "--model_args", "max_length=2048", "--json"]
+    done = cli("run", *arguments, *short, HF_HOME=str(hub))
+    assert [record["method"]["name"] for record in json.loads(done.stdout)] == ["dense", "layer-drop"]
