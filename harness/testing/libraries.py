@@ -1,13 +1,14 @@
 """Which functions of torch and transformers are in place, and which of them somebody has replaced.
 
 Only what was there before counts: registering something new, as transformers invites its users to do with
-attention implementations, is no patch. Run as a script, it imports a module in a fresh process and prints what
-that replaced, as a JSON list.
+attention implementations, is no patch. Run as a script, it imports modules in fresh processes and says what each
+replaced.
 """
 
 import importlib
 import importlib.util
 import json
+import os
 import sys
 import types
 import warnings
@@ -48,24 +49,46 @@ def replaced(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
 
 
 def main() -> None:
-    """Import the module that standard input names, as {"module", "file", "path"}, and print what it replaced."""
-    from harness.testing.network import no_network
+    """Answer requests, one JSON object a line: import ``module`` (from ``file``, if given) with sys.path ``path``.
 
-    asked = json.load(sys.stdin)
-    sys.path[:] = asked["path"]
+    Each is imported in a fork, so that the libraries are loaded once and every module finds them untouched.
+    """
     importlib.import_module("transformers.models.llama.modeling_llama")
     before = library_functions()
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what the module prints is no answer
+    for line in sys.stdin:
+        child = os.fork() if hasattr(os, "fork") else 0
+        if child:
+            os.waitpid(child, 0)
+            continue
+        answers.write(json.dumps(_answer(json.loads(line), before)) + "\n")
+        answers.flush()
+        if hasattr(os, "fork"):
+            os._exit(0)
+
+
+def _answer(asked: dict[str, Any], before: dict[str, Any]) -> dict[str, Any]:
+    from harness.testing.network import no_network
+
+    sys.path[:] = asked["path"]
     with no_network() as attempts:
-        if asked["file"]:
-            spec = importlib.util.spec_from_file_location(asked["module"], asked["file"])
-            assert spec is not None
-            assert spec.loader is not None
-            module = importlib.util.module_from_spec(spec)
-            sys.modules[asked["module"]] = module
-            spec.loader.exec_module(module)
-        else:
-            importlib.import_module(asked["module"])
-    json.dump({"replaced": replaced(before, library_functions()), "attempts": attempts}, sys.stdout)
+        try:
+            _import(asked["module"], asked["file"])
+        except BaseException as error:  # a module may do anything, exit included
+            return {"error": f"{type(error).__name__}: {error}"}
+    return {"replaced": replaced(before, library_functions()), "attempts": attempts}
+
+
+def _import(module: str, file: str) -> None:
+    if not file:
+        importlib.import_module(module)
+        return
+    spec = importlib.util.spec_from_file_location(module, file)
+    assert spec is not None
+    assert spec.loader is not None
+    loose = sys.modules[module] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(loose)
 
 
 if __name__ == "__main__":

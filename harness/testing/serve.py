@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from harness.model.decoder import Decoder
 
 PAD = 0
-STEPS = 5
+STEPS = 4
 
 TOLERANCE = 5e-3
 """Difference of logits, in parts of the largest, that rounding explains; mistakes make it twenty times that."""

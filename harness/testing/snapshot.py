@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from harness.testing.libraries import library_functions, replaced
-
 if TYPE_CHECKING:
     from torch import nn
 
@@ -75,16 +73,12 @@ def global_snapshot() -> dict[str, Any]:
         ],
         "the environment": dict(os.environ),
         "sys.path": list(sys.path),
-        "the libraries' functions": library_functions(),
     }
 
 
 def changes(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     """What is not as it was, in words."""
     found = [name for name in before if name not in after or not _equal(before[name], after[name])]
-    if (libraries := "the libraries' functions") in found:
-        found.remove(libraries)
-        found += replaced(before[libraries], after[libraries])
     return found + [f"{name}, which is new," for name in after if name not in before]
 
 

@@ -72,12 +72,12 @@ def padding_changes_nothing(subject: Subject) -> None:
     _require_batchable(subject)
     for family, decoder in subject.each():
         with on(family), subject.attached(decoder):
-            for text in TEXTS[:2]:
-                found, expected = score(decoder, [text], padding=4), score(decoder, [text])
+            for padding, text in enumerate(TEXTS, start=2):
+                found, expected = score(decoder, [text], padding), score(decoder, [text])
                 what = "with padding on the right of a text it scores otherwise; row.length says where the text ends"
                 require_same_scores(found.row(0), expected.row(0), what)
                 what = "with padding on the left of a prompt it writes otherwise; row.length says where it begins"
-                require_same_text(generate(decoder, [text], padding=4), generate(decoder, [text]), 0, 0, what)
+                require_same_text(generate(decoder, [text], padding), generate(decoder, [text]), 0, 0, what)
 
 
 def _require_batchable(subject: Subject) -> None:

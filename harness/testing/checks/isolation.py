@@ -36,12 +36,23 @@ def _loose(module: str) -> bool:
 @cache
 def _import(module: str, file: str) -> dict[str, list[str]]:
     asked = {"module": "loose" if file else module, "file": file, "path": sys.path}
+    importer = _importer()
+    assert importer.stdin is not None
+    assert importer.stdout is not None
+    importer.stdin.write(json.dumps(asked) + "\n")
+    importer.stdin.flush()
+    answer = importer.stdout.readline()
+    found = json.loads(answer) if answer else {"error": "the process died"}
+    if "error" in found:
+        raise Failed(f"{module} cannot be imported in a fresh process: {found['error']}")
+    return dict(found)
+
+
+@cache
+def _importer() -> "subprocess.Popen[str]":
+    """A process that has the libraries loaded; it ends when this one does and its input is closed."""
     command = [sys.executable, "-m", "harness.testing.libraries"]
-    done = subprocess.run(command, input=json.dumps(asked), capture_output=True, text=True, check=False)  # noqa: S603
-    if done.returncode:
-        raise Failed(f"{module} cannot be imported in a fresh process: {done.stderr.strip().splitlines()[-1]}")
-    found: dict[str, list[str]] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)  # noqa: S603
 
 
 def works_offline(subject: Subject) -> None:

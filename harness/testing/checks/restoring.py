@@ -5,12 +5,16 @@ from typing import TYPE_CHECKING
 import torch
 
 from harness.testing.check import Failed
+from harness.testing.libraries import library_functions, replaced
 from harness.testing.serve import TEXTS, generate, identical, score
-from harness.testing.snapshot import changes, global_snapshot, in_words, model_snapshot
+from harness.testing.snapshot import changes, global_snapshot, in_words, kept_random_state, model_snapshot
 from harness.testing.subject import Subject, on
 
 if TYPE_CHECKING:
     from harness.model.decoder import Decoder
+
+_UNUSUAL_SEED = 72_413_907
+"""A method that seeds with 0 would not be seen where something had seeded with 0 before."""
 
 
 def restores_model(subject: Subject) -> None:
@@ -63,17 +67,22 @@ def _raise(module: torch.nn.Module, args: object) -> None:
 
 def restores_the_process(subject: Subject) -> None:
     """The global random states, torch's settings and the libraries' functions are as they were."""
+    functions = library_functions()
     for family, decoder in subject.each():
         _warm(decoder)
-        before = global_snapshot()
-        with subject.attached(decoder):
-            _warm(decoder)
-        found = changes(before, global_snapshot())
+        with kept_random_state(_UNUSUAL_SEED):
+            before = global_snapshot()
+            with subject.attached(decoder):
+                _warm(decoder)
+            found = changes(before, global_snapshot())
         if found:
             raise Failed(
                 f"{family}: it changes {in_words(found)}; draw random numbers from a torch.Generator of the method's "
                 "own, and put everything else back"
             )
+    found = replaced(functions, library_functions())
+    if found:
+        raise Failed(f"after it is detached, {in_words(found)} stays replaced")
 
 
 def attaches_again(subject: Subject) -> None:

@@ -24,15 +24,17 @@ AUDIT_TOLERANCE = 0.02
 
 @dataclass(frozen=True)
 class _Served:
-    """A few requests of both kinds, one row at a time, as the model stands."""
+    """A few requests of both kinds, batched where the method allows it, as the model stands."""
 
     shape: ModelShape
     scored: list[Answers]
     written: list[Answers]
 
     @classmethod
-    def by(cls, decoder: "Decoder") -> "_Served":
-        scored, written = [score(decoder, [text]) for text in TEXTS[:3]], [generate(decoder, [TEXTS[0]])]
+    def by(cls, decoder: "Decoder", subject: Subject) -> "_Served":
+        batches = [TEXTS[:3]] if subject.stack.batchable else [[text] for text in TEXTS[:3]]
+        scored = [score(decoder, batch) for batch in batches]
+        written = [generate(decoder, batch) for batch in batches]
         return cls(ModelShape.of(decoder), scored, written)
 
     def segments(self, *phases: str) -> list["Segment"]:
@@ -55,9 +57,9 @@ def affects_its_phases(subject: Subject) -> None:
     if subject.stack.is_dense:
         raise Skipped("the baseline changes nothing")
     for family, decoder in subject.each():
-        dense = _Served.by(decoder)
+        dense = _Served.by(decoder, subject)
         with subject.attached(decoder):
-            ours = _Served.by(decoder)
+            ours = _Served.by(decoder, subject)
         with on(family):
             _require_phases(subject, dense, ours)
 
@@ -84,9 +86,9 @@ def _require_phases(subject: Subject, dense: _Served, ours: _Served) -> None:
 def saves_what_it_declares(subject: Subject) -> None:
     """The trace shows less work than dense where savings are real, and no less where they are not."""
     for family, decoder in subject.each():
-        dense = _Served.by(decoder).cost()
+        dense = _Served.by(decoder, subject).cost()
         with subject.attached(decoder):
-            ours = _Served.by(decoder)
+            ours = _Served.by(decoder, subject)
         with on(family):
             cost = ours.cost()
             if not ours.segments():
@@ -114,7 +116,7 @@ def stronger_is_cheaper(subject: Subject) -> None:
         costs = []
         for example in examples:
             with subject.attached(decoder, example), on(family):
-                costs.append(_Served.by(decoder).cost())
+                costs.append(_Served.by(decoder, subject).cost())
         for kind, values in zip(("FLOPs", "bytes moved"), zip(*costs, strict=True), strict=True):
             if list(values) != sorted(values, reverse=True):
                 grown = ", ".join(f"{value:.4g}" for value in values)
@@ -127,7 +129,7 @@ def counts_what_runs(subject: Subject) -> None:
     """FLOPs by our formulas are those that PyTorch counts in the operators that ran, within two percent."""
     for family, decoder in subject.each():
         with on(family), subject.attached(decoder):
-            ratio = flops_audit_ratio(ModelShape.of(decoder), partial(_serve, decoder))
+            ratio = flops_audit_ratio(ModelShape.of(decoder), partial(_serve, decoder, subject))
             if abs(ratio - 1) > AUDIT_TOLERANCE:
                 raise Failed(
                     f"PyTorch counts {ratio:.3f} times the FLOPs that the formulas give; a module that replaces a "
@@ -135,5 +137,5 @@ def counts_what_runs(subject: Subject) -> None:
                 )
 
 
-def _serve(decoder: "Decoder") -> Iterable["Segment"]:
-    return _Served.by(decoder).segments()
+def _serve(decoder: "Decoder", subject: Subject) -> Iterable["Segment"]:
+    return _Served.by(decoder, subject).segments()
