@@ -57,14 +57,13 @@ def rows_are_independent(subject: Subject) -> None:
     """A row gives the same whatever the other rows of its batch are, or batchable is False."""
     _require_batchable(subject)
     first, last = TEXTS[0], TEXTS[-1]  # of one length: no padding is involved
-    what = "a row answers otherwise beside {} than alone; decide for each row, or declare batchable = False"
+    what = "a row answers otherwise beside another than alone; decide for each row, or declare batchable = False"
     for family, decoder in subject.each():
         with on(family), subject.attached(decoder):
             alone, written = score(decoder, [first]), generate(decoder, [first])
-            for batch, row in (([first, last], 0), ([last, first], 1), ([last, last, first], 2)):
-                said = what.format(f"{len(batch) - 1} other row{'s' * (len(batch) > 2)}")
-                require_same_scores(score(decoder, batch).row(row), alone.row(0), said)
-                require_same_text(generate(decoder, batch), written, row, 0, said)
+            for batch, row in (([first, last], 0), ([last, first], 1)):
+                require_same_scores(score(decoder, batch).row(row), alone.row(0), what)
+                require_same_text(generate(decoder, batch), written, row, 0, what)
 
 
 def padding_changes_nothing(subject: Subject) -> None:
