@@ -1,0 +1,46 @@
+"""Every planted fault is caught by the checks that are meant for it, and by no others."""
+
+import pytest
+import torch
+
+from harness.testing import Outcome, checks_for, run
+from tests.testing.faults import FAULTS
+from tests.testing.sound import Sound
+
+NEEDS_GPT2 = {"KnowsLlamaOnly", "RefusesNamelessly"}
+
+
+@pytest.fixture(autouse=True)
+def _keep_torch():
+    """Two faults replace this function for good."""
+    original = torch.nn.functional.softsign
+    yield
+    torch.nn.functional.softsign = original
+
+
+def failing(method, *families):
+    results = run(checks_for(method, families))
+    return {result.name: result.message for result in results if result.outcome is Outcome.FAILED}
+
+
+def test_the_sound_method_passes():
+    assert failing(Sound, "llama", "gpt2", "opt") == {}
+
+
+@pytest.mark.parametrize("method", FAULTS, ids=lambda method: method.__name__)
+def test_a_fault_is_caught(method):
+    families = ("llama", "gpt2") if method.__name__ in NEEDS_GPT2 else ("llama",)
+    found = failing(method, *families)
+    assert set(found) == FAULTS[method], found
+
+
+def test_a_patch_at_import_is_caught():
+    from tests.testing.patches_torch import PatchesAtImport
+
+    found = failing(PatchesAtImport, "llama")
+    assert set(found) == {"imports-cleanly"}, found
+    assert "torch.nn.functional.softsign" in found["imports-cleanly"]
+
+
+def test_there_are_enough():
+    assert len(FAULTS) + 1 >= 15
