@@ -16,7 +16,10 @@ def export(network: Network, codec: Any, folder: Path) -> None:
 
     folder.mkdir(parents=True, exist_ok=True)
     end: int = codec.token_to_id(END)
-    weights = {f"model.{name}": weight.to(torch.bfloat16) for name, weight in network.state_dict().items()}
+    weights = {
+        name if name.startswith("lm_head") else f"model.{name}": weight.to(torch.bfloat16)
+        for name, weight in network.state_dict().items()
+    }
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     codec.save(str(folder / "tokenizer.json"))
     marks = dict.fromkeys(("bos_token", "eos_token", "pad_token"), END)

@@ -23,11 +23,9 @@ ROW: Final = 256
 SHORT_ROWS, RECALL_ROWS = 8, 4
 LONG: Final = {3: (2, 512), 7: (1, 1024)}
 """Rows and tokens of long recall contexts, at these steps of every eight, once long contexts have begun."""
-LONG_FROM: Final = 800
-LEVEL_STEPS: Final = 200
+LONG_FROM: Final = 750
+LEVEL_STEPS: Final = 150
 """Every so many steps a harder level joins, and recall contexts grow: copying is learned where it is short."""
-SEVERAL_FROM: Final = 600
-"""From this step on a choice context comes with a question for each of its people."""
 SHOTS: Final = 8
 """One document in so many is a run of several of the same kind, so that few-shot prompts are not new."""
 
@@ -43,17 +41,12 @@ class Share:
     end: float
 
 
-EARLY: Final = (
-    Share(arithmetic, 7, 0.3, 1.0, 1.0),
-    Share(choice, 10, 0.3, 3.0, 3.0),
+SHARES: Final = (
+    Share(arithmetic, 7, 0.2, 1.0, 1.0),
+    Share(choice, 10, 0.2, 8.0, 1.0),
     Share(text, 4, 0.0, 0.5, 0.5),
 )
-LATE: Final = (
-    Share(arithmetic, 7, 0.1, 1.0, 1.0),
-    Share(choice, 10, 0.1, 12.0, 1.0),
-    Share(text, 4, 0.0, 0.5, 0.5),
-)
-"""The mixture once all levels have joined: the few tokens that answer a choice weigh as much as the rest."""
+"""The few tokens that answer a choice weigh about as much as the many of a worked solution."""
 
 
 @dataclass(frozen=True)
@@ -79,9 +72,7 @@ Piece = tuple[list[int], list[float]]
 
 def batches(step: int, *, seed: object, encode: Encode, end: int) -> tuple[Batch, Batch]:
     """The batch of short documents and the recall batch of a step."""
-    stream, levels, several = f"{seed}/{step}", 1 + step // LEVEL_STEPS, step >= SEVERAL_FROM
-    shares = EARLY if step < LONG_FROM else LATE
-    short = _short(Draw(seed, step, "short"), shares, stream, levels, several, encode, end)
+    short = _short(Draw(seed, step, "short"), f"{seed}/{step}", 1 + step // LEVEL_STEPS, encode, end)
     draw = Draw(seed, step, "recall")
     if step >= LONG_FROM and step % 8 in LONG:
         rows, width = LONG[step % 8]
@@ -92,11 +83,9 @@ def batches(step: int, *, seed: object, encode: Encode, end: int) -> tuple[Batch
     return _batch(_packed(short, SHORT_ROWS), ROW, end, owned=True), recalled
 
 
-def _short(
-    draw: Draw, shares: tuple[Share, ...], stream: str, levels: int, several: bool, encode: Encode, end: int
-) -> Iterator[Piece]:
+def _short(draw: Draw, stream: str, levels: int, encode: Encode, end: int) -> Iterator[Piece]:
     """An endless stream of short documents, each from its begin token to its end token."""
-    sources = [(documents(one.kind.make, one.kind.LEVELS[:levels], Split.TRAIN, stream), one) for one in shares]
+    sources = [(documents(one.kind.make, one.kind.LEVELS[:levels], Split.TRAIN, stream), one) for one in SHARES]
     table = [source for source in sources for _ in range(source[1].parts)]
     for source, _ in sources:
         # Begin each step at another level, or the first levels would be read more often than the last.
@@ -109,7 +98,7 @@ def _short(
         for shot in range(shots):
             document = next(source)
             turns = [(document.prompt, document.target)]
-            if share.kind is choice and several and document.level in choice.SCENES:
+            if share.kind is choice and document.level in choice.SCENES:
                 turns = choice.lesson(draw, document.level) or turns
             for turn, (prompt, target) in enumerate(turns):
                 separator = "\n\n" if shot and not turn else ""

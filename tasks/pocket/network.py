@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear, rms_norm, scaled_dot_product_attention, silu
+from torch.nn.functional import rms_norm, scaled_dot_product_attention, silu
 
 WRITTEN_OUT: Final = 256
 """Rows of up to so many tokens have attention written out: on a CPU the fused kernel's backward is slow for them."""
@@ -47,7 +47,7 @@ class Shape:
             "hidden_act": "silu",
             "attention_bias": False,
             "mlp_bias": False,
-            "tie_word_embeddings": True,
+            "tie_word_embeddings": False,
             "rope_parameters": rope,
             "initializer_range": 0.02,
             "bos_token_id": end,
@@ -134,7 +134,7 @@ class Layer(nn.Module):
 
 
 class Network(nn.Module):
-    """The decoder: embedding, layers that may be skipped, final norm, and the embedding again as head."""
+    """The decoder: embedding, layers that may be skipped, final norm and head."""
 
     def __init__(self, shape: Shape, *, seed: int = 0) -> None:
         super().__init__()
@@ -142,16 +142,19 @@ class Network(nn.Module):
         self.embed_tokens = nn.Embedding(shape.vocab_size, shape.hidden_size)
         self.layers = nn.ModuleList(Layer(shape) for _ in range(shape.num_hidden_layers))
         self.norm = Norm(shape)
+        self.lm_head = nn.Linear(shape.hidden_size, shape.vocab_size, bias=False)
         self._initialize(torch.Generator().manual_seed(seed))
 
     def _initialize(self, generator: torch.Generator) -> None:
         for name, parameter in self.named_parameters():
-            if parameter.ndim == 2:
-                std = 0.02 if "embed" in name else parameter.shape[1] ** -0.5
-                nn.init.normal_(parameter, std=std, generator=generator)
-            if name.endswith(("o_proj.weight", "down_proj.weight")):
+            if name.endswith(("o_proj.weight", "down_proj.weight", "lm_head.weight")):
                 # What writes to the residual stream starts at zero: every layer starts as the identity.
                 nn.init.zeros_(parameter)
+            elif name.startswith("embed_tokens"):
+                # Large and not tied to the head: words of one kind must not become one word before copying starts.
+                nn.init.normal_(parameter, generator=generator)
+            elif parameter.ndim == 2:
+                nn.init.normal_(parameter, std=parameter.shape[1] ** -0.5, generator=generator)
 
     def forward(
         self,
@@ -175,10 +178,6 @@ class Network(nn.Module):
             if index == exit_at:
                 early = self.norm(x)
         return self.norm(x), early
-
-    def head(self, hidden: Tensor) -> Tensor:
-        """Logits [..., vocabulary] of normalized hidden states [..., width]."""
-        return linear(hidden, self.embed_tokens.weight)
 
 
 def _angles(tokens: int, shape: Shape) -> tuple[Tensor, Tensor]:

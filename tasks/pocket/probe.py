@@ -37,5 +37,5 @@ def _writes(network: Network, document: Document, encode: Callable[[str], list[i
     length = next(size for size in (256, 512, 1024) if size >= len(ids))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         hidden, _ = network(torch.tensor([ids + [end] * (length - len(ids))]))
-        best = network.head(hidden[0, len(prompt) - 1 : len(ids) - 1]).argmax(-1)
+        best = network.lm_head(hidden[0, len(prompt) - 1 : len(ids) - 1]).argmax(-1)
     return bool(best.tolist() == target)

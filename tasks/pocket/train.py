@@ -52,11 +52,11 @@ class Plan:
     seed: int = 0
     warmup: int = 100
     decay: int = 600
-    matrix_rate: float = 0.004
-    other_rate: float = 0.003
-    weight_decay: float = 0.02
-    skip: float = 0.5
-    skip_ramp: int = 1000
+    matrix_rate: float = 0.002
+    other_rate: float = 0.002
+    weight_decay: float = 0.1
+    skip: float = 0.4
+    skip_ramp: int = 1500
     exit_weight: float = 0.25
     workers: int = 2
     compile: bool = True
@@ -138,8 +138,8 @@ class Trainer:
         exit_at = draw.between(FIRST_EXIT, layers - 2)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             final, early = self.network(batch.inputs, owner=batch.owner, skip=skip, exit_at=exit_at)
-            loss = self.loss(self.network.embed_tokens.weight, final, batch.labels, batch.weights)
-            exit_loss = self.loss(self.network.embed_tokens.weight, early, batch.labels, batch.weights)
+            loss = self.loss(self.network.lm_head.weight, final, batch.labels, batch.weights)
+            exit_loss = self.loss(self.network.lm_head.weight, early, batch.labels, batch.weights)
         (loss + self.plan.exit_weight * exit_loss).backward()  # type: ignore[no-untyped-call]
         return {name: loss.item(), f"{name}_exit": exit_loss.item()}
 
@@ -166,9 +166,9 @@ class Trainer:
         self.adam.load_state_dict(state["adam"])
 
 
-def _loss(embedding: Tensor, hidden: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+def _loss(head: Tensor, hidden: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
     """Weighted mean cross entropy of the next token, in nats."""
-    logits = torch.nn.functional.linear(hidden, embedding).float()
+    logits = torch.nn.functional.linear(hidden, head).float()
     losses = cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none")
     return (losses * weights.flatten()).sum() / weights.sum()
 

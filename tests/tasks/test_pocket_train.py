@@ -123,7 +123,7 @@ def test_the_exported_model_is_the_trained_network(tiny, codec, tmp_path):
     tokens = AutoTokenizer.from_pretrained(tmp_path)("Mia has 12 shells.", return_tensors="pt").input_ids
     assert tokens[0, 0] == codec.token_to_id(tokenizer.END)
     with torch.no_grad():
-        expected = network.head(network(tokens)[0])
+        expected = network.lm_head(network(tokens)[0])
         got = model(tokens).logits
     assert torch.allclose(got, expected, atol=1e-4)
 
