@@ -17,7 +17,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils import Collator
 
-from harness.errors import UnknownNameError
+from harness.errors import HarnessError, UnknownNameError
 from harness.journal import PADDING, Journal, Request, Served
 from harness.measure.audit import flops_audit_ratio
 from harness.measure.segment import Segment
@@ -238,6 +238,11 @@ class HarnessLM(HFLM):  # type: ignore[misc] # lm-eval has no type stubs
         if self.watch is None:
             unwatched: torch.Tensor = super()._model_generate(context, max_length, stop, **generation_kwargs)
             return unwatched
+        for several in ("num_beams", "num_return_sequences"):
+            if generation_kwargs.get(several, 1) != 1:
+                raise HarnessError(
+                    f"{several}={generation_kwargs[several]}: only one continuation of a prompt is traced"
+                )
         lengths = generation_kwargs["attention_mask"].sum(1).tolist()
         rows = [_row([owner], length, length) for owner, length in zip(self._owners, lengths, strict=True)]
         self.decoder.context = ForwardContext(tuple(rows), "generate", "left")

@@ -91,6 +91,7 @@ def test_unknown_flag(harness: Harness) -> None:
         ("--gen_kwargs max_gen_toks=300", "max tokens to generate (300)"),
         ("--gen_kwargs temprature=1", "temprature"),
         ("--gen_kwargs temperature=hot", "hot"),
+        ("--gen_kwargs num_beams=2", "num_beams=2"),
     ],
 )
 def test_request_that_the_model_cannot_serve(arguments: str, sentence: str, refused: Refused) -> None:
