@@ -17,7 +17,7 @@ def test_a_built_in_method(check):
     check()
 
 
-@parametrize_methods(SETTINGS, families=("llama", "gpt2"))
+@parametrize_methods(SETTINGS, families=["qwen3"])
 def test_a_built_in_method_at_other_settings(check):
     check()
 
