@@ -30,8 +30,7 @@ def data_folders() -> set[Path]:
 
 def test_the_packages_are_those_of_the_tree() -> None:
     listed = set(PROJECT["tool"]["setuptools"]["packages"])
-    bundled = {package(path) for path in data_folders() if path.is_relative_to(ROOT / "tasks")} - {"harness.tasks"}
-    assert listed == {package(path) for path in data_folders()} - bundled  # those go along as the data of harness.tasks
+    assert listed == {package(path) for path in data_folders()}
 
 
 def test_every_python_file_is_in_a_package() -> None:

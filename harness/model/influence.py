@@ -41,7 +41,8 @@ def influence(model: Decoder, windows: Iterable[torch.Tensor]) -> Influence:
     """Score every unit of a dense model on token windows of shape [batch, length].
 
     Raises:
-        MethodError: a score is not a number, because activations overflow or a weight is damaged.
+        MethodError: a score is not a number, because activations overflow or a weight is damaged; or an MLP has
+            been taken out before.
     """
     layers = len(model.anatomy.blocks)
     changes: dict[Unit, list[float]] = {unit: [0.0] * layers for unit in get_args(Unit)}
@@ -79,6 +80,8 @@ def _watched(block: Block, changes: dict[Unit, list[float]]) -> Iterator[None]:
 
     def finish(_: nn.Module, __: Any, output: Any) -> None:
         x, y = seen["input"], _tensor(output)
+        if not block.parallel and "middle" not in seen:
+            raise MethodError(f"the MLP of layer {block.index} is out of the model: score it before taking parts out")
         pairs: dict[Unit, tuple[torch.Tensor, torch.Tensor]] = {"block": (x, y)}
         if block.parallel:
             pairs |= {"attention": (x, x + seen["attention"]), "mlp": (x, x + seen["mlp"])}

@@ -6,6 +6,7 @@ import torch
 
 from harness.errors import MethodError
 from harness.model.influence import influence
+from harness.model.surgery import without_branches
 from harness.testing.tiny import tiny_decoder
 from tests.model.dropping import assert_same, snapshot
 
@@ -75,3 +76,9 @@ def test_scores_that_are_no_numbers_are_refused(ids, value):
     with pytest.raises(MethodError, match="the block score of layer 1 is nan"):
         influence(decoder, [ids])
     assert snapshot(decoder)["hooks"] == before
+
+
+def test_refuses_a_model_without_one_of_its_mlps() -> None:
+    model = tiny_decoder("llama", layers=3)
+    with without_branches(model, mlp=[1]), pytest.raises(MethodError, match="MLP of layer 1"):
+        influence(model, [torch.tensor([[1, 2, 3]])])
