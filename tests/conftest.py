@@ -36,7 +36,9 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-WORDS = ["the", "a", "red", "small", "old", "cat", "dog", "bird", "tree", "house", "sees", "likes", "finds", "eats", "near", "under", "big", "two", "green", "fish"]
+WORDS = """
+the a red small old cat dog bird tree house sees likes finds eats near under big two green fish
+""".split()  # noqa: SIM905 - read as a text
 
 
 def _sentence(rng: random.Random, words: int) -> str:
