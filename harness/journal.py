@@ -11,6 +11,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, NamedTuple, Self
 
+from filelock import BaseFileLock, FileLock, Timeout
+
+from harness.errors import HarnessError
 from harness.files import writing
 from harness.measure.segment import Segment
 
@@ -74,20 +77,27 @@ class Served:
 
 @dataclass
 class Journal:
-    """Finished rows, kept in memory and, where there is a path, in a file.
+    """Finished rows, kept in memory and in a file that one process at a time may hold.
 
     Raises:
         DiskError: the file cannot be written; what was written before is kept.
+        HarnessError: another process is at the same run.
     """
 
     path: Path
     served: list[Served] = field(default_factory=list)
     _answers: dict[Request, Any] = field(default_factory=dict)
     _file: IO[str] | None = None
+    _lock: BaseFileLock | None = None
 
     def __enter__(self) -> Self:
         with writing(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._lock = FileLock(f"{self.path}.lock")
+            try:
+                self._lock.acquire(blocking=False)
+            except Timeout as error:
+                raise HarnessError(f"another process is at this run: {self.path.parent}") from error
             whole = self._read() if self.path.exists() else 0
             self._file = self.path.open("r+" if self.path.exists() else "w", encoding="utf-8")
             self._file.seek(whole)
@@ -100,6 +110,8 @@ class Journal:
         if self._file is not None:
             with suppress(OSError):  # a full disk has been reported by the write; closing tries to write again
                 self._file.close()
+        if self._lock is not None:
+            self._lock.release()
 
     def __contains__(self, request: Request) -> bool:
         return request in self._answers

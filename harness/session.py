@@ -150,6 +150,8 @@ class Session:
         model refuses costs no hours.
         """
         pending = [spec for spec in self.specs if not self._done(spec)]
+        if pending:
+            self.store.check_writable()
         for spec in pending:
             with spec.stack.applied(self.lm.decoder, self._preparation(spec)):
                 pass

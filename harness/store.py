@@ -9,12 +9,13 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from pydantic import ValidationError
 
 from harness.errors import HarnessError, UnknownNameError
-from harness.files import write_atomic
+from harness.files import write_atomic, writing
 from harness.record import RunRecord
 
 RECORD, SAMPLES, MANIFEST = "record.json", "samples.jsonl", "manifest.json"
@@ -88,7 +89,7 @@ class RunFolder:
 
     def discard_journals(self) -> None:
         """Forget the answers of an unfinished run."""
-        for path in self.path.glob("journal*.jsonl"):
+        for path in self.path.glob("journal*.jsonl*"):
             path.unlink()
 
 
@@ -97,6 +98,17 @@ class Store:
     """A folder of runs."""
 
     root: Path
+
+    def check_writable(self) -> None:
+        """Find out before hours of work whether their result can be written.
+
+        Raises:
+            DiskError: it cannot.
+        """
+        with writing(self.root):
+            self.root.mkdir(parents=True, exist_ok=True)
+            with TemporaryFile(dir=self.root):
+                pass
 
     def folder(self, run_id: str, *names: str) -> RunFolder:
         """The folder of a run, named for people and ending in the id."""

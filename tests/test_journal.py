@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from harness.errors import HarnessError
 from harness.files import DiskError
 from harness.journal import PADDING, Journal, Request, Served
 from harness.measure.segment import Segment
@@ -171,3 +172,11 @@ def test_an_answer_that_was_not_written_is_not_remembered(path: Path) -> None:
 def test_a_row_that_nobody_asked_for_is_padding(turns: tuple[int, ...], padding: bool) -> None:
     requests = tuple(Request("task", 0, 0, turn) for turn in turns)
     assert replace(row(0, "a"), requests=requests).is_padding is padding
+
+
+def test_one_process_at_a_time(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    with Journal(path), pytest.raises(HarnessError, match="another process"), Journal(path):
+        pass
+    with Journal(path):
+        pass

@@ -138,8 +138,8 @@ def configurations(session: "Session", *, on_stderr: bool) -> None:
 
 
 def _title(record: "RunRecord") -> Text:
-    documents = max(score.n for score in record.scores) if record.scores else 0
-    title = plain(f"{record.evaluation.task} · {record.model.name} · {documents} documents")
+    scored = f"{max(score.n for score in record.scores)} documents" if record.scores else "no metrics"
+    title = plain(f"{record.evaluation.task} · {record.model.name} · {scored}")
     title.stylize("bold")
     return title
 
