@@ -226,6 +226,8 @@ def test_killed_process(
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        # a shell starts background jobs, and what they start, with Ctrl-C ignored
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert _wait_for_lines(tmp_path / "stopped", 2, process)
     process.send_signal(how)
