@@ -127,15 +127,13 @@ def _show_run(folder: "RunFolder", *, as_json: bool) -> None:
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(style="dim")
     table.add_column(overflow="fold")
-    for name, value in record.model_dump(mode="json").items():
-        if name == "scores":
-            for score in record.scores:
-                stderr = "" if score.stderr is None else f" ±{score.stderr:.6g}"
-                table.add_row(
-                    plain(f"{score.task} {score.metric},{score.filter}"),
-                    plain(f"{score.value:.6g}{stderr}" if score.value is not None else "-"),
-                )
-        elif isinstance(value, dict):
+    for score in record.scores:
+        stderr = "" if score.stderr is None else f" ±{score.stderr:.6g}"
+        against = "" if score.vs_baseline is None else f", {score.vs_baseline:+.6g} against dense"
+        value = "-" if score.value is None else f"{score.value:.6g}{stderr}{against}"
+        table.add_row(plain(f"{score.task} {score.metric},{score.filter}"), plain(f"{value}, n = {score.n}"))
+    for name, value in record.model_dump(mode="json", exclude={"scores"}).items():
+        if isinstance(value, dict):
             for key, part in value.items():
                 table.add_row(plain(f"{name}.{key}"), plain(part if isinstance(part, str) else json.dumps(part)))
         else:
