@@ -79,12 +79,18 @@ class Served:
 class Journal:
     """Finished rows, kept in memory and in a file that one process at a time may hold.
 
+    Attributes:
+        processes: how many share the run. Another number forms other batches, so their answers are not taken up.
+        fresh: forget what the file holds.
+
     Raises:
         DiskError: the file cannot be written; what was written before is kept.
         HarnessError: another process is at the same run.
     """
 
     path: Path
+    processes: int = 1
+    fresh: bool = False
     served: list[Served] = field(default_factory=list)
     _answers: dict[Request, Any] = field(default_factory=dict)
     _file: IO[str] | None = None
@@ -98,10 +104,13 @@ class Journal:
                 self._lock.acquire(blocking=False)
             except Timeout as error:
                 raise HarnessError(f"another process is at this run: {self.path.parent}") from error
-            whole = self._read() if self.path.exists() else 0
+            whole = self._read() if self.path.exists() and not self.fresh else 0
             self._file = self.path.open("r+" if self.path.exists() else "w", encoding="utf-8")
             self._file.seek(whole)
             self._file.truncate()
+            if whole == 0 and self.processes > 1:
+                self._file.write(self._header)
+                self._file.flush()
         return self
 
     def __exit__(
@@ -131,6 +140,11 @@ class Journal:
             self._file.flush()
         self._remember(batch)
 
+    @property
+    def _header(self) -> str:
+        """The first line of a journal that is one of several."""
+        return json.dumps({"processes": self.processes}) + "\n" if self.processes > 1 else ""
+
     def _remember(self, batch: list[Served]) -> None:
         answers = [pair for row in batch for pair in zip(row.requests, row.answers, strict=True)]
         self.served += batch
@@ -138,8 +152,11 @@ class Journal:
 
     def _read(self) -> int:
         """Take in the batches of the file; return where the last whole one ends."""
-        whole = 0
+        header = self._header.encode()
         with self.path.open("rb") as file:
+            if file.read(len(header)) != header:
+                return 0
+            whole = len(header)
             for line in file:
                 try:
                     batch = [Served.from_json(row) for row in json.loads(line)]

@@ -8,6 +8,7 @@ leaderboard column and the documentation all come from one place. Constraints ar
 import hashlib
 import inspect
 import json
+import sys
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager
 from dataclasses import MISSING, dataclass, fields
@@ -142,11 +143,14 @@ class Method(ABC):
 
     @property
     def fingerprint(self) -> str:
-        """A digest of everything of the method that can change a result: its parameters and its own source."""
+        """A digest of everything that can change a result: the parameters, and the source that acts on them.
+
+        The source is that of the method's package and of the harness, whose engines do a method's work.
+        """
         identity = {"class": type(self).__qualname__, "name": self.name, "params": self.params()}
         digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode())
         for base in type(self).__mro__:
-            if base not in (object, ABC, Method):
+            if base not in (object, ABC):
                 digest.update(_source(base))
         return digest.hexdigest()
 
@@ -163,11 +167,18 @@ def _adapters(method: type[Method]) -> "dict[str, TypeAdapter[Any]]":
 
 @cache
 def _source(cls: type) -> bytes:
-    """The text of the file that defines the class: an edited method is another method."""
+    """Digest of the file that defines the class and of its whole package: an edited method is another method."""
+    digest = hashlib.sha256()
     try:
-        return Path(inspect.getfile(cls)).read_bytes()
+        files = {Path(inspect.getfile(cls))}
     except (OSError, TypeError):
         return cls.__qualname__.encode()
+    package = sys.modules.get(cls.__module__.partition(".")[0])
+    for folder in getattr(package, "__path__", ()):
+        files |= set(Path(folder).rglob("*.py"))
+    for path in sorted(files):
+        digest.update(path.name.encode() + path.read_bytes())
+    return digest.digest()
 
 
 def _plain(adapter: "TypeAdapter[Any]", value: Any) -> Any:

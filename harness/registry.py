@@ -154,6 +154,8 @@ def _checked(loaded: Any, what: str) -> type[Method]:
     if "__dataclass_fields__" not in vars(loaded):
         raise MethodError(f"{what} lacks the decorator @dataclass(frozen=True, kw_only=True)")
     method: type[Method] = loaded
+    if method.family is Family.BASELINE and not method.__module__.startswith("harness."):
+        raise MethodError(f"{what} claims to be the baseline, which is dense; choose another family")
     return method
 
 

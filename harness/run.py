@@ -81,7 +81,8 @@ def run(
         trace=outcome.trace_totals(evaluated.served, unchanged=None if spec.stack.is_dense else unchanged),
         flops=flops,
         memory=Memory(weights=evaluated.shape.bytes, kv_peak=outcome.kv_peak(evaluated.served, evaluated.shape)),
-        missing=MISSING | ({} if flops.audit_ratio else {"flops.audit_ratio": "every answer came from the journal"}),
+        missing=MISSING
+        | ({} if flops.audit_ratio is not None else {"flops.audit_ratio": "every answer came from the journal"}),
         warnings=outcome.broken_answers(evaluated.served) + evaluated.warnings,
     )
     if baseline is not None:
@@ -97,11 +98,10 @@ def _evaluate(
     from harness.evaluate.lm import Watch
     from harness.measure.trace import Tracer
 
-    path = folder.journal(lm.rank)
-    if spec.draws_at_random:  # random numbers drawn by finished batches cannot be drawn again
-        path.unlink(missing_ok=True)
+    # random numbers that finished batches drew cannot be drawn again
+    fresh = spec.draws_at_random or not spec.job.resume
     with ExitStack() as stack:
-        journal = stack.enter_context(Journal(path))
+        journal = stack.enter_context(Journal(folder.journal(lm.rank), lm.world_size, fresh))
         states = stack.enter_context(spec.stack.applied(lm.decoder, preparation))
         shape = ModelShape.of(lm.decoder)
         tracer = stack.enter_context(Tracer(lm.decoder))

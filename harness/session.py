@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
 from harness import environment
-from harness.errors import HarnessError, UnknownNameError
+from harness.errors import HarnessError, MethodError, UnknownNameError
 from harness.evaluate.calibration_text import calibration_for
 from harness.evaluate.quiet import collected_warnings
 from harness.evaluate.tasks import LoadedTask, Overrides, TaskLoader
@@ -71,6 +71,9 @@ class Session:
         """Every run of the job: all methods of the first task, then of the next."""
         job = self.job
         stacks = self.stacks  # a wrong method name costs no loading
+        for stack in stacks:
+            if job.batch_size > 1 and not stack.batchable:
+                raise MethodError(f"{stack.label}: rows of a batch influence each other; give --batch_size 1")
         source = locate(job.pretrained, job.model_args.get("revision"))
         loader = TaskLoader(job.include_path, {"pretrained": source.loadable, **job.model_args, **job.metadata})
         asked: dict[str, Job] = {}
@@ -177,11 +180,8 @@ class Session:
         return self.store.folder(spec.id, spec.stack.label, spec.model.name, spec.task.name)
 
     def _done(self, spec: RunSpec) -> bool:
-        """Whether the run has a record to keep; forgets unfinished answers where the user wants to start over."""
-        folder = self.folder(spec)
-        if not self.job.resume:
-            folder.discard_journals()
-        return folder.finished and self.job.resume
+        """Whether the run has a record to keep."""
+        return self.job.resume and self.folder(spec).finished
 
     def _preparation(self, spec: RunSpec) -> Preparation:
         return Preparation(cache_folder() / "prepared", spec.calibration, self.progress.say)

@@ -145,7 +145,7 @@ class RunSpec:
             "method": self.stack.fingerprint,
             "calibration": self.calibration.fingerprint if self.calibration else None,
             "model": self.model.fingerprint,
-            "model_args": {**model_args, "trust_remote_code": self.job.trust_remote_code},
+            "model_args": {"trust_remote_code": self.job.trust_remote_code, **model_args},
             "evaluation": self.evaluation.model_dump(mode="json"),
             "metadata": self.job.metadata,
             "predict_only": self.job.predict_only,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness import registry
 from harness.errors import MethodError
-from harness.method import Method, Savings
+from harness.method import Family, Method, Savings
 from harness.prepared import Preparation, Prepared
 
 if TYPE_CHECKING:
@@ -52,8 +52,8 @@ class Stack:
 
     @property
     def is_dense(self) -> bool:
-        """Whether this is the unchanged model; the built-in method keeps the name to itself."""
-        return self.name == "dense"
+        """Whether this is the unchanged model; the registry lets no outside method claim to be."""
+        return all(part.family is Family.BASELINE for part in self.parts)
 
     @property
     def savings(self) -> Savings:

@@ -88,9 +88,9 @@ class RunFolder:
         write_atomic(self.path / RECORD, record.model_dump_json(indent=2) + "\n")
 
     def discard_journals(self) -> None:
-        """Forget the answers of an unfinished run."""
+        """Forget the answers of a run that is finished."""
         for path in self.path.glob("journal*.jsonl*"):
-            path.unlink()
+            path.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,12 @@ def samples(text: str | None) -> dict[str, list[int]] | None:
     """
     if not text:
         return None
-    parsed = _json("--samples", Path(text).read_text() if Path(text).is_file() else text)
+    if not text.lstrip().startswith("{"):
+        try:
+            text = Path(text).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise HarnessError(f"--samples: neither a JSON object nor a file that can be read: {error}") from error
+    parsed = _json("--samples", text)
     for task, indices in parsed.items():
         if not isinstance(indices, list) or not all(isinstance(index, int) and index >= 0 for index in indices):
             raise HarnessError(f"--samples: {task} needs a list of document indices, got {indices!r}")

@@ -23,7 +23,9 @@ def silence(verbosity: str | None = None, *, offline: bool = False, bars: bool =
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if offline:
-        os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
+        os.environ |= dict.fromkeys(
+            ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "HF_EVALUATE_OFFLINE", "TRANSFORMERS_OFFLINE"), "1"
+        )
     if verbosity:
         levels = ("CRITICAL", "ERROR", "WARNING", "INFO", "DEBUG")
         if verbosity.upper() not in levels:

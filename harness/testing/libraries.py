@@ -1,4 +1,4 @@
-"""Which functions of torch and transformers are in place, and which of them somebody has replaced.
+"""Which functions of the libraries that make a result are in place, and which of them somebody has replaced.
 
 Only what was there before counts: registering something new, as transformers invites its users to do with
 attention implementations, is no patch. Run as a script, it imports modules in fresh processes and says what each
@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
-_LIBRARIES = ("torch", "transformers")
+_LIBRARIES = ("torch", "transformers", "lm_eval", "harness", "numpy", "datasets", "safetensors")
 _FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType, staticmethod, classmethod, property, type)
 
 
@@ -53,7 +53,10 @@ def main() -> None:
 
     Each is imported in a fork, so that the libraries are loaded once and every module finds them untouched.
     """
-    importlib.import_module("transformers.models.llama.modeling_llama")
+    for module in ("transformers.models.llama.modeling_llama", "lm_eval.evaluator", "harness.measure.audit"):
+        importlib.import_module(module)
+    for module in ("harness.measure.trace", "harness.measure.traffic", "harness.evaluate.outcome", "harness.run"):
+        importlib.import_module(module)
     before = library_functions()
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what the module prints is no answer
