@@ -180,3 +180,21 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
         pass
     with Journal(path):
         pass
+
+
+def test_answers_of_another_number_of_processes_are_not_taken_up(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    for processes, kept in ((1, 0), (1, 1), (2, 0), (2, 1), (3, 0), (1, 0)):
+        with Journal(path, processes) as journal:
+            assert len(journal) == kept
+            if not kept:
+                journal.write([row(0, "answer")])
+
+
+def test_a_fresh_journal_forgets(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    with Journal(path) as journal:
+        journal.write([row(0, "answer")])
+    with Journal(path, fresh=True) as journal:
+        assert len(journal) == 0
+    assert path.read_bytes() == b""

@@ -11,7 +11,11 @@ from harness.errors import MethodError, UnknownNameError
 from harness.method import Savings
 from harness.methods.dense import Dense
 from harness.prepared import Preparation
+from harness.session import Session
+from harness.spec import Job
 from harness.stack import Stack, parse
+from harness.store import Store
+from tests.silent import Silent
 from tests.toys import Alone, Needy, Paper, Toy, toy_model, write_method
 
 TOYS = {"toy": Toy, "alone": Alone, "paper": Paper, "needy": Needy, "dense": Dense}
@@ -160,3 +164,18 @@ def test_the_first_part_is_restored_when_the_second_fails(
     with pytest.raises(RuntimeError, match="no"), Stack((Toy(), Paper())).applied(model, preparation):
         pass
     assert model.log[-1] == "restore toy"
+
+
+def test_a_batch_is_refused_where_rows_meet(tmp_path: Path) -> None:
+    path = write_method(tmp_path / "loose.py")
+    path.write_text(path.read_text().replace("count: int = 1", "batchable = False"))
+    job = Job(methods=(f"{path}:Loose",), tasks=("any",), pretrained="any", batch_size=2)
+    with pytest.raises(MethodError, match="--batch_size 1"):
+        _ = Session(job, Store(tmp_path), Silent()).specs
+
+
+def test_an_outside_method_cannot_be_the_baseline(tmp_path: Path) -> None:
+    path = write_method(tmp_path / "loose.py")
+    path.write_text(path.read_text().replace("PRUNING", "BASELINE"))
+    with pytest.raises(MethodError, match="baseline"):
+        parse(f"{path}:Loose")
