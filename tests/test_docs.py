@@ -145,3 +145,10 @@ def test_the_public_names_are_documented(site: dict[Path, Links]) -> None:
 
     (api,) = [page for path, page in site.items() if path.name == "api.html"]
     assert {f"harness.{name}" for name in harness.__all__ if name != "__version__"} <= api.anchors
+
+
+@pytest.mark.slow
+def test_every_include_is_filled_in(site: dict[Path, Links]) -> None:
+    pages = {path.name: path.read_text() for path in site}
+    assert not [name for name, text in pages.items() if "--8" in text]
+    assert "EveryOther" in pages["add-a-method.html"]
