@@ -81,16 +81,12 @@ class RunFolder:
         write_atomic(self.path / SAMPLES, "".join(f"{_line(sample)}\n" for sample in samples))
         write_atomic(self.path / MANIFEST, json.dumps(manifest, indent=2, default=str) + "\n")
         self.rewrite(record)
-        self.discard_journals()
+        for path in self.path.glob("journal*.jsonl*"):
+            path.unlink(missing_ok=True)
 
     def rewrite(self, record: RunRecord) -> None:
         """Put the record in the place of an older one."""
         write_atomic(self.path / RECORD, record.model_dump_json(indent=2) + "\n")
-
-    def discard_journals(self) -> None:
-        """Forget the answers of a run that is finished."""
-        for path in self.path.glob("journal*.jsonl*"):
-            path.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
