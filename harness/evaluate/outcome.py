@@ -7,7 +7,7 @@ from math import isfinite, isnan
 from typing import Any
 
 from harness.journal import Served
-from harness.measure.flops import Flops, causal_flops, executed_flops
+from harness.measure.flops import causal_flops, executed_flops
 from harness.measure.segment import Segment, depth, ran_as_dense, unpadded
 from harness.measure.shape import ModelShape
 from harness.measure.traffic import kv_cache_bytes, traffic
@@ -173,7 +173,7 @@ def flops_info(served: Sequence[Served], shape: ModelShape, dense: ModelShape, a
         total=executed.total,
         useful=executed_flops(shape, unpadded(segments)).total,
         causal=causal_flops(shape, segments).total,
-        parts=_parts(executed),
+        parts=executed.parts(),
         dense_equivalent=executed_flops(dense, (_as_dense(segment) for segment in segments)).total,
         audit_ratio=audit,
         weight_bytes=round(moved.weights),
@@ -191,10 +191,8 @@ def same_work(served: Iterable[Served], shape: ModelShape, dense: ModelShape) ->
     return shape == dense and all(ran_as_dense(row.segments) for row in served)
 
 
-def _parts(flops: Flops) -> dict[str, int]:
-    return {name: getattr(flops, name) for name in ("attention_linear", "attention_scores", "mlp", "head", "other")}
-
-
 def _as_dense(segment: Segment) -> Segment:
     every = (segment.queries,) * len(segment.attention)
-    return replace(segment, attention=every, mlp=every)
+    added = {"fill": (), "fill_macs": 0, "router": 0, "router_macs": 0, "auxiliary_bytes": 0.0}
+    # exit checks go through the head too; dense runs it once at most
+    return replace(segment, attention=every, mlp=every, head=min(segment.head, segment.queries), **added)

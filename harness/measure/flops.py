@@ -8,7 +8,7 @@ least.
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from harness.measure.segment import Segment
 from harness.measure.shape import ModelShape
@@ -24,6 +24,8 @@ class Flops:
         mlp: the MLP's projections.
         head: the language-model head, early-exit checks included.
         other: linears around the layers.
+        router: routers and exit classifiers that a method added.
+        kv_fill: keys and values projected for tokens that did not run a layer.
     """
 
     attention_linear: int = 0
@@ -31,11 +33,17 @@ class Flops:
     mlp: int = 0
     head: int = 0
     other: int = 0
+    router: int = 0
+    kv_fill: int = 0
 
     @property
     def total(self) -> int:
         """All components."""
-        return self.attention_linear + self.attention_scores + self.mlp + self.head + self.other
+        return sum(self.parts().values())
+
+    def parts(self) -> dict[str, int]:
+        """The components by name."""
+        return asdict(self)
 
 
 def executed_flops(shape: ModelShape, segments: Iterable[Segment]) -> Flops:
@@ -57,7 +65,7 @@ def causal_flops(shape: ModelShape, segments: Iterable[Segment]) -> Flops:
 
 def _flops(shape: ModelShape, segments: Iterable[Segment], pairs: Callable[[Segment, int | None], int]) -> Flops:
     """Sum over layers; ``pairs`` gives the query-key pairs of a layer that every query ran, by its window."""
-    linear = scores = mlp = head = other = 0
+    linear = scores = mlp = head = other = router = fill = 0
     windows = {layer.window for layer in shape.layers}
     for segment in segments:
         met = {window: pairs(segment, window) for window in windows}
@@ -68,4 +76,6 @@ def _flops(shape: ModelShape, segments: Iterable[Segment], pairs: Callable[[Segm
             mlp += runs * layer.mlp.macs * fed
         head += runs * shape.head.macs * segment.head
         other += runs * shape.other.macs * segment.queries
-    return Flops(linear, scores, mlp, head, other)
+        router += runs * segment.router_macs
+        fill += runs * segment.fill_macs
+    return Flops(linear, scores, mlp, head, other, router, fill)

@@ -33,6 +33,11 @@ class Segment:
             where four rows shared one pass, 2 where the row ran the layer twice alone.
         mlp_reads: the same of the MLP weights.
         head_reads: the same of the head's weights.
+        fill: tokens for which each dense layer's keys and values alone were projected, per forward; empty if none.
+        fill_macs: multiply-accumulates of that, per forward.
+        router: tokens that routers and exit classifiers ran on, per forward.
+        router_macs: multiply-accumulates of that, per forward.
+        auxiliary_bytes: this row's share of the weight bytes that fills, routers and classifiers read, per forward.
     """
 
     phase: Phase
@@ -47,6 +52,11 @@ class Segment:
     attention_reads: tuple[float, ...]
     mlp_reads: tuple[float, ...]
     head_reads: float
+    fill: tuple[int, ...] = ()
+    fill_macs: int = 0
+    router: int = 0
+    router_macs: int = 0
+    auxiliary_bytes: float = 0.0
 
     def attended(self, window: int | None = None) -> int:
         """Key positions that a layer holds for its queries, summed over the forwards.
@@ -83,6 +93,7 @@ class Segment:
             "attention": _packed(self.attention, self.attention_reads),
             "mlp": _packed(self.mlp, self.mlp_reads),
             "head": [self.head, self.head_reads],
+            **{name: getattr(self, name) for name in _ADDED if getattr(self, name)},
         }
 
     @classmethod
@@ -92,7 +103,11 @@ class Segment:
         rest["attention"], rest["attention_reads"] = _unpacked(plain["attention"])
         rest["mlp"], rest["mlp_reads"] = _unpacked(plain["mlp"])
         rest["head"], rest["head_reads"] = plain["head"]
+        rest["fill"] = tuple(plain.get("fill", ()))
         return cls(**rest)
+
+
+_ADDED = ("fill", "fill_macs", "router", "router_macs", "auxiliary_bytes")
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +145,8 @@ def ran_as_dense(segments: Iterable[Segment]) -> bool:
     """
     return all(
         segment.head <= segment.queries
+        and not segment.fill
+        and not segment.router
         and all(tokens == segment.queries for tokens in (*segment.attention, *segment.mlp))
         for segment in segments
     )
@@ -155,6 +172,7 @@ def unpadded(segments: Iterable[Segment]) -> list[Segment]:
                 attention=tuple(_scaled(tokens, segment.queries, length) for tokens in segment.attention),
                 mlp=tuple(_scaled(tokens, segment.queries, length) for tokens in segment.mlp),
                 head=_scaled(segment.head, segment.queries, length),
+                fill=tuple(_scaled(tokens, segment.queries, length) for tokens in segment.fill),
             )
         )
     return useful

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, Self
 
 from harness.errors import HarnessError
 from harness.measure.segment import Phase, Segment
+from harness.measure.shape import Linears
 from harness.model.context import ForwardContext
-from harness.model.decoder import Decoder
+from harness.model.decoder import Auxiliary, Decoder
 
 if TYPE_CHECKING:
     from torch import nn
@@ -48,12 +49,14 @@ class Tracer:
     context starts a new batch and discards what was not collected. After the first forward of a "generate"
     context the tracer sets its ``decoding``.
 
-    Slots, in the order of events: attention and MLP of every dense layer, then the head.
+    Slots, in the order of events: attention and MLP of every dense layer, the head, then the modules that methods
+    added (``Decoder.auxiliaries``).
     """
 
     def __init__(self, model: Decoder) -> None:
         self._model = model
         self._layers = len(model.anatomy.blocks)
+        self._added: list[tuple[Auxiliary, Linears]] = []
         self._handles: list[RemovableHandle] = []
         self._context: ForwardContext | None = None
         self._batch: list[_Forwards] = []
@@ -65,7 +68,8 @@ class Tracer:
         anatomy = self._model.anatomy
         branches = [(block.attention, block.mlp) for block in anatomy.blocks]
         watched = [branch.modules[-1] for branch in chain.from_iterable(branches)]
-        for slot, module in enumerate([*watched, anatomy.head]):
+        self._added = [(added, Linears.of([added.module])) for added in self._model.auxiliaries]
+        for slot, module in enumerate([*watched, anatomy.head, *(added.module for added, _ in self._added)]):
             self._handles.append(module.register_forward_hook(self._observer(slot)))
         whole = self._model.module
         self._handles.append(whole.register_forward_pre_hook(self._begin))
@@ -142,8 +146,9 @@ class Tracer:
 
     def _segment(self, row: int, context: ForwardContext, forwards: _Forwards) -> Segment:
         rows = len(context.rows)
-        tokens = [0] * (2 * self._layers + 1)
-        reads = [0.0] * (2 * self._layers + 1)
+        head = 2 * self._layers
+        tokens = [0] * (head + 1 + len(self._added))
+        reads = [0.0] * len(tokens)
         for slot, active, shape in forwards.events:
             if active is None or row in active:
                 sharing = rows if active is None else len(active)
@@ -157,13 +162,30 @@ class Tracer:
             context=forwards.context,
             forwards=forwards.count,
             rows=rows,
-            attention=tuple(tokens[:-1:2]),
-            mlp=tuple(tokens[1::2]),
-            head=tokens[-1],
-            attention_reads=tuple(reads[:-1:2]),
-            mlp_reads=tuple(reads[1::2]),
-            head_reads=reads[-1],
+            attention=tuple(tokens[:head:2]),
+            mlp=tuple(tokens[1:head:2]),
+            head=tokens[head],
+            attention_reads=tuple(reads[:head:2]),
+            mlp_reads=tuple(reads[1:head:2]),
+            head_reads=reads[head],
+            **self._work_added(tokens[head + 1 :], reads[head + 1 :]),
         )
+
+    def _work_added(self, tokens: list[int], reads: list[float]) -> dict[str, Any]:
+        """What the modules that methods added did for a row, as fields of a segment."""
+        if not any(tokens):
+            return {}
+        fill = [0] * self._layers
+        work = {"fill_macs": 0, "router": 0, "router_macs": 0, "auxiliary_bytes": 0.0}
+        for (added, linears), count, read in zip(self._added, tokens, reads, strict=True):
+            work["auxiliary_bytes"] += read * linears.bytes
+            if added.layer is None:
+                work["router"] += count
+                work["router_macs"] += count * linears.macs
+            else:
+                fill[added.layer] += count
+                work["fill_macs"] += count * linears.macs
+        return {**work, "fill": tuple(fill) if any(fill) else ()}
 
 
 def _input_shape(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[int, int]:

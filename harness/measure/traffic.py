@@ -50,7 +50,8 @@ def kv_cache_bytes(shape: ModelShape, segments: Iterable[Segment]) -> int:
         if segment.phase != "decode":
             held = [0] * len(shape.layers)
         for index, (layer, tokens) in enumerate(zip(shape.layers, segment.attention, strict=True)):
-            held[index] += segment.forwards * tokens
+            filled = segment.fill[index] if segment.fill else 0
+            held[index] += segment.forwards * (tokens + filled)
             if layer.window is not None:
                 passes = max(_passes(tokens, segment.queries), 1)
                 held[index] = min(held[index], passes * (layer.window - 1))
@@ -62,7 +63,8 @@ def _weights(shape: ModelShape, segment: Segment) -> float:
     """Weight bytes of one forward of the segment."""
     reads = zip(shape.layers, segment.attention_reads, segment.mlp_reads, strict=True)
     layers = sum(attention * layer.attention.bytes + mlp * layer.mlp.bytes for layer, attention, mlp in reads)
-    return layers + segment.head_reads * shape.head.bytes + shape.other.bytes / segment.rows
+    around = segment.head_reads * shape.head.bytes + shape.other.bytes / segment.rows
+    return layers + around + segment.auxiliary_bytes
 
 
 def _kv(shape: ModelShape, segment: Segment) -> int:
@@ -73,7 +75,8 @@ def _kv(shape: ModelShape, segment: Segment) -> int:
         earlier = segment.attended(shape.layers[index].window) - own
         positions = _passes(tokens, segment.queries) * earlier + segment.forwards * tokens
         moved += positions * shape.kv_bytes(index)
-    return moved
+    filled = sum(tokens * shape.kv_bytes(index) for index, tokens in enumerate(segment.fill))
+    return moved + segment.forwards * filled
 
 
 def _passes(tokens: int, queries: int) -> int:

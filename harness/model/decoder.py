@@ -1,14 +1,30 @@
 """A loaded decoder language model: the module, its tokenizer, its parts, and what the current forward serves."""
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
 
 from harness.model.anatomy import Anatomy
 from harness.model.context import ForwardContext
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Auxiliary:
+    """A module that a method adds and runs, whose work is charged beside the model's own.
+
+    Attributes:
+        kind: "router" and "exit" decide what runs; "fill" projects keys and values alone, for a layer that a token
+            does not run.
+        layer: the dense layer that a "fill" fills.
+    """
+
+    module: "nn.Module"
+    kind: Literal["router", "exit", "fill"]
+    layer: int | None = None
 
 
 @dataclass
@@ -21,6 +37,7 @@ class Decoder:
         anatomy: the parts of the dense model; engines change the modules, never this description.
         fingerprint: digest of weights, configuration and tokenizer; keys every cache.
         context: what the running forward serves; None outside an evaluation.
+        auxiliaries: what the attached methods add and run; a method puts its own in for as long as it is attached.
     """
 
     module: "PreTrainedModel"
@@ -28,6 +45,7 @@ class Decoder:
     anatomy: Anatomy
     fingerprint: str
     context: ForwardContext | None = None
+    auxiliaries: list[Auxiliary] = field(default_factory=list)
 
     @property
     def config(self) -> Any:

@@ -1,12 +1,19 @@
 """The tracer sees what ran, charges it to the right rows, and leaves nothing behind."""
 
+import json
+
 import pytest
 import torch
 from torch import nn
 
-from harness.measure.segment import ran_as_dense
+from harness.measure.audit import count_flops
+from harness.measure.flops import executed_flops
+from harness.measure.segment import Segment, ran_as_dense
+from harness.measure.shape import ModelShape
 from harness.measure.trace import TraceError, Tracer
+from harness.measure.traffic import kv_cache_bytes
 from harness.model.context import ForwardContext, Row
+from harness.model.decoder import Auxiliary
 from harness.testing.tiny import FAMILIES, tiny_decoder
 
 LAYERS = 4
@@ -253,3 +260,39 @@ def test_outputs_are_untouched(model, batch):
         with Tracer(model):
             model.context = batch("score", 8, 8)
             assert torch.equal(model.module(ids).logits, bare)
+
+
+class Pooled(nn.Module):
+    """A router: one decision for each row, from the mean of its states."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.score = nn.Linear(width, 3)
+
+    def forward(self, states):
+        return self.score(states.mean(1))
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+def test_modules_that_a_method_adds_are_charged(model, batch, dense_segment, rows):
+    router, fill = Pooled(32), nn.Linear(32, 2 * 16, bias=False)
+    model.auxiliaries += [Auxiliary(router, "router"), Auxiliary(fill, "fill", layer=2)]
+    block = model.anatomy.blocks[1].module
+    handle = block.register_forward_pre_hook(lambda _, args: (router(args[0]), fill(args[0])) and None)
+    counted = count_flops(lambda: score(model, batch("score", *[8] * rows), tokens(rows, 8)))
+    handle.remove()
+    traced, flops = counted
+    extra = {"router": 1, "router_macs": 96, "fill": (0, 0, 8, 0), "fill_macs": 8 * 32 * 32}
+    share = {"rows": rows, "attention_reads": (1 / rows,) * LAYERS, "mlp_reads": (1 / rows,) * LAYERS}
+    weights = sum(part.numel() for part in (router.score.weight, fill.weight)) * 4 / rows
+    expected = dense_segment(
+        LAYERS, 8, phase="score", head=8, head_reads=1 / rows, auxiliary_bytes=weights, **extra, **share
+    )
+    assert traced == [[expected]] * rows
+    assert Segment.from_json(json.loads(json.dumps(expected.to_json()))) == expected
+    shape = ModelShape.of(model)
+    executed = [executed_flops(shape, row) for row in traced]
+    assert sum(one.total for one in executed) == flops
+    assert (executed[0].router, executed[0].kv_fill) == (2 * 96, 2 * 8 * 32 * 32)
+    assert kv_cache_bytes(shape, traced[0]) == 8 * (LAYERS + 1) * shape.kv_bytes(0)
+    assert not ran_as_dense(traced[0])
