@@ -193,6 +193,6 @@ def same_work(served: Iterable[Served], shape: ModelShape, dense: ModelShape) ->
 
 def _as_dense(segment: Segment) -> Segment:
     every = (segment.queries,) * len(segment.attention)
-    added = {"fill": (), "fill_macs": 0, "router": 0, "router_macs": 0, "auxiliary_bytes": 0.0}
+    added: dict[str, Any] = {"fill": (), "fill_macs": 0, "router": 0, "router_macs": 0, "auxiliary_bytes": 0.0}
     # exit checks go through the head too; dense runs it once at most
     return replace(segment, attention=every, mlp=every, head=min(segment.head, segment.queries), **added)

@@ -278,10 +278,14 @@ def test_modules_that_a_method_adds_are_charged(model, batch, dense_segment, row
     router, fill = Pooled(32), nn.Linear(32, 2 * 16, bias=False)
     model.auxiliaries += [Auxiliary(router, "router"), Auxiliary(fill, "fill", layer=2)]
     block = model.anatomy.blocks[1].module
-    handle = block.register_forward_pre_hook(lambda _, args: (router(args[0]), fill(args[0])) and None)
-    counted = count_flops(lambda: score(model, batch("score", *[8] * rows), tokens(rows, 8)))
+
+    def around(_, args):
+        router(args[0])
+        fill(args[0])
+
+    handle = block.register_forward_pre_hook(around)
+    traced, flops = count_flops(lambda: score(model, batch("score", *[8] * rows), tokens(rows, 8)))
     handle.remove()
-    traced, flops = counted
     extra = {"router": 1, "router_macs": 96, "fill": (0, 0, 8, 0), "fill_macs": 8 * 32 * 32}
     share = {"rows": rows, "attention_reads": (1 / rows,) * LAYERS, "mlp_reads": (1 / rows,) * LAYERS}
     weights = sum(part.numel() for part in (router.score.weight, fill.weight)) * 4 / rows
