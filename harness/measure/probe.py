@@ -1,0 +1,119 @@
+"""Timed forwards of a model at chosen depths: the cells that a cost profile is fitted to.
+
+Layers are taken out of the loaded model and put back, so nothing is loaded twice, and inputs are random tokens, which
+dense arithmetic does not notice. Whatever is not the forward itself (surgery, filling a cache) is outside the clock.
+"""
+
+import copy
+import inspect
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import DynamicCache
+
+from harness.measure.clock import Clock, seconds
+from harness.measure.profile import Work
+from harness.model.decoder import Decoder
+from harness.model.surgery import without_blocks, without_branches
+
+
+@dataclass(frozen=True, slots=True)
+class Depths:
+    """Which layers run, by index in the dense model.
+
+    Attributes:
+        blocks: layers in place; ``no_attention`` and ``no_mlp`` of them lack that branch.
+    """
+
+    blocks: tuple[int, ...]
+    no_attention: tuple[int, ...] = ()
+    no_mlp: tuple[int, ...] = ()
+
+
+@dataclass
+class Prober:
+    """Times forwards of a model, one row at a time.
+
+    Attributes:
+        live: the layers that the model has as it stands, by index in the dense model.
+    """
+
+    model: Decoder
+    clock: Clock
+    seed: int = 0
+    live: tuple[int, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        anatomy = self.model.anatomy
+        inside = set(getattr(anatomy.parent, anatomy.layers_name))
+        self.live = tuple(block.index for block in anatomy.blocks if block.module in inside)
+        self._generator = torch.Generator().manual_seed(self.seed)
+        self._filled: dict[int, DynamicCache] = {}
+        self._keeps_rows = "logits_to_keep" in inspect.signature(self.model.module.forward).parameters
+
+    def rows(self, work: Work) -> int:
+        """Rows that the head runs on: models that cannot be told run it on all tokens."""
+        return work.head_rows if self._keeps_rows else work.n
+
+    @torch.inference_mode()
+    def forward(self, work: Work, depths: Depths, times: int) -> list[float]:
+        """Seconds of each of ``times`` forwards."""
+        ids = self._tokens(work.n)
+        cache = self._cache(work.c - work.n)
+        with self.at(depths):
+            return [self._timed(ids, cache, work.head_rows) for _ in range(times)]
+
+    @torch.inference_mode()
+    def steps(self, context: int, schedule: Sequence[Depths]) -> float:
+        """Seconds of one decode step after another at this context, each at a depth of its own."""
+        cache = self._cache(context - 1)
+        total = 0.0
+        for depths in schedule:
+            ids = self._tokens(1)
+            with self.at(depths):
+                total += self._timed(ids, cache, 1)
+        return total
+
+    @torch.inference_mode()
+    def module(self, part: nn.Module, width: int, tokens: int, times: int) -> list[float]:
+        """Seconds of calls of a module alone on [1, tokens, width]."""
+        module = self.model.module
+        inputs = torch.randn(1, tokens, width, generator=self._generator).to(module.device, module.dtype)
+        return [seconds(self.clock, lambda: part(inputs)) for _ in range(times)]
+
+    @contextmanager
+    def at(self, depths: Depths) -> Iterator[None]:
+        """The model with these layers and branches alone."""
+        with ExitStack() as stack:
+            gone = set(self.live) - set(depths.blocks)
+            if depths.no_attention or depths.no_mlp:
+                stack.enter_context(without_branches(self.model, attention=depths.no_attention, mlp=depths.no_mlp))
+            if gone:
+                stack.enter_context(without_blocks(self.model, gone))
+            yield
+
+    def _timed(self, ids: torch.Tensor, cache: DynamicCache | None, rows: int) -> float:
+        keywords: dict[str, Any] = {"use_cache": True}
+        if cache is not None:
+            keywords["past_key_values"] = copy.deepcopy(cache)
+        if self._keeps_rows and rows < ids.shape[1]:
+            keywords["logits_to_keep"] = rows
+        return seconds(self.clock, lambda: self.model.module(input_ids=ids, **keywords))
+
+    def _tokens(self, count: int) -> torch.Tensor:
+        ids = torch.randint(0, self.model.config.vocab_size, (1, count), generator=self._generator)
+        return ids.to(self.model.device)
+
+    def _cache(self, length: int) -> DynamicCache | None:
+        """Keys and values of so many tokens at full depth; every call copies them."""
+        if not length:
+            return None
+        if length not in self._filled:
+            cache = DynamicCache(config=self.model.config)
+            self.model.module(input_ids=self._tokens(length), past_key_values=cache, use_cache=True)
+            self._filled[length] = cache
+        return self._filled[length]

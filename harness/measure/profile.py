@@ -1,0 +1,304 @@
+"""What a forward costs on this host, fitted: seconds of a layer's attention and MLP, of the head, of the rest.
+
+Narayanan et al. (arXiv:2305.02440) time a model as T = F(p) + g (o - 1). Here the depth may change from token to
+token, so the unit is a layer's branch:
+
+    attention(n, c) = A0 + A1 n + A2 pairs(n, c)      mlp(n) = M0 + M1 n
+    fixed(n)        = X0 + X1 n                       head(r) = H0 + H1 r
+
+for n tokens that end at context c; pairs(n, c) = n c - n (n - 1) / 2. Reading a prompt and decoding are fitted apart.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Literal, Self
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from harness.measure.stats.paired import Floats
+
+LINEAR_ENOUGH: Final = 0.02
+"""Mean relative error up to which straight lines describe the reading of prompts; above it a table does."""
+
+
+def pairs(n: float, c: float) -> float:
+    """Causal query-key pairs of the last n of c positions."""
+    return n * c - n * (n - 1) / 2
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """One forward of one row, as what a cost depends on.
+
+    Attributes:
+        n: tokens.
+        c: attended positions, the tokens included.
+        attention, mlp: how many layers ran their attention, and their MLP, on all tokens.
+        head_rows: tokens that the head ran on.
+    """
+
+    n: int
+    c: int
+    attention: int
+    mlp: int
+    head_rows: int = 1
+
+    def features(self) -> list[float]:
+        """What the coefficients of ``LinearCosts`` are multiplied by, in their order."""
+        a, m = self.attention, self.mlp
+        return [1, self.n, a, a * self.n, a * pairs(self.n, self.c), m, m * self.n, self.head_rows - 1]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Line(_Frozen):
+    """Seconds of a call on n tokens: ``base + per_token * n``, and nothing for none."""
+
+    base: float
+    per_token: float
+
+    def seconds(self, n: float) -> float:
+        """Cost of one call."""
+        return self.base + self.per_token * n if n else 0.0
+
+    @classmethod
+    def fit(cls, tokens: Sequence[float], seconds: Sequence[float]) -> Self:
+        """The line through measurements, closest in relative terms, with nothing negative."""
+        base, per_token = nonnegative_fit([[1, n] for n in tokens], seconds)
+        return cls(base=base, per_token=per_token)
+
+
+class LinearCosts(_Frozen):
+    """Seconds of a forward as a sum of lines. ``head_row`` is a head row beyond the first, which ``fixed`` includes."""
+
+    fixed: float
+    fixed_token: float
+    attention: float
+    attention_token: float
+    attention_pair: float
+    mlp: float
+    mlp_token: float
+    head_row: float
+
+    @classmethod
+    def fit(cls, works: Sequence[Work], seconds: Sequence[float]) -> Self:
+        """The costs closest to measurements in relative terms, none of them negative."""
+        found = nonnegative_fit([work.features() for work in works], seconds)
+        return cls(**dict(zip(cls.model_fields, found, strict=True)))
+
+    def fixed_seconds(self, n: int) -> float:
+        """What a forward costs around its layers."""
+        return self.fixed + self.fixed_token * n
+
+    def attention_seconds(self, n: int) -> float:
+        """One layer's attention on n tokens, without what its pairs cost."""
+        return self.attention + self.attention_token * n
+
+    def mlp_seconds(self, n: int) -> float:
+        """One layer's MLP on n tokens."""
+        return self.mlp + self.mlp_token * n
+
+    def head_seconds(self, n: int) -> float:
+        """One row of the head beyond the first, in a forward of n tokens."""
+        return self.head_row
+
+
+class TableCosts(_Frozen):
+    """Seconds of a forward at some lengths, straight in between: caches and kernels bend the lines on a CPU.
+
+    ``attention`` is at context n; ``attention_pair`` is for pairs beyond those.
+    """
+
+    lengths: tuple[int, ...]
+    fixed: tuple[float, ...]
+    attention: tuple[float, ...]
+    mlp: tuple[float, ...]
+    head_row: tuple[float, ...]
+    attention_pair: float
+
+    @classmethod
+    def fit(cls, works: Sequence[Work], seconds: Sequence[float], attention_pair: float) -> Self:
+        """One regression on the depth at each length; costs may not fall as lengths grow."""
+        lengths = tuple(sorted({work.n for work in works}))
+        rows = []
+        for length in lengths:
+            here = [(work, time) for work, time in zip(works, seconds, strict=True) if work.n == length]
+            design = [[1, work.attention, work.mlp, work.head_rows - 1] for work, _ in here]
+            rows.append(nonnegative_fit(design, [time for _, time in here]))
+        fixed, attention, mlp, head = np.array(rows).T
+        fixed, attention, mlp = (np.maximum.accumulate(one) for one in (fixed, attention, mlp))
+        return cls(
+            lengths=lengths,
+            fixed=tuple(fixed),
+            attention=tuple(attention),
+            mlp=tuple(mlp),
+            head_row=tuple(head),
+            attention_pair=attention_pair,
+        )
+
+    def fixed_seconds(self, n: int) -> float:
+        """What a forward costs around its layers."""
+        return self._at(self.fixed, n)
+
+    def attention_seconds(self, n: int) -> float:
+        """One layer's attention on n tokens, without what the pairs beyond context n cost."""
+        return self._at(self.attention, n) - self.attention_pair * pairs(n, n)
+
+    def mlp_seconds(self, n: int) -> float:
+        """One layer's MLP on n tokens."""
+        return self._at(self.mlp, n)
+
+    def head_seconds(self, n: int) -> float:
+        """One row of the head beyond the first, in a forward of n tokens."""
+        return float(np.interp(n, self.lengths, self.head_row))
+
+    def _at(self, values: tuple[float, ...], n: int) -> float:
+        """Interpolated; the first value below the grid, the last segment's slope above it."""
+        lengths = self.lengths
+        if n <= lengths[-1] or len(lengths) < 2:
+            return float(np.interp(n, lengths, values))
+        slope = (values[-1] - values[-2]) / (lengths[-1] - lengths[-2])
+        return values[-1] + slope * (n - lengths[-1])
+
+
+Costs = LinearCosts | TableCosts
+
+
+class Fit(_Frozen):
+    """How well costs describe what was timed.
+
+    Attributes:
+        r2: share of the variance explained.
+        mape: mean relative error; ``worst`` is the largest.
+        left_out: mean relative error of each timing when the fit had not seen it; null where that cannot be had.
+    """
+
+    r2: float
+    mape: float
+    worst: float
+    left_out: float | None = None
+
+    @classmethod
+    def of(cls, predicted: Floats, seconds: Floats, left_out: float | None = None) -> Self:
+        """Compare predictions with what was timed."""
+        errors = np.abs(predicted / seconds - 1)
+        around = ((seconds - seconds.mean()) ** 2).sum()
+        r2 = 1 - ((predicted - seconds) ** 2).sum() / around if around else 1.0
+        return cls(r2=float(r2), mape=float(errors.mean()), worst=float(errors.max()), left_out=left_out)
+
+
+class HeldOut(_Frozen):
+    """Predictions of generations whose depth changed from token to token, which no fit had seen.
+
+    Attributes:
+        mape, bias: mean absolute and mean signed relative error of the time.
+        speedup_error, speedup_worst: mean and largest relative error of the predicted speed-up over full depth.
+    """
+
+    schedules: int
+    mape: float
+    bias: float
+    speedup_error: float
+    speedup_worst: float
+
+
+class CostProfile(_Frozen):
+    """The costs of a model's parts on a host, and how far to trust them.
+
+    Attributes:
+        key: digest of the model's shape, data type, attention implementation and the host.
+        clock: what was read: CPU time of the thread, wall time, or events on the device.
+        head: the head alone, as an exit check calls it.
+        fill: projecting keys and values alone.
+        router: an added module's call, and seconds per multiply-accumulate in it.
+        relative_iqr: median over the cells of the interquartile range of the raw timings over their median.
+        others_share: share of the machine that other processes used meanwhile.
+    """
+
+    key: str
+    host: dict[str, str]
+    clock: Literal["thread_time", "wall", "cuda_events"]
+    prefill: LinearCosts | TableCosts
+    decode: LinearCosts
+    head: Line
+    fill: Line
+    router: Line
+    prefill_fit: Fit
+    decode_fit: Fit
+    held_out: HeldOut
+    relative_iqr: float
+    others_share: float
+    load_average: tuple[float, float]
+    seconds: float
+
+    @property
+    def label(self) -> Literal["good", "fair", "poor"]:
+        """Whether to rank by it: good within 5 % fitted and 8 % held out, fair within 10 % and 15 %."""
+        fitted = max(self.prefill_fit.mape, self.decode_fit.mape)
+        if fitted <= 0.05 and self.held_out.mape <= 0.08:
+            return "good"
+        return "fair" if fitted <= 0.10 and self.held_out.mape <= 0.15 else "poor"
+
+
+def fit_prefill(works: Sequence[Work], seconds: Sequence[float], attention_pair: float) -> tuple[Costs, Fit]:
+    """Costs of reading prompts: lines where they are close enough, a table where they are not.
+
+    Args:
+        attention_pair: seconds of a query-key pair, for a table, whose cells all have context n.
+    """
+    linear = LinearCosts.fit(works, seconds)
+    quality = _quality(linear, works, seconds)
+    if quality.mape <= LINEAR_ENOUGH:
+        return linear, quality
+    table = TableCosts.fit(works, seconds, attention_pair)
+    return table, _quality(table, works, seconds)
+
+
+def fit_decode(works: Sequence[Work], seconds: Sequence[float]) -> tuple[LinearCosts, Fit]:
+    """Costs of a decode step."""
+    costs = LinearCosts.fit(works, seconds)
+    return costs, _quality(costs, works, seconds)
+
+
+def forward_seconds(costs: Costs, work: Work) -> float:
+    """Predicted seconds of a forward."""
+    beyond = pairs(work.n, work.c)
+    attention = costs.attention_seconds(work.n) + costs.attention_pair * beyond
+    layers = work.attention * attention + work.mlp * costs.mlp_seconds(work.n)
+    return costs.fixed_seconds(work.n) + layers + (work.head_rows - 1) * costs.head_seconds(work.n)
+
+
+def nonnegative_fit(design: Sequence[Sequence[float]], seconds: Sequence[float]) -> list[float]:
+    """Least squares of relative errors with no negative coefficient: rows are divided by what was timed."""
+    from scipy.optimize import nnls
+
+    rows = np.array(design, dtype=float) / np.array(seconds, dtype=float)[:, None]
+    # columns of very different sizes would be solved to very different precision
+    scale = np.linalg.norm(rows, axis=0)
+    scale[scale == 0] = 1.0
+    found, _ = nnls(rows / scale, np.ones(len(rows)))
+    return [float(value) for value in found / scale]
+
+
+def _quality(costs: Costs, works: Sequence[Work], seconds: Sequence[float]) -> Fit:
+    predicted = np.array([forward_seconds(costs, work) for work in works])
+    return Fit.of(predicted, np.array(seconds), _left_out_error(type(costs), works, seconds, costs.attention_pair))
+
+
+def _left_out_error(
+    kind: type[Costs], works: Sequence[Work], seconds: Sequence[float], attention_pair: float
+) -> float | None:
+    """Mean relative error when each timing, or for a table each inner length, is left out of the fit in turn."""
+    lengths = sorted({work.n for work in works})
+    table = kind is TableCosts
+    groups = [[i for i, work in enumerate(works) if work.n == n] for n in lengths[1:-1]] if table else None
+    errors = []
+    for group in groups if groups is not None else [[i] for i in range(len(works))]:
+        kept = [i for i in range(len(works)) if i not in group]
+        given = [works[i] for i in kept], [seconds[i] for i in kept]
+        costs = TableCosts.fit(*given, attention_pair) if table else LinearCosts.fit(*given)
+        errors += [abs(forward_seconds(costs, works[i]) / seconds[i] - 1) for i in group]
+    return float(np.mean(errors)) if errors else None

@@ -1,0 +1,76 @@
+"""The least time that a machine could take: per component, the slower of its arithmetic and its memory traffic.
+
+T = sum_k max(F_k / P, B_k / W) with P the dense peak of the data type and W the memory bandwidth (Williams et al.,
+"Roofline", 2009). A lower bound ("speed of light"): no launch costs, perfect kernels, causal attention, weights and
+keys and values alone as traffic.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from harness.measure.accelerators import Accelerator
+from harness.measure.segment import Segment
+from harness.measure.shape import ModelShape
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """Seconds by component, of one row alone on the machine."""
+
+    attention: float = 0.0
+    cache: float = 0.0
+    mlp: float = 0.0
+    head: float = 0.0
+    rest: float = 0.0
+
+    @property
+    def total(self) -> float:
+        """All components, one after another."""
+        return self.attention + self.cache + self.mlp + self.head + self.rest
+
+
+def roofline(shape: ModelShape, segments: Iterable[Segment], machine: Accelerator, dtype: str) -> Bound:
+    """The bound of a row's forwards.
+
+    Args:
+        shape: the model that ran; its weights' bytes count.
+        segments: the row's trace, without padding; every pass is taken to read the weights for itself.
+        machine: whose peaks to use.
+        dtype: data type of the arithmetic, such as "bfloat16".
+    """
+    attention = cache = mlp = head = rest = 0.0
+
+    def slower(flops: float, moved: float) -> float:
+        return max(flops / machine.peak(dtype), moved / machine.bandwidth)
+
+    for segment in segments:
+        n, times = segment.queries, segment.forwards
+        for index, layer in enumerate(shape.layers):
+            ran, fed = segment.attention[index], segment.mlp[index]
+            attention += times * slower(2 * layer.attention.macs * ran, -(-ran // n) * layer.attention.bytes)
+            mlp += times * slower(2 * layer.mlp.macs * fed, -(-fed // n) * layer.mlp.bytes)
+            scores = 4 * layer.query_width * segment.causal_pairs(layer.window) * ran / n
+            positions = -(-ran // n) * (segment.attended(layer.window) - times * n) + times * ran
+            cache += slower(scores, positions * shape.kv_bytes(index))
+        reads = max(1, -(-segment.head // n)) * shape.head.bytes if segment.head else 0
+        head += times * slower(2 * shape.head.macs * segment.head, reads)
+        added = segment.fill_macs + segment.router_macs + shape.other.macs * n
+        filled = sum(tokens * shape.kv_bytes(index) for index, tokens in enumerate(segment.fill))
+        moved = segment.auxiliary_bytes * segment.rows + shape.other.bytes + n * shape.embedding_bytes + filled
+        rest += times * slower(2 * added, moved)
+    return Bound(attention, cache, mlp, head, rest)
+
+
+def device_seconds(seconds: float, accelerators: int = 1) -> float:
+    """Seconds times the number of accelerators that they keep busy."""
+    return seconds * accelerators
+
+
+def dollars(seconds: float, usd_per_hour: float, accelerators: int = 1) -> float:
+    """What the device-seconds cost at a price per accelerator and hour."""
+    return device_seconds(seconds, accelerators) * usd_per_hour / 3600
+
+
+def energy_bound(seconds: float, machine: Accelerator, accelerators: int = 1) -> float | None:
+    """Joules at full power for that long, an upper bound for this many seconds; None without a stated power."""
+    return None if machine.tdp is None else device_seconds(seconds, accelerators) * machine.tdp
