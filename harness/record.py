@@ -1,7 +1,8 @@
 """The record of a run: one JSON document, one schema, checked when written and when read.
 
 Three kinds of number are kept apart: counted (FLOPs, bytes, layers), modelled (idealized runtime) and measured
-(latency, energy). What was not measured is null, and ``missing`` says why. All units are SI base units.
+(latency, energy; their sections are in ``harness.costs``). What was not measured is null, and ``missing`` says why.
+All units are SI base units.
 """
 
 from datetime import datetime
@@ -9,6 +10,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from harness.costs import Baseline, Energy, Memory, Score, Time
 from harness.environment import Environment
 
 
@@ -82,25 +84,6 @@ class EvaluationInfo(_Section):
     limited: bool
 
 
-class Score(_Section):
-    """One metric of one task (or group) under one filter, exactly as lm-eval reports it.
-
-    Attributes:
-        stderr: standard error; null where lm-eval gives none.
-        n: scored documents.
-        vs_baseline: difference to dense (method - dense) on the same documents; null without a baseline.
-    """
-
-    task: str
-    metric: str
-    filter: str
-    value: float | None
-    stderr: float | None
-    n: int
-    higher_is_better: bool | None
-    vs_baseline: float | None = None
-
-
 class TraceTotals(_Section):
     """Work observed on the modules that ran, summed over the run.
 
@@ -150,35 +133,15 @@ class Flops(_Section):
     kv_bytes: int
 
 
-class Memory(_Section):
-    """Bytes, counted from what is allocated.
-
-    Attributes:
-        weights: parameters and buffers of the attached model by unique storage.
-        kv_peak: largest key-value cache of one sequence, over the layers that ran.
-    """
-
-    weights: int
-    kv_peak: int
-
-
-class Baseline(_Section):
-    """The dense run on the same documents that this one is compared with.
-
-    Attributes:
-        documents: pairs of documents found in both.
-        flops_ratio: this run's FLOPs over the baseline's.
-    """
-
-    run_id: str
-    documents: int
-    flops_ratio: float
-
-
 class RunRecord(_Section):
-    """One method on one model and one task."""
+    """One method on one model and one task.
 
-    schema_version: Literal[1] = 1
+    Attributes:
+        missing: what is null, by its path, and why.
+        warnings: what a reader must know before believing the scores.
+    """
+
+    schema_version: Literal[2] = 2
     id: str = Field(pattern=r"^[0-9a-f]{12}$")
     started: datetime
     duration_s: float
@@ -190,8 +153,8 @@ class RunRecord(_Section):
     trace: TraceTotals
     flops: Flops
     memory: Memory
-    time: None = None
-    energy: None = None
+    time: Time | None = None
+    energy: Energy | None = None
     baseline: Baseline | None = None
     missing: dict[str, str] = {}
     warnings: list[str] = []

@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
 from harness import environment
+from harness.compare import by_key, paired, with_intervals
+from harness.costs import Memory
 from harness.errors import HarnessError
 from harness.evaluate import outcome
 from harness.evaluate.quiet import collected_warnings
 from harness.journal import Journal, Served
 from harness.measure.shape import ModelShape
 from harness.prepared import Preparation, Prepared
-from harness.record import Baseline, Memory, MethodInfo, ModelInfo, RunRecord
+from harness.record import MethodInfo, ModelInfo, RunRecord
 from harness.spec import RunSpec
 from harness.store import RunFolder
 
@@ -26,9 +28,11 @@ if TYPE_CHECKING:
     from harness.session import Progress
 
 MISSING = {
-    "time": "not measured: the quality pass batches requests and observes them, so its clock is not a latency",
-    "energy": "not measured: no meter is read during the quality pass",
+    "time": "not measured: --measure asked for neither latency nor ideal",
+    "energy": "not measured: --measure did not ask for energy",
+    "memory.peak": "not measured: --measure did not ask for memory",
 }
+"""Of a record before its cost pass: the quality pass batches and observes requests, so its clock is no latency."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,7 @@ def run(
         model=_model_info(spec, lm, dense),
         evaluation=spec.evaluation,
         environment=here,
-        scores=outcome.scores(evaluated.results),
+        scores=with_intervals(outcome.scores(evaluated.results), lines),
         trace=outcome.trace_totals(evaluated.served, unchanged=None if spec.stack.is_dense else unchanged),
         flops=flops,
         memory=Memory(weights=evaluated.shape.bytes, kv_peak=outcome.kv_peak(evaluated.served, evaluated.shape)),
@@ -87,7 +91,7 @@ def run(
     )
     if baseline is not None:
         record = compared(record, lines, baseline)
-    folder.finish(record, lines, _manifest(spec))
+    folder.finish(record, lines, _manifest(spec, evaluated.shape))
     return record
 
 
@@ -109,7 +113,7 @@ def _evaluate(
         collector = stack.enter_context(collected_warnings("lm_eval"))
         lm.watch = Watch(tracer, journal, bar)
         try:
-            results = _simple_evaluate(spec, lm)
+            results = simple_evaluate(spec, lm)
             audit = lm.audit(shape)
         finally:
             lm.watch = None
@@ -118,8 +122,13 @@ def _evaluate(
         return _Evaluated(results, served, states, shape, audit, collector.messages)
 
 
-def _simple_evaluate(spec: RunSpec, lm: "HarnessLM") -> dict[str, Any] | None:
-    """lm-eval's own evaluation of the task, with lm-eval's own defaults where the user gave nothing."""
+def simple_evaluate(
+    spec: RunSpec, lm: "HarnessLM", samples: dict[str, list[int]] | None = None
+) -> dict[str, Any] | None:
+    """lm-eval's own evaluation of the task, with lm-eval's own defaults where the user gave nothing.
+
+    ``samples`` asks for these documents instead of the job's.
+    """
     from lm_eval import evaluator
 
     job = spec.job
@@ -132,8 +141,8 @@ def _simple_evaluate(spec: RunSpec, lm: "HarnessLM") -> dict[str, Any] | None:
             num_fewshot=job.num_fewshot,
             batch_size=job.batch_size,
             device=spec.environment.device,
-            limit=job.limit,
-            samples=job.samples,
+            limit=job.limit if samples is None else None,
+            samples=job.samples if samples is None else samples,
             system_instruction=job.system_instruction,
             apply_chat_template=job.apply_chat_template,
             fewshot_as_multiturn=job.fewshot_as_multiturn and bool(job.apply_chat_template),
@@ -225,32 +234,21 @@ def compared(record: RunRecord, lines: Iterable[dict[str, Any]], baseline: RunFo
 
     Raises:
         StoreError: the dense run cannot be read.
+        HarnessError: it has none of the documents.
     """
     dense = baseline.record()
-    values = {(score.task, score.metric, score.filter): score.value for score in dense.scores}
-    scores = []
-    for score in record.scores:
-        base = values.get((score.task, score.metric, score.filter))
-        difference = None if base is None or score.value is None else score.value - base
-        scores.append(score.model_copy(update={"vs_baseline": difference}))
-    ours, theirs = _work(record.id, lines), _work(baseline.path, baseline.samples())
-    paired = ours.keys() & theirs.keys()
-    if not paired:
+    ours, theirs = by_key(record.id, lines), by_key(baseline.path, baseline.samples())
+    if not ours.keys() & theirs.keys():
         raise HarnessError(f"{baseline.path} has none of this run's documents: compute it again with --no_resume")
-    ratio = sum(ours[key] for key in paired) / sum(theirs[key] for key in paired)
-    comparison = Baseline(run_id=dense.id, documents=len(paired), flops_ratio=ratio)
-    return record.model_copy(update={"scores": scores, "baseline": comparison})
+    scores, found = paired(dense, record, theirs, ours)
+    if record.baseline is not None:  # what was measured beside dense stays
+        found = found.model_copy(
+            update={"ratios": {**record.baseline.ratios, **found.ratios}, "noise": record.baseline.noise}
+        )
+    return record.model_copy(update={"scores": scores, "baseline": found})
 
 
-def _work(run: object, lines: Iterable[dict[str, Any]]) -> dict[tuple[str, int, str], int]:
-    """FLOPs by document."""
-    try:
-        return {(line["task"], line["doc_id"], line["doc_hash"]): line["flops"] for line in lines}
-    except (KeyError, TypeError) as error:
-        raise HarnessError(f"the samples of {run} are not those of a run: {error} in a line") from error
-
-
-def _manifest(spec: RunSpec) -> dict[str, Any]:
+def _manifest(spec: RunSpec, shape: ModelShape) -> dict[str, Any]:
     return {
         "id": spec.id,
         "command": shlex.join(["harness", *sys.argv[1:]]),
@@ -258,4 +256,5 @@ def _manifest(spec: RunSpec) -> dict[str, Any]:
         "environment": spec.environment.model_dump(mode="json"),
         "git": environment.git_state(),
         "tasks": {name: task.dump_config() for name, task in spec.task.tasks.items()},
+        "shape": shape.model_dump(mode="json"),
     }

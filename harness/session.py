@@ -3,6 +3,7 @@
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import groupby
 from typing import TYPE_CHECKING, Protocol
 
 from harness import environment
@@ -10,9 +11,10 @@ from harness.errors import HarnessError, MethodError, UnknownNameError
 from harness.evaluate.calibration_text import calibration_for
 from harness.evaluate.quiet import collected_warnings
 from harness.evaluate.tasks import LoadedTask, Overrides, TaskLoader
-from harness.model.source import ModelError, locate
+from harness.measure.shape import ModelShape
+from harness.model.source import ModelError, ModelSource, locate
 from harness.paths import cache_folder
-from harness.prepared import Preparation
+from harness.prepared import Preparation, Prepared
 from harness.record import RunRecord
 from harness.run import compared, run
 from harness.spec import Job, RunSpec
@@ -67,6 +69,11 @@ class Session:
         return list({stack.fingerprint: stack for stack in stacks}.values())
 
     @cached_property
+    def source(self) -> ModelSource:
+        """Where the model is."""
+        return locate(self.job.pretrained, self.job.model_args.get("revision"))
+
+    @cached_property
     def specs(self) -> list[RunSpec]:
         """Every run of the job: all methods of the first task, then of the next."""
         job = self.job
@@ -74,7 +81,7 @@ class Session:
         for stack in stacks:
             if job.batch_size > 1 and not stack.batchable:
                 raise MethodError(f"{stack.label}: rows of a batch influence each other; give --batch_size 1")
-        source = locate(job.pretrained, job.model_args.get("revision"))
+        source = self.source
         loader = TaskLoader(job.include_path, {"pretrained": source.loadable, **job.model_args, **job.metadata})
         asked: dict[str, Job] = {}
         for request in job.tasks:
@@ -126,7 +133,7 @@ class Session:
 
         job = self.job
         args = {"trust_remote_code": job.trust_remote_code, **job.model_args}
-        source = self.specs[0].model
+        source = self.source
         self.progress.say(f"loading {job.pretrained} on {self.device}")
         try:
             with collected_warnings("lm_eval", "transformers", "accelerate"):
@@ -156,8 +163,16 @@ class Session:
         if pending:
             self.store.check_writable()
         for spec in pending:
-            with spec.stack.applied(self.lm.decoder, self._preparation(spec)):
+            with self.attached(spec):
                 pass
+        records = self._evaluate(pending)
+        if len(records) < len(self.specs) or self.job.costs.measure <= {"flops"}:
+            return records  # another process has some of them
+        self._measure_costs()
+        return [self.folder(spec).record() for spec in self.specs]
+
+    def _evaluate(self, pending: list[RunSpec]) -> list[RunRecord]:
+        """The records of all runs, with their scores; on several processes, those that this one writes."""
         records: list[RunRecord] = []
         dense: dict[str, RunFolder] = {}
         for spec in self.specs:
@@ -174,6 +189,31 @@ class Session:
             if record is not None:
                 records.append(record)
         return records
+
+    def _measure_costs(self) -> None:
+        """The cost pass of every task, here or in a process of its own."""
+        if self.job.costs.isolate:
+            from harness.isolation import measure_isolated
+
+            measure_isolated(self.job, self.store.root)
+            return
+        self.measure_costs()
+
+    def measure_costs(self) -> None:
+        """Complete the finished runs' records by what the job wants measured, task by task."""
+        from harness.cost_stage import measure_costs
+
+        for _, specs in groupby(self.specs, key=lambda spec: spec.task.name):
+            measure_costs(self, list(specs))
+
+    def attached(self, spec: RunSpec) -> AbstractContextManager[list[Prepared]]:
+        """The model with a run's methods applied."""
+        return spec.stack.applied(self.lm.decoder, self._preparation(spec))
+
+    @cached_property
+    def dense_shape(self) -> ModelShape:
+        """The shape of the model with nothing attached."""
+        return ModelShape.of(self.lm.decoder)
 
     def folder(self, spec: RunSpec) -> RunFolder:
         """Where a run's result is or will be."""

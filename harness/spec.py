@@ -4,7 +4,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -34,6 +34,35 @@ class SpecError(HarnessError):
     """A setting that cannot be, or settings that cannot be together."""
 
 
+Measure = Literal["flops", "ideal", "latency", "memory", "energy"]
+
+
+class CostPlan(BaseModel):
+    """What is measured beside the scores, and how.
+
+    Attributes:
+        measure: flops are always counted; the others as asked.
+        prompts, rounds, warmup, new_tokens, seed: see ``harness.costs.CostSettings``.
+        isolate: measure in a process of its own.
+        accelerators: machines whose roofline is worked out.
+        usd_per_hour: price of an accelerator, instead of the price table's.
+        carbon_intensity: grams of CO2 for a kilowatt-hour.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    measure: frozenset[Measure] = frozenset({"flops"})
+    prompts: int = Field(default=12, ge=2)
+    rounds: int = Field(default=5, ge=2)
+    warmup: int = Field(default=3, ge=0)
+    new_tokens: int = Field(default=32, ge=2)
+    seed: int = 0
+    isolate: bool = False
+    accelerators: tuple[str, ...] = ("a100-sxm-80", "h100-sxm", "this-host")
+    usd_per_hour: float | None = Field(default=None, gt=0)
+    carbon_intensity: float | None = Field(default=None, ge=0)
+
+
 class Job(BaseModel):
     """The settings of one ``harness run``, by lm-eval's names where lm-eval has the setting.
 
@@ -43,6 +72,7 @@ class Job(BaseModel):
         limit: the first n documents of each task, or a share of them below 1.
         seeds: for Python, numpy, torch and the few-shot sampler.
         calibration: "task", "bundled" or a text file.
+        costs: what is measured after the scores; no part of a run's id.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
@@ -71,6 +101,7 @@ class Job(BaseModel):
     predict_only: bool = False
     write_out: bool = False
     resume: bool = True
+    costs: CostPlan = CostPlan()
 
     @field_validator("model_args")
     @classmethod

@@ -78,11 +78,15 @@ class RunFolder:
         Raises:
             DiskError: no space; the journal is kept, so that the same command ends the run.
         """
-        write_atomic(self.path / SAMPLES, "".join(f"{_line(sample)}\n" for sample in samples))
+        self.write_samples(samples)
         write_atomic(self.path / MANIFEST, json.dumps(manifest, indent=2, default=str) + "\n")
         self.rewrite(record)
         for path in self.path.glob("journal*.jsonl*"):
             path.unlink(missing_ok=True)
+
+    def write_samples(self, samples: Iterable[dict[str, Any]]) -> None:
+        """Write the documents' lines, in the place of older ones."""
+        write_atomic(self.path / SAMPLES, "".join(f"{_line(sample)}\n" for sample in samples))
 
     def rewrite(self, record: RunRecord) -> None:
         """Put the record in the place of an older one."""

@@ -19,10 +19,11 @@ SHARED = Path(os.environ.get("HARNESS_TEST_DATA", ROOT.parent / "shared"))
 
 @pytest.fixture(autouse=True, scope="session")
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Keep the user's cache out of the tests, and the network."""
+    """Keep the user's cache out of the tests, and the network; time nothing unless a test asks for it."""
     os.environ["HARNESS_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    os.environ["HARNESS_MEASURE"] = "flops"
     yield
-    del os.environ["HARNESS_CACHE"]
+    del os.environ["HARNESS_CACHE"], os.environ["HARNESS_MEASURE"]
 
 
 @pytest.fixture(scope="session")

@@ -103,7 +103,7 @@ def test_from_new_to_a_row_in_four_commands(
     args = ("--method", "my-idea:longest=1", "--task", "tiny_answer", "--limit", "4", *model)
     _, record = json.loads(python("-m", "harness", "run", *args, "--json", cwd=tmp_path, **both))
     assert record["trace"]["executed"]
-    assert record["baseline"]["flops_ratio"] < 1
+    assert record["baseline"]["ratios"]["flops"]["value"] < 1
 
 
 def test_the_loose_method_keeps_the_ends() -> None:

@@ -134,7 +134,7 @@ def test_dropping_attentions_saves_what_they_cost_and_restores_the_model(
             assert half.flops.dense_equivalent == dense.flops.total
             assert half.flops.parts["attention_linear"] * 2 == dense.flops.parts["attention_linear"]
             assert half.flops.parts["mlp"] == dense.flops.parts["mlp"]
-            assert half.baseline.flops_ratio == half.flops.total / dense.flops.total
+            assert half.baseline.ratios["flops"].value == pytest.approx(half.flops.total / dense.flops.total)
         assert half.trace.mean_depth_prefill == 0.75
         assert dense.trace.mean_depth_prefill == 1
     (weights, logits), (weights_after, logits_after) = at.before, at.after

@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from harness.cli import check, doctor, fetch, ls, new, run, show
+from harness.cli import check, compare, doctor, fetch, ls, new, profile, run, show
 from harness.errors import HarnessError
 
 app = typer.Typer(
@@ -23,6 +23,8 @@ app = typer.Typer(
 app.command("run")(run.run)
 app.add_typer(ls.app, name="ls")
 app.command("show")(show.show)
+app.command("compare")(compare.compare)
+app.command("profile")(profile.profile)
 app.command("new")(new.new)
 app.command("check")(check.check)
 app.command("fetch")(fetch.fetch)

@@ -39,6 +39,7 @@ def _findings(output_path: Path) -> Iterator[tuple[str, str, str]]:
     yield from _software()
     yield from _devices()
     yield from _plugins()
+    yield from _measurements()
     yield from _data()
     free = shutil.disk_usage(_existing(output_path)).free
     yield f"results in {output_path}/", "ok" if free > 1e9 else "note", f"{free / 1e9:.1f} GB free"
@@ -83,6 +84,29 @@ def _plugins() -> Iterator[tuple[str, str, str]]:
             yield f"method {item.name}", "broken", str(error)
         else:
             yield f"method {item.name}", "ok", f"{item.distribution} {item.version}"
+
+
+def _measurements() -> Iterator[tuple[str, str, str]]:
+    """What can be measured here, with what provenance, and what would allow more."""
+    import torch
+
+    from harness.measure.accelerators import names
+    from harness.measure.memory import forgets_peaks
+    from harness.measure.meters import measured_sources, why_not_measured
+
+    yield "FLOPs, bytes, depth", "ok", "counted from what runs, on every machine"
+    clock = "events on the GPU" if torch.cuda.is_available() else "CPU time with one thread, wall time with more"
+    yield "idealized time", "ok", f"modelled: `harness profile` measures this host ({clock})"
+    yield "roofline", "ok", f"modelled: {', '.join(names())}, this-host"
+    yield "latency", "ok", "measured: wall time of single requests; OMP_NUM_THREADS=1 makes it steadier"
+    sources = measured_sources()
+    if sources:
+        yield "energy", "ok", f"measured: {', '.join(sources)}"
+    else:
+        yield "energy", "note", f"estimated by codecarbon, time x nominal power: {why_not_measured()}"
+    resets = forgets_peaks()
+    peak = "measured: peaks of every phase" if resets else "not here: /proc/self/clear_refs cannot be written"
+    yield "memory", "ok" if resets else "note", peak
 
 
 def _data() -> Iterator[tuple[str, str, str]]:

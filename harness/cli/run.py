@@ -3,7 +3,7 @@
 import sys
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 from typer import Exit, Option
 
@@ -63,6 +63,32 @@ def run(
         str,
         Option("--calibration", help="Text that methods prepare on: task (its training split), bundled, or a file."),
     ] = "task",
+    measure: Annotated[
+        _Many,
+        Option(
+            "--measure",
+            envvar="HARNESS_MEASURE",
+            help="What is measured beside the scores, of flops,ideal,latency,memory,energy; flops are always counted.",
+        ),
+    ] = ["flops,ideal,latency,memory"],  # noqa: B006 - typer reads it, nothing changes it
+    cost_samples: Annotated[
+        int, Option("--cost_samples", min=2, help="Requests of the task that latency and memory are measured on.")
+    ] = 12,
+    repeats: Annotated[int, Option("--repeats", min=2, help="Rounds in which each of them is measured.")] = 5,
+    warmup: Annotated[int, Option("--warmup", min=0, help="Unmeasured runs of each before the first.")] = 3,
+    cost_tokens: Annotated[
+        int, Option("--cost_tokens", min=2, help="Tokens generated for a measured request, at most.")
+    ] = 32,
+    isolate: Annotated[bool, Option("--isolate", help="Measure in a process of its own.")] = False,
+    accelerator: Annotated[
+        _Many, Option("--accelerator", help="Machines to work out a roofline for; this-host is measured. Repeatable.")
+    ] = None,
+    price: Annotated[
+        float | None, Option("--price", min=0, help="US dollars for an accelerator and hour, over the price table's.")
+    ] = None,
+    carbon_intensity: Annotated[
+        float | None, Option("--carbon_intensity", min=0, help="Grams of CO2 for a kilowatt-hour.")
+    ] = None,
     baseline: Annotated[bool, Option("--baseline/--no_baseline", help="Run dense too, to compare with.")] = True,
     output_path: Annotated[Path, Option("--output_path", "-o", help="Folder of results.")] = Path("runs"),
     resume: Annotated[
@@ -92,7 +118,7 @@ def run(
     ] = None,
 ) -> None:
     """Evaluate methods on tasks, each against the dense model on the same documents."""
-    from harness.cli import display
+    from harness.cli import display, summary
     from harness.evaluate import quiet
 
     quiet.silence(verbosity or ("INFO" if write_out else None), offline=offline)
@@ -122,6 +148,17 @@ def run(
         predict_only=predict_only,
         write_out=write_out,
         resume=resume,
+        costs=_costs(
+            measure,
+            accelerator,
+            prompts=cost_samples,
+            rounds=repeats,
+            warmup=warmup,
+            new_tokens=cost_tokens,
+            isolate=isolate,
+            usd_per_hour=price,
+            carbon_intensity=carbon_intensity,
+        ),
     )
     from harness.session import Session
     from harness.store import Store
@@ -136,7 +173,7 @@ def run(
     except KeyboardInterrupt:
         display.Reporter().say("stopped. Finished documents are kept: give the same command again to go on.")
         raise Exit(130) from None
-    display.results(records, output_path, as_json=as_json)
+    summary.results(records, output_path, as_json=as_json)
     if show_config:
         display.configurations(session, on_stderr=as_json)
 
@@ -203,6 +240,24 @@ def _job(**settings: Any) -> Any:
                 "which task? Give --task NAME or --suite NAME: `harness ls tasks`, `harness ls suites`."
             ) from error
         raise SpecError(f"{where}{problem['msg'].removeprefix('Value error, ')}") from error
+
+
+def _costs(measure: _Many, accelerators: _Many, **settings: Any) -> Any:
+    """What is measured, with names checked."""
+    from harness.errors import UnknownNameError
+    from harness.measure.accelerators import HOST, names
+    from harness.spec import CostPlan, Measure
+
+    known, machines = get_args(Measure), [*names(), HOST]
+    wanted = arguments.names(measure or [])
+    chosen = arguments.names(accelerators or []) or CostPlan().accelerators
+    for name in wanted:
+        if name not in known:
+            raise UnknownNameError("measurement", name, known, see=f"--measure takes: {', '.join(known)}.")
+    for name in chosen:
+        if name not in machines:
+            raise UnknownNameError("accelerator", name, machines, see=f"Known: {', '.join(machines)}.")
+    return CostPlan.model_validate({"measure": wanted, "accelerators": chosen, **settings})
 
 
 def _tasks(given: tuple[str, ...], name: str | None) -> tuple[Any, ...]:

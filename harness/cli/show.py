@@ -129,7 +129,7 @@ def _show_run(folder: "RunFolder", *, as_json: bool) -> None:
     table.add_column(overflow="fold")
     for score in record.scores:
         stderr = "" if score.stderr is None else f" ±{score.stderr:.6g}"
-        against = "" if score.vs_baseline is None else f", {score.vs_baseline:+.6g} against dense"
+        against = "" if score.vs_baseline is None else f", {score.vs_baseline.difference:+.6g} against dense"
         value = "-" if score.value is None else f"{score.value:.6g}{stderr}{against}"
         table.add_row(plain(f"{score.task} {score.metric},{score.filter}"), plain(f"{value}, n = {score.n}"))
     for name, value in record.model_dump(mode="json", exclude={"scores"}).items():

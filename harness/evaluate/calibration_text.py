@@ -43,7 +43,7 @@ def _bundled(seed: int) -> Calibration:
     from harness.tasks.pocket.text import train_texts
 
     texts = train_texts()
-    random.Random(seed).shuffle(texts)  # noqa: S311 - a sample, not a secret
+    random.Random(seed).shuffle(texts)
     return Calibration(tuple(texts), "the bundled text")
 
 
@@ -57,10 +57,10 @@ def _training_texts(loaded: LoadedTask, seed: int) -> list[str]:
         documents = task.training_docs()
         if not hasattr(documents, "__len__"):  # a task in Python may yield them
             documents = list(documents)
-        order = random.Random(seed).sample(range(len(documents)), min(DOCUMENTS, len(documents)))  # noqa: S311
+        order = random.Random(seed).sample(range(len(documents)), min(DOCUMENTS, len(documents)))
         chosen = (documents[index] for index in order)
         texts += [text for doc in chosen if _key(doc) not in scored for text in _as_text(task, doc)]
-    random.Random(seed).shuffle(texts)  # noqa: S311
+    random.Random(seed).shuffle(texts)
     return texts[:DOCUMENTS]
 
 

@@ -6,7 +6,7 @@ the last digit while each forward is known to serve given documents.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ from harness.errors import HarnessError, UnknownNameError
 from harness.journal import PADDING, Journal, Request, Served
 from harness.measure.audit import flops_audit_ratio
 from harness.measure.segment import Segment
+from harness.measure.serve import CostRequest
 from harness.measure.shape import ModelShape
 from harness.measure.trace import Tracer
 from harness.model.anatomy import dissect
@@ -45,6 +46,10 @@ class Watch:
     bar: "Bar"
 
 
+class _EnoughError(Exception):
+    """All requests are known; ends an evaluation that was only to ask them."""
+
+
 class HarnessLM(HFLM):  # type: ignore[misc] # lm-eval has no type stubs
     """HFLM whose forwards are observed. Set ``watch`` before an evaluation.
 
@@ -59,6 +64,7 @@ class HarnessLM(HFLM):  # type: ignore[misc] # lm-eval has no type stubs
         self._owners: list[Request] = []
         self._generated: list[tuple[int, int]] = []
         self._examples: list[tuple[ForwardContext, torch.Tensor]] = []
+        self._collected: list[CostRequest] | None = None
         self.watch: Watch | None = None
         super().__init__(*args, **kwargs)
         if not isinstance(self.max_length, int) or self.max_length < 1:
@@ -113,6 +119,7 @@ class HarnessLM(HFLM):  # type: ignore[misc] # lm-eval has no type stubs
         """Score continuations; see HFLM."""
         self._own(_requests(requests))
         answers: list[tuple[float, bool]] = super().loglikelihood(requests, disable_tqdm=True)
+        self._stop_collecting()
         return answers
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
@@ -123,6 +130,7 @@ class HarnessLM(HFLM):  # type: ignore[misc] # lm-eval has no type stubs
             for window in range(self._windows(instance.args[0]))
         )
         answers: list[float] = super().loglikelihood_rolling(requests, disable_tqdm=True)
+        self._stop_collecting()
         return answers
 
     def _own(self, requests: Iterable[Request]) -> None:
@@ -144,6 +152,8 @@ class HarnessLM(HFLM):  # type: ignore[misc] # lm-eval has no type stubs
     def _loglikelihood_tokens(
         self, requests: Sequence[Scored], disable_tqdm: bool = False, override_bs: int | None = None
     ) -> list[tuple[float, bool]]:
+        if self._collected is not None:
+            return self._collect_scored(requests)
         if self.watch is None:
             return list(super()._loglikelihood_tokens(requests, True, override_bs))
         owners, self._owners = self._owners[: len(requests)], self._owners[len(requests) :]
@@ -207,6 +217,11 @@ class HarnessLM(HFLM):  # type: ignore[misc] # lm-eval has no type stubs
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """Generate until a stop string; see HFLM."""
+        if self._collected is not None:
+            for request, owner in zip(requests, _requests(requests), strict=True):
+                self._owners = [owner]
+                super().generate_until([request], disable_tqdm=True)
+            self._stop_collecting()
         if self.watch is None:
             texts: list[str] = super().generate_until(requests, disable_tqdm=True)
             return texts
@@ -235,6 +250,11 @@ class HarnessLM(HFLM):  # type: ignore[misc] # lm-eval has no type stubs
     def _model_generate(
         self, context: torch.Tensor, max_length: int, stop: list[str], **generation_kwargs: Any
     ) -> torch.Tensor:
+        if self._collected is not None:
+            owner, tokens = self._owners[0], context[0].tolist()
+            room = max_length - len(tokens)
+            self._collected.append(CostRequest(owner.task, owner.document, tuple(tokens), len(tokens), room))
+            return context
         if self.watch is None:
             unwatched: torch.Tensor = super()._model_generate(context, max_length, stop, **generation_kwargs)
             return unwatched
@@ -270,6 +290,37 @@ class HarnessLM(HFLM):  # type: ignore[misc] # lm-eval has no type stubs
             else:
                 low = middle
         return high
+
+    # ---- collecting ---------------------------------------------------------------------------------------
+
+    def collect(self, evaluate: Callable[[], object]) -> list[CostRequest]:
+        """What an evaluation would ask of the model, without asking it; of its first kind of request.
+
+        Scored texts ask for no new tokens, generations for as many as they may write.
+        """
+        self._collected = []
+        try:
+            evaluate()
+        except _EnoughError:
+            pass
+        finally:
+            collected, self._collected = self._collected, None
+        return collected
+
+    def _collect_scored(self, requests: Sequence[Scored]) -> list[tuple[float, bool]]:
+        """Note each distinct text that would be scored, for the first document that asks for it."""
+        assert self._collected is not None
+        for batch in self._scoring_batches(requests):
+            for row in batch:
+                (_, context, continuation), owner = requests[row[0]], self._owners[row[0]]
+                tokens = (*context, *continuation)[-(self.max_length + 1) :][:-1]
+                prompt = max(len(tokens) + 1 - len(continuation), 0)
+                self._collected.append(CostRequest(owner.task, owner.document, tokens, prompt, 0))
+        return [(0.0, False)] * len(requests)
+
+    def _stop_collecting(self) -> None:
+        if self._collected is not None:
+            raise _EnoughError
 
     # ---- auditing -----------------------------------------------------------------------------------------
 

@@ -19,12 +19,12 @@ def clock_for(device: torch.device) -> Clock:
 def seconds(clock: Clock, call: Callable[[], object]) -> float:
     """Run ``call`` and return how long it took."""
     if clock == "cuda_events":
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
         begin.record()
         call()
         end.record()
         torch.cuda.synchronize()
-        return begin.elapsed_time(end) / 1e3
+        return float(begin.elapsed_time(end)) / 1e3
     read = time.thread_time if clock == "thread_time" else time.perf_counter
     began = read()
     call()

@@ -210,6 +210,7 @@ class CostProfile(_Frozen):
 
     Attributes:
         key: digest of the model's shape, data type, attention implementation and the host.
+        layers: that the profiled model has.
         clock: what was read: CPU time of the thread, wall time, or events on the device.
         head: the head alone, as an exit check calls it.
         fill: projecting keys and values alone.
@@ -220,6 +221,7 @@ class CostProfile(_Frozen):
 
     key: str
     host: dict[str, str]
+    layers: int
     clock: Literal["thread_time", "wall", "cuda_events"]
     prefill: LinearCosts | TableCosts
     decode: LinearCosts

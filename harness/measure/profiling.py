@@ -67,11 +67,14 @@ class _Schedule:
     cell: _Cell
 
 
-def profile_key(model: Decoder) -> str:
-    """What a profile holds for: shape, data type, attention implementation, host, versions."""
+def profile_key(model: Decoder, own: str = "") -> str:
+    """What a profile holds for: shape, data type, attention implementation, host, versions.
+
+    ``own`` is the fingerprint of the method whose modules are in place; empty for the dense model.
+    """
     shape = ModelShape.of(model).model_dump(mode="json")
     kind = [model.module.config.model_type, str(model.module.dtype), model.module.config._attn_implementation]
-    plain = json.dumps([VERSION, shape, kind, host(model)], sort_keys=True)
+    plain = json.dumps([VERSION, own, shape, kind, host(model)], sort_keys=True)
     return hashlib.sha256(plain.encode()).hexdigest()[:16]
 
 
@@ -85,15 +88,15 @@ def host(model: Decoder) -> dict[str, str]:
     }
 
 
-def stored_profile(model: Decoder) -> CostProfile | None:
+def stored_profile(model: Decoder, own: str = "") -> CostProfile | None:
     """The profile of this model on this host, if it was measured before."""
     try:
-        return CostProfile.model_validate_json(_path(profile_key(model)).read_bytes())
+        return CostProfile.model_validate_json(_path(profile_key(model, own)).read_bytes())
     except (OSError, ValueError):
         return None
 
 
-def measure_profile(model: Decoder, bar: "Bar", *, seed: int = 0) -> CostProfile:
+def measure_profile(model: Decoder, bar: "Bar", *, own: str = "", seed: int = 0) -> CostProfile:
     """Time the grid, fit it, and keep the profile in the user's cache.
 
     Raises:
@@ -117,8 +120,9 @@ def measure_profile(model: Decoder, bar: "Bar", *, seed: int = 0) -> CostProfile
     }
     spread = [np.subtract(*np.quantile(cell.samples, [0.75, 0.25])) / np.median(cell.samples) for cell in cells]
     profile = CostProfile(
-        key=profile_key(model),
+        key=profile_key(model, own),
         host=host(model),
+        layers=len(prober.live),
         clock=prober.clock,
         prefill=prefill_costs,
         decode=decode_costs,
@@ -228,8 +232,7 @@ def _schedules(prober: Prober, draw: random.Random, longest: int) -> list[_Sched
     for context in contexts:
         plans = [[Depths(prober.live)] * STEPS]
         plans += [[_random_depths(prober, draw) for _ in range(STEPS)] for _ in range(SCHEDULES // len(contexts))]
-        for plan in plans:
-            made.append(_Schedule(context, plan, _steps_cell(prober, context, plan)))
+        made += [_Schedule(context, plan, _steps_cell(prober, context, plan)) for plan in plans]
     return made
 
 
@@ -244,9 +247,7 @@ def _random_depths(prober: Prober, draw: random.Random) -> Depths:
 
 
 def _works(schedules: Sequence[_Schedule]) -> list[Work]:
-    return [
-        Work(1, one.context, len(depths.blocks), len(depths.blocks)) for one in schedules for depths in one.depths
-    ]
+    return [Work(1, one.context, len(depths.blocks), len(depths.blocks)) for one in schedules for depths in one.depths]
 
 
 def _held_out(schedules: Sequence[_Schedule], step_seconds: Sequence[float]) -> HeldOut:

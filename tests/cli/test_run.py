@@ -40,9 +40,9 @@ def test_method_is_compared_with_dense(harness: Harness, tiny: list[object]) -> 
     dense, dropped = run(harness, tiny, "--method", "layer-drop:layers=1", task="tiny_choice")
     assert [dense["method"]["label"], dense["baseline"]] == ["dense", None]
     assert dropped["baseline"]["run_id"] == dense["id"]
-    assert dropped["baseline"]["flops_ratio"] < 1
+    assert dropped["baseline"]["ratios"]["flops"]["value"] < 1
     difference = dropped["scores"][0]["value"] - dense["scores"][0]["value"]
-    assert dropped["scores"][0]["vs_baseline"] == difference
+    assert dropped["scores"][0]["vs_baseline"]["difference"] == difference
 
 
 def test_table_names_method_scores_and_folder(harness: Harness, tiny: list[object]) -> None:
@@ -103,7 +103,8 @@ def test_baseline_that_comes_later_completes_the_comparison(harness: Harness, ti
     assert alone["baseline"] is None
     dense, compared = run(harness, tiny, "--method", "layer-drop:layers=1")
     assert compared["started"] == alone["started"]
-    assert compared["baseline"] == {"run_id": dense["id"], "documents": 3, "flops_ratio": pytest.approx(0.75, abs=0.05)}
+    assert (compared["baseline"]["run_id"], compared["baseline"]["documents"]) == (dense["id"], 3)
+    assert compared["baseline"]["ratios"]["flops"]["value"] == pytest.approx(0.75, abs=0.05)
     assert compared["scores"][0]["vs_baseline"] is not None
     assert harness("show", alone["id"], "--json").json() == compared
 

@@ -73,9 +73,7 @@ def difference(dense: Floats, method: Floats, *, clusters: Sequence[object] | No
     else:
         p, test = sign_flip(change, clusters), "sign-flip"
     detectable = detectable_difference(change)
-    return Difference(
-        value, value - Z_95 * error, value + Z_95 * error, p, test, len(change), gained, lost, detectable
-    )  # type: ignore[arg-type]
+    return Difference(value, value - Z_95 * error, value + Z_95 * error, p, test, len(change), gained, lost, detectable)  # type: ignore[arg-type]
 
 
 def statistic_difference(dense: Floats, method: Floats, statistic: Statistic) -> Difference:
@@ -176,4 +174,4 @@ def _standard_error(change: Floats, clusters: Sequence[object] | None) -> float:
 
 def _cluster_sums(change: Floats, clusters: Sequence[object]) -> Floats:
     order = {name: place for place, name in enumerate(dict.fromkeys(clusters))}
-    return np.bincount([order[name] for name in clusters], weights=change)
+    return np.bincount([order[name] for name in clusters], weights=change).astype(np.float64)

@@ -44,11 +44,13 @@ def hypervolume(points: Sequence[tuple[float, float]], reference: tuple[float, f
         if cost < worst_cost and quality > (steps[-1][1] if steps else worst_quality):
             steps.append((cost, quality))
     following = [cost for cost, _ in steps[1:]] + [worst_cost]
-    return sum((after - cost) * (quality - worst_quality) for (cost, quality), after in zip(steps, following, strict=True))
+    return sum(
+        (after - cost) * (quality - worst_quality) for (cost, quality), after in zip(steps, following, strict=True)
+    )
 
 
 def _apart(a: float, around_a: tuple[float, float] | None, b: float, around_b: tuple[float, float] | None) -> bool:
     """Whether two values differ by more than chance; without intervals any difference counts."""
     if around_a is None or around_b is None:
         return a != b
-    return around_a[1] < b and a < around_b[0] or around_b[1] < a and b < around_a[0]
+    return (around_a[1] < b and a < around_b[0]) or (around_b[1] < a and b < around_a[0])

@@ -8,37 +8,11 @@ from functools import cache
 from itertools import count
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
 
+from harness.costs import Summary
 from harness.measure.stats.paired import RESAMPLES, SEED, Floats
 
 CONFIDENCE = 0.99
-
-
-class Summary(BaseModel):
-    """Of a sample, in its own unit.
-
-    Attributes:
-        n: measurements.
-        median_low, median_high: 95 % interval of the median, by resampling.
-        relative_iqr: interquartile range over the median: how noisy it was.
-        p90, p95, p99: null where the sample is too small (44, 90 and 459 measurements).
-        drift: rank correlation of the measurements with their order: far from 0 if the machine changed meanwhile.
-    """
-
-    model_config = ConfigDict(extra="forbid")
-
-    n: int
-    min: float
-    median: float
-    median_low: float
-    median_high: float
-    mad: float
-    relative_iqr: float
-    p90: float | None
-    p95: float | None
-    p99: float | None
-    drift: float | None
 
 
 def summarize(values: Floats) -> Summary:

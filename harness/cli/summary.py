@@ -1,0 +1,224 @@
+"""The summary of a job: for every task, the scores against dense and the costs against dense, each with its interval.
+
+Written for somebody who has read nothing else: every column says what kind of number it holds, and what would mislead
+a reader of the numbers alone stands below in words.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from rich.table import Table
+from rich.text import Text
+
+from harness.cli.display import plain, stdout
+
+if TYPE_CHECKING:
+    from harness.costs import RatioInfo, Score
+    from harness.record import RunRecord
+
+_COSTS: Final = ("flops", "ideal_ref", "ideal_own", "latency", "tpot", "peak_memory", "energy", "energy_estimated")
+"""The ratios that the summary shows, where there are any; a record has more."""
+_SHORT: Final = {
+    "flops": "FLOPs",
+    "ideal_ref": "idealized time",
+    "ideal_own": "idealized, own kernels",
+    "latency": "latency",
+    "tpot": "time per token",
+    "peak_memory": "peak memory",
+    "energy": "energy",
+    "energy_estimated": "energy",
+}
+
+
+def results(records: "Sequence[RunRecord]", folder: Path, *, as_json: bool) -> None:
+    """All records as JSON, or the tables of each task and what a reader must know about them."""
+    if as_json:
+        print(json.dumps([record.model_dump(mode="json") for record in records], indent=2))  # noqa: T201
+        return
+    if not records:  # another process of the launch has them
+        return
+    console = stdout()
+    for task in dict.fromkeys(record.evaluation.task for record in records):
+        rows = [record for record in records if record.evaluation.task == task]
+        console.print()
+        console.print(_title(rows[0]))
+        console.print(_score_table(rows))
+        if any(record.baseline for record in rows):
+            console.print()
+            console.print(_cost_table(rows))
+        console.print()
+        for note in _notes(rows):
+            console.print(plain(f"· {note}"), style="dim")
+    console.print()
+    console.print(plain(f"records in {folder}/ · `harness show ID` for one of them"), style="dim")
+
+
+def _title(record: "RunRecord") -> Text:
+    scored = f"{max(score.n for score in record.scores)} documents" if record.scores else "no metrics"
+    title = plain(f"{record.evaluation.task} · {record.model.name} · {scored}")
+    title.stylize("bold")
+    return title
+
+
+def _score_table(records: "Sequence[RunRecord]") -> Table:
+    """A row for every method and metric."""
+    table = _table()
+    table.add_column("id", no_wrap=True)
+    table.add_column("method", overflow="fold", min_width=18)
+    table.add_column("metric", overflow="fold", min_width=10)
+    for heading in ("score\n[95 %]", "against dense\n[95 %]", "answers\nchanged", "depth\nrun"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for record in records:
+        for index, score in enumerate(_headline(record)):
+            first = index == 0
+            method = (record.id[:6], record.method.label) if first else ("", "")
+            cells = (_metric(score, record), _value(score), difference(score))
+            ran = (_changed(record), _depths(record)) if first else ("", "")
+            table.add_row(*map(plain, (*method, *cells, *ran)))
+    return table
+
+
+def _cost_table(records: "Sequence[RunRecord]") -> Table:
+    """A row for every method: its costs over dense's; then what dense against itself gives."""
+    from harness.costs import COSTS
+
+    kinds = {cost.name: cost.kind for cost in COSTS}
+    compared = [record for record in records if record.baseline is not None]
+    shown = [name for name in _COSTS if any(record.baseline and name in record.baseline.ratios for record in compared)]
+    own_is_ref = all(_same(record, "ideal_own", "ideal_ref") for record in compared)
+    shown = [name for name in shown if name != "ideal_own" or not own_is_ref]
+    table = _table()
+    table.add_column("cost, dense = 1.00x", overflow="fold", min_width=18)
+    table.add_column("saving", no_wrap=True)
+    for name in shown:
+        table.add_column(f"{_SHORT[name]}\n{kinds[name]}", justify="right", overflow="fold")
+    for record in compared:
+        assert record.baseline is not None
+        found, saving = record.baseline.ratios, record.method.savings
+        table.add_row(plain(record.method.label), plain(saving), *(plain(ratio(found.get(name))) for name in shown))
+    noise = next((record.baseline.noise for record in compared if record.baseline and record.baseline.noise), {})
+    if noise:
+        cells = [plain(ratio(noise[name]) if name in noise else "") for name in shown]
+        table.add_row(plain("noise: dense again"), "", *cells, style="dim")
+    return table
+
+
+def _table() -> Table:
+    return Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+
+
+def difference(score: "Score") -> str:
+    """A score's difference to dense with its interval."""
+    change = score.vs_baseline
+    if change is None:
+        return ""
+    if change.low is None or change.high is None:
+        return f"{change.difference:+.4f}"
+    return f"{change.difference:+.4f} [{change.low:+.3f}, {change.high:+.3f}]"
+
+
+def ratio(info: "RatioInfo | None") -> str:
+    """A ratio with its interval, where it has one of any width."""
+    if info is None:
+        return "-"
+    value = f"{info.value:.2f}x"
+    if info.low is None or info.high is None or f"{info.low:.2f}" == f"{info.high:.2f}":
+        return value
+    return f"{value} [{info.low:.2f}, {info.high:.2f}]"
+
+
+def _same(record: "RunRecord", one: str, other: str) -> bool:
+    found = record.baseline.ratios if record.baseline else {}
+    return one not in found or (other in found and abs(found[one].value - found[other].value) < 5e-4)
+
+
+def _headline(record: "RunRecord") -> "list[Score]":
+    """The first scores of the task or group; of a group without its own, the first score of each task in it."""
+    own = [score for score in record.scores if score.task == record.evaluation.task]
+    first = {score.task: score for score in reversed(record.scores)}
+    return own[:2] or list(reversed(first.values()))
+
+
+def _metric(score: "Score", record: "RunRecord") -> str:
+    task = "" if score.task == record.evaluation.task else f"{score.task} "
+    filtered = "" if score.filter == "none" else f" {score.filter}"
+    arrow = {True: " ↑", False: " ↓", None: ""}[score.higher_is_better]
+    return f"{task}{score.metric}{filtered}{arrow}"
+
+
+def _value(score: "Score") -> str:
+    if score.value is None:
+        return "-"
+    interval = "" if score.low is None or score.high is None else f" [{score.low:.3f}, {score.high:.3f}]"
+    return f"{score.value:.4f}{interval}"
+
+
+def _changed(record: "RunRecord") -> str:
+    changed = record.baseline.answers_changed if record.baseline else None
+    return "" if changed is None else f"{changed:.1%}"
+
+
+def _depths(record: "RunRecord") -> str:
+    trace = record.trace
+    found = [trace.mean_depth_prefill, trace.mean_depth_decode]
+    return "/".join(dict.fromkeys(f"{depth:.0%}" for depth in found if depth is not None))
+
+
+def _notes(records: "Sequence[RunRecord]") -> Iterator[str]:
+    """What would mislead a reader who saw the numbers alone."""
+    yield "depth: share of the layers that ran, reading/writing where these differ; FLOPs: counted from what ran"
+    if any(record.time and record.time.ideal for record in records):
+        yield "idealized time: the work that ran, at what a layer costs on this host alone at batch size 1"
+    if any(record.evaluation.limited for record in records):
+        yield "a part of the task's documents: for trying out, not for publishing"
+    for record in records:
+        yield from (f"{record.method.label}: {doubt}" for doubt in _doubts(record))
+    more = sum(score.task == records[0].evaluation.task for score in records[0].scores) - 2
+    if more > 0:
+        yield f"{more} more scores in each record: `harness show {records[0].id[:6]}`"
+    yield from _about_timing(records)
+    yield from dict.fromkeys(warning for record in records for warning in record.warnings[:3])
+
+
+def _doubts(record: "RunRecord") -> Iterator[str]:
+    """What is doubtful about one method's row."""
+    if record.trace.executed is False and record.method.savings == "real":
+        yield "never executed: every layer ran on every token, as in dense"
+    if record.method.savings == "simulated":
+        yield "its saving is simulated: the arithmetic on paper, not the running code, does less"
+    audit = record.flops.audit_ratio
+    if audit is not None and abs(audit - 1) > 0.01:
+        yield f"PyTorch's counter saw {audit:.3f} times the FLOPs stated here"
+    for score in _headline(record)[:1]:
+        change = score.vs_baseline
+        if change is not None and change.low is not None and change.high is not None and change.low < 0 < change.high:
+            seen = "" if change.detectable is None else f"; {change.n} documents show {change.detectable:.3f} or more"
+            yield f"its {score.metric} is not shown to differ from dense{seen}"
+    length = record.baseline.output_tokens if record.baseline else None
+    if length is not None and not 0.9 <= length <= 1.1:
+        yield f"it writes {length:.2f} times as many tokens as dense; latency is measured at equal length"
+
+
+def _about_timing(records: "Sequence[RunRecord]") -> Iterator[str]:
+    """How far the times can be trusted, said once."""
+    times = [record.time for record in records if record.time is not None]
+    labels = {time.ideal.label: time.ideal for time in times if time.ideal is not None}
+    for label in ("poor", "fair"):
+        if label in labels:
+            ideal = labels[label]
+            yield (
+                f"the cost profile behind idealized time is {label}: off by {ideal.fit_error:.0%} where fitted and "
+                f"{ideal.held_out_error:.0%} elsewhere; `harness profile --again` on a quiet machine"
+            )
+    doubts = dict.fromkeys(doubt for time in times if time.latency for doubt in time.latency.doubts)
+    yield from (f"latency: {doubt}" for doubt in list(doubts)[:3])
+    for settings in [time.settings for time in times if time.settings][:1]:
+        yield (
+            f"latency and memory: {settings.prompts} of the task's requests, {settings.rounds} times each, one at a "
+            "time, dense and the method taking turns"
+        )
+    energy = next((record.energy for record in records if record.energy is not None), None)
+    if energy is not None and energy.measured_j is None:
+        yield f"energy: {energy.note}"

@@ -1,0 +1,169 @@
+"""Energy of requests: windows of many, dense and the method taking turns, idle power measured before and after."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+
+from harness.costs import Energy, EnergyPart, Provenance
+from harness.measure.meters import Meter, why_not_measured
+
+WINDOW_S, IDLE_S, COOLDOWN_S, ROUNDS = 10.0, 10.0, 5.0, 3
+TRUST: Final[tuple[Provenance, ...]] = (
+    "none",
+    "modeled",
+    "estimated_constant",
+    "estimated_load_tdp",
+    "measured_power_sampled",
+    "measured_counter",
+)
+"""From the least to the most."""
+NOTES: Final[dict[str, str]] = {
+    "estimated_constant": "estimated from processor load and nominal power, memory assumed constant; not a measurement",
+    "estimated_load_tdp": "estimated from processor load and nominal power; not a measurement",
+    "measured_power_sampled": "power sampled by the device and added up",
+    "measured_counter": "read from hardware counters",
+    "none": "nothing could be read",
+}
+
+
+@dataclass(frozen=True)
+class Window:
+    """Energy of one window.
+
+    Attributes:
+        parts: joules of the whole window by component.
+        requests: requests that it held; 0 for an idle one.
+    """
+
+    seconds: float
+    parts: dict[str, EnergyPart]
+    requests: int
+
+
+@dataclass
+class WindowMeter:
+    """Opens all meters together.
+
+    Attributes:
+        clock, sleep: so that tests need not wait.
+    """
+
+    meters: Sequence[Meter]
+    clock: Callable[[], float] = field(default=time.perf_counter)
+    sleep: Callable[[float], None] = field(default=time.sleep)
+
+    def busy(self, work: Callable[[], int], least_s: float = WINDOW_S) -> Window:
+        """Run ``work``, which returns its number of requests, until the window is long enough."""
+        for meter in self.meters:
+            meter.begin()
+        began, requests = self.clock(), 0
+        while self.clock() - began < least_s:
+            requests += work()
+        return Window(self.clock() - began, self._read(), requests)
+
+    def idle(self, seconds: float = IDLE_S) -> Window:
+        """Do nothing for as long."""
+        for meter in self.meters:
+            meter.begin()
+        began = self.clock()
+        self.sleep(seconds)
+        return Window(self.clock() - began, self._read(), 0)
+
+    def _read(self) -> dict[str, EnergyPart]:
+        parts: dict[str, EnergyPart] = {}
+        for meter in self.meters:
+            parts |= meter.end()
+        return parts
+
+
+def energy(
+    windows: Sequence[Window],
+    idle: Sequence[Window],
+    *,
+    others_share: float,
+    prefill_share: float | None = None,
+    intensity_g_per_kwh: float | None = None,
+) -> Energy:
+    """Energy per request of a method's windows.
+
+    Args:
+        windows: busy ones; ``idle`` those around them.
+        others_share: share of the machine that other processes used meanwhile.
+        intensity_g_per_kwh: grams of CO2 for a kilowatt-hour, if the user wants them.
+    """
+    names = sorted({name for window in windows for name in window.parts})
+    requests = sum(window.requests for window in windows)
+    parts = {name: _part(name, windows, requests) for name in names}
+    known = {name: part.joules for name, part in parts.items() if part.joules is not None}
+    total = sum(known.values()) if known else None
+    label = _label(parts, total)
+    measured = total if label.startswith("measured") else None
+    idle_w = _watts(idle)
+    seconds = sum(window.seconds for window in windows)
+    active = None if total is None or idle_w is None else total - idle_w * seconds / requests
+    return Energy(
+        measured_j=measured,
+        estimated_j=None if measured is not None else total,
+        active_j=active,
+        idle_w=idle_w,
+        parts=parts,
+        label=label,
+        note=NOTES[label],
+        windows=len(windows),
+        window_s=seconds / len(windows),
+        raw=[_joules(window) / window.requests for window in windows],
+        prefill_share=prefill_share,
+        co2_kg=None if total is None or intensity_g_per_kwh is None else total / 3.6e6 * intensity_g_per_kwh / 1e3,
+        intensity_g_per_kwh=intensity_g_per_kwh,
+        doubts=_doubts(windows, idle_w, others_share, label),
+    )
+
+
+def missing_reason(result: Energy) -> str | None:
+    """Why there are no measured joules; None if there are."""
+    return None if result.measured_j is not None else f"{why_not_measured()}. {NOTES[result.label]}"
+
+
+def attribute(joules: float, weights: Sequence[float]) -> list[float]:
+    """A window's energy over its requests, in proportion to their idealized seconds."""
+    total = sum(weights)
+    return [joules * weight / total for weight in weights]
+
+
+def _part(name: str, windows: Sequence[Window], requests: int) -> EnergyPart:
+    """A component over all windows: null if one of them lacks it, and only as trusted as its least trusted window."""
+    found = [window.parts.get(name) for window in windows]
+    joules = [None if part is None else part.joules for part in found]
+    weakest = min((part for part in found if part is not None), key=lambda part: TRUST.index(part.provenance))
+    if any(value is None for value in joules):
+        return weakest.model_copy(update={"joules": None, "provenance": "none"})
+    return weakest.model_copy(update={"joules": sum(value for value in joules if value is not None) / requests})
+
+
+def _label(parts: dict[str, EnergyPart], total: float | None) -> Provenance:
+    """The least trusted of the components that matter; a component that could not be read always matters."""
+    mattering = [p.provenance for p in parts.values() if p.joules is None or p.joules >= 0.05 * (total or 0.0)]
+    return min(mattering, key=TRUST.index, default="none")
+
+
+def _joules(window: Window) -> float:
+    return sum(part.joules or 0.0 for part in window.parts.values())
+
+
+def _watts(idle: Sequence[Window]) -> float | None:
+    return float(np.mean([_joules(window) / window.seconds for window in idle])) if idle else None
+
+
+def _doubts(windows: Sequence[Window], idle_w: float | None, others_share: float, label: Provenance) -> list[str]:
+    found = []
+    if min(window.seconds for window in windows) < WINDOW_S:
+        found.append(f"a window was shorter than {WINDOW_S:.0f} s")
+    busy_w = sum(map(_joules, windows)) / sum(window.seconds for window in windows)
+    if idle_w is not None and busy_w < 0.5 * idle_w:
+        found.append("working took less than half the power of idling: the meter cannot be right")
+    if others_share > 0.1 and label.startswith("measured"):
+        found.append(f"other processes used {others_share:.0%} of the machine, and their energy is counted too")
+    return found

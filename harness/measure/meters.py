@@ -1,0 +1,213 @@
+"""What energy can be read from: hardware counters where they exist, codecarbon's estimates where they do not.
+
+A meter is opened for a window of seconds, never for a request: counters are updated every 1 to 100 ms and estimates
+are quantised. A component that cannot be read is null, never 0.
+"""
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from harness.costs import EnergyPart
+
+POWERCAP: Final = Path("/sys/class/powercap")
+LEAST_CODECARBON: Final = "3.3"
+
+
+class Meter(Protocol):
+    """Reads the energy of a window."""
+
+    def begin(self) -> None:
+        """Start a window."""
+
+    def end(self) -> dict[str, EnergyPart]:
+        """End it: joules by component ("cpu", "gpu", "ram")."""
+
+
+@dataclass
+class RaplMeter:
+    """The processor's own counters, one for each package (Linux powercap; Intel and AMD).
+
+    Attributes:
+        read: reads a counter's file, so that tests can script one.
+    """
+
+    domains: tuple[Path, ...]
+    read: Callable[[Path], int] = field(default=lambda path: int(path.read_text()))
+    _began: dict[Path, int] = field(default_factory=dict)
+
+    def begin(self) -> None:
+        """Note every counter."""
+        self._began = {domain: self.read(domain / "energy_uj") for domain in self.domains}
+
+    def end(self) -> dict[str, EnergyPart]:
+        """Microjoules since then; a counter that wrapped once is continued."""
+        total = 0
+        for domain, began in self._began.items():
+            used = self.read(domain / "energy_uj") - began
+            total += used if used >= 0 else used + self.read(domain / "max_energy_range_uj")
+        return {
+            "cpu": EnergyPart(joules=total / 1e6, source="rapl_package", provenance="measured_counter", scope="machine")
+        }
+
+
+def rapl_domains(root: Path = POWERCAP) -> tuple[Path, ...]:
+    """Readable package counters; parts of a package, and mirrors of another's counter, are left out."""
+    found: dict[int, Path] = {}
+    for domain in sorted(root.glob("intel-rapl:*")):
+        with suppress(OSError, ValueError):
+            if (domain / "name").read_text().startswith("package"):
+                found.setdefault(int((domain / "energy_uj").read_text()), domain)
+    return tuple(found.values())
+
+
+@dataclass
+class NvmlMeter:
+    """A GPU's energy counter (Volta and later), millijoules of the whole device."""
+
+    index: int
+    _began: int = 0
+
+    def begin(self) -> None:
+        """Note the counter."""
+        self._began = self._counter()
+
+    def end(self) -> dict[str, EnergyPart]:
+        """Joules since then."""
+        joules = (self._counter() - self._began) / 1e3
+        return {"gpu": EnergyPart(joules=joules, source="nvml_counter", provenance="measured_counter", scope="device")}
+
+    def _counter(self) -> int:
+        import pynvml
+
+        pynvml.nvmlInit()
+        handle = pynvml.nvmlDeviceGetHandleByIndex(self.index)
+        return int(pynvml.nvmlDeviceGetTotalEnergyConsumption(handle))
+
+
+@dataclass
+class ZeusMeter:
+    """The processor's energy through Zeus, whose daemon reads counters that users may not."""
+
+    monitor: Any
+
+    def begin(self) -> None:
+        """Open a window."""
+        self.monitor.begin_window("harness")
+
+    def end(self) -> dict[str, EnergyPart]:
+        """Joules of all packages; nothing where Zeus found no counter, which it reports as 0."""
+        window = self.monitor.end_window("harness")
+        used = window.cpu_energy
+        joules = sum(used.values()) if used else None
+        if joules is None:
+            return {}
+        return {"cpu": EnergyPart(joules=joules, source="zeus_cpu", provenance="measured_counter", scope="machine")}
+
+
+@dataclass
+class CodecarbonMeter:
+    """Codecarbon's estimates: processor time times a nominal power, and a constant for memory.
+
+    The offline tracker alone: the online one asks the network where it is, and says Canada if nobody answers.
+    """
+
+    _tracker: Any = None
+
+    def __post_init__(self) -> None:
+        logging.getLogger("codecarbon").setLevel(logging.CRITICAL)
+        from codecarbon import OfflineEmissionsTracker
+
+        self._tracker = OfflineEmissionsTracker(
+            country_iso_code="USA",  # for carbon, which is not used: joules are
+            output_methods=[],
+            log_level="critical",
+            allow_multiple_runs=True,
+            tracking_mode="process",
+            measure_power_secs=1,
+        )
+        # the first task looks for the hardware, which takes seconds and fails silently
+        self.begin()
+        if self._tracker.stop_task("harness") is None or not getattr(self._tracker, "_hardware", None):
+            raise RuntimeError("codecarbon found no hardware to track")
+
+    def begin(self) -> None:
+        """Start a task."""
+        self._tracker.start_task("harness")
+
+    def end(self) -> dict[str, EnergyPart]:
+        """Joules of the processor's share and of the memory."""
+        data = self._tracker.stop_task("harness")
+        if data is None:
+            return {}
+        cpu = next((part for part in self._tracker._hardware if type(part).__name__ == "CPU"), None)
+        mode = getattr(cpu, "_mode", "constant")
+        measured = mode == "intel_rapl"
+        return {
+            "cpu": EnergyPart(
+                joules=data.cpu_energy * 3.6e6,
+                source="codecarbon_rapl" if measured else "psutil_load_tdp" if mode == "cpu_load" else "constant",
+                provenance="measured_counter"
+                if measured
+                else "estimated_load_tdp"
+                if mode == "cpu_load"
+                else "estimated_constant",
+                scope="machine" if measured else "process",
+                watts_assumed=None if measured else getattr(cpu, "_tdp", None),
+            ),
+            "ram": EnergyPart(
+                joules=data.ram_energy * 3.6e6, source="constant", provenance="estimated_constant", scope="process"
+            ),
+        }
+
+
+def meters(device: str) -> list[Meter]:
+    """Every meter that works here, the more trusted last: its components replace an earlier one's."""
+    return [*_estimates(), *_zeus(), *_rapl(), *_nvml(device)]
+
+
+def _estimates() -> Iterator[Meter]:
+    with suppress(ImportError, RuntimeError):
+        yield CodecarbonMeter()
+
+
+def _zeus() -> Iterator[Meter]:
+    with suppress(Exception):  # an optional library that looks for devices; whatever fails, it is not there
+        from zeus.monitor import ZeusMonitor
+
+        monitor = ZeusMonitor(gpu_indices=[])
+        if monitor.cpu_indices:
+            yield ZeusMeter(monitor)
+
+
+def _rapl() -> Iterator[Meter]:
+    domains = rapl_domains()
+    if domains:
+        yield RaplMeter(domains)
+
+
+def _nvml(device: str) -> Iterator[Meter]:
+    kind, _, index = device.partition(":")
+    if kind == "cuda":
+        meter = NvmlMeter(int(index or 0))
+        with suppress(Exception):  # the driver's library raises classes of its own
+            meter.begin()
+            yield meter
+
+
+def measured_sources() -> list[str]:
+    """The hardware counters that can be read here, in words."""
+    found = [f"RAPL, {len(rapl_domains())} packages"] if rapl_domains() else []
+    found += ["the processor through Zeus" for _ in _zeus()]
+    return found + ["the GPU's counter (NVML)" for _ in _nvml("cuda:0")]
+
+
+def why_not_measured(root: Path = POWERCAP) -> str:
+    """Why the processor's energy cannot be read here, and what would help."""
+    domains = list(root.glob("intel-rapl:*")) if root.is_dir() else []
+    if not domains:
+        return "no energy counter: this machine (a virtual one, a container, or not Linux) shows no powercap domain"
+    return f"the counters in {root} are for root alone: chmod a+r {root}/intel-rapl:*/energy_uj, or run Zeus's daemon"
