@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 
 @dataclass(frozen=True)
@@ -43,10 +44,8 @@ def hypervolume(points: Sequence[tuple[float, float]], reference: tuple[float, f
     for cost, quality in sorted(points, key=lambda point: (point[0], -point[1])):
         if cost < worst_cost and quality > (steps[-1][1] if steps else worst_quality):
             steps.append((cost, quality))
-    following = [cost for cost, _ in steps[1:]] + [worst_cost]
-    return sum(
-        (after - cost) * (quality - worst_quality) for (cost, quality), after in zip(steps, following, strict=True)
-    )
+    corners = [*steps, (worst_cost, worst_quality)]
+    return sum((after - cost) * (quality - worst_quality) for (cost, quality), (after, _) in pairwise(corners))
 
 
 def _apart(a: float, around_a: tuple[float, float] | None, b: float, around_b: tuple[float, float] | None) -> bool:

@@ -1,0 +1,107 @@
+"""Energy: counters that wrap, provenance that goes down, nulls that stay null, and no network."""
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from harness.costs import EnergyPart
+from harness.measure.energy import Window, WindowMeter, attribute, energy, missing_reason
+from harness.measure.meters import CodecarbonMeter, RaplMeter, meters, rapl_domains, why_not_measured
+
+
+def part(joules, provenance="measured_counter", source="rapl_package"):
+    return EnergyPart(joules=joules, source=source, provenance=provenance, scope="machine")
+
+
+def window(seconds=10.0, requests=5, **parts):
+    return Window(seconds, parts, requests)
+
+
+class Script:
+    """A counter's file that says one thing after another."""
+
+    def __init__(self, *values):
+        self.values = list(values)
+
+    def __call__(self, path):
+        return 1000 if path.name == "max_energy_range_uj" else self.values.pop(0)
+
+
+@pytest.mark.parametrize(("readings", "microjoules"), [((100, 700), 600), ((900, 100), 200)])
+def test_a_counter_that_wraps_goes_on(readings, microjoules):
+    meter = RaplMeter((Path("package"),), read=Script(*readings))
+    meter.begin()
+    assert meter.end()["cpu"].joules == pytest.approx(microjoules / 1e6)
+
+
+def test_domains_that_mirror_or_are_parts_are_left_out(tmp_path):
+    for name, kind, value in (("0", "package-0", 5), ("0:0", "core", 3), ("1", "package-1", 9), ("2", "package-2", 9)):
+        folder = tmp_path / f"intel-rapl:{name}"
+        folder.mkdir()
+        (folder / "name").write_text(kind)
+        (folder / "energy_uj").write_text(str(value))
+    assert [path.name for path in rapl_domains(tmp_path)] == ["intel-rapl:0", "intel-rapl:1"]
+    assert "root alone" in why_not_measured(tmp_path)
+    assert "no energy counter" in why_not_measured(tmp_path / "absent")
+
+
+def test_measured_energy():
+    idle = [Window(10, {"cpu": part(100.0)}, 0)] * 2
+    found = energy([window(cpu=part(300.0))] * 3, idle, others_share=0.0, intensity_g_per_kwh=369.5)
+    assert found.measured_j == pytest.approx(60)
+    assert found.estimated_j is None
+    assert (found.idle_w, found.active_j) == (10, pytest.approx(60 - 10 * 2))
+    assert found.label == "measured_counter"
+    assert found.co2_kg == pytest.approx(60 / 3.6e6 * 0.3695)
+    assert found.doubts == []
+    assert missing_reason(found) is None
+
+
+def test_the_weakest_part_that_matters_is_the_label():
+    ram = part(40.0, "estimated_constant", "constant")
+    found = energy([window(cpu=part(60.0), ram=ram)], [], others_share=0.0)
+    assert found.label == "estimated_constant"
+    assert found.measured_j is None
+    assert found.estimated_j == pytest.approx(20)
+    assert "not a measurement" in missing_reason(found)
+    small = part(1.0, "estimated_constant", "constant")
+    assert energy([window(cpu=part(99.0), ram=small)], [], others_share=0.0).label == "measured_counter"
+
+
+def test_what_could_not_be_read_is_null_and_never_zero():
+    found = energy([window(cpu=part(60.0)), window(cpu=part(None, "none"))], [], others_share=0.0)
+    assert found.parts["cpu"].joules is None
+    assert (found.measured_j, found.estimated_j, found.label) == (None, None, "none")
+
+
+def test_doubts():
+    idle = [Window(10, {"cpu": part(1000.0)}, 0)]
+    found = energy([window(seconds=4, cpu=part(100.0))], idle, others_share=0.5)
+    assert len(found.doubts) == 3
+
+
+def test_windows_are_long_enough():
+    now = iter(range(100))
+    meter = WindowMeter([], clock=lambda: float(next(now)), sleep=lambda seconds: None)
+    assert meter.busy(lambda: 2, least_s=10).requests >= 10
+
+
+def test_energy_goes_to_requests_by_their_work():
+    assert attribute(12.0, [1.0, 2.0, 3.0]) == [2.0, 4.0, 6.0]
+
+
+def test_no_meter_opens_a_socket(monkeypatch):
+    def refuse(*_, **__):
+        raise AssertionError("a meter asked the network")
+
+    for name in ("connect", "connect_ex", "sendto"):
+        monkeypatch.setattr(socket.socket, name, refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    meter = CodecarbonMeter()
+    meter.begin()
+    parts = meter.end()
+    assert set(parts) == {"cpu", "ram"}
+    assert parts["ram"].provenance == "estimated_constant"
+    assert all(one.joules is not None and one.joules >= 0 for one in parts.values())
+    assert meters("cpu")

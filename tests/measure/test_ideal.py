@@ -1,0 +1,123 @@
+"""Idealized runtime is arithmetic on a trace: what must hold whatever the costs are."""
+
+from dataclasses import replace
+
+import pytest
+
+from harness.measure.ideal import ideal_runtime
+from harness.measure.profile import CostProfile, Fit, HeldOut, Line, LinearCosts
+from harness.measure.segment import unpadded
+from harness.measure.shape import ModelShape
+from harness.testing.tiny import tiny_decoder
+
+LAYERS = 4
+PREFILL = LinearCosts(
+    fixed=1e-3, fixed_token=1e-6, attention=2e-4, attention_token=1e-6, attention_pair=1e-9, mlp=3e-4, mlp_token=2e-6,
+    head_row=4e-6,
+)  # fmt: skip
+DECODE = PREFILL.model_copy(update={"fixed": 5e-4, "fixed_token": 0.0, "attention_pair": 0.0})
+PROFILE = CostProfile(
+    key="k",
+    host={},
+    layers=LAYERS,
+    clock="thread_time",
+    prefill=PREFILL,
+    decode=DECODE,
+    head=Line(base=1e-4, per_token=1e-6),
+    fill=Line(base=2e-5, per_token=1e-7),
+    router=Line(base=1e-5, per_token=1e-12),
+    prefill_fit=Fit(r2=1, mape=0, worst=0),
+    decode_fit=Fit(r2=1, mape=0, worst=0),
+    held_out=HeldOut(schedules=8, mape=0, bias=0, speedup_error=0, speedup_worst=0),
+    relative_iqr=0,
+    others_share=0,
+    load_average=(0, 0),
+    seconds=0,
+)
+LAYER = 2e-4 + 1e-6 + 3e-4 + 2e-6
+"""A layer in a decode step."""
+
+
+@pytest.fixture(scope="module")
+def shape():
+    return ModelShape.of(tiny_decoder("llama", layers=LAYERS))
+
+
+@pytest.fixture
+def generation(dense_segment):
+    """A prompt of p tokens and o written ones, all layers running."""
+
+    def build(p, o, layers=LAYERS):
+        ran = (1,) * layers + (0,) * (LAYERS - layers)
+        prefill = dense_segment(LAYERS, p, attention=tuple(p * one for one in ran), mlp=tuple(p * one for one in ran))
+        if o < 2:
+            return [prefill]
+        step = dense_segment(LAYERS, 1, phase="decode", context=p + 1, forwards=o - 1, attention=ran, mlp=ran)
+        return [prefill, step]
+
+    return build
+
+
+def total(shape, segments):
+    return ideal_runtime(PROFILE, shape, segments).total
+
+
+def prompt_seconds(p, layers=LAYERS):
+    pairs = p * (p + 1) / 2
+    return 1e-3 + 1e-6 * p + layers * (2e-4 + 1e-6 * p + 1e-9 * pairs + 3e-4 + 2e-6 * p)
+
+
+@pytest.mark.parametrize(("p", "o"), [(1, 1), (7, 2), (64, 8), (100, 33)])
+def test_full_depth_is_narayanans_form(shape, generation, p, o):
+    g = 5e-4 + LAYERS * LAYER
+    assert total(shape, generation(p, o)) == pytest.approx(prompt_seconds(p) + (o - 1) * g)
+
+
+def test_a_layer_less_is_a_layers_cost_less(shape, generation):
+    whole, fewer = generation(16, 5), generation(16, 5, LAYERS - 2)
+    saved = total(shape, whole[1:]) - total(shape, fewer[1:])
+    assert saved == pytest.approx(4 * 2 * LAYER)
+    assert total(shape, whole) - total(shape, fewer) == pytest.approx(
+        saved + prompt_seconds(16) - prompt_seconds(16, LAYERS - 2)
+    )
+
+
+def test_more_of_anything_costs_more(shape, generation):
+    for less, more in (((16, 4), (17, 4)), ((16, 4), (16, 5)), ((16, 4, 2), (16, 4, 3))):
+        assert total(shape, generation(*less)) < total(shape, generation(*more))
+    assert total(shape, []) == 0
+
+
+def test_scoring_pays_for_every_row_of_the_head(shape, dense_segment):
+    one = dense_segment(LAYERS, 9, phase="score", head=1)
+    assert total(shape, [replace(one, head=9)]) - total(shape, [one]) == pytest.approx(8 * 4e-6)
+
+
+def test_exit_checks_routers_and_fills_are_charged(shape, dense_segment):
+    step = dense_segment(LAYERS, 1, phase="decode", context=20)
+    assert total(shape, [replace(step, head=4)]) - total(shape, [step]) == pytest.approx(3 * (1e-4 + 1e-6))
+    routed = ideal_runtime(PROFILE, shape, [replace(step, router=2, router_macs=10**6)])
+    assert routed.router == pytest.approx(2 * 1e-5 + 1e-6)
+    filled = ideal_runtime(PROFILE, shape, [replace(step, fill=(0, 0, 1, 1))])
+    assert filled.kv_fill == pytest.approx(2 * (2e-5 + 1e-7))
+
+
+def test_padding_and_batches_cost_nothing(shape, dense_segment):
+    alone = dense_segment(LAYERS, 9, phase="score", head=9)
+    every = (12,) * LAYERS
+    padded = replace(alone, queries=12, padding=3, context=12, rows=4, attention=every, mlp=every, head=12)
+    assert unpadded([padded])[0].queries == 9
+    assert total(shape, [padded]) == pytest.approx(total(shape, [alone]))
+
+
+def test_a_layer_that_runs_twice_is_charged_twice(shape, dense_segment):
+    step = dense_segment(LAYERS, 1, phase="decode", context=20)
+    twice = replace(step, attention=(1, 2, 1, 1), mlp=(1, 2, 1, 1))
+    assert total(shape, [twice]) - total(shape, [step]) == pytest.approx(LAYER)
+
+
+def test_a_part_of_the_tokens_costs_a_call_and_its_share(shape, dense_segment):
+    whole = dense_segment(LAYERS, 10)
+    part = replace(whole, attention=(4, 10, 10, 10), mlp=(4, 10, 10, 10))
+    less = 6 * (1e-6 + 2e-6) + 1e-9 * 55 * 0.6
+    assert total(shape, [whole]) - total(shape, [part]) == pytest.approx(less)
