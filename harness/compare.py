@@ -264,7 +264,8 @@ def answer(line: Line) -> Any:
         return max(range(len(given)), key=lambda index: given[index][0])
     if isinstance(given, list) and len(given) == 2 and isinstance(given[1], bool):
         return given[1]
-    return given if isinstance(given, str) or (given and isinstance(given[0], str)) else None
+    texts = given if isinstance(given, list) else [given]
+    return given if texts and all(isinstance(text, str) for text in texts) else None
 
 
 def _changed(answers: list[tuple[Any, Any]]) -> float | None:
