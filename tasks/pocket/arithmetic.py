@@ -13,8 +13,10 @@ from .splits import Document, Draw
 from .words import COUNTABLE, NAMES
 
 LEVELS: Final = (1, 2, 3, 4, 5)
-LARGEST: Final = {1: 30, 2: 60, 3: 99, 4: 199, 5: 299}
-"""The largest number that may appear at each level."""
+LARGEST: Final = {1: 20, 2: 25, 3: 30, 4: 35, 5: 40}
+"""The largest number that may be held at each level."""
+MOST: Final = 9
+"""The largest number that is gained or lost at once."""
 
 
 def make(draw: Draw, level: int) -> Document:
@@ -22,14 +24,14 @@ def make(draw: Draw, level: int) -> Document:
     owner, other = draw.sample(NAMES, 2)
     thing = draw.pick(COUNTABLE)
     largest = LARGEST[level]
-    held = draw.between(2, min(largest // 2, 99))
+    held = draw.between(2, largest // 2)
     sentences, steps = [f"{owner} has {held} {thing}."], []
     for _ in range(level):
         sentence, step, held = _step(draw, owner, other, thing, held, largest)
         sentences.append(sentence)
         steps.append(step)
     if level >= 3:
-        aside = f"{other} has {draw.between(2, 99)} {draw.pick(COUNTABLE)}."
+        aside = f"{other} has {draw.between(2, largest)} {draw.pick(COUNTABLE)}."
         sentences.insert(draw.between(1, level), aside)
     question = f"{' '.join(sentences)} How many {thing} does {owner} have?"
     answer = f"{' '.join(steps)} #### {held}"
@@ -47,12 +49,12 @@ def _step(draw: Draw, owner: str, other: str, thing: str, held: int, largest: in
     kinds = ["lose"] * (held > 3) + ["gain"] * (held < largest - 2) + ["times"] * (1 < held <= largest // 2)
     kind = draw.pick(kinds)
     if kind == "gain":
-        more = draw.between(2, min(largest - held, 99))
+        more = draw.between(2, min(largest - held, MOST))
         verb = draw.pick(("finds", "buys", "wins"))
         return f"{owner} {verb} {more} more {thing}.", f"{held}+{more}={held + more}", held + more
     if kind == "times":
-        times = draw.between(2, min(largest // held, 5))
+        times = draw.between(2, min(largest // held, 3))
         return f"Then {owner} has {times} times as many.", f"{held}*{times}={held * times}", held * times
-    less = draw.between(2, min(held - 1, 99))
+    less = draw.between(2, min(held - 1, MOST))
     event = draw.pick((f"gives {less} {thing} to {other}", f"loses {less} {thing}", f"sells {less} {thing}"))
     return f"{owner} {event}.", f"{held}-{less}={held - less}", held - less

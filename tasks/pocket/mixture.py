@@ -14,18 +14,24 @@ from torch import Tensor
 
 from . import arithmetic, choice, recall, text
 from .splits import Draw, Split, documents
+from .words import NAMES, NOUNS
 
 Encode = Callable[[str], list[int]]
 """Token ids of a text, without a begin or end token."""
 
 ROW: Final = 256
 """Tokens of a row that short documents are packed into."""
-SHORT_ROWS, RECALL_ROWS = 8, 4
+SHORT_ROWS, RECALL_ROWS = 10, 2
+EARLY_ROWS = 6, 6
+"""The same until long contexts begin: copying comes first."""
 LONG: Final = {3: (2, 512), 7: (1, 1024)}
 """Rows and tokens of long recall contexts, at these steps of every eight, once long contexts have begun."""
-LONG_FROM: Final = 750
-LEVEL_STEPS: Final = 150
+LONG_FROM: Final = 1600
+LEVEL_STEPS: Final = 400
 """Every so many steps a harder level joins, and recall contexts grow: copying is learned where it is short."""
+ECHOES: Final = 2
+"""One recall lesson in so many is a plain repetition, from which copying starts."""
+DIGITS: Final = tuple("0123456789")
 SHOTS: Final = 8
 """One document in so many is a run of several of the same kind, so that few-shot prompts are not new."""
 
@@ -42,9 +48,9 @@ class Share:
 
 
 SHARES: Final = (
-    Share(arithmetic, 7, 0.2, 1.0, 1.0),
+    Share(arithmetic, 12, 0.1, 1.0, 1.0),
     Share(choice, 10, 0.2, 8.0, 1.0),
-    Share(text, 4, 0.0, 0.5, 0.5),
+    Share(text, 2, 0.0, 0.5, 0.5),
 )
 """The few tokens that answer a choice weigh about as much as the many of a worked solution."""
 
@@ -74,13 +80,15 @@ def batches(step: int, *, seed: object, encode: Encode, end: int) -> tuple[Batch
     """The batch of short documents and the recall batch of a step."""
     short = _short(Draw(seed, step, "short"), f"{seed}/{step}", 1 + step // LEVEL_STEPS, encode, end)
     draw = Draw(seed, step, "recall")
-    if step >= LONG_FROM and step % 8 in LONG:
+    late = step >= LONG_FROM
+    short_rows, recall_rows = (SHORT_ROWS, RECALL_ROWS) if late else EARLY_ROWS
+    if late and step % 8 in LONG:
         rows, width = LONG[step % 8]
         recalled = _batch([[_lesson(draw, width, encode, end)] for _ in range(rows)], width, end, owned=False)
     else:
-        lessons = _lessons(draw, min(ROW, 64 * (1 + step // LEVEL_STEPS)), encode, end)
-        recalled = _batch(_packed(lessons, RECALL_ROWS), ROW, end, owned=True)
-    return _batch(_packed(short, SHORT_ROWS), ROW, end, owned=True), recalled
+        lessons = _lessons(draw, min(ROW, 64 * (1 + step // LEVEL_STEPS)), 8 if late else ECHOES, encode, end)
+        recalled = _batch(_packed(lessons, recall_rows), ROW, end, owned=True)
+    return _batch(_packed(short, short_rows), ROW, end, owned=True), recalled
 
 
 def _short(draw: Draw, stream: str, levels: int, encode: Encode, end: int) -> Iterator[Piece]:
@@ -108,9 +116,19 @@ def _short(draw: Draw, stream: str, levels: int, encode: Encode, end: int) -> It
         yield [*ids, end], [*weights, share.end]
 
 
-def _lessons(draw: Draw, longest: int, encode: Encode, end: int) -> Iterator[Piece]:
+def _lessons(draw: Draw, longest: int, echoes: int, encode: Encode, end: int) -> Iterator[Piece]:
     while True:
-        yield _lesson(draw, draw.between(40, longest), encode, end)
+        if draw.between(1, echoes) == 1:
+            yield _echo(draw, draw.between(8, longest // 3), encode, end)
+        else:
+            yield _lesson(draw, draw.between(40, longest), encode, end)
+
+
+def _echo(draw: Draw, words: int, encode: Encode, end: int) -> Piece:
+    """Words and digits in no order, and the same once more: nothing but copying predicts the second time."""
+    kinds = (NOUNS, NAMES, DIGITS)
+    said = encode(" ".join(draw.pick(draw.pick(kinds)) for _ in range(words)))
+    return [end, *said, *said, end], [0.0] * (1 + len(said)) + [1.0] * (len(said) + 1)
 
 
 def _packed(pieces: Iterator[Piece], count: int) -> list[list[Piece]]:

@@ -28,7 +28,7 @@ class Shape:
     num_attention_heads: int = 4
     num_key_value_heads: int = 2
     max_position_embeddings: int = 2048
-    rope_theta: float = 10000.0
+    rope_theta: float = 100000.0
     rms_norm_eps: float = 1e-6
 
     @property

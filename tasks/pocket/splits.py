@@ -54,7 +54,7 @@ class Draw:
 
     def __init__(self, *seed: object) -> None:
         digest = sha256("/".join(map(str, seed)).encode()).digest()
-        self._next = Random(int.from_bytes(digest[:8], "big")).random  # noqa: S311 -- reproducible, not secret
+        self._next = Random(int.from_bytes(digest[:8], "big")).random
 
     def between(self, low: int, high: int) -> int:
         """A whole number from ``low`` to ``high``, both included."""

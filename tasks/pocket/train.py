@@ -48,15 +48,15 @@ class Plan:
         compile: compile the layers, which is faster and rounds differently.
     """
 
-    steps: int = 2400
+    steps: int = 5000
     seed: int = 0
     warmup: int = 100
-    decay: int = 600
-    matrix_rate: float = 0.002
-    other_rate: float = 0.002
+    decay: int = 800
+    matrix_rate: float = 0.004
+    other_rate: float = 0.004
     weight_decay: float = 0.1
     skip: float = 0.4
-    skip_ramp: int = 1500
+    skip_ramp: int = 2500
     exit_weight: float = 0.25
     workers: int = 2
     compile: bool = True

@@ -79,7 +79,7 @@ def _speedups(model, profile) -> None:
         for _ in range(ROUNDS):
             for name, attach in methods.items():
                 with attach():
-                    timed[name].append(seconds(clock_for(model.device), lambda: serve(model, request)))
+                    timed[name].append(seconds(clock_for(model.device), lambda request=request: serve(model, request)))
         for name, attach in methods.items():
             with attach(), Tracer(model) as tracer:
                 serve(model, request)

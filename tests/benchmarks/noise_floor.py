@@ -40,7 +40,10 @@ def slower(model):
 
 def main() -> None:
     model = tiny_decoder("llama", layers=12, hidden_size=256, intermediate_size=768)
-    requests = [CostRequest("t", n, tuple(range(3, 3 + n)), n, new) for n, new in zip(range(20, 140, 10), [0, 8] * 6)]
+    requests = [
+        CostRequest("t", n, tuple(range(3, 3 + n)), n, new)
+        for n, new in zip(range(20, 140, 10), [0, 8] * 6, strict=True)
+    ]
     contains = found = 0
     for seed in range(REPETITIONS):
         people = {"dense": nullcontext, "again": nullcontext, "slower": lambda: slower(model)}
