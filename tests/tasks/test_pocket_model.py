@@ -91,4 +91,4 @@ def test_it_solves_easy_problems_greedily(model, tokenizer):
         ids = tokenizer(one.prompt, return_tensors="pt").input_ids
         out = model.generate(ids, max_new_tokens=24, do_sample=False)
         right += tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True) == one.target
-    assert right >= 5
+    assert right >= 18
