@@ -13,7 +13,7 @@ from .splits import Document, Draw
 from .words import COUNTABLE, NAMES
 
 LEVELS: Final = (1, 2, 3, 4, 5)
-LARGEST: Final = {1: 20, 2: 25, 3: 30, 4: 35, 5: 40}
+LARGEST: Final = {1: 20, 2: 35, 3: 45, 4: 50, 5: 60}
 """The largest number that may be held at each level."""
 MOST: Final = 9
 """The largest number that is gained or lost at once."""
