@@ -151,7 +151,9 @@ class _Stage:
         dense = next((other for other in self.runs if other.spec.stack.is_dense), None)
         if dense is None or run is dense:
             return None
-        ratios, noise = self.cost_pass.ratios(run.name), self.cost_pass.ratios(AGAIN)
+        before = run.record.baseline or costs.Baseline(run_id=dense.record.id, documents=0)
+        ratios = before.ratios | self.cost_pass.ratios(run.name)
+        noise = before.noise | self.cost_pass.ratios(AGAIN)
         mine, its = self.memory.get(run.name), self.memory.get(dense.name)
         if mine and its and mine.peak and its.peak:
             ratios["peak_memory"] = costs.RatioInfo(value=mine.peak / its.peak)

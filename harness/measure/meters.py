@@ -118,8 +118,9 @@ class CodecarbonMeter:
     _tracker: Any = None
 
     def __post_init__(self) -> None:
-        logging.getLogger("codecarbon").setLevel(logging.CRITICAL)
         from codecarbon import OfflineEmissionsTracker
+
+        logging.getLogger("codecarbon").setLevel(logging.CRITICAL)  # its import sets another
 
         self._tracker = OfflineEmissionsTracker(
             country_iso_code="USA",  # for carbon, which is not used: joules are
