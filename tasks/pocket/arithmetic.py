@@ -13,9 +13,9 @@ from .splits import Document, Draw
 from .words import COUNTABLE, NAMES
 
 LEVELS: Final = (1, 2, 3, 4, 5)
-LARGEST: Final = {1: 20, 2: 35, 3: 45, 4: 50, 5: 60}
+LARGEST: Final = {1: 20, 2: 40, 3: 60, 4: 80, 5: 99}
 """The largest number that may be held at each level."""
-MOST: Final = 9
+MOST: Final = 20
 """The largest number that is gained or lost at once."""
 
 

@@ -234,9 +234,10 @@ def main() -> None:
     parser.add_argument("--decay", type=int, default=Plan.decay)
     parser.add_argument("--seed", type=int, default=Plan.seed)
     parser.add_argument("--workers", type=int, default=Plan.workers)
-    arguments = parser.parse_args()
-    plan = Plan(steps=arguments.steps, decay=arguments.decay, seed=arguments.seed, workers=arguments.workers)
-    run(plan, arguments.out)
+    parser.add_argument("--skip", type=float, default=Plan.skip, help="chance of leaving out the deepest layer")
+    parser.add_argument("--exit_weight", type=float, default=Plan.exit_weight, help="weight of the early-exit loss")
+    arguments = vars(parser.parse_args())
+    run(Plan(**{name: value for name, value in arguments.items() if name != "out"}), arguments["out"])
 
 
 if __name__ == "__main__":
