@@ -21,7 +21,7 @@ from harness.measure.stats.ratio import paired_ratio
 from harness.measure.this_host import this_host
 from harness.measure.trace import Tracer
 from harness.record import RunRecord
-from harness.run import compared
+from harness.run import MISSING, compared
 from harness.spec import RunSpec
 from harness.store import RunFolder
 
@@ -52,7 +52,7 @@ class _Run:
             "flops": True,
             "ideal": time.ideal is not None and set(plan.accelerators) <= time.roofline.keys(),
             "latency": time.latency is not None and _same_settings(time.settings, self.spec),
-            "memory": record.memory.peak is not None,
+            "memory": record.missing.get("memory.peak") != MISSING["memory.peak"],
             "energy": record.energy is not None,
         }
         return not all(done[what] for what in plan.measure) or (plan.measure > {"flops"} and not self.spec.job.resume)
@@ -150,7 +150,7 @@ class _Stage:
         """Ratios to dense of what was measured beside it; the rest follows when the two are compared."""
         dense = next((other for other in self.runs if other.spec.stack.is_dense), None)
         if dense is None or run is dense:
-            return None
+            return run.record.baseline
         before = run.record.baseline or costs.Baseline(run_id=dense.record.id, documents=0)
         ratios = before.ratios | self.cost_pass.ratios(run.name)
         noise = before.noise | self.cost_pass.ratios(AGAIN)
@@ -223,7 +223,6 @@ class _Stage:
         module = self.session.lm.decoder.module
         machine: Accelerator = this_host(run.spec.environment, module.dtype) if name == HOST else accelerator(name)
         dtype = str(module.dtype).removeprefix("torch.")
-        # a float32 checkpoint is served in 16 bits on such machines, but its bytes are as they are here
         bounds = [roofline(shape, unpadded(row), machine, dtype) for line in run.lines for row in _rows(line)]
         count = len(run.lines)
         seconds = sum(bound.total for bound in bounds) / count
