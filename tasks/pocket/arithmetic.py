@@ -13,7 +13,7 @@ from .splits import Document, Draw
 from .words import COUNTABLE, NAMES
 
 LEVELS: Final = (1, 2, 3, 4, 5)
-LARGEST: Final = {1: 20, 2: 40, 3: 60, 4: 80, 5: 99}
+LARGEST: Final = {1: 20, 2: 60, 3: 105, 4: 110, 5: 120}
 """The largest number that may be held at each level."""
 MOST: Final = 20
 """The largest number that is gained or lost at once."""

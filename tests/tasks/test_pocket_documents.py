@@ -14,7 +14,7 @@ from harness.tasks.pocket.words import CATEGORIES, NAMES, NOUNS
 KINDS = {"arithmetic": arithmetic, "choice": choice, "text": text, "recall": recall}
 PUBLISHED = {"arithmetic": 1200, "choice": 1200, "text": 1200, "recall": 1000}
 DIGESTS = {
-    "arithmetic": "59fc781c61499fa986e9dae7675737f10a5bf333f92522ff140552655ff869b3",
+    "arithmetic": "51101b43e781199c24b267c3837a68aaf0e1cc3ff99450727f58148bae4b0386",
     "choice": "4e2c080be7b3dadd05b989042bd06cc326c09238f5c1beb4ed7328324ef918e4",
     "text": "5185a94696660e92fd5ec07ca78e7f295f8598dc461ccce41abfc9eec5277144",
     "recall": "da632d3f72a8f917d7d5eae1d4c9ee71bbf372d583669bc0f89587568f4b112f",
