@@ -30,7 +30,10 @@ def disagreements(record: Mapping[str, Any], samples: Samples, aggregations: Map
             continue
         if len(values) != score["n"]:
             yield Disagreement(f"{name}, documents", score["n"], len(values))
-        for what, claimed, found in _recomputed(score, values, aggregations.get(score["metric"], "mean")):
+        aggregation = aggregations.get(score["metric"], "mean")
+        if aggregation == "mean" and not all(isinstance(each, int | float) for each in values):
+            yield Disagreement(f"{name}, value", score["value"], "no number for a document")
+        for what, claimed, found in _recomputed(score, values, aggregation):
             if claimed is None or not isclose(claimed, found, rel_tol=1e-6, abs_tol=1e-9):
                 yield Disagreement(f"{name}, {what}", claimed, found)
     totals = {"flops": record["flops"]["total"]}

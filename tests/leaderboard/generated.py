@@ -102,7 +102,8 @@ def _run(
     flops = [round(length * 4_000_000 * share) for length in lengths]
     samples = [_sample(group, i, scores[i], lengths[i], flops[i], share) for i in range(len(scores))]
     record = _record(group, label, method, strength, scores, flops, lengths, share, dense)
-    manifest = {"id": record["id"], "command": f"harness run --method {label} --task {group.task}", "git": None}
+    manifest = manifest_of(record)
+    record["id"] = manifest["id"]
     return Made(RunRecord.model_validate(record).model_dump(mode="json"), samples, manifest)
 
 
@@ -120,6 +121,20 @@ def _sample(group: Group, number: int, score: float, length: int, flops: int, sh
         "depth": share,
         "flops": flops,
     }
+
+
+def manifest_of(record: dict[str, Any]) -> dict[str, Any]:
+    """How the run was made; the id is the digest of what was asked."""
+    identity = {
+        "method": record["method"]["fingerprint"],
+        "model": record["model"]["fingerprint"],
+        "evaluation": record["evaluation"],
+        "machine": record["environment"]["device_name"],
+    }
+    command = f"harness run --method {record['method']['label']} --task {record['evaluation']['task']}"
+    run_id = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
+    git = {"commit": digest("commit"), "changed": False}
+    return {"id": run_id, "command": command, "identity": identity, "git": git}
 
 
 def mean_and_error(scores: list[float]) -> tuple[float, float]:
@@ -144,7 +159,7 @@ def _record(
     total = sum(flops)
     weights = round(40_000_000 * (share if savings == "real" else 1))
     return {
-        "id": digest(group, label)[:12],
+        "id": "0" * 12,
         "started": f"2026-03-{1 + int(digest(label)[:4], 16) % 28:02d}T08:00:00Z",
         "duration_s": 12.5,
         "method": {
@@ -253,7 +268,8 @@ def library(root: Path, *, models: int = 2, tasks: int = 2, machines: int = 2, d
             count += write_all(root, [made])
             if made.record["method"]["label"] == "router:budget=0.6" and count < 20:
                 limited = json.loads(json.dumps(made.record))
-                limited["id"] = digest("limited", limited["id"])[:12]
-                limited["evaluation"] |= {"limit": 20.0, "limited": True}
-                count += write_all(root, [Made(limited, made.samples, made.manifest)])
+                limited["evaluation"] |= {"limit": float(documents), "limited": True}
+                manifest = manifest_of(limited)
+                limited["id"] = manifest["id"]
+                count += write_all(root, [Made(limited, made.samples, manifest)])
     return count
