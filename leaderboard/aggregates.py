@@ -17,7 +17,9 @@ class Disagreement:
     found: Any
 
 
-def disagreements(record: Mapping[str, Any], samples: Samples, aggregations: Mapping[str, str]) -> Iterator[Disagreement]:
+def disagreements(
+    record: Mapping[str, Any], samples: Samples, aggregations: Mapping[str, str]
+) -> Iterator[Disagreement]:
     """Where a record's scores, errors, numbers of documents, tokens or FLOPs differ from those of its documents.
 
     ``aggregations`` says how a metric is aggregated; a metric that is not in it is a mean.
@@ -50,9 +52,13 @@ def _values(samples: Samples, score: Mapping[str, Any], *, every: bool) -> list[
     tasks = {sample["task"] for sample in samples}
     if every and score["task"] not in tasks and len(tasks) > 1:
         return []  # a group's mean can be weighted in several ways
-    return [sample["scores"][name] for sample in samples if name in sample["scores"]] if every else [
-        sample["scores"][name] for sample in samples if sample["task"] == score["task"] and name in sample["scores"]
-    ]
+    return (
+        [sample["scores"][name] for sample in samples if name in sample["scores"]]
+        if every
+        else [
+            sample["scores"][name] for sample in samples if sample["task"] == score["task"] and name in sample["scores"]
+        ]
+    )
 
 
 def _recomputed(

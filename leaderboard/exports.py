@@ -114,7 +114,7 @@ def feed(rows: Sequence[Row], url: str | None) -> str:
     return (
         '<?xml version="1.0" encoding="utf-8"?>\n<feed xmlns="http://www.w3.org/2005/Atom">'
         f"<title>harness: new runs</title><id>urn:harness:board</id><updated>{escape(updated)}</updated>"
-        f'<author><name>harness</name></author>{own}<link href={quoteattr(base + "index.html")}/>{entries}</feed>\n'
+        f"<author><name>harness</name></author>{own}<link href={quoteattr(base + 'index.html')}/>{entries}</feed>\n"
     )
 
 
@@ -166,7 +166,9 @@ def every_eval_ever(record: Record) -> dict[str, Any]:
                 "fingerprint": model["fingerprint"],
             },
         },
-        "evaluation_results": [_shared_score(record, score) for score in record["scores"] if score["value"] is not None],
+        "evaluation_results": [
+            _shared_score(record, score) for score in record["scores"] if score["value"] is not None
+        ],
     }
 
 

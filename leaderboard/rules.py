@@ -13,7 +13,7 @@ from harness.leaderboard.aggregates import aggregations, disagreements
 from harness.leaderboard.results import PACKED_SAMPLES, Result, ResultError
 from harness.reports.columns import at
 from harness.reports.rows import Row
-from harness.store import MANIFEST, RECORD, SAMPLES
+from harness.store import MANIFEST, RECORD
 
 SUBMISSION = "submission.json"
 MAX_FOLDER = 10 << 20  # bytes of a packed run
@@ -66,7 +66,7 @@ def judge(result: Result) -> Iterator[Finding]:
                 found = list(islice(rule(case), 5))
             except (KeyError, TypeError, ValueError, AttributeError, OverflowError, ZeroDivisionError) as error:
                 found = [f"the files do not have the form that a run leaves: {type(error).__name__}: {error}"]
-                severity = "error"  # noqa: PLW2901 - a rule that cannot look is not passed
+                severity = "error"
             for text in found:
                 yield Finding(result.folder, "error" if severity == "error" else "warning", rule.__name__, text)
 

@@ -83,7 +83,9 @@ def _write_shared(folder: Path, table: Sequence[Row], url: str | None, refused: 
             facts=_facts(table),
         ),
     )
-    about = page("about.html", depth=0, section="How numbers are made", costs=COSTS, refused=list(refused.items())[:200])
+    about = page(
+        "about.html", depth=0, section="How numbers are made", costs=COSTS, refused=list(refused.items())[:200]
+    )
     _write(folder / "about.html", about)
     _write(folder / "index.json", exports.index(table).model_dump_json())
     _write(folder / "index.schema.json", json.dumps(exports.Index.model_json_schema(), indent=1))
@@ -149,7 +151,9 @@ def _write_methods(folder: Path, table: Sequence[Row]) -> None:
         _write(folder / "methods" / f"{slug(name)}.html", page("method.html", depth=1, section="Methods", **content))
         about = told.summary if told else "not installed where the site was built"
         entries.append({"name": name, "kind": family, "target": f"{slug(name)}.html", "about": about})
-    _write_list(folder / "methods", "Methods", "What has been run, each with its documentation and all its rows.", entries)
+    _write_list(
+        folder / "methods", "Methods", "What has been run, each with its documentation and all its rows.", entries
+    )
 
 
 def _told(name: str) -> Description | None:

@@ -101,7 +101,12 @@ def _table(results: list[Result], before: Mapping[str, Result]) -> str:
         some = [row for row in table if row.group == group]
         head = some[0].record
         title = f"{head['model']['name']}, {head['evaluation']['task']}, {some[0].hardware}, {some[0].settings}"
-        lines += [f"### {_cell(title)}", "", "| | method | score | against dense | FLOPs | |", "|---|---|---|---|---|---|"]
+        lines += [
+            f"### {_cell(title)}",
+            "",
+            "| | method | score | against dense | FLOPs | |",
+            "|---|---|---|---|---|---|",
+        ]
         lines += [_line(row, new=row.id not in before) for row in sorted(some, key=lambda row: not row.is_dense)]
         lines.append("")
     return "\n".join(lines) or "No new runs.\n"
@@ -109,7 +114,9 @@ def _table(results: list[Result], before: Mapping[str, Result]) -> str:
 
 def _line(row: Row, *, new: bool) -> str:
     change, flops = difference(row.score), ratio(row.record, row.dense, BY_KEY["flops"])
-    told = "" if change is None else f"{signed(change['difference'])} {interval(change['low'], change['high'], sign=True)}"
+    told = (
+        "" if change is None else f"{signed(change['difference'])} {interval(change['low'], change['high'], sign=True)}"
+    )
     cells = [
         "**new**" if new else "",
         _cell(row.record["method"]["label"]),

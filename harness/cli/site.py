@@ -13,7 +13,9 @@ app = typer.Typer(help="Build, serve and check the leaderboard.", no_args_is_hel
 def build(
     results: Annotated[Path, Option("--results", help="Folder with results, at any depth.")] = Path("runs"),
     output_path: Annotated[Path, Option("--output_path", "-o", help="Folder of the site.")] = Path("site"),
-    url: Annotated[str | None, Option("--url", help="Where it will be published; makes the feed's links absolute.")] = None,
+    url: Annotated[
+        str | None, Option("--url", help="Where it will be published; makes the feed's links absolute.")
+    ] = None,
 ) -> None:
     """Build the site; a result that cannot be shown is named with the reason."""
     from harness.leaderboard.site import build as build_site

@@ -95,9 +95,13 @@ def _run(
     dense: Made | None,
     rng: random.Random,
 ) -> Made:
-    name, family, savings, exact, parameter = method
+    name, _, _, exact, parameter = method
     label = name if parameter is None else f"{name}:{parameter}={strength:g}"
-    scores = right if dense is None or exact else [float(rng.random() > hurt) if s else float(rng.random() < 0.08) for s in right]
+    scores = (
+        right
+        if dense is None or exact
+        else [float(rng.random() > hurt) if s else float(rng.random() < 0.08) for s in right]
+    )
     share = 1.0 if dense is None else rng.uniform(0.45, 0.95)
     flops = [round(length * 4_000_000 * share) for length in lengths]
     samples = [_sample(group, i, scores[i], lengths[i], flops[i], share) for i in range(len(scores))]

@@ -46,7 +46,7 @@ def test_every_facet_round_trips_through_the_address(facet: str, opened: Open) -
     box.check()
     assert f"{facet}=" in address(page)
     chosen = labels(page)
-    assert 0 < count
+    assert count > 0
     assert page.locator("#status").inner_text().startswith(f"{count} of ")
     assert chosen != before or count == len(before)
     page.reload()
@@ -225,7 +225,9 @@ def test_axe_finds_nothing(scheme: str, opened: Open, site: Path) -> None:
         for width in (1280, 360) if name == "index.html" else (1280,):
             page = opened(name, color_scheme=scheme, viewport={"width": width, "height": 900}, bypass_csp=True)
             page.evaluate(AXE)
-            found = page.evaluate("axe.run({preload: false}).then((r) => r.violations.map((v) => [v.id, v.nodes.map((n) => n.html)]))")
+            found = page.evaluate(
+                "axe.run({preload: false}).then((r) => r.violations.map((v) => [v.id, v.nodes.map((n) => n.html)]))"
+            )
             assert found == [], (name, width)
 
 
@@ -237,7 +239,9 @@ def test_menus_are_accessible_when_open(opened: Open) -> None:
 
 
 def test_the_theme_is_chosen_and_kept_even_without_storage(opened: Open) -> None:
-    throwing = "Object.defineProperty(window, 'localStorage', { get() { throw new DOMException('no', 'SecurityError'); } });"
+    throwing = (
+        "Object.defineProperty(window, 'localStorage', { get() { throw new DOMException('no', 'SecurityError'); } });"
+    )
     for init in ("", throwing):
         page = opened(init=init, color_scheme="light")
         light = page.evaluate("getComputedStyle(document.body).backgroundColor")

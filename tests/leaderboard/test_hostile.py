@@ -3,7 +3,6 @@
 import gzip
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +17,7 @@ from harness.leaderboard.validate import validate
 from harness.store import Store
 from tests.leaderboard.generated import groups, manifest_of, runs, write_all
 
-MARKUP = "<img src=x onerror=\"window.hacked=1\"></script><script>window.hacked=1</script>'\"&{{7*7}}"
+MARKUP = '<img src=x onerror="window.hacked=1"></script><script>window.hacked=1</script>\'"&{{7*7}}'
 Json = dict[str, Any]
 
 
@@ -58,7 +57,9 @@ class Submission:
         self.sign()
 
     def sign(self) -> None:
-        names = [name for name in ("record.json", "manifest.json", "samples.jsonl.gz") if (self.folder / name).is_file()]
+        names = [
+            name for name in ("record.json", "manifest.json", "samples.jsonl.gz") if (self.folder / name).is_file()
+        ]
         digests = {name: hashlib.sha256((self.folder / name).read_bytes()).hexdigest() for name in names}
         (self.folder / "submission.json").write_text(json.dumps({"id": self.folder.name, "sha256": digests}))
 
@@ -103,7 +104,9 @@ TAMPERINGS: dict[str, Callable[[Submission], object]] = {
     "tokens that were not read": lambda s: s.edit(lambda r: r["trace"].update(prompt_tokens=5)),
     "negative work": lambda s: s.edit(lambda r: r["flops"].update(kv_bytes=-1)),
     "weights of no model": lambda s: s.edit(lambda r: r["memory"].update(weights=10**15)),
-    "faster than any machine": lambda s: s.edit(lambda r: r.update(duration_s=1e-12, flops={**r["flops"], "total": 10**24})),
+    "faster than any machine": lambda s: s.edit(
+        lambda r: r.update(duration_s=1e-12, flops={**r["flops"], "total": 10**24})
+    ),
     "from the future": lambda s: s.edit(lambda r: r.update(started="2999-01-01T00:00:00Z")),
     "a part of the documents": lambda s: s.edit_consistently(lambda r: r["evaluation"].update(limited=True, limit=3.0)),
     "another id": lambda s: s.edit(lambda r: r.update(id="0" * 12)),
@@ -117,12 +120,16 @@ TAMPERINGS: dict[str, Callable[[Submission], object]] = {
     "an unknown field": lambda s: s.edit(lambda r: r.update(html=MARKUP)),
     "a missing section": lambda s: s.edit(lambda r: r.pop("flops")),
     "a score that is text": lambda s: s.edit(lambda r: score(r).update(value="0.9")),
-    "NaN": lambda s: s.replace((s.folder / "record.json").read_text().replace('"duration_s": 12.5', '"duration_s": NaN')),
+    "NaN": lambda s: s.replace(
+        (s.folder / "record.json").read_text().replace('"duration_s": 12.5', '"duration_s": NaN')
+    ),
     "infinity": lambda s: s.replace((s.folder / "record.json").read_text().replace("12.5", "1e999")),
     "a huge number": lambda s: s.edit(lambda r: r["flops"].update(total=10**40)),
     "a number of a million digits": lambda s: s.replace('{"id": ' + "9" * 1_000_000 + "}"),
     "deep nesting": lambda s: s.replace('{"id": ' + deep(100_000) + "}"),
-    "deep nesting in a free field": lambda s: s.edit(lambda r: r["method"].update(state=[{"a": json.loads(deep(400))}])),
+    "deep nesting in a free field": lambda s: s.edit(
+        lambda r: r["method"].update(state=[{"a": json.loads(deep(400))}])
+    ),
     "a record that is a list": lambda s: s.replace("[]"),
     "a record of two megabytes": lambda s: s.edit(lambda r: r.update(warnings=["x" * (2 << 20)])),
     "a name of 10,000 characters": lambda s: s.edit(lambda r: r["method"].update(label="x" * 10_000)),
@@ -137,7 +144,9 @@ TAMPERINGS: dict[str, Callable[[Submission], object]] = {
     "documents left out": lambda s: s.samples(lambda lines: lines.pop()),
     "documents of another form": lambda s: s.samples(lambda lines: lines.__setitem__(0, {"task": ["x"], "scores": 3})),
     "a document that is a number": lambda s: s.samples(lambda lines: lines.__setitem__(0, 3)),
-    "scores that are objects": lambda s: s.samples(lambda lines: lines[0].update(scores={"acc,none": {"__proto__": 1}})),
+    "scores that are objects": lambda s: s.samples(
+        lambda lines: lines[0].update(scores={"acc,none": {"__proto__": 1}})
+    ),
     "a manifest of lists": lambda s: s.replace('{"id": [], "identity": [], "git": []}', "manifest.json"),
     "a wrong digest": lambda s: (s.folder / "manifest.json").write_text('{"id": "x"}'),
     "a script beside it": lambda s: (s.folder / "install.py").write_text("import os"),
@@ -150,7 +159,7 @@ TAMPERINGS: dict[str, Callable[[Submission], object]] = {
 def _linked(path: Path) -> None:
     elsewhere = path.parent.parent.parent / "record-elsewhere.json"
     path.rename(elsewhere)
-    os.symlink(elsewhere, path)
+    path.symlink_to(elsewhere)
 
 
 def _claim(record: Json, claimed: float) -> None:
@@ -166,7 +175,9 @@ def test_an_honest_submission_passes(board: Path) -> None:
 
 
 @pytest.mark.parametrize("name", TAMPERINGS)
-def test_tampering_is_refused_in_words_and_the_site_survives(name: str, board: Path, victim: Submission, tmp_path: Path) -> None:
+def test_tampering_is_refused_in_words_and_the_site_survives(
+    name: str, board: Path, victim: Submission, tmp_path: Path
+) -> None:
     TAMPERINGS[name](victim)
     verdict = validate(board)
     errors = [finding for finding in verdict.findings if finding.severity == "error"]
@@ -208,7 +219,9 @@ def everywhere(value: Any, text: str, keep: tuple[str, ...]) -> Any:
 KEPT = ("id", "run_id", "savings", "started", "label_of_fit", "kind", "provenance", "scope", "schema_version", "label2")
 
 
-@pytest.mark.parametrize("text", [MARKUP, "javascript:alert(1)", "</title></style><svg onload=window.hacked=1>", "\ud800"])
+@pytest.mark.parametrize(
+    "text", [MARKUP, "javascript:alert(1)", "</title></style><svg onload=window.hacked=1>", "\ud800"]
+)
 def test_markup_in_every_text_is_text_in_the_browser(text: str, board: Path, tmp_path: Path, opened: Any) -> None:
     for path in board.rglob("record.json"):
         record = everywhere(json.loads(path.read_text()), text, KEPT)
@@ -218,7 +231,10 @@ def test_markup_in_every_text_is_text_in_the_browser(text: str, board: Path, tmp
         path.write_text(json.dumps(record))
     for path in board.rglob("samples.jsonl.gz"):
         lines = [json.loads(line) for line in gzip.decompress(path.read_bytes()).splitlines()]
-        hostile = [everywhere(line, text, ()) | {"scores": {f"{text},{text}": i % 2, "acc,none": 1}} for i, line in enumerate(lines)]
+        hostile = [
+            everywhere(line, text, ()) | {"scores": {f"{text},{text}": i % 2, "acc,none": 1}}
+            for i, line in enumerate(lines)
+        ]
         path.write_bytes(gzip.compress("".join(json.dumps(line) + "\n" for line in hostile).encode()))
     for path in board.rglob("manifest.json"):
         path.write_text(json.dumps({"command": text, "git": {"commit": text}}))
@@ -233,12 +249,16 @@ def test_markup_in_every_text_is_text_in_the_browser(text: str, board: Path, tmp
         page = opened(name, folder=site)
         assert page.evaluate("window.hacked") is None
         assert page.evaluate("document.querySelectorAll('img, iframe, object, main svg[onload]').length") == 0
-        assert page.evaluate("[...document.links].every((a) => a.href.startsWith('file:') || a.href.startsWith('https:'))")
+        assert page.evaluate(
+            "[...document.links].every((a) => a.href.startsWith('file:') || a.href.startsWith('https:'))"
+        )
     shown = opened("index.html", folder=site)
     assert shown.locator("#board tbody th a").first.inner_text().startswith(text[:20])
 
 
-def test_a_formula_in_a_name_is_none_in_the_spreadsheet(board: Path, victim: Submission, tmp_path: Path, opened: Any) -> None:
+def test_a_formula_in_a_name_is_none_in_the_spreadsheet(
+    board: Path, victim: Submission, tmp_path: Path, opened: Any
+) -> None:
     victim.edit(lambda record: record["method"].update(label='=HYPERLINK("https://evil.test")'))
     build(board, tmp_path / "site")
     page = opened("index.html", folder=tmp_path / "site")
