@@ -1,4 +1,4 @@
-"""What other programs read: the index of runs, the feed of new ones, and scores in the shared every_eval_ever schema."""
+"""What other programs read: an index of runs, a feed of new ones, scores in the shared every_eval_ever schema."""
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime

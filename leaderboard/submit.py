@@ -1,4 +1,4 @@
-"""Packing a run for publication: the record, how it was made, and each document's evidence, small and without places."""
+"""Packing a run for publication: the record, how it was made, and each document's evidence, without places."""
 
 import gzip
 import hashlib
