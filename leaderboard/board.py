@@ -7,8 +7,8 @@ import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from harness.reports.columns import COSTS, Cost, ratio, trusted, value, why_missing
-from harness.reports.rows import Row, difference
+from harness.reports.columns import Column, Ratio, columns, ratio, trust, value, why_missing
+from harness.reports.rows import Row, difference, score_interval
 
 FACETS: dict[str, tuple[str, Callable[[Row], str]]] = {
     "family": ("Family", lambda row: row.record["method"]["family"]),
@@ -20,7 +20,7 @@ FACETS: dict[str, tuple[str, Callable[[Row], str]]] = {
     "saving": ("Saving", lambda row: row.record["method"]["savings"]),
 }
 _LONGEST = 200  # characters of a stranger's text in a cell
-_SHOWN = {"quality", "difference", "flops", "profiled", "e2e", "energy", "weights"}  # columns at first
+_SHOWN = ("quality", "difference", "flops", "ideal_ref", "latency", "energy", "weights")  # at first, where known
 
 
 class _Texts:
@@ -50,7 +50,7 @@ def data(rows: Sequence[Row]) -> dict[str, Any]:
     texts = _Texts()
     heads = sorted({row.group: row for row in reversed(rows)}.values(), key=_place)
     groups = {row.group: number for number, row in enumerate(heads)}
-    columns: dict[str, list[Any]] = {
+    told: dict[str, list[Any]] = {
         "id": [row.id for row in rows],
         "label": [texts.number(row.record["method"]["label"]) for row in rows],
         "group": [groups[row.group] for row in rows],
@@ -63,19 +63,22 @@ def data(rows: Sequence[Row]) -> dict[str, Any]:
         "apart": [texts.number("; ".join(row.apart)) for row in rows],
     }
     for name, (_, of) in FACETS.items():
-        columns[name] = [texts.number(of(row)) for row in rows]
+        told[name] = [texts.number(of(row)) for row in rows]
     described, numbers = _quality(rows, texts)
-    for cost in COSTS:
-        if any(value(row.record, cost) is not None for row in rows):
-            about, found = _cost(rows, cost, texts)
-            described += about
-            numbers |= found
+    for column in columns(row.record for row in rows):
+        about, found = _cost(rows, column, texts)
+        described += about
+        numbers |= found
+    known = {key for key, found in numbers.items() if any(each is not None for each in found["value"])}
     return {
         "facets": {name: title for name, (title, _) in FACETS.items()},
         "groups": [_group(row) for row in heads],
-        "columns": [each | {"shown": each["key"] in _SHOWN} for each in described],
+        "columns": [
+            each | {"known": each["key"] in known, "shown": each["key"] in _SHOWN and each["key"] in known}
+            for each in described
+        ],
         "texts": list(texts.known),
-        "rows": columns,
+        "rows": told,
         "numbers": numbers,
     }
 
@@ -120,7 +123,7 @@ def _quality(rows: Sequence[Row], texts: _Texts) -> tuple[list[dict[str, Any]], 
             "unit": "score",
             "kind": "scored",
             "form": "score",
-            "help": "lm-eval's own score, ± one standard error. The arrow says which way is better.",
+            "help": "lm-eval's own score, with its 95 % interval. The arrow says which way is better.",
         },
         {
             "key": "difference",
@@ -131,14 +134,15 @@ def _quality(rows: Sequence[Row], texts: _Texts) -> tuple[list[dict[str, Any]], 
             "help": "Method minus dense on the same documents, with the 95 % interval of the paired difference.",
         },
     ]
-    scores = [row.score or {"value": None, "stderr": None} for row in rows]
+    scores = [row.score or {"value": None} for row in rows]
+    intervals = [score_interval(row.score) or (None, None) for row in rows]
     paired = [difference(row.score) or {} for row in rows]
     no_pair = texts.number("no dense run of the same documents")
     numbers = {
         "quality": {
             "value": [_rounded(score["value"]) for score in scores],
-            "low": [_less(score, -1) for score in scores],
-            "high": [_less(score, 1) for score in scores],
+            "low": [_rounded(low) for low, _ in intervals],
+            "high": [_rounded(high) for _, high in intervals],
             "note": [0 if score["value"] is not None else texts.number("no score of its own") for score in scores],
         },
         "difference": {
@@ -152,43 +156,47 @@ def _quality(rows: Sequence[Row], texts: _Texts) -> tuple[list[dict[str, Any]], 
     return described, numbers
 
 
-def _less(score: dict[str, Any], sign: int) -> float | None:
-    """The score with its standard error added or taken away."""
-    if score["value"] is None or score["stderr"] is None:
-        return None
-    return _rounded(score["value"] + sign * score["stderr"])
-
-
-def _cost(rows: Sequence[Row], cost: Cost, texts: _Texts) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+def _cost(rows: Sequence[Row], column: Column, texts: _Texts) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Two columns of a cost: its ratio to dense, and its value."""
-    shared = {"kind": cost.kind, "help": cost.help}
-    unit = f"{cost.unit}/document" if cost.per_document else cost.unit
+    shared = {"kind": column.kind, "help": column.help}
+    unit = f"{column.unit}/{column.per}" if column.per else column.unit
     described = [
-        {"key": cost.key, "title": cost.title, "unit": "× dense", "form": "ratio", **shared},
-        {"key": f"{cost.key}_value", "title": f"{cost.title}, value", "unit": unit, "form": "value", **shared},
+        {"key": column.key, "title": column.title, "unit": "× dense", "form": "ratio", **shared},
+        {"key": f"{column.key}_value", "title": f"{column.title}, value", "unit": unit, "form": "value", **shared},
     ]
-    values = [value(row.record, cost) for row in rows]
-    ratios = [ratio(row.record, row.dense, cost) for row in rows]
-    words = [trusted(row.record, cost) for row in rows]
+    values = [value(row.record, column) for row in rows]
+    ratios = [_ratio(row, found, column) for row, found in zip(rows, values, strict=True)]
+    told = [trust(row.record, column) for row in rows]
     notes = [
-        texts.number(word if found is not None else why_missing(row.record, cost))
-        for row, found, (word, _) in zip(rows, values, words, strict=True)
+        texts.number(
+            f"not measured: {why_missing(row.record, column)}" if found is None else words.removeprefix("good")
+        )
+        for row, found, (words, _) in zip(rows, values, told, strict=True)
     ]
-    ranked = [int(may) for _, may in words]
+    ranked = [int(may) for _, may in told]
+    alone = texts.number("no ratio to dense in the record")
+    ratio_notes = [
+        alone if each is None and found is not None else note
+        for each, found, note in zip(ratios, values, notes, strict=True)
+    ]
     numbers = {
-        cost.key: {
-            "value": [1 if row.is_dense else _rounded(r and r.value) for row, r in zip(rows, ratios, strict=True)],
-            "low": [_rounded(r and r.low) for r in ratios],
-            "high": [_rounded(r and r.high) for r in ratios],
-            "note": notes,
+        column.key: {
+            "value": [_rounded(each and each.value) for each in ratios],
+            "low": [_rounded(each and each.low) for each in ratios],
+            "high": [_rounded(each and each.high) for each in ratios],
+            "note": ratio_notes,
             "ranked": ranked,
         },
-        f"{cost.key}_value": {"value": [_rounded(found) for found in values], "note": notes, "ranked": ranked},
+        f"{column.key}_value": {"value": [_rounded(found) for found in values], "note": notes, "ranked": ranked},
     }
-    for row, found, index in zip(rows, values, range(len(rows)), strict=True):
-        if row.is_dense and found is None:
-            numbers[cost.key]["value"][index] = None
     return described, {key: _without_defaults(each) for key, each in numbers.items()}
+
+
+def _ratio(row: Row, found: float | None, column: Column) -> Ratio | None:
+    """A method's ratio to dense; dense's own is 1 where it has a value."""
+    if row.is_dense:
+        return None if found is None else Ratio(1)
+    return ratio(row.record, row.dense, column)
 
 
 def _without_defaults(columns: dict[str, list[Any]]) -> dict[str, list[Any]]:

@@ -8,7 +8,7 @@ from xml.sax.saxutils import escape, quoteattr
 from pydantic import BaseModel, Field
 
 from harness.leaderboard.pages import command
-from harness.reports.columns import COSTS, ratio, value
+from harness.reports.columns import columns, ratio, value
 from harness.reports.rows import Record, Row, difference
 
 _FEED = 50  # newest runs in the feed
@@ -76,7 +76,8 @@ def index(rows: Iterable[Row]) -> Index:
 def _entry(row: Row) -> Entry:
     record, score, change = row.record, row.score or {}, difference(row.score)
     method = record["method"]
-    ratios = {cost.key: found for cost in COSTS if (found := ratio(record, row.dense, cost)) is not None}
+    costs = columns([record])
+    ratios = {cost.key: found for cost in costs if (found := ratio(record, row.dense, cost)) is not None}
     return Entry(
         id=row.id,
         page=f"runs/{row.id}.html",
@@ -98,7 +99,7 @@ def _entry(row: Row) -> Entry:
         score=score.get("value"),
         stderr=score.get("stderr"),
         difference=Bounds(value=change["difference"], low=change["low"], high=change["high"]) if change else None,
-        costs={cost.key: found for cost in COSTS if (found := value(record, cost)) is not None},
+        costs={cost.key: found for cost in costs if (found := value(record, cost)) is not None},
         ratios={key: Bounds(value=found.value, low=found.low, high=found.high) for key, found in ratios.items()},
         apart=row.apart,
     )

@@ -9,19 +9,21 @@ from typing import Any
 from harness.leaderboard.board import short
 from harness.leaderboard.evidence import Bar, Flips, flips, histogram
 from harness.leaderboard.results import Result, ResultError
-from harness.reports.columns import COSTS, Cost, Ratio, at, ratio, trusted, value, why_missing
+from harness.reports.columns import BY_KEY, Column, Ratio, at, columns, ratio, trust, value, why_missing
 from harness.reports.rows import Record, Row, difference
+from harness.reports.strength import by_strength
 
 
 @dataclass(frozen=True)
 class CostLine:
     """A cost of a run beside dense's."""
 
-    cost: Cost
+    column: Column
     value: float | None
     dense: float | None
     ratio: Ratio | None
-    word: str
+    noise: Ratio | None
+    words: str
     why: str
 
 
@@ -34,9 +36,13 @@ class Histogram:
     bars: list[Bar]
 
 
+_CARDS = ("flops", "ideal_ref", "latency", "energy", "weights")  # what a page of a run opens with
+
+
 def run_page(row: Row, result: Result, dense: Result | None) -> dict[str, Any]:
     """The page of a run; a file that cannot be read is named among the ``problems``."""
     problems: list[str] = []
+    costs = [cost_line(row, column) for column in columns([row.record])]
     histograms, flipped = _documents(row, result, dense, problems)
     try:
         manifest = result.manifest()
@@ -47,26 +53,31 @@ def run_page(row: Row, result: Result, dense: Result | None) -> dict[str, Any]:
         "row": row,
         "record": row.record,
         "difference": difference(row.score),
-        "costs": [cost_line(row, cost) for cost in COSTS],
+        "costs": costs,
+        "cards": [
+            line for key in _CARDS for line in costs if line.column.key == key and line.ratio and not row.is_dense
+        ],
         "histograms": histograms,
         "flips": flipped,
         "command": command(row.record),
         "typed": short(str(manifest.get("command", ""))),
-        "commit": short(str(at(manifest, "git.commit") or "")),
-        "changed": at(manifest, "git.changed") is True,
+        "commit": short(str(at(manifest, "git/commit") or "")),
+        "changed": at(manifest, "git/changed") is True,
         "problems": problems,
         "facts": facts(row.record),
         "state": [json.dumps(part, ensure_ascii=False)[:2000] for part in row.record["method"]["state"] if part],
     }
 
 
-def cost_line(row: Row, cost: Cost) -> CostLine:
-    """One cost of a run."""
-    found = value(row.record, cost)
-    theirs = value(row.dense, cost) if row.dense else None
-    word, _ = trusted(row.record, cost)
-    why = "" if found is not None else why_missing(row.record, cost)
-    return CostLine(cost, found, theirs, ratio(row.record, row.dense, cost), word, why)
+def cost_line(row: Row, column: Column) -> CostLine:
+    """One cost of a run; ``noise`` is dense against dense, measured in the same way."""
+    found = value(row.record, column)
+    theirs = value(row.dense, column) if row.dense else None
+    words, _ = trust(row.record, column)
+    why = "" if found is not None else why_missing(row.record, column)
+    noise = (at(row.record, "baseline/noise") or {}).get(column.key)
+    shown = ratio(row.record, row.dense, column)
+    return CostLine(column, found, theirs, shown, Ratio(**noise) if noise else None, words, why)
 
 
 def command(record: Record) -> str:
@@ -167,60 +178,25 @@ _MOST_CURVES = 12
 
 
 def curves(rows: Sequence[Row]) -> list[Curve]:
-    """For every group with two or more settings of a method: quality lost or won against its strength.
-
-    Strength is the one numeric parameter in which the settings differ; where they differ in several, or in one that
-    is no number, it is the FLOPs over dense's.
-    """
+    """Quality won or lost by a method's strength, for the first groups with two or more of its settings."""
     found = []
-    groups: dict[str, list[Row]] = {}
-    for row in rows:
-        if not row.apart and not row.is_dense and (difference(row.score) or {}).get("difference") is not None:
-            groups.setdefault(row.group, []).append(row)
-    for some in groups.values():
-        name = _strength(some)
-        placed = [(_position(row, name), row) for row in some]
-        points = [_point(x, row) for x, row in placed if x is not None]
-        if len(points) > 1:
-            head = some[0]
-            title = f"{head.record['model']['name']} · {head.record['evaluation']['task']} · {head.hardware}"
-            found.append(Curve(title, name or "FLOPs, × dense", sorted(points, key=lambda point: point.x)))
-    return found[:_MOST_CURVES]
-
-
-def _strength(rows: Sequence[Row]) -> str | None:
-    """The one parameter in which runs differ, if it is a number."""
-    seen: dict[str, set[str]] = {}
-    numeric: dict[str, bool] = {}
-    for row in rows:
-        params = row.record["method"]["params"]
-        for name, given in (params[0] if len(params) == 1 else {}).items():
-            seen.setdefault(name, set()).add(json.dumps(given, sort_keys=True))
-            is_number = isinstance(given, int | float) and not isinstance(given, bool)
-            numeric[name] = numeric.get(name, True) and is_number
-    varying = [name for name, values in seen.items() if len(values) > 1]
-    return varying[0] if len(varying) == 1 and numeric[varying[0]] else None
-
-
-def _position(row: Row, name: str | None) -> float | None:
-    if name is not None:
-        return float(row.record["method"]["params"][0][name])
-    found = ratio(row.record, row.dense, COSTS[0])
-    return found.value if found else None
+    for settings in by_strength(rows):
+        head = settings.points[0][1]
+        title = f"{head.record['model']['name']} · {head.record['evaluation']['task']} · {head.hardware}"
+        found.append(Curve(short(title), short(settings.axis), [_point(x, row) for x, row in settings.points]))
+    return sorted(found, key=lambda curve: curve.group)[:_MOST_CURVES]
 
 
 def _point(x: float, row: Row) -> CurvePoint:
     change = difference(row.score) or {}
-    return CurvePoint(
-        x, change["difference"], change.get("low"), change.get("high"), row.record["method"]["label"], row.id
-    )
+    return CurvePoint(x, change["difference"], change["low"], change["high"], row.record["method"]["label"], row.id)
 
 
 def list_lines(rows: Iterable[Row]) -> list[dict[str, Any]]:
     """Rows of the plain tables on the pages of methods and models, groups together and cheapest first."""
     lines = []
     for row in rows:
-        work = ratio(row.record, row.dense, COSTS[0])
+        work = ratio(row.record, row.dense, BY_KEY["flops"])
         lines.append({"row": row, "difference": difference(row.score), "flops": work})
     return sorted(
         lines,

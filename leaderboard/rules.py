@@ -199,7 +199,7 @@ def code(case: Case) -> Iterator[str]:
     git = case.manifest.get("git")
     if git is None:
         yield "made by an installed package: no commit is known"
-    elif at(case.manifest, "git.changed"):
+    elif at(case.manifest, "git/changed"):
         yield "made by a checkout with changes"
 
 

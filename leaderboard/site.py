@@ -14,7 +14,7 @@ from harness.leaderboard import board, exports, pages
 from harness.leaderboard.render import ASSETS, inline_json, page, script, slug
 from harness.leaderboard.results import PACKED_SAMPLES, Result, load_all
 from harness.record import json_schema
-from harness.reports.columns import COSTS
+from harness.reports.columns import COLUMNS
 from harness.reports.rows import Row, difference, rows
 from harness.store import MANIFEST, RECORD, SAMPLES
 
@@ -84,7 +84,7 @@ def _write_shared(folder: Path, table: Sequence[Row], url: str | None, refused: 
         ),
     )
     about = page(
-        "about.html", depth=0, section="How numbers are made", costs=COSTS, refused=list(refused.items())[:200]
+        "about.html", depth=0, section="How numbers are made", costs=COLUMNS, refused=list(refused.items())[:200]
     )
     _write(folder / "about.html", about)
     _write(folder / "index.json", exports.index(table).model_dump_json())

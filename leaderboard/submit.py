@@ -36,7 +36,7 @@ def submit(name: str, store: Store, board: Path) -> list[Path]:
     """
     result = load(store.find(name).path)
     wanted = [result]
-    dense_id = at(result.record, "baseline.run_id")
+    dense_id = at(result.record, "baseline/run_id")
     if dense_id is not None and not (board / dense_id).exists():
         wanted.insert(0, load(store.find(dense_id).path))
     reasons = [f"{each.record['id']}: {text}" for each in wanted for text in _reasons(each)]

@@ -50,7 +50,7 @@ def _pairs(results: list[Result]) -> Iterator[Finding]:
     """Runs are compared with a dense run that is there, and their differences are those of the two scores."""
     by_id = {result.record["id"]: result for result in results}
     for result in results:
-        dense_id = at(result.record, "baseline.run_id")
+        dense_id = at(result.record, "baseline/run_id")
         if dense_id is None:
             continue
         dense = by_id.get(dense_id)

@@ -44,6 +44,8 @@ def hypervolume(points: Sequence[Point], cost_reference: float, quality_referenc
     for point in sorted(inside, key=lambda p: (p.cost, -p.quality)):
         if not steps or point.quality > steps[-1].quality:
             steps.append(point)
+    if not steps:
+        return 0.0
     ends = [*(step.cost for step in steps[1:]), cost_reference]
     return sum((end - p.cost) * (p.quality - quality_reference) for p, end in zip(steps, ends, strict=True))
 

@@ -70,28 +70,37 @@ class Row:
         record, reasons = self.record, []
         if record["evaluation"]["limited"]:
             reasons.append("a part of the task's documents")
-        if at(record, "trace.executed") is False and record["method"]["savings"] == "real":
+        if at(record, "trace/executed") is False and record["method"]["savings"] == "real":
             reasons.append("never executed: it ran what dense runs")
-        audit = at(record, "flops.audit_ratio")
+        audit = at(record, "flops/audit_ratio")
         if audit is not None and abs(audit - 1) > 0.01:
             reasons.append(f"PyTorch's counter saw {audit:.3g} times the FLOPs stated")
         if record["baseline"] is None and not self.is_dense:
             reasons.append("no dense run of the same documents")
         if self.score is None or self.score["value"] is None:
             reasons.append("no score of its own")
-        return [*reasons, *record.get("validity", ())]
+        return reasons
 
 
 def difference(score: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-    """The paired difference to dense, ``difference`` with ``low`` and ``high``; None without a baseline."""
-    found = score and score["vs_baseline"]
-    if isinstance(found, Mapping):
-        return found
-    return None if found is None else {"difference": found, "low": None, "high": None}
+    """The paired comparison with dense (see ``harness.costs.PairedScore``); None without a baseline."""
+    found: Mapping[str, Any] | None = score and score["vs_baseline"]
+    return found
+
+
+def score_interval(score: Mapping[str, Any] | None) -> tuple[float, float] | None:
+    """The 95 % interval of a score: as the record has it, else 1.96 standard errors to both sides."""
+    if score is None or score["value"] is None:
+        return None
+    if score["low"] is not None and score["high"] is not None:
+        return score["low"], score["high"]
+    if score["stderr"] is None:
+        return None
+    return score["value"] - 1.96 * score["stderr"], score["value"] + 1.96 * score["stderr"]
 
 
 def rows(records: Iterable[Record]) -> list[Row]:
     """A row for every record, with its dense run where that is among them."""
     found = list(records)
     by_id = {record["id"]: record for record in found}
-    return [Row(record, by_id.get(at(record, "baseline.run_id"))) for record in found]
+    return [Row(record, by_id.get(at(record, "baseline/run_id"))) for record in found]

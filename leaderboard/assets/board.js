@@ -33,8 +33,8 @@ function readAddress() {
   for (const name of Object.keys(facets)) view[name] = new Set(asked.getAll(name));
   view.sort = known("sort", START.sort, (sort) => sort.replace(/^-/, "") === "label" || columns.has(sort.replace(/^-/, "")));
   view.cols = (asked.get("cols")?.split(",") ?? shownAtFirst).filter((key) => columns.has(key));
-  view.x = known("x", START.x, (key) => columns.has(key));
-  view.y = known("y", START.y, (key) => columns.has(key));
+  view.x = known("x", START.x, (key) => columns.get(key)?.known);
+  view.y = known("y", START.y, (key) => columns.get(key)?.known);
   view.chart = known("chart", null, (slug) => groups.some((group) => group.slug === slug));
   view.rows = Math.max(PAGE, Number.parseInt(asked.get("rows"), 10) || PAGE);
   view.list = known("list", START.list, (list) => list === "one");
@@ -109,7 +109,6 @@ const decimals = (value) => Math.abs(value) < 10 ? value.toFixed(4) : Number(val
 function range(key, row, column) {
   const low = number(key, row, "low"), high = number(key, row, "high");
   if (low === null || high === null) return "";
-  if (column.form === "score") return `± ${decimals((high - low) / 2)}`;
   return `${plain(low, column).replace("×", "")} to ${plain(high, column).replace("×", "")}`;
 }
 
@@ -127,7 +126,7 @@ function cell(key, row, widest) {
   const note = noteOf(key, row);
   if (value === null) {
     if (rows.dense[row] && column.form === "difference") box.append(make("span", { class: "muted" }, "reference"));
-    else box.append(make("span", { class: "none", title: note }, `not measured: ${note || "not recorded"}`));
+    else box.append(make("span", { class: "none", title: note }, note));
     return box;
   }
   const low = number(key, row, "low"), high = number(key, row, "high"), better = rows.better[row];
@@ -135,7 +134,7 @@ function cell(key, row, widest) {
   const tone = sure ? ((value > 0) === (better > 0) ? "good" : "bad") : ranked(key, row) ? "" : "unranked";
   const arrow = column.form === "score" ? (better > 0 ? " ↑" : " ↓") : "";
   box.append(make("span", { class: tone || null }, plain(value, column) + arrow));
-  if (note) box.append(make("span", { class: "tag", title: "how far this number can be trusted" }, note));
+  if (note) box.append(make("span", { class: ranked(key, row) ? "tag note" : "tag note warn", title: note }, note));
   const interval = range(key, row, column);
   if (column.form === "score") box.append(make("span", { class: "interval" }, [text("metric", row), interval].filter(Boolean).join(" ")));
   else if (interval) box.append(make("span", { class: "interval" }, interval));
@@ -236,13 +235,12 @@ const sense = (key, row) => (["score", "difference"].includes(columns.get(key).f
 /** Rows that no other surely dominates: at least as good in both, and in one beyond both intervals. */
 function frontOf(some, x, y) {
   const low = (key, row) => number(key, row, "low") ?? number(key, row), high = (key, row) => number(key, row, "high") ?? number(key, row);
-  const half = (key, row, way) => columns.get(key).form === "score" ? number(key, row) + way * 1.96 * Math.abs((number(key, row, "high") ?? number(key, row)) - number(key, row)) : way > 0 ? high(key, row) : low(key, row);
   const points = some.filter((row) => number(x, row) !== null && number(y, row) !== null && ranked(x, row));
   const up = (row) => sense(y, row);
   const beats = (one, other) => {
     if (number(x, one) > number(x, other) || (number(y, one) - number(y, other)) * up(one) < 0) return false;
     const cheaper = high(x, one) < low(x, other);
-    const better = up(one) > 0 ? half(y, one, -1) > half(y, other, 1) : half(y, one, 1) < half(y, other, -1);
+    const better = up(one) > 0 ? low(y, one) > high(y, other) : high(y, one) < low(y, other);
     return cheaper || better;
   };
   return points.filter((row) => !points.some((other) => beats(other, row)));
@@ -281,13 +279,12 @@ function drawChart(found) {
 function picture(points) {
   const wide = find("plot").clientWidth || 800, W = Math.max(300, Math.min(wide, 1400)), H = Math.max(240, Math.min(400, W * 0.5));
   const edge = { left: 62, right: 16, top: 14, bottom: 44 }, X = columns.get(view.x), Y = columns.get(view.y);
-  const sides = (key, row, form) => {
-    const low = number(key, row, "low"), high = number(key, row, "high"), value = number(key, row);
-    if (low === null || high === null) return null;
-    return form === "score" ? [value - 1.96 * (value - low), value + 1.96 * (high - value)] : [low, high];
+  const sides = (key, row) => {
+    const low = number(key, row, "low"), high = number(key, row, "high");
+    return low === null || high === null ? null : [low, high];
   };
-  const [x0, x1] = spread(points.flatMap((row) => [number(view.x, row), ...(sides(view.x, row, X.form) ?? [])]));
-  const [y0, y1] = spread(points.flatMap((row) => [number(view.y, row), ...(sides(view.y, row, Y.form) ?? [])]));
+  const [x0, x1] = spread(points.flatMap((row) => [number(view.x, row), ...(sides(view.x, row) ?? [])]));
+  const [y0, y1] = spread(points.flatMap((row) => [number(view.y, row), ...(sides(view.y, row) ?? [])]));
   const flip = sense(view.y, points[0]) < 0;
   const sx = (value) => edge.left + ((value - x0) / (x1 - x0)) * (W - edge.left - edge.right);
   const sy = (value) => { const share = (value - y0) / (y1 - y0); return edge.top + (flip ? share : 1 - share) * (H - edge.top - edge.bottom); };
@@ -307,7 +304,7 @@ function picture(points) {
   }
   const inOrder = points.toSorted((a, b) => number(view.x, a) - number(view.x, b) || number(view.y, a) - number(view.y, b));
   inOrder.forEach((row, place) => svg.append(point(row, place, sx, sy, sides, kept.has(row), X, Y)));
-  svg.append(...names(inOrder.filter((row) => kept.has(row)), sx, sy, W - edge.right));
+  if (W > 560) svg.append(...names(inOrder.filter((row) => kept.has(row)), sx, sy, W - edge.right));
   return svg;
 }
 
@@ -341,7 +338,7 @@ function staircase(points) {
 
 function point(row, place, sx, sy, sides, kept, X, Y) {
   const x = sx(number(view.x, row)), y = sy(number(view.y, row)), family = familyOf(row);
-  const across = sides(view.x, row, X.form), up = sides(view.y, row, Y.form);
+  const across = sides(view.x, row), up = sides(view.y, row);
   const words = [text("label", row), `${Y.title} ${plain(number(view.y, row), Y)} ${range(view.y, row, Y)}`.trim(), `${X.title} ${plain(number(view.x, row), X)} ${range(view.x, row, X)}`.trim()];
   const mark = make("a:svg", { href: `runs/${rows.id[row]}.html`, class: `point f-${family}${kept ? " kept" : ""}`, tabindex: place ? -1 : 0, "aria-label": `${words.join(", ")}${kept ? ", on the front" : ""}` });
   if (up) mark.append(make("line", { class: "error", x1: x, x2: x, y1: sy(up[0]), y2: sy(up[1]) }));
@@ -409,7 +406,7 @@ function buildControls() {
     return entry;
   });
   find("columns").append(menu("cols", "Columns of the table", entries));
-  const axes = board.columns.map((column) => [column.key, `${column.title}, ${column.unit}`]);
+  const axes = board.columns.filter((column) => column.known).map((column) => [column.key, `${column.title}, ${column.unit}`]);
   fill(find("axis-x"), axes.filter(([key]) => ["ratio", "value"].includes(columns.get(key).form)), view.x);
   fill(find("axis-y"), axes, view.y);
   const ways = [["label", "Method"], ...board.columns.map((column) => [column.key, column.title])];

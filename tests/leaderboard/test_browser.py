@@ -13,7 +13,7 @@ import pytest
 
 from harness.leaderboard.serve import server
 from harness.reports import pareto
-from harness.reports.rows import difference, rows
+from harness.reports.rows import rows, score_interval
 
 Open = Callable[..., Any]
 AXE = (Path(__file__).parent / "axe" / "axe.min.js").read_text()
@@ -125,15 +125,21 @@ def test_runs_on_a_part_stand_apart(opened: Open) -> None:
 
 
 def test_what_was_not_measured_says_why(opened: Open) -> None:
-    page = opened("index.html?cols=depth_prefill,depth_decode")
-    assert page.locator("#board .none").count() == 0  # a column without any number is not offered
-    run = opened(run_page_of(page))
-    assert "not measured: no such work in this task" in run.locator("main").inner_text()
-    assert "no meter on this machine" in run.locator("main").inner_text()
+    page = opened("index.html?cols=energy,depth_decode&hardware=Processor+X,+2+threads")
+    cells = {cell.partition("\n")[0] for cell in page.locator("#board tbody td").all_inner_texts()}
+    assert {"not measured: no meter on this machine", "not measured: no such work in this task"} <= cells
+    run = opened(page.locator("#board tbody th a").nth(3).get_attribute("href"))
+    assert "not measured: no meter on this machine" in run.locator("main").inner_text()
 
 
-def run_page_of(page: Any) -> str:
-    return page.locator("#board tbody th a").nth(3).get_attribute("href")
+def test_doubtful_numbers_are_marked_and_never_lead(opened: Open) -> None:
+    page = opened("index.html?sort=latency&cols=latency,ideal_ref&rows=1000")
+    assert "shared machine" in page.locator("#board td .tag.warn").all_inner_texts()[0]
+    assert "poor" in page.locator("#board").inner_text()
+    for body in page.locator("#board tbody").all():
+        cells = body.locator("tr:not(.group):not(.reference) td[data-title=Latency]").all()
+        doubtful = [cell.locator(".tag.warn").count() > 0 for cell in cells]
+        assert doubtful == sorted(doubtful)
 
 
 def test_simulated_savings_are_marked_everywhere(opened: Open, site: Path) -> None:
@@ -188,11 +194,9 @@ def test_the_front_is_that_of_the_reports(opened: Open, results: Path) -> None:
         shown = {each for each, line in zip(ids, links, strict=True) if line.locator(".tag.front").count()}
         points = []
         for each in ids:
-            score, base = table[each].score, table[each].record["baseline"]
-            error = 1.96 * score["stderr"]
-            interval = (score["value"] - error, score["value"] + error)
-            points.append(pareto.Point(1.0 if base is None else _flops(table[each]), score["value"], None, interval))
-            assert base is None or difference(score) is not None
+            row = table[each]
+            cost = 1.0 if row.is_dense else _flops(row)
+            points.append(pareto.Point(cost, row.score["value"], None, score_interval(row.score)))
         assert shown == {ids[i] for i in pareto.front(points)}
         assert shown
 
