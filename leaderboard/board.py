@@ -179,11 +179,11 @@ def _cost(rows: Sequence[Row], column: Column, texts: _Texts) -> tuple[list[dict
         alone if each is None and found is not None else note
         for each, found, note in zip(ratios, values, notes, strict=True)
     ]
-    numbers = {
+    numbers: dict[str, dict[str, list[Any]]] = {
         column.key: {
-            "value": [_rounded(each and each.value) for each in ratios],
-            "low": [_rounded(each and each.low) for each in ratios],
-            "high": [_rounded(each and each.high) for each in ratios],
+            "value": [_rounded(each.value if each else None) for each in ratios],
+            "low": [_rounded(each.low if each else None) for each in ratios],
+            "high": [_rounded(each.high if each else None) for each in ratios],
             "note": ratio_notes,
             "ranked": ranked,
         },

@@ -78,8 +78,10 @@ def flips(
     pairs, worse, better = 0, list[Flip](), list[Flip]()
     for sample in ours:
         other = dense.get(key(sample))
-        new, old = _score(sample, score), other and _score(other, score)
-        if other is None or new is None or old is None:
+        if other is None:
+            continue
+        new, old = _score(sample, score), _score(other, score)
+        if new is None or old is None:
             continue
         pairs += 1
         if new != old:

@@ -99,7 +99,7 @@ def _entry(row: Row) -> Entry:
         score=score.get("value"),
         stderr=score.get("stderr"),
         difference=Bounds(value=change["difference"], low=change["low"], high=change["high"]) if change else None,
-        costs={cost.key: found for cost in costs if (found := value(record, cost)) is not None},
+        costs={cost.key: known for cost in costs if (known := value(record, cost)) is not None},
         ratios={key: Bounds(value=found.value, low=found.low, high=found.high) for key, found in ratios.items()},
         apart=row.apart,
     )

@@ -25,7 +25,7 @@ COLOURS = {
 }
 MARKERS = {"baseline": "s", "routing": "o", "early-exit": "^", "pruning": "D", "quantization": "v", "sparse": "P"}
 _OTHER = ("#625f58", "X")
-_STYLE = {
+_STYLE: Any = {
     "font.family": "sans-serif",
     "font.size": 9,
     "axes.spines.top": False,
@@ -216,8 +216,8 @@ def _name(axes: "Axes", points: Sequence[tuple[float, float, str]]) -> None:
         if any(start < end and begin < start + wide and abs(high - other) < 0.05 for begin, end, other in taken):
             continue
         taken.append((start, start + wide, high))
-        side = {"xytext": (6, 4), "ha": "left"} if start == at else {"xytext": (-6, 4), "ha": "right"}
-        axes.annotate(text, (x, y), textcoords="offset points", fontsize=7, **side)
+        shift, side = (6, "left") if start == at else (-6, "right")
+        axes.annotate(text, (x, y), (shift, 4), textcoords="offset points", fontsize=7, ha=side)
 
 
 def _interval(low: float | None, high: float | None) -> tuple[float, float] | None:

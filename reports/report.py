@@ -63,7 +63,7 @@ def _check_libraries() -> None:
     try:
         import matplotlib  # noqa: F401
         import pandas  # noqa: F401
-        import tabulate  # noqa: F401
+        import tabulate  # type: ignore[import-untyped]  # noqa: F401
     except ModuleNotFoundError as error:
         raise ReportError(f"{error.name} is not installed: pip install 'efficiency-harness[report]'") from error
 
