@@ -39,8 +39,8 @@ class Histogram:
 _CARDS = ("flops", "ideal_ref", "latency", "energy", "weights")  # what a page of a run opens with
 
 
-def run_page(row: Row, result: Result, dense: Result | None) -> dict[str, Any]:
-    """The page of a run; a file that cannot be read is named among the ``problems``."""
+def run_page(row: Row, result: Result, dense: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The page of a run, with the documents of its dense run; what cannot be read is named among the ``problems``."""
     problems: list[str] = []
     costs = [cost_line(row, column) for column in columns([row.record])]
     histograms, flipped = _documents(row, result, dense, problems)
@@ -126,7 +126,7 @@ def facts(record: Record) -> dict[str, str]:
 
 
 def _documents(
-    row: Row, result: Result, dense: Result | None, problems: list[str]
+    row: Row, result: Result, dense: Sequence[Mapping[str, Any]], problems: list[str]
 ) -> tuple[list[Histogram], Flips | None]:
     """Histograms of the documents' work, and the documents that changed."""
     try:
@@ -138,12 +138,12 @@ def _documents(
             Histogram("Tokens written", "tokens", histogram(_numbers(samples, "output_tokens"))),
         ]
         told = [each for each in histograms if len(each.bars) > 1]
-        if dense is None or row.score is None or row.is_dense:
+        if not dense or row.score is None or row.is_dense:
             return told, None
         name = f"{row.score['metric']},{row.score['filter']}"
         more = row.score["higher_is_better"] is not False
-        changed = flips(samples, dense.samples(), name, more_is_better=more)
-    except (ResultError, KeyError, TypeError, ValueError) as error:
+        changed = flips(samples, dense, name, more_is_better=more)
+    except (ResultError, KeyError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
         problems.append(f"the documents cannot be shown: {error}")
         return [], None
     return told, changed if changed.pairs else None

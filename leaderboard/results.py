@@ -42,7 +42,7 @@ class Result:
         Raises:
             ResultError: absent, too large, or not a JSON object.
         """
-        found = _json(_read(self.folder / MANIFEST, MAX_MANIFEST), MANIFEST)
+        found = _json(_read(self.folder / MANIFEST, MAX_MANIFEST), MANIFEST, _STRICT)
         if not isinstance(found, dict):
             raise ResultError(f"{MANIFEST} is not a JSON object")
         return found
@@ -54,7 +54,7 @@ class Result:
             ResultError: absent, too large, or a line is not a JSON object.
         """
         for number, line in enumerate(_lines(self.folder), 1):
-            sample = _json(line, f"line {number} of {SAMPLES}")
+            sample = _json(line, f"line {number} of {SAMPLES}", _QUICK)
             if not isinstance(sample, dict):
                 raise ResultError(f"line {number} of {SAMPLES} is not a JSON object")
             yield sample
@@ -67,7 +67,7 @@ def load(folder: Path) -> Result:
         ResultError: absent, too large, of another schema, or with a number that is none.
     """
     text = _read(folder / RECORD, MAX_RECORD)
-    data = _json(text, RECORD)
+    data = _json(text, RECORD, _STRICT)
     version = data.get("schema_version") if isinstance(data, dict) else None
     known = RunRecord.model_fields["schema_version"].default
     if isinstance(version, int) and version != known:
@@ -126,9 +126,9 @@ def _read(path: Path, limit: int) -> bytes:
         raise ResultError(f"{path.name} cannot be read: {error.strerror}") from error
 
 
-def _json(text: bytes, name: str) -> Any:
+def _json(text: bytes, name: str, decoder: json.JSONDecoder) -> Any:
     try:
-        return json.loads(text, parse_constant=_no_number, parse_float=_float, parse_int=_int)
+        return decoder.decode(text.decode("utf-8"))
     except RecursionError as error:
         raise ResultError(f"{name} is nested too deep") from error
     except ValueError as error:
@@ -150,6 +150,10 @@ def _int(text: str) -> int:
     if len(text) > 31:
         raise ValueError(f"a number beyond {MAX_LARGEST:g}")
     return int(text)
+
+
+_STRICT = json.JSONDecoder(parse_constant=_no_number, parse_float=_float, parse_int=_int)
+_QUICK = json.JSONDecoder(parse_constant=_no_number)  # for documents, which are many; who uses a number checks it
 
 
 def _lines(folder: Path) -> Iterator[bytes]:

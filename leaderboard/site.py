@@ -12,7 +12,7 @@ from harness.errors import HarnessError
 from harness.files import staged_folder
 from harness.leaderboard import board, exports, pages
 from harness.leaderboard.render import ASSETS, inline_json, page, script, slug
-from harness.leaderboard.results import PACKED_SAMPLES, Result, load_all
+from harness.leaderboard.results import PACKED_SAMPLES, Result, ResultError, load_all
 from harness.record import json_schema
 from harness.reports.columns import COLUMNS
 from harness.reports.rows import Row, difference, rows
@@ -113,12 +113,21 @@ def _facts(table: Sequence[Row]) -> list[tuple[str, str]]:
 def _write_runs(folder: Path, table: Sequence[Row], results: Mapping[str, Result]) -> None:
     (folder / "runs").mkdir()
     (folder / "data").mkdir()
-    for row in table:
-        result = results[row.id]
-        dense = results.get(row.dense["id"]) if row.dense else None
-        files = _carry(result, folder / "data" / row.id)
-        content = pages.run_page(row, result, dense)
+    last, dense = "", list[dict[str, Any]]()
+    for row in sorted(table, key=lambda row: row.dense["id"] if row.dense else ""):  # one dense run after the other
+        if row.dense and row.dense["id"] != last:
+            last, dense = row.dense["id"], _documents(results[row.dense["id"]])
+        files = _carry(results[row.id], folder / "data" / row.id)
+        content = pages.run_page(row, results[row.id], dense if row.dense else [])
         _write(folder / "runs" / f"{row.id}.html", page("run.html", depth=1, files=files, paired=difference, **content))
+
+
+def _documents(result: Result) -> list[dict[str, Any]]:
+    """A run's documents; none if they cannot be read, which its own page says."""
+    try:
+        return list(result.samples())
+    except ResultError:
+        return []
 
 
 def _carry(result: Result, folder: Path) -> list[str]:

@@ -9,7 +9,7 @@ const number = (key, row, part = "value") => numbers[key][part]?.[row] ?? null;
 const noteOf = (key, row) => texts[numbers[key].note?.[row] ?? 0];
 const ranked = (key, row) => (numbers[key].ranked?.[row] ?? 1) === 1;
 const find = (id) => document.getElementById(id);
-const PAGE = 100;
+const PAGE = 50;
 const ALL = rows.id.map((_, row) => row);
 const searched = ALL.map((row) => [rows.id[row], text("label", row), ...Object.keys(facets).map((name) => text(name, row)), text("settings", row)].join(" ").toLowerCase());
 
@@ -202,7 +202,9 @@ const firstWay = (key) => (["quality", "difference"].includes(key) ? "-" : "");
 function sortBy(key) {
   const first = firstWay(key) + key, second = first.startsWith("-") ? key : `-${key}`;
   view.sort = view.sort === first ? second : first;
-  draw();
+  drawTables();
+  writeAddress();
+  find("sort").value = view.sort;
   document.querySelector(`[data-sort="${key}"]`)?.focus({ preventScroll: true });
 }
 
@@ -223,7 +225,7 @@ function drawTable(table, found, limit) {
     if (kept.length) bodies.push(body);
   };
   if (view.list === "one") draw(found.toSorted(compare), null);
-  else for (const [group, some] of grouped(found)) if (left > 0) draw(some.sort(compare), group);
+  else for (const [group, some] of grouped(found)) { if (left <= 0) break; draw(some.sort(compare), group); }
   table.replaceChildren(table.caption, make("thead", { role: "rowgroup" }, head), ...bodies);
 }
 
@@ -474,15 +476,20 @@ function shown() {
   return ALL.filter((row) => passes(row));
 }
 
-function draw() {
-  const found = shown(), comparable = found.filter((row) => !text("apart", row)), apart = found.filter((row) => text("apart", row));
+function drawTables(found = shown()) {
+  const comparable = found.filter((row) => !text("apart", row)), apart = found.filter((row) => text("apart", row));
   drawTable(find("board"), comparable, view.rows);
   find("apart").hidden = !apart.length;
   drawTable(find("apart-board"), apart, view.rows);
   find("more").hidden = Math.max(comparable.length, apart.length) <= view.rows;
+  find("scroll").hidden = !comparable.length;
+}
+
+function draw() {
+  const found = shown();
+  drawTables(found);
   find("empty").hidden = found.length > 0;
   find("mixed").hidden = view.list !== "one";
-  find("scroll").hidden = !comparable.length;
   updateControls(found);
   drawChart(found);
   writeAddress();

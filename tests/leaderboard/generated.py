@@ -80,7 +80,7 @@ def runs(group: Group, *, documents: int = 60, settings: int | None = None) -> I
     chosen = [(method, value) for method in METHODS for value in method[5]]
     for number in range(len(chosen) if settings is None else settings):
         method, value = chosen[number % len(chosen)]
-        strength = value + number // len(chosen)
+        strength = value + 200 * (number // len(chosen))
         hurt = rng.uniform(0.0, 0.25)
         yield _run(group, method[:5], strength, hurt, right, lengths, dense, rng)
 
