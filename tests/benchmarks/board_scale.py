@@ -73,8 +73,7 @@ def look(site: Path) -> None:
             page = browser.new_page()
             page.goto((site / "index.html").as_uri())
             firsts.append(page.evaluate("performance.getEntriesByType('paint').at(-1).startTime"))
-            for key in ("flops", "latency", "label", "quality", "weights"):
-                sorts.append(page.evaluate(_SORT, key))
+            sorts += [page.evaluate(_SORT, key) for key in ("flops", "latency", "label", "quality", "weights")]
             page.close()
         browser.close()
     print(f"first rows: {median(firsts):.0f} ms (median of {len(firsts)})")
