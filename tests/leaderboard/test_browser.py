@@ -16,6 +16,7 @@ from harness.leaderboard.serve import server
 from harness.reports import pareto
 from harness.reports.rows import rows, score_interval
 
+pytestmark = pytest.mark.slow  # a browser is started
 Open = Callable[..., Any]
 AXE = (Path(__file__).parent / "axe" / "axe.min.js").read_text()
 FACETS = ("family", "method", "model", "task", "hardware", "output", "saving")

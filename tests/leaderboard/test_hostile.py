@@ -218,6 +218,7 @@ def everywhere(value: Any, text: str, keep: tuple[str, ...]) -> Any:
 KEPT = ("id", "run_id", "savings", "started", "kind", "provenance", "scope", "label", "own_label")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "text", [MARKUP, "javascript:alert(1)", "</title></style><svg onload=window.hacked=1>", "\ud800"]
 )
@@ -256,6 +257,7 @@ def test_markup_in_every_text_is_text_in_the_browser(text: str, board: Path, tmp
     assert shown.locator("#board tbody th a").first.inner_text().startswith(text[:20])
 
 
+@pytest.mark.slow
 def test_a_formula_in_a_name_is_none_in_the_spreadsheet(
     board: Path, victim: Submission, tmp_path: Path, opened: Any
 ) -> None:
