@@ -234,17 +234,18 @@ function drawTable(table, found, limit) {
 /** 1 where more of a column is better, -1 where less is. */
 const sense = (key, row) => (["score", "difference"].includes(columns.get(key).form) ? rows.better[row] : -1);
 
-/** Rows that no other surely dominates: at least as good in both, and in one beyond both intervals. */
+/** Whether two values differ by more than chance: each lies outside the other's interval; without intervals, at all. */
+function apart(key, one, other) {
+  const low = (row) => number(key, row, "low"), high = (row) => number(key, row, "high"), a = number(key, one), b = number(key, other);
+  if ([one, other].some((row) => low(row) === null || high(row) === null)) return a !== b;
+  return (high(one) < b && a < low(other)) || (high(other) < a && b < low(one));
+}
+
+/** Rows that no other surely dominates: no worse in both, and in one better by more than chance. */
 function frontOf(some, x, y) {
-  const low = (key, row) => number(key, row, "low") ?? number(key, row), high = (key, row) => number(key, row, "high") ?? number(key, row);
   const points = some.filter((row) => number(x, row) !== null && number(y, row) !== null && ranked(x, row));
-  const up = (row) => sense(y, row);
-  const beats = (one, other) => {
-    if (number(x, one) > number(x, other) || (number(y, one) - number(y, other)) * up(one) < 0) return false;
-    const cheaper = high(x, one) < low(x, other);
-    const better = up(one) > 0 ? low(y, one) > high(y, other) : high(y, one) < low(y, other);
-    return cheaper || better;
-  };
+  const beats = (one, other) => number(x, one) <= number(x, other)
+    && (number(y, one) - number(y, other)) * sense(y, one) >= 0 && (apart(x, one, other) || apart(y, one, other));
   return points.filter((row) => !points.some((other) => beats(other, row)));
 }
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from harness.reports.pareto import Point, dominates, front, hypervolume
 from harness.reports.report import ReportError, write
 from harness.store import Store
 from tests.leaderboard.generated import Made, groups, runs, write_all
@@ -143,27 +142,3 @@ def test_no_runs_and_unknown_costs_are_said(made: list[Made], tmp_path: Path) ->
     write_all(tmp_path / "runs", made[:2])
     with pytest.raises(ReportError, match="there are flops"):
         write(Store(tmp_path / "runs").folders(), tmp_path, "speed")
-
-
-# ---- the front ---------------------------------------------------------------------------------------------------
-
-
-def test_hypervolume_golden() -> None:
-    points = [Point(1, 0.70), Point(0.6, 0.68), Point(0.4, 0.60), Point(0.5, 0.55)]
-    assert hypervolume(points, 1.2, 0.5) == pytest.approx(0.132)
-    assert hypervolume([], 1.2, 0.5) == 0
-
-
-def test_front_without_intervals_is_the_textbooks() -> None:
-    points = [Point(1, 0.70), Point(0.6, 0.68), Point(0.4, 0.60), Point(0.5, 0.55)]
-    assert front(points) == [2, 1, 0]
-
-
-def test_overlapping_intervals_tie() -> None:
-    measured = Point(0.50, 0.7, (0.45, 0.55), (0.6, 0.8))
-    slower = Point(0.52, 0.7, (0.47, 0.57), (0.6, 0.8))
-    assert not dominates(measured, slower)
-    assert not dominates(slower, measured)
-    assert dominates(Point(0.40, 0.7, (0.39, 0.41), (0.6, 0.8)), slower)
-    assert dominates(Point(0.52, 0.9, None, (0.85, 0.95)), Point(0.52, 0.7, None, (0.6, 0.8)))
-    assert front([measured, slower]) == [0, 1]
