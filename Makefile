@@ -4,19 +4,25 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip
 
-.PHONY: run test lint types docs clean
+.PHONY: run test lint types chromium docs clean
 
 # The main job on the bundled model and a bundled task.
 run: $(VENV)/installed
 	$(BIN)/harness run --method layer-drop:count=2 --task pocket_choice --limit 200 --batch_size 16
 
 # Everything that CI checks: style, types, all tests.
-test: $(VENV)/installed-dev lint types
+test: $(VENV)/installed-dev lint types chromium
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "slow or not slow"
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+# The board is looked at in a browser. Where Debian's cannot be installed, its tests are skipped and say so.
+chromium:
+	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
+	    { apt-get update -qq; apt-get install -y -qq --no-install-recommends chromium; } >/dev/null 2>&1; } || \
+	    echo "no chromium: the tests of the board in a browser are skipped"
 
 # mypy sees the packages where an installed wheel has them: harness.methods is the folder methods/.
 types: $(VENV)/installed-dev

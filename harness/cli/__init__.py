@@ -4,7 +4,21 @@ import sys
 
 import typer
 
-from harness.cli import check, compare, doctor, fetch, ls, new, profile, run, show
+from harness.cli import (
+    check,
+    compare,
+    doctor,
+    fetch,
+    ls,
+    new,
+    profile,
+    report,
+    run,
+    show,
+    site,
+    submit,
+    validate,
+)
 from harness.errors import HarnessError
 
 app = typer.Typer(
@@ -29,6 +43,10 @@ app.command("new")(new.new)
 app.command("check")(check.check)
 app.command("fetch")(fetch.fetch)
 app.command("doctor")(doctor.doctor)
+app.command("report")(report.report)
+app.add_typer(site.app, name="site")
+app.command("validate")(validate.validate)
+app.command("submit")(submit.submit)
 
 
 def main() -> None:

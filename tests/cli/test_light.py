@@ -29,6 +29,10 @@ print("MODULES", *{name.partition(".")[0] for name in sys.modules}, file=sys.std
         ("ls runs", ""),
         ("ls tasks", "pocket"),
         ("ls tasks gsm8k*", "gsm8k_cot"),
+        ("site --help", "serve"),
+        ("submit --help", "leaderboard"),
+        ("validate --help", "against"),
+        ("report --help", "--cost"),
     ],
 )
 def test_imports_nothing_heavy(command: str, expected: str, tmp_path: object) -> None:

@@ -1,0 +1,216 @@
+"""The main table as data: rows as columns of numbers and of numbered texts, small enough to travel inside the page.
+
+Every text is kept once and referred to by its number; numbers keep five significant digits, more than any has.
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from harness.reports.columns import Column, Ratio, columns, ratio, trust, value, why_missing
+from harness.reports.rows import Row, difference, score_interval
+
+FACETS: dict[str, tuple[str, Callable[[Row], str]]] = {
+    "family": ("Family", lambda row: row.record["method"]["family"]),
+    "method": ("Method", lambda row: row.record["method"]["name"]),
+    "model": ("Model", lambda row: row.record["model"]["name"]),
+    "task": ("Task", lambda row: row.record["evaluation"]["task"]),
+    "hardware": ("Hardware", lambda row: row.hardware),
+    "output": ("Output", lambda row: "exact" if row.record["method"]["exact"] else "lossy"),
+    "saving": ("Saving", lambda row: row.record["method"]["savings"]),
+}
+_LONGEST = 200  # characters of a stranger's text in a cell
+_SHOWN = ("quality", "difference", "flops", "ideal_ref", "latency", "energy", "weights")  # at first, where known
+
+
+class _Texts:
+    """Texts by number, each once; the empty text is 0."""
+
+    def __init__(self) -> None:
+        self.known: dict[str, int] = {"": 0}
+
+    def number(self, text: str) -> int:
+        return self.known.setdefault(short(text), len(self.known))
+
+
+def short(text: str) -> str:
+    """A text of bounded length."""
+    return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
+
+
+def data(rows: Sequence[Row]) -> dict[str, Any]:
+    """What the page's script reads.
+
+    ``texts`` lists every text; ``facets`` names the text columns that filter; ``groups`` says what the runs of a
+    group share, each under a ``slug`` that later builds keep; ``rows`` holds columns of equal length;
+    ``columns`` describes the numeric ones, each with ``value``, ``low`` and ``high`` in ``numbers`` under its key, and
+    ``note``, the number of a text that says why there is no value or how far it can be trusted; ``ranked`` is 0 where
+    it is shown and not ranked.
+    """
+    texts = _Texts()
+    heads = sorted({row.group: row for row in reversed(rows)}.values(), key=_place)
+    groups = {row.group: number for number, row in enumerate(heads)}
+    told: dict[str, list[Any]] = {
+        "id": [row.id for row in rows],
+        "label": [texts.number(row.record["method"]["label"]) for row in rows],
+        "group": [groups[row.group] for row in rows],
+        "settings": [texts.number(row.settings) for row in rows],
+        "metric": [texts.number(metric(row)) for row in rows],
+        "better": [better(row) for row in rows],
+        "documents": [row.score["n"] if row.score else 0 for row in rows],
+        "started": [texts.number(row.record["started"][:10]) for row in rows],
+        "dense": [int(row.is_dense) for row in rows],
+        "apart": [texts.number("; ".join(row.apart)) for row in rows],
+    }
+    for name, (_, of) in FACETS.items():
+        told[name] = [texts.number(of(row)) for row in rows]
+    described, numbers = _quality(rows, texts)
+    for column in columns(row.record for row in rows):
+        about, found = _cost(rows, column, texts)
+        described += about
+        numbers |= found
+    known = {key for key, found in numbers.items() if any(each is not None for each in found["value"])}
+    return {
+        "facets": {name: title for name, (title, _) in FACETS.items()},
+        "groups": [_group(row) for row in heads],
+        "columns": [
+            each | {"known": each["key"] in known, "shown": each["key"] in _SHOWN and each["key"] in known}
+            for each in described
+        ],
+        "texts": list(texts.known),
+        "rows": told,
+        "numbers": numbers,
+    }
+
+
+def _place(row: Row) -> tuple[str, ...]:
+    """Groups stand by model, task and hardware."""
+    record = row.record
+    return record["model"]["name"], record["evaluation"]["task"], row.hardware, row.settings, row.group
+
+
+def _group(row: Row) -> dict[str, Any]:
+    record = row.record
+    return {
+        "slug": hashlib.sha256(row.group.encode()).hexdigest()[:10],
+        "model": short(record["model"]["name"]),
+        "task": short(record["evaluation"]["task"]),
+        "hardware": short(row.hardware),
+        "settings": short(row.settings),
+        "documents": row.score["n"] if row.score else 0,
+    }
+
+
+def metric(row: Row) -> str:
+    """The name of the score that speaks for a run."""
+    if row.score is None:
+        return ""
+    used = "" if row.score["filter"] == "none" else f", {row.score['filter']}"
+    return f"{row.score['metric']}{used}"
+
+
+def better(row: Row) -> int:
+    """1 where more of the score is better, -1 where less is."""
+    return -1 if row.score is not None and row.score["higher_is_better"] is False else 1
+
+
+def _quality(rows: Sequence[Row], texts: _Texts) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The score with its standard error, and its difference to dense with the interval."""
+    described = [
+        {
+            "key": "quality",
+            "title": "Quality",
+            "unit": "score",
+            "kind": "scored",
+            "form": "score",
+            "help": "lm-eval's own score, with its 95 % interval. The arrow says which way is better.",
+        },
+        {
+            "key": "difference",
+            "title": "Against dense",
+            "unit": "score",
+            "kind": "scored",
+            "form": "difference",
+            "help": "Method minus dense on the same documents, with the 95 % interval of the paired difference.",
+        },
+    ]
+    scores = [row.score or {"value": None} for row in rows]
+    intervals = [score_interval(row.score) or (None, None) for row in rows]
+    paired = [difference(row.score) or {} for row in rows]
+    no_pair = texts.number("no dense run of the same documents")
+    numbers = {
+        "quality": {
+            "value": [_rounded(score["value"]) for score in scores],
+            "low": [_rounded(low) for low, _ in intervals],
+            "high": [_rounded(high) for _, high in intervals],
+            "note": [0 if score["value"] is not None else texts.number("no score of its own") for score in scores],
+        },
+        "difference": {
+            **{
+                name: [_rounded(each.get(part)) for each in paired]
+                for name, part in (("value", "difference"), ("low", "low"), ("high", "high"))
+            },
+            "note": [0 if each or row.is_dense else no_pair for row, each in zip(rows, paired, strict=True)],
+        },
+    }
+    return described, numbers
+
+
+def _cost(rows: Sequence[Row], column: Column, texts: _Texts) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Two columns of a cost: its ratio to dense, and its value."""
+    shared = {"kind": column.kind, "help": column.help}
+    unit = f"{column.unit}/{column.per}" if column.per else column.unit
+    described = [
+        {"key": column.key, "title": column.title, "unit": "× dense", "form": "ratio", **shared},
+        {"key": f"{column.key}_value", "title": f"{column.title}, value", "unit": unit, "form": "value", **shared},
+    ]
+    values = [value(row.record, column) for row in rows]
+    ratios = [_ratio(row, found, column) for row, found in zip(rows, values, strict=True)]
+    told = [trust(row.record, column) for row in rows]
+    notes = [
+        texts.number(
+            f"not measured: {why_missing(row.record, column)}" if found is None else words.removeprefix("good")
+        )
+        for row, found, (words, _) in zip(rows, values, told, strict=True)
+    ]
+    ranked = [int(may) for _, may in told]
+    alone = texts.number("no ratio to dense in the record")
+    ratio_notes = [
+        alone if each is None and found is not None else note
+        for each, found, note in zip(ratios, values, notes, strict=True)
+    ]
+    numbers: dict[str, dict[str, list[Any]]] = {
+        column.key: {
+            "value": [_rounded(each.value if each else None) for each in ratios],
+            "low": [_rounded(each.low if each else None) for each in ratios],
+            "high": [_rounded(each.high if each else None) for each in ratios],
+            "note": ratio_notes,
+            "ranked": ranked,
+        },
+        f"{column.key}_value": {"value": [_rounded(found) for found in values], "note": notes, "ranked": ranked},
+    }
+    return described, {key: _without_defaults(each) for key, each in numbers.items()}
+
+
+def _ratio(row: Row, found: float | None, column: Column) -> Ratio | None:
+    """A method's ratio to dense; dense's own is 1 where it has a value."""
+    if row.is_dense:
+        return None if found is None else Ratio(1)
+    return ratio(row.record, row.dense, column)
+
+
+def _without_defaults(columns: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    """Columns without those that say nothing: no interval anywhere, no note, all ranked."""
+    return {
+        name: values
+        for name, values in columns.items()
+        if name == "value" or any(each not in (None, 0 if name == "note" else 1) for each in values)
+    }
+
+
+def _rounded(number: float | None) -> float | int | None:
+    """Five significant digits; whole numbers without a point."""
+    if number is None:
+        return None
+    short_form = float(f"{number:.5g}")
+    return int(short_form) if short_form.is_integer() and abs(short_form) < 1e15 else short_form

@@ -1,0 +1,210 @@
+"""What stands on the pages of a run, a method and a model."""
+
+import json
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from harness.leaderboard.board import short
+from harness.leaderboard.evidence import Bar, Flips, flips, histogram
+from harness.leaderboard.results import Result, ResultError
+from harness.reports.columns import BY_KEY, Column, Ratio, at, columns, ratio, trust, value, why_missing
+from harness.reports.rows import Record, Row, difference
+from harness.reports.strength import by_strength
+
+
+@dataclass(frozen=True)
+class CostLine:
+    """A cost of a run beside dense's."""
+
+    column: Column
+    value: float | None
+    dense: float | None
+    ratio: Ratio | None
+    noise: Ratio | None
+    words: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """Bars of one number over the documents."""
+
+    title: str
+    unit: str
+    bars: list[Bar]
+
+
+_CARDS = ("flops", "ideal_ref", "latency", "energy", "weights")  # what a page of a run opens with
+
+
+def run_page(row: Row, result: Result, dense: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The page of a run, with the documents of its dense run; what cannot be read is named among the ``problems``."""
+    problems: list[str] = []
+    costs = [cost_line(row, column) for column in columns([row.record])]
+    histograms, flipped = _documents(row, result, dense, problems)
+    try:
+        manifest = result.manifest()
+    except ResultError as error:
+        manifest = {}
+        problems.append(str(error))
+    return {
+        "row": row,
+        "record": row.record,
+        "difference": difference(row.score),
+        "costs": costs,
+        "cards": [
+            line for key in _CARDS for line in costs if line.column.key == key and line.ratio and not row.is_dense
+        ],
+        "histograms": histograms,
+        "flips": flipped,
+        "command": command(row.record),
+        "typed": short(str(manifest.get("command", ""))),
+        "commit": short(str(at(manifest, "git/commit") or "")),
+        "changed": at(manifest, "git/changed") is True,
+        "problems": problems,
+        "facts": facts(row.record),
+        "state": [json.dumps(part, ensure_ascii=False)[:2000] for part in row.record["method"]["state"] if part],
+    }
+
+
+def cost_line(row: Row, column: Column) -> CostLine:
+    """One cost of a run; ``noise`` is dense against dense, measured in the same way."""
+    found = value(row.record, column)
+    theirs = value(row.dense, column) if row.dense else None
+    words, _ = trust(row.record, column)
+    why = "" if found is not None else why_missing(row.record, column)
+    noise = (at(row.record, "baseline/noise") or {}).get(column.key)
+    shown = ratio(row.record, row.dense, column)
+    return CostLine(column, found, theirs, shown, Ratio(**noise) if noise else None, words, why)
+
+
+def command(record: Record) -> str:
+    """The command that makes this run again; what it leaves out is the default."""
+    asked, model, method = record["evaluation"], record["model"], record["method"]
+    words = ["harness", "run", "--method", method["label"], "--task", asked["task"]]
+    words += ["--pretrained", model["pretrained"], "--batch_size", str(asked["batch_size"])]
+    if model["args"]:
+        words += ["--model_args", ",".join(f"{name}={given}" for name, given in model["args"].items())]
+    if asked["num_fewshot"] is not None:
+        words += ["--num_fewshot", str(asked["num_fewshot"])]
+    if asked["limit"] is not None:
+        words += ["--limit", f"{asked['limit']:g}"]
+    if asked["samples"] is not None:
+        words += ["--samples", json.dumps(asked["samples"])]
+    if asked["gen_kwargs"]:
+        words += ["--gen_kwargs", ",".join(f"{name}={given}" for name, given in asked["gen_kwargs"].items())]
+    if asked["apply_chat_template"]:
+        words += ["--apply_chat_template"]
+    if asked["system_instruction"]:
+        words += ["--system_instruction", asked["system_instruction"]]
+    if asked["seeds"] != [0, 1234, 1234, 1234]:
+        words += ["--seed", ",".join(map(str, asked["seeds"]))]
+    return shlex.join(words)
+
+
+def facts(record: Record) -> dict[str, str]:
+    """Where and on what it ran, for a list of pairs."""
+    model, machine, asked = record["model"], record["environment"], record["evaluation"]
+    return {
+        "Model": model["name"],
+        "Weights": model["fingerprint"],
+        "Revision": model["revision"] or "none",
+        "Parameters": f"{model['parameters']:,} in {model['layers']} layers, {model['dtype']}, {model['attention']}",
+        "Task": asked["task"],
+        "Documents": asked["data"],
+        "Device": f"{machine['device_name']} ({machine['device']})",
+        "Processor": f"{machine['cpu_model']}, {machine['cpus']} cores, {machine['threads'] or '?'} threads used",
+        "Memory": f"{machine['ram_bytes'] / 1e9:.1f} GB",
+        "System": f"{machine['os']}, Python {machine['python']}",
+        "Libraries": ", ".join(f"{name} {version}" for name, version in machine["versions"].items()),
+        "Load average": " → ".join(f"{load:g}" for load in machine["load_average"]) or "unknown",
+        "Started": record["started"],
+        "Took": f"{record['duration_s']:.0f} s",
+    }
+
+
+def _documents(
+    row: Row, result: Result, dense: Sequence[Mapping[str, Any]], problems: list[str]
+) -> tuple[list[Histogram], Flips | None]:
+    """Histograms of the documents' work, and the documents that changed."""
+    try:
+        samples = list(result.samples())
+        histograms = [
+            Histogram("FLOPs of a document", "FLOP", histogram(_numbers(samples, "flops"))),
+            Histogram("Depth", "share", histogram(_numbers(samples, "depth"))),
+            Histogram("Tokens read", "tokens", histogram(_numbers(samples, "prompt_tokens"))),
+            Histogram("Tokens written", "tokens", histogram(_numbers(samples, "output_tokens"))),
+        ]
+        told = [each for each in histograms if len(each.bars) > 1]
+        if not dense or row.score is None or row.is_dense:
+            return told, None
+        name = f"{row.score['metric']},{row.score['filter']}"
+        more = row.score["higher_is_better"] is not False
+        changed = flips(samples, dense, name, more_is_better=more)
+    except (ResultError, KeyError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
+        problems.append(f"the documents cannot be shown: {error}")
+        return [], None
+    return told, changed if changed.pairs else None
+
+
+def _numbers(samples: Iterable[Mapping[str, Any]], name: str) -> list[float]:
+    return [float(sample[name]) for sample in samples if isinstance(sample.get(name), int | float)]
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """One setting of a method: its strength, and its difference to dense with the interval."""
+
+    x: float
+    y: float
+    low: float | None
+    high: float | None
+    label: str
+    id: str
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A method's settings in one group, by strength."""
+
+    group: str
+    axis: str
+    points: list[CurvePoint]
+
+
+_MOST_CURVES = 12
+
+
+def curves(rows: Sequence[Row]) -> list[Curve]:
+    """Quality won or lost by a method's strength, for the first groups with two or more of its settings."""
+    found = []
+    for settings in by_strength(rows):
+        head = settings.points[0][1]
+        title = f"{head.record['model']['name']} · {head.record['evaluation']['task']} · {head.hardware}"
+        found.append(Curve(short(title), short(settings.axis), [_point(x, row) for x, row in settings.points]))
+    return sorted(found, key=lambda curve: curve.group)[:_MOST_CURVES]
+
+
+def _point(x: float, row: Row) -> CurvePoint:
+    change = difference(row.score) or {}
+    return CurvePoint(x, change["difference"], change["low"], change["high"], row.record["method"]["label"], row.id)
+
+
+def list_lines(rows: Iterable[Row]) -> list[dict[str, Any]]:
+    """Rows of the plain tables on the pages of methods and models, groups together and cheapest first."""
+    lines = []
+    for row in rows:
+        work = ratio(row.record, row.dense, BY_KEY["flops"])
+        lines.append({"row": row, "difference": difference(row.score), "flops": work})
+    return sorted(
+        lines,
+        key=lambda line: (
+            line["row"].record["model"]["name"],
+            line["row"].record["evaluation"]["task"],
+            line["row"].group,
+            not line["row"].is_dense,
+            line["flops"].value if line["flops"] else 9.0,
+        ),
+    )

@@ -1,0 +1,175 @@
+"""Reading results from anybody: bounded in size and depth, checked against the schema, never executed.
+
+A result is a folder with ``record.json``, ``manifest.json`` and the documents in ``samples.jsonl`` (as a run leaves
+them) or ``samples.jsonl.gz`` (as a submission packs them).
+"""
+
+import gzip
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from math import isfinite
+from pathlib import Path
+from typing import Any, NoReturn
+
+from pydantic import ValidationError
+
+from harness.errors import HarnessError
+from harness.record import RunRecord
+from harness.store import MANIFEST, RECORD, SAMPLES
+
+MAX_RECORD, MAX_MANIFEST, MAX_SAMPLES = 1 << 20, 4 << 20, 256 << 20  # bytes, unpacked
+MAX_LINES = 200_000
+MAX_LARGEST = 1e30  # no quantity of a run is larger
+PACKED_SAMPLES = f"{SAMPLES}.gz"
+
+
+class ResultError(HarnessError):
+    """A folder is not a result that can be shown."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """One run, read and checked; its documents are read when asked for."""
+
+    folder: Path
+    record: Mapping[str, Any]
+
+    def manifest(self) -> dict[str, Any]:
+        """How the run was made.
+
+        Raises:
+            ResultError: absent, too large, or not a JSON object.
+        """
+        found = _json(_read(self.folder / MANIFEST, MAX_MANIFEST), MANIFEST, _STRICT)
+        if not isinstance(found, dict):
+            raise ResultError(f"{MANIFEST} is not a JSON object")
+        return found
+
+    def samples(self) -> Iterator[dict[str, Any]]:
+        """The run's documents, one by one.
+
+        Raises:
+            ResultError: absent, too large, or a line is not a JSON object.
+        """
+        for number, line in enumerate(_lines(self.folder), 1):
+            sample = _json(line, f"line {number} of {SAMPLES}", _QUICK)
+            if not isinstance(sample, dict):
+                raise ResultError(f"line {number} of {SAMPLES} is not a JSON object")
+            yield sample
+
+
+def load(folder: Path) -> Result:
+    """A result whose record is a record.
+
+    Raises:
+        ResultError: absent, too large, of another schema, or with a number that is none.
+    """
+    text = _read(folder / RECORD, MAX_RECORD)
+    data = _json(text, RECORD, _STRICT)
+    version = data.get("schema_version") if isinstance(data, dict) else None
+    known = RunRecord.model_fields["schema_version"].default
+    if isinstance(version, int) and version != known:
+        raise ResultError(f"{RECORD} has schema version {version}; this harness reads version {known}")
+    try:
+        record = RunRecord.model_validate_json(text)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(str(part) for part in problem["loc"]) or "the document"
+        raise ResultError(f"{RECORD}: {where}: {problem['msg']}") from error
+    return Result(folder, record.model_dump(mode="json"))
+
+
+def load_all(root: Path) -> tuple[list[Result], dict[Path, str]]:
+    """Every result under a folder, the newest first, and why others cannot be shown.
+
+    Raises:
+        ResultError: no such folder.
+    """
+    if not root.is_dir():
+        raise ResultError(f"no folder {root}; `harness run -o {root} ...` or `harness submit` makes one")
+    found: dict[str, Result] = {}
+    refused: dict[Path, str] = {}
+    for folder in _folders(root):
+        try:
+            result = load(folder)
+        except ResultError as error:
+            refused[folder] = str(error)
+            continue
+        run_id = result.record["id"]
+        if run_id in found:
+            refused[folder] = f"run {run_id} is there twice, also in {found[run_id].folder}"
+        else:
+            found[run_id] = result
+    results = sorted(found.values(), key=lambda result: (result.record["started"], result.record["id"]), reverse=True)
+    return results, refused
+
+
+def _folders(root: Path) -> Iterator[Path]:
+    """Folders with a record, in the order of their names; links are not followed."""
+    for where, folders, files in os.walk(root):
+        folders.sort()
+        if RECORD in files:
+            yield Path(where)
+
+
+def _read(path: Path, limit: int) -> bytes:
+    if path.is_symlink() or not path.is_file():
+        raise ResultError(f"no {path.name}")
+    try:
+        size = path.stat().st_size
+        if size > limit:
+            raise ResultError(f"{path.name} has {size:,} bytes; at most {limit:,} are read")
+        return path.read_bytes()
+    except OSError as error:
+        raise ResultError(f"{path.name} cannot be read: {error.strerror}") from error
+
+
+def _json(text: bytes, name: str, decoder: json.JSONDecoder) -> Any:
+    try:
+        return decoder.decode(text.decode("utf-8"))
+    except RecursionError as error:
+        raise ResultError(f"{name} is nested too deep") from error
+    except ValueError as error:
+        raise ResultError(f"{name} is not JSON: {error}") from error
+
+
+def _no_number(word: str) -> NoReturn:
+    raise ValueError(f"{word} is not a number that JSON has")
+
+
+def _float(text: str) -> float:
+    number = float(text)
+    if not isfinite(number) or abs(number) > MAX_LARGEST:
+        raise ValueError(f"a number beyond {MAX_LARGEST:g}")
+    return number
+
+
+def _int(text: str) -> int:
+    if len(text) > 31:
+        raise ValueError(f"a number beyond {MAX_LARGEST:g}")
+    return int(text)
+
+
+_STRICT = json.JSONDecoder(parse_constant=_no_number, parse_float=_float, parse_int=_int)
+_QUICK = json.JSONDecoder(parse_constant=_no_number)  # for documents, which are many; who uses a number checks it
+
+
+def _lines(folder: Path) -> Iterator[bytes]:
+    """Lines of the documents' file, packed or not, up to the limits on their number and size."""
+    packed = folder / PACKED_SAMPLES
+    path = packed if packed.is_file() else folder / SAMPLES
+    if path.is_symlink() or not path.is_file():
+        raise ResultError(f"no {SAMPLES}")
+    size = 0
+    try:
+        with gzip.open(path) if path is packed else path.open("rb") as file:
+            number = 0
+            while line := file.readline(MAX_RECORD):
+                number, size = number + 1, size + len(line)
+                if number > MAX_LINES or size > MAX_SAMPLES or len(line) == MAX_RECORD:
+                    raise ResultError(f"{path.name} is too large: at most {MAX_LINES:,} lines of {MAX_RECORD:,} bytes")
+                yield line
+    except (OSError, EOFError, gzip.zlib.error) as error:  # type: ignore[attr-defined]
+        raise ResultError(f"{path.name} cannot be read: {error}") from error

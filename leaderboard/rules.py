@@ -1,0 +1,207 @@
+"""What a result must be to be published. Each rule looks at one thing and says what is wrong in a sentence."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+from harness.leaderboard.aggregates import aggregations, disagreements
+from harness.leaderboard.results import PACKED_SAMPLES, Result, ResultError
+from harness.reports.columns import at
+from harness.reports.rows import Row
+from harness.store import MANIFEST, RECORD
+
+SUBMISSION = "submission.json"
+MAX_FOLDER = 10 << 20  # bytes of a packed run
+_FASTEST = 1e19  # FLOP/s of no machine
+_MOST_WATTS = 20_000.0  # of no single machine
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something about a result: an error keeps it out, a warning is for the reviewer's eyes."""
+
+    folder: Path
+    severity: Literal["error", "warning"]
+    rule: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Case:
+    """A result with its files read."""
+
+    result: Result
+    manifest: Mapping[str, Any]
+    samples: Sequence[Mapping[str, Any]]
+
+    @property
+    def record(self) -> Mapping[str, Any]:
+        """The run's record."""
+        return self.result.record
+
+    @property
+    def packed(self) -> bool:
+        """Whether ``harness submit`` packed it."""
+        return (self.result.folder / SUBMISSION).is_file()
+
+
+Rule = Callable[[Case], Iterator[str]]
+
+
+def judge(result: Result) -> Iterator[Finding]:
+    """All findings about one result."""
+    try:
+        case = Case(result, result.manifest(), list(result.samples()))
+    except ResultError as error:
+        yield Finding(result.folder, "error", "files", str(error))
+        return
+    for severity, rules in (("error", ERRORS), ("warning", WARNINGS)):
+        for rule in rules:
+            try:
+                found = list(islice(rule(case), 5))
+            except (KeyError, TypeError, ValueError, AttributeError, OverflowError, ZeroDivisionError) as error:
+                found = [f"the files do not have the form that a run leaves: {type(error).__name__}: {error}"]
+                severity = "error"
+            for text in found:
+                yield Finding(result.folder, "error" if severity == "error" else "warning", rule.__name__, text)
+
+
+def files(case: Case) -> Iterator[str]:
+    """A packed run has four small files whose digests are those that it was packed with."""
+    folder = case.result.folder
+    present = {path.name: path for path in folder.iterdir()}
+    if any(path.is_symlink() or not path.is_file() for path in present.values()):
+        yield "there is something else than plain files"
+    if not case.packed:
+        return
+    expected = {RECORD, MANIFEST, PACKED_SAMPLES, SUBMISSION}
+    if extra := sorted(present.keys() - expected):
+        yield f"files that do not belong: {', '.join(extra[:5])}"
+    if (size := sum(path.stat().st_size for path in present.values())) > MAX_FOLDER:
+        yield f"{size:,} bytes; a packed run has at most {MAX_FOLDER:,}"
+    stated = json.loads((folder / SUBMISSION).read_bytes())["sha256"]
+    for name in sorted(expected - {SUBMISSION}):
+        if name in present and hashlib.sha256(present[name].read_bytes()).hexdigest() != stated.get(name):
+            yield f"{name} is not the file that was packed: its sha256 differs"
+
+
+def place(case: Case) -> Iterator[str]:
+    """A packed run lies in a folder of its id."""
+    if case.packed and case.result.folder.name != case.record["id"]:
+        yield f"folder {case.result.folder.name} holds run {case.record['id']}"
+
+
+def identity(case: Case) -> Iterator[str]:
+    """The id is the digest of everything that determines the result, and that is what the record says."""
+    manifest, record = case.manifest, case.record
+    text = json.dumps(manifest["identity"], sort_keys=True, default=str)
+    if manifest["id"] != record["id"] or hashlib.sha256(text.encode()).hexdigest()[:12] != record["id"]:
+        yield "the id is not the digest of what the manifest says was asked"
+    stated = manifest["identity"]
+    pairs = {
+        "method": (stated["method"], record["method"]["fingerprint"]),
+        "model": (stated["model"], record["model"]["fingerprint"]),
+        "evaluation": (stated["evaluation"], record["evaluation"]),
+    }
+    yield from (f"manifest and record differ in the {name}" for name, (one, other) in pairs.items() if one != other)
+
+
+def whole(case: Case) -> Iterator[str]:
+    """Published runs score all documents of their task."""
+    if case.record["evaluation"]["limited"]:
+        yield "a part of the task's documents (--limit or --samples): for trying out, not for publishing"
+
+
+def documents(case: Case) -> Iterator[str]:
+    """Each document is there once."""
+    keys = [(sample["task"], sample["doc_id"]) for sample in case.samples]
+    if not keys:
+        yield "no documents"
+    if len(set(keys)) < len(keys):
+        yield f"{len(keys) - len(set(keys))} documents are there twice"
+
+
+def recomputed(case: Case) -> Iterator[str]:
+    """Scores, standard errors, tokens and FLOPs are those of the documents."""
+    for each in disagreements(case.record, case.samples, aggregations(case.manifest)):
+        yield f"{each.what}: the record says {each.claimed}, the documents say {each.found}"
+
+
+def work(case: Case) -> Iterator[str]:
+    """FLOPs, tokens and layers agree with each other and with the model's shape."""
+    record, flops, trace, model = case.record, case.record["flops"], case.record["trace"], case.record["model"]
+    if sum(flops["parts"].values()) != flops["total"]:
+        yield f"the parts of the FLOPs sum to {sum(flops['parts'].values())}, not to {flops['total']}"
+    if not 0 <= flops["useful"] <= flops["total"] or not 0 <= flops["causal"] <= flops["total"]:
+        yield "useful or causal FLOPs exceed the total"
+    if record["method"]["family"] == "baseline" and flops["total"] != flops["dense_equivalent"]:
+        yield "dense did not do dense's work"
+    tokens = trace["layer_tokens_total"] / model["layers"]
+    if not tokens.is_integer() or trace["forwards"] > max(tokens, 0):
+        yield "layer tokens do not fit the model's layers, or there are more forwards than tokens"
+    linear = flops["parts"].get("attention_linear", 0) + flops["parts"].get("mlp", 0)
+    executions = max(trace["attention_layer_tokens"], trace["mlp_layer_tokens"], 1)
+    if linear > 2 * model["parameters"] / model["layers"] * executions:
+        yield "more FLOPs in the layers than their parameters allow"
+    if flops["total"] <= 0 or flops["total"] / max(record["duration_s"], 1e-3) > _FASTEST:
+        yield f"{flops['total']:.3g} FLOPs in {record['duration_s']} s: no machine does that"
+    for name in ("mean_depth_prefill", "mean_depth_decode"):
+        if trace[name] is not None and not 0 <= trace[name] <= 4:
+            yield f"{name} of {trace[name]}"
+
+
+def numbers(case: Case) -> Iterator[str]:
+    """Scores have sensible errors, and nothing that counts is negative."""
+    for score in case.record["scores"]:
+        share = score["metric"].startswith(("acc", "exact_match", "f1")) and score["value"] is not None
+        if share and not 0 <= score["value"] <= 1:
+            yield f"{score['metric']} of {score['value']} is no share"
+        if score["stderr"] is not None and score["stderr"] < 0:
+            yield f"{score['metric']} has a negative standard error"
+    counts = [*case.record["flops"].items(), *case.record["memory"].items(), *case.record["trace"].items()]
+    yield from (f"{name} is negative" for name, value in counts if isinstance(value, int | float) and value < 0)
+    if case.record["memory"]["weights"] > 16 * max(case.record["model"]["parameters"], 1) + (1 << 20):
+        yield "weights take more than 16 bytes a parameter"
+
+
+def date(case: Case) -> Iterator[str]:
+    """Runs lie in the past."""
+    started = datetime.fromisoformat(case.record["started"])
+    started = started if started.tzinfo else started.replace(tzinfo=UTC)
+    if started > datetime.now(UTC) + timedelta(days=1):
+        yield f"started in the future, {case.record['started']}"
+
+
+def text(case: Case) -> Iterator[str]:
+    """Texts are of a length that people write, and printable."""
+    method, model, asked = case.record["method"], case.record["model"], case.record["evaluation"]
+    shown = [method["label"], method["name"], method["family"], model["name"], model["pretrained"], asked["task"]]
+    shown += [case.record["environment"]["device_name"]]
+    for each in shown:
+        if len(each) > 300:
+            yield f"a name of {len(each)} characters"
+        elif not each.isprintable() or any(char in each for char in "<>"):
+            yield f"a name that nobody would write: {each!r:.80}"
+
+
+def ranking(case: Case) -> Iterator[str]:
+    """Why the row will stand apart."""
+    yield from Row(case.record, None).apart
+
+
+def code(case: Case) -> Iterator[str]:
+    """Runs from changed or unknown sources are hard to make again."""
+    git = case.manifest.get("git")
+    if git is None:
+        yield "made by an installed package: no commit is known"
+    elif at(case.manifest, "git/changed"):
+        yield "made by a checkout with changes"
+
+
+ERRORS: tuple[Rule, ...] = (files, place, identity, whole, documents, recomputed, work, numbers, date, text)
+WARNINGS: tuple[Rule, ...] = (ranking, code)

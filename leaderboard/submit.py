@@ -1,0 +1,100 @@
+"""Packing a run for publication: the record, how it was made, and each document's evidence, without places."""
+
+import gzip
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from harness.errors import HarnessError
+from harness.files import staged_folder
+from harness.leaderboard.evidence import answer
+from harness.leaderboard.results import PACKED_SAMPLES, Result, load
+from harness.leaderboard.rules import SUBMISSION, judge
+from harness.reports.columns import at
+from harness.store import MANIFEST, RECORD, Store
+
+_LEFT_OUT = ("prompt_hash", "target_hash")
+_LONGEST = 120  # characters of an expected answer
+_PLACE = re.compile(r"(?<![\w:/.])/(?:[\w.@+-]+/)+([\w.@+-]*)")
+
+
+class SubmitError(HarnessError):
+    """A run cannot be published as it is."""
+
+
+def submit(name: str, store: Store, board: Path) -> list[Path]:
+    """Pack a run, and the dense run that it is compared with unless it is there, under a folder of results.
+
+    Returns the new folders.
+
+    Raises:
+        SubmitError: the run would be refused; the message has the reasons.
+        StoreError: no such run, or no dense run beside it.
+    """
+    result = load(store.find(name).path)
+    wanted = [result]
+    dense_id = at(result.record, "baseline/run_id")
+    if dense_id is not None and not (board / dense_id).exists():
+        wanted.insert(0, load(store.find(dense_id).path))
+    reasons = [f"{each.record['id']}: {text}" for each in wanted for text in _reasons(each)]
+    if reasons:
+        raise SubmitError("\n  ".join(["this would be refused:", *reasons]))
+    packed = []
+    for each in wanted:
+        folder = board / each.record["id"]
+        if folder.exists():
+            raise SubmitError(f"{folder} is there already; a published run stays as it is")
+        with staged_folder(folder) as staging:
+            _pack(each, staging)
+        packed.append(folder)
+    return packed
+
+
+def _reasons(result: Result) -> list[str]:
+    return [finding.text for finding in judge(result) if finding.severity == "error"]
+
+
+def _pack(result: Result, folder: Path) -> None:
+    """Write the four files of a packed run; the same run gives the same bytes."""
+    record = dict(result.record)
+    record["model"] = record["model"] | {"pretrained": without_places(record["model"]["pretrained"])}
+    manifest = result.manifest()
+    identity = manifest.pop("identity", None)  # the id is its digest
+    contents = {
+        RECORD: (json.dumps(record, indent=1, ensure_ascii=False) + "\n").encode(),
+        MANIFEST: (json.dumps(without_places(manifest) | {"identity": identity}, indent=1) + "\n").encode(),
+        PACKED_SAMPLES: gzip.compress("".join(_lines(result)).encode(), 9, mtime=0),
+    }
+    for name, content in contents.items():
+        (folder / name).write_bytes(content)
+    digests = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+    (folder / SUBMISSION).write_text(json.dumps({"id": record["id"], "sha256": digests}, indent=1) + "\n")
+
+
+def _lines(result: Result) -> Iterator[str]:
+    """Each document with what proves the scores and the work; not its responses and its trace, which are large."""
+    for sample in result.samples():
+        kept: dict[str, Any] = {
+            name: value
+            for name, value in sample.items()
+            if name not in _LEFT_OUT and (value is None or isinstance(value, int | float | str))
+        }
+        kept["doc_hash"] = str(sample["doc_hash"])[:16]
+        kept["scores"] = sample["scores"]
+        kept["target"] = short if (short := sample.get("target")) is None else str(short)[:_LONGEST]
+        kept["answer"] = answer(sample)
+        yield json.dumps(kept, ensure_ascii=False, separators=(",", ":")) + "\n"
+
+
+def without_places(value: Any) -> Any:
+    """A value whose texts name no folder of the machine: of a path from the root, the last part is left."""
+    if isinstance(value, str):
+        return _PLACE.sub(lambda match: match[1], value)
+    if isinstance(value, list):
+        return [without_places(each) for each in value]
+    if isinstance(value, Mapping):
+        return {key: without_places(each) for key, each in value.items()}
+    return value

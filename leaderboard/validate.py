@@ -1,0 +1,134 @@
+"""The check of a folder of results: every rule on every run, no run twice, and no published number changed."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.leaderboard.results import Result, load_all
+from harness.leaderboard.rules import Finding, judge
+from harness.reports.columns import BY_KEY, at, ratio
+from harness.reports.numbers import interval, score, signed, times
+from harness.reports.rows import Row, difference, rows
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a check found.
+
+    Attributes:
+        table: Markdown for the reviewer: the new runs among those of their group.
+    """
+
+    runs: int
+    findings: list[Finding]
+    table: str
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing keeps the results out."""
+        return all(finding.severity != "error" for finding in self.findings)
+
+
+def validate(root: Path, published: Path | None = None) -> Verdict:
+    """Check every result under a folder; against those of ``published``, none may be gone or changed.
+
+    Raises:
+        ResultError: no such folder.
+    """
+    results, refused = load_all(root)
+    findings = [Finding(folder, "error", "schema", reason) for folder, reason in refused.items()]
+    for result in results:
+        findings += judge(result)
+    findings += _pairs(results)
+    before = {result.record["id"]: result for result in load_all(published)[0]} if published else {}
+    findings += _unchanged(before, {result.record["id"]: result for result in results}, root)
+    return Verdict(len(results), findings, _table(results, before))
+
+
+def _pairs(results: list[Result]) -> Iterator[Finding]:
+    """Runs are compared with a dense run that is there, and their differences are those of the two scores."""
+    by_id = {result.record["id"]: result for result in results}
+    for result in results:
+        dense_id = at(result.record, "baseline/run_id")
+        if dense_id is None:
+            continue
+        dense = by_id.get(dense_id)
+        if dense is None:
+            yield Finding(result.folder, "error", "baseline", f"its dense run {dense_id} is not among the results")
+            continue
+        if dense.record["evaluation"]["data"] != result.record["evaluation"]["data"]:
+            yield Finding(result.folder, "error", "baseline", "its dense run scored other documents")
+        values = {(s["task"], s["metric"], s["filter"]): s["value"] for s in dense.record["scores"]}
+        for each in result.record["scores"]:
+            change, base = difference(each), values.get((each["task"], each["metric"], each["filter"]))
+            if change is None or base is None or each["value"] is None:
+                continue
+            if abs(change["difference"] - (each["value"] - base)) > 1e-6:
+                claim = f"{each['metric']}: {change['difference']:+.6f} against dense is claimed"
+                text = f"{claim}, {each['value'] - base:+.6f} is the difference of the scores"
+                yield Finding(result.folder, "error", "baseline", text)
+
+
+def _unchanged(before: Mapping[str, Result], now: Mapping[str, Result], root: Path) -> Iterator[Finding]:
+    """What is published stays as it is: nobody's number changes under a reader."""
+    for run_id, old in before.items():
+        if run_id not in now:
+            yield Finding(root / run_id, "error", "published", f"run {run_id} was published and is gone")
+            continue
+        for path, one, other in _changes(old.record, now[run_id].record):
+            text = f"a published number changed: {path} was {one!r:.60} and is {other!r:.60}"
+            yield Finding(now[run_id].folder, "error", "published", text)
+
+
+def _changes(one: Any, other: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        for key in sorted({*one, *other}):
+            yield from _changes(one.get(key), other.get(key), f"{path}.{key}".lstrip("."))
+    elif isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+        for number, pair in enumerate(zip(one, other, strict=True)):
+            yield from _changes(*pair, f"{path}.{number}")
+    elif one != other:
+        yield path, one, other
+
+
+def _table(results: list[Result], before: Mapping[str, Result]) -> str:
+    """The groups that have new runs, as Markdown; strangers' text cannot break out of its cell."""
+    table = rows(result.record for result in results)
+    touched = {row.group for row in table if row.id not in before}
+    lines = []
+    for group in dict.fromkeys(row.group for row in table if row.group in touched):
+        some = [row for row in table if row.group == group]
+        head = some[0].record
+        title = f"{head['model']['name']}, {head['evaluation']['task']}, {some[0].hardware}, {some[0].settings}"
+        lines += [
+            f"### {_cell(title)}",
+            "",
+            "| | method | score | against dense | FLOPs | |",
+            "|---|---|---|---|---|---|",
+        ]
+        lines += [_line(row, new=row.id not in before) for row in sorted(some, key=lambda row: not row.is_dense)]
+        lines.append("")
+    return "\n".join(lines) or "No new runs.\n"
+
+
+def _line(row: Row, *, new: bool) -> str:
+    change, flops = difference(row.score), ratio(row.record, row.dense, BY_KEY["flops"])
+    told = (
+        "" if change is None else f"{signed(change['difference'])} {interval(change['low'], change['high'], sign=True)}"
+    )
+    cells = [
+        "**new**" if new else "",
+        _cell(row.record["method"]["label"]),
+        score(row.score["value"] if row.score else None),
+        told,
+        "" if flops is None else times(flops.value),
+        _cell("; ".join(row.apart)),
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def _cell(text: str) -> str:
+    """Text as Markdown that shows it: no markup, no mention, no link."""
+    shown = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text[:120])
+    return "`" + shown.replace("`", "'").replace("|", "¦") + "`" if shown else ""

@@ -1,0 +1,174 @@
+"""The tables behind the figures: which numbers of which runs each figure shows. None where there is nothing to show."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from harness.reports import figures
+from harness.reports.columns import BY_KEY, at, columns, ratio
+from harness.reports.figures import Plot
+from harness.reports.rows import Row, difference, score_interval
+from harness.reports.strength import by_strength
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+Samples = Mapping[str, Sequence[Mapping[str, Any]]]
+
+
+def plots(rows: Sequence[Row], samples: Samples, cost: str) -> Iterator[Plot]:
+    """Every figure that the runs of one group have numbers for; ``samples`` are the documents by run id."""
+    made = (
+        ("pareto", "Quality against cost", pareto_data(rows, cost), figures.pareto),
+        ("breakdown", "Where the FLOPs go", parts_data(rows, "flops/parts", "flops/total"), figures.breakdown),
+        ("breakdown_time", "Where the time goes", parts_data(rows, "time/ideal/parts", None), figures.breakdown),
+        ("phases", "Reading and writing", phases_data(rows), figures.phases),
+        ("speedup", "Measured against modelled", speedup_data(rows), figures.speedups),
+    )
+    for name, title, data, draw in made:
+        if data is not None and len(data):
+            yield Plot(name, title, data, draw)
+    for data in strength_data(rows):
+        name = re.sub(r"\W+", "-", data["name"].iloc[0].lower())[:60]
+        yield Plot(f"strength_{name}", f"Quality against strength, {data['name'].iloc[0][:40]}", data, figures.strength)
+    for row in rows:
+        data = depth_data(row, samples)
+        if data is not None:
+            title = f"Depth by difficulty, {row.record['method']['label'][:40]}"
+            yield Plot(f"depth_{row.id}", title, data, figures.depths)
+
+
+def pareto_data(rows: Sequence[Row], cost: str) -> "DataFrame | None":
+    """Runs that may be ranked, with their score and a cost's ratio to dense."""
+    import pandas as pd
+
+    column = next((each for each in columns(row.record for row in rows) if each.key == cost), BY_KEY["flops"])
+    lines = []
+    for row in rows:
+        against = ratio(row.record, row.dense, column)
+        if row.score is None or row.apart or (against is None and not row.is_dense):
+            continue
+        low, high = score_interval(row.score) or (None, None)
+        lines.append(
+            {
+                "id": row.id,
+                "method": row.record["method"]["label"],
+                "family": row.record["method"]["family"],
+                "cost": against.value if against else 1.0,
+                "cost_low": against.low if against else None,
+                "cost_high": against.high if against else None,
+                "score": row.score["value"],
+                "score_low": low,
+                "score_high": high,
+            }
+        )
+    if len(lines) < 2:
+        return None
+    head = next(row.score for row in rows if row.score)
+    data = pd.DataFrame(lines)
+    data.attrs = {
+        "cost": f"{column.title} ({column.kind})",
+        "metric": head["metric"],
+        "less": head["higher_is_better"] is False,
+    }
+    return data
+
+
+def strength_data(rows: Sequence[Row]) -> "Iterator[DataFrame]":
+    """For each method its settings by their strength, with the difference to dense."""
+    import pandas as pd
+
+    for found in by_strength(rows):
+        lines = []
+        for x, row in found.points:
+            change = difference(row.score) or {}
+            lines.append(
+                {
+                    "name": row.record["method"]["name"],
+                    "family": row.record["method"]["family"],
+                    "method": row.record["method"]["label"],
+                    "parameter": found.axis,
+                    "strength": x,
+                    "difference": change["difference"],
+                    "low": change["low"],
+                    "high": change["high"],
+                }
+            )
+        yield pd.DataFrame(lines)
+
+
+def parts_data(rows: Sequence[Row], parts: str, total: str | None) -> "DataFrame | None":
+    """A cost's components over dense's total."""
+    import pandas as pd
+
+    dense = next((row for row in rows if row.is_dense and at(row.record, parts)), None)
+    if dense is None:
+        return None
+    whole = at(dense.record, total) if total else sum(at(dense.record, parts).values())
+    lines = [
+        {"method": row.record["method"]["label"]} | {name: part / whole for name, part in found.items()}
+        for row in rows
+        if (found := at(row.record, parts)) and whole
+    ]
+    data = pd.DataFrame(lines).fillna(0.0)
+    data = data[["method", *(name for name in data.columns if name != "method" and data[name].any())]]
+    data.attrs["unit"] = "share of dense's total"
+    return data
+
+
+def phases_data(rows: Sequence[Row]) -> "DataFrame | None":
+    """Prefill and decode throughput over dense's, where both were measured."""
+    import pandas as pd
+
+    lines = []
+    for row in rows:
+        own, theirs = at(row.record, "time/latency"), at(row.dense, "time/latency") if row.dense else None
+        if not own or not theirs:
+            continue
+        line = {"method": row.record["method"]["label"], "prefill": None, "decode": None}
+        for phase in ("prefill", "decode"):
+            one, other = own.get(f"{phase}_tokens_per_s"), theirs.get(f"{phase}_tokens_per_s")
+            line[phase] = one / other if one and other else None
+        lines.append(line)
+    return pd.DataFrame(lines).astype({"prefill": float, "decode": float}) if lines else None
+
+
+def speedup_data(rows: Sequence[Row]) -> "DataFrame | None":
+    """Speed-ups, dense over method, by latency and by idealized time."""
+    import pandas as pd
+
+    lines = []
+    for row in rows:
+        measured = ratio(row.record, row.dense, BY_KEY["latency"])
+        own = ratio(row.record, row.dense, BY_KEY["ideal_own"])
+        modelled = own or ratio(row.record, row.dense, BY_KEY["ideal_ref"])
+        if measured is None or modelled is None or row.is_dense:
+            continue
+        lines.append(
+            {
+                "method": row.record["method"]["label"],
+                "family": row.record["method"]["family"],
+                "modelled": 1 / modelled.value,
+                "measured": 1 / measured.value,
+                "measured_low": 1 / measured.high if measured.high else None,
+                "measured_high": 1 / measured.low if measured.low else None,
+            }
+        )
+    return pd.DataFrame(lines) if lines else None
+
+
+def depth_data(row: Row, samples: Samples) -> "DataFrame | None":
+    """Depth of a run's documents, and whether dense scored them; None where all go equally deep."""
+    import pandas as pd
+
+    if row.dense is None or row.score is None or row.is_dense:
+        return None
+    name = f"{row.score['metric']},{row.score['filter']}"
+    dense = {(each["task"], each["doc_id"]): each["scores"].get(name) for each in samples.get(row.dense["id"], ())}
+    lines = []
+    for each in samples.get(row.id, ()):
+        found = dense.get((each["task"], each["doc_id"]))
+        if isinstance(found, int | float) and isinstance(each.get("depth"), int | float):
+            lines.append({"document": each["doc_id"], "depth": each["depth"], "dense_right": found > 0.5})
+    data = pd.DataFrame(lines)
+    return data if len(data) and data["depth"].nunique() > 1 else None

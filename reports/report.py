@@ -1,0 +1,139 @@
+"""A comparison on paper: tables, figures with their data beside them, and one page of HTML that holds it all."""
+
+import base64
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.errors import HarnessError
+from harness.files import writing
+from harness.reports.figures import Plot
+from harness.reports.plots import plots
+from harness.reports.rows import Row, rows
+from harness.store import RunFolder, StoreError
+
+
+class ReportError(HarnessError):
+    """A report cannot be made of these runs, or here."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that may be compared, with their figures."""
+
+    title: str
+    rows: list[Row]
+    plots: list[Plot]
+
+
+def write(folders: Sequence[RunFolder], output: Path, cost: str = "flops") -> list[Path]:
+    """Write the report of some runs; the files that were written.
+
+    Raises:
+        ReportError: no runs, an unknown cost, or the libraries for reports are not installed.
+        StoreError: a run cannot be read.
+        DiskError: the place cannot be written.
+    """
+    _check_libraries()
+    from harness.reports import tables
+
+    groups = _groups(folders, cost)
+    everything = [row for group in groups for row in group.rows]
+    printed = tables.printed(everything)
+    texts = {
+        "comparison.csv": tables.frame(everything).to_csv(index=False),
+        "comparison.md": _markdown(printed),
+        "comparison.tex": tables.latex(printed),
+        "report.html": _html(groups),
+    }
+    with writing(output):
+        output.mkdir(parents=True, exist_ok=True)
+        for name, text in texts.items():
+            (output / name).write_text(text, encoding="utf-8", errors="replace")
+        written = [output / name for name in texts]
+        for number, group in enumerate(groups):
+            for plot in group.plots:
+                written += _write_plot(plot, output / (plot.name if len(groups) == 1 else f"{plot.name}_{number + 1}"))
+    return written
+
+
+def _check_libraries() -> None:
+    try:
+        import matplotlib  # noqa: F401
+        import pandas  # noqa: F401
+        import tabulate  # type: ignore[import-untyped]  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise ReportError(f"{error.name} is not installed: pip install 'efficiency-harness[report]'") from error
+
+
+def _groups(folders: Iterable[RunFolder], cost: str) -> list[Group]:
+    from harness.reports.columns import columns
+
+    found = {(record := folder.record().model_dump(mode="json"))["id"]: (record, folder) for folder in folders}
+    if not found:
+        raise ReportError("no finished runs: `harness ls runs` lists what there is")
+    records = [record for record, _ in found.values()]
+    known = [column.key for column in columns(records)]
+    if cost not in known:
+        raise ReportError(f"no cost {cost!r}; there are {', '.join(known)}")
+    samples = {run_id: _samples(folder) for run_id, (_, folder) in found.items()}
+    table = sorted(rows(records), key=lambda row: (row.group, not row.is_dense, row.record["method"]["label"]))
+    groups = []
+    for key in dict.fromkeys(row.group for row in table):
+        some = [row for row in table if row.group == key]
+        head = some[0].record
+        title = f"{head['evaluation']['task']} · {head['model']['name']} · {some[0].hardware} · {some[0].settings}"
+        groups.append(Group(title, some, list(plots(some, samples, cost))))
+    return groups
+
+
+def _samples(folder: RunFolder) -> list[dict[str, Any]]:
+    """A run's documents; without them figures of documents are left out."""
+    try:
+        return list(folder.samples())
+    except StoreError:
+        return []
+
+
+def _markdown(table: Any) -> str:
+    """The table for a README: what could be markup in a name is code."""
+    quoted = table.assign(method=["`" + name.replace("`", "'").replace("|", "¦") + "`" for name in table["method"]])
+    return str(quoted.to_markdown(index=False, disable_numparse=True)) + "\n"
+
+
+def _write_plot(plot: Plot, stem: Path) -> list[Path]:
+    written = [stem.with_name(f"{stem.name}.{suffix}") for suffix in ("svg", "png", "csv")]
+    written[0].write_bytes(plot.svg)
+    written[1].write_bytes(plot.png)
+    plot.data.to_csv(written[2], index=False)
+    return written
+
+
+def _html(groups: Sequence[Group]) -> str:
+    """One page that needs no other file: pictures are inside it, and it can be mailed."""
+    from jinja2 import Environment, FileSystemLoader
+
+    from harness.reports import tables
+
+    environment = Environment(loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True)
+    shown = [
+        {
+            "title": group.title,
+            "table": tables.printed(group.rows).to_dict("split"),
+            "plots": [{"title": plot.title, "picture": _picture(plot)} for plot in group.plots],
+            "warnings": sorted({text for row in group.rows for text in [*row.apart, *row.record["warnings"]]}),
+            "runs": [
+                {"label": row.record["method"]["label"], "record": json.dumps(row.record, indent=1)}
+                for row in group.rows
+            ],
+        }
+        for group in groups
+    ]
+    return environment.get_template("report.html").render(groups=shown)
+
+
+def _picture(plot: Plot) -> str:
+    """The figure as an address that holds its own bytes; an image can run no script."""
+    return "data:image/svg+xml;base64," + base64.b64encode(plot.svg).decode()

@@ -1,0 +1,106 @@
+"""From records to comparable rows: which score speaks for a run, what it may be compared with, what speaks against it.
+
+Records are handled as the JSON that they are, checked before by ``harness.record``.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from harness.reports.columns import at
+
+Record = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One run as tables show it, beside the dense run that it was compared with."""
+
+    record: Record
+    dense: Record | None
+
+    @property
+    def id(self) -> str:
+        """The run's id."""
+        return str(self.record["id"])
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether this is a reference."""
+        return bool(self.record["method"]["family"] == "baseline")
+
+    @cached_property
+    def score(self) -> Mapping[str, Any] | None:
+        """The score that speaks for the run: the first of its own task or group; None if that has none."""
+        task = self.record["evaluation"]["task"]
+        return next((score for score in self.record["scores"] if score["task"] == task), None)
+
+    @cached_property
+    def hardware(self) -> str:
+        """The hardware class: the accelerator, or the processor with the threads that were used."""
+        environment = self.record["environment"]
+        device, threads = environment["device_name"], environment["threads"]
+        if environment["device"].startswith("cpu") and threads:
+            return f"{device}, {threads} thread{'s' if threads > 1 else ''}"
+        return str(device)
+
+    @cached_property
+    def settings(self) -> str:
+        """How it was asked, in a few words: number format, batch size, shots."""
+        model, asked = self.record["model"], self.record["evaluation"]
+        words = [model["dtype"], f"batch {asked['batch_size']}"]
+        if asked["num_fewshot"] is not None:
+            words.append(f"{asked['num_fewshot']}-shot")
+        if asked["apply_chat_template"]:
+            words.append("chat template")
+        return ", ".join(words)
+
+    @cached_property
+    def group(self) -> str:
+        """Runs of one group may be ranked: same model, documents, question, hardware and number format."""
+        model, asked = self.record["model"], self.record["evaluation"]
+        parts = [model["fingerprint"], model["dtype"], model["attention"], self.hardware, sorted(asked.items())]
+        return json.dumps(parts, sort_keys=True)
+
+    @cached_property
+    def apart(self) -> list[str]:
+        """Why the run is shown apart and never ranked; empty for one that may be."""
+        record, reasons = self.record, []
+        if record["evaluation"]["limited"]:
+            reasons.append("a part of the task's documents")
+        if at(record, "trace/executed") is False and record["method"]["savings"] == "real":
+            reasons.append("never executed: it ran what dense runs")
+        audit = at(record, "flops/audit_ratio")
+        if audit is not None and abs(audit - 1) > 0.01:
+            reasons.append(f"PyTorch's counter saw {audit:.3g} times the FLOPs stated")
+        if record["baseline"] is None and not self.is_dense:
+            reasons.append("no dense run of the same documents")
+        if self.score is None or self.score["value"] is None:
+            reasons.append("no score of its own")
+        return reasons
+
+
+def difference(score: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """The paired comparison with dense (see ``harness.costs.PairedScore``); None without a baseline."""
+    found: Mapping[str, Any] | None = score and score["vs_baseline"]
+    return found
+
+
+def score_interval(score: Mapping[str, Any] | None) -> tuple[float, float] | None:
+    """The 95 % interval of a score: as the record has it, else 1.96 standard errors to both sides."""
+    if score is None or score["value"] is None:
+        return None
+    if score["low"] is not None and score["high"] is not None:
+        return score["low"], score["high"]
+    if score["stderr"] is None:
+        return None
+    return score["value"] - 1.96 * score["stderr"], score["value"] + 1.96 * score["stderr"]
+
+
+def rows(records: Iterable[Record]) -> list[Row]:
+    """A row for every record, with its dense run where that is among them."""
+    found = list(records)
+    by_id = {record["id"]: record for record in found}
+    return [Row(record, by_id.get(at(record, "baseline/run_id"))) for record in found]

@@ -1,0 +1,119 @@
+"""Comparisons as pandas tables: one row a run, numbers as numbers; and the same for print, with intervals."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from harness.reports.columns import columns, ratio, value
+from harness.reports.numbers import interval, score, signed, times
+from harness.reports.rows import Row, difference, score_interval
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+_PRINTED = ("flops", "ideal_ref", "latency", "energy", "weights")
+
+
+def frame(rows: Sequence[Row]) -> "DataFrame":
+    """All numbers of the runs, for further work: values in SI base units, ratios to dense with their bounds."""
+    import pandas as pd
+
+    return pd.DataFrame([_numbers(row, rows) for row in rows])
+
+
+def _numbers(row: Row, rows: Sequence[Row]) -> dict[str, Any]:
+    record, found, change = row.record, row.score or {}, difference(row.score) or {}
+    low, high = score_interval(row.score) or (None, None)
+    line: dict[str, Any] = {
+        "id": row.id,
+        "method": record["method"]["label"],
+        "family": record["method"]["family"],
+        "savings": record["method"]["savings"],
+        "model": record["model"]["name"],
+        "task": record["evaluation"]["task"],
+        "hardware": row.hardware,
+        "settings": row.settings,
+        "metric": found.get("metric"),
+        "documents": found.get("n"),
+        "score": found.get("value"),
+        "score_low": low,
+        "score_high": high,
+        "difference": change.get("difference"),
+        "difference_low": change.get("low"),
+        "difference_high": change.get("high"),
+        "difference_p": change.get("p"),
+        "apart": "; ".join(row.apart),
+    }
+    for column in columns(each.record for each in rows):
+        against = ratio(record, row.dense, column)
+        line[column.key] = value(record, column)
+        line[f"{column.key}_ratio"] = against.value if against else None
+        line[f"{column.key}_ratio_low"] = against.low if against else None
+        line[f"{column.key}_ratio_high"] = against.high if against else None
+    return line
+
+
+def printed(rows: Sequence[Row]) -> "DataFrame":
+    """The comparison as people read it: score, difference and the main ratios, each with its interval."""
+    import pandas as pd
+
+    shown = [column for key in _PRINTED for column in columns(()) if column.key == key]
+    shown = [column for column in shown if any(ratio(row.record, row.dense, column) for row in rows)]
+    lines = []
+    for row in rows:
+        change = difference(row.score) or {}
+        line = {
+            "method": row.record["method"]["label"]
+            + (" (simulated)" if row.record["method"]["savings"] == "simulated" else ""),
+            "model": row.record["model"]["name"],
+            "task": row.record["evaluation"]["task"],
+            "score": score(row.score["value"] if row.score else None),
+            "against dense": _with(
+                signed(change.get("difference")), interval(change.get("low"), change.get("high"), sign=True)
+            )
+            if change
+            else ("reference" if row.is_dense else "–"),
+        }
+        for column in shown:
+            against = ratio(row.record, row.dense, column)
+            heading = f"{column.title} ({column.kind})"
+            line[heading] = _with(times(against.value), interval(against.low, against.high)) if against else "–"
+            if row.is_dense:
+                line[heading] = times(1.0) if value(row.record, column) is not None else "–"
+        line["apart"] = "; ".join(row.apart)
+        lines.append(line)
+    table = pd.DataFrame(lines)
+    return table if table["apart"].any() else table.drop(columns="apart")
+
+
+def _with(number: str, bounds: str) -> str:
+    return f"{number} [{bounds}]" if bounds else number
+
+
+def latex(table: "DataFrame") -> str:
+    """The printed table for a paper that loads booktabs; every character that TeX would read is escaped."""
+    signs = {"×": r"$\times$", "−": "$-$", "–": "--", "µ": r"$\mu$"}
+    escaped = table.map(_tex).rename(columns=_tex)
+    text = escaped.style.hide(axis="index").to_latex(hrules=True, column_format="ll" + "r" * (table.shape[1] - 2))
+    for sign, tex in signs.items():
+        text = text.replace(sign, tex)
+    return str(text)
+
+
+_TEX = {
+    "\\": r"\textbackslash{}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+}
+
+
+def _tex(text: str) -> str:
+    return "".join(_TEX.get(char, char if char.isprintable() else "?") for char in str(text))

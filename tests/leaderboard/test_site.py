@@ -1,0 +1,210 @@
+"""The site as files: of no run, one and many; what other programs read; what `site check` finds; the commands."""
+
+import json
+import re
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+from harness.leaderboard.check import check
+from harness.leaderboard.evidence import flips, histogram
+from harness.leaderboard.exports import every_eval_ever
+from harness.leaderboard.results import load_all
+from harness.leaderboard.site import SiteError, build
+from harness.reports.rows import rows
+from tests.conftest import Cli
+from tests.leaderboard.generated import Made, groups, manifest_of, runs, write_all
+
+ATOM = "{http://www.w3.org/2005/Atom}"
+
+
+def test_a_board_of_no_runs_says_how_to_make_one(tmp_path: Path) -> None:
+    (tmp_path / "none").mkdir()
+    assert build(tmp_path / "none", tmp_path / "site").runs == 0
+    assert "No runs yet" in (tmp_path / "site" / "index.html").read_text()
+    assert check(tmp_path / "site") == []
+
+
+def test_a_board_of_one_run(tmp_path: Path) -> None:
+    write_all(tmp_path / "runs", [next(runs(groups(1, 1, 1)[0]))])
+    assert build(tmp_path / "runs", tmp_path / "site").runs == 1
+    assert check(tmp_path / "site") == []
+
+
+def test_links_lead_somewhere_and_nothing_is_loaded_from_elsewhere(site: Path) -> None:
+    assert check(site) == []
+
+
+def test_check_finds_what_is_wrong(tmp_path: Path) -> None:
+    write_all(tmp_path / "runs", [next(runs(groups(1, 1, 1)[0]))])
+    build(tmp_path / "runs", tmp_path / "site")
+    page = tmp_path / "site" / "about.html"
+    bad = '<a href="gone.html">x</a><img src="https://elsewhere.test/x"><p onclick="x()"><a href="javascript:x()">'
+    page.write_text(
+        page.read_text().replace("</main>", f"{bad}</main>").replace('http-equiv="Content', 'name="Content')
+    )
+    found = "\n".join(check(tmp_path / "site"))
+    for word in (
+        "gone.html",
+        "elsewhere.test",
+        "script in an attribute",
+        "javascript:x()",
+        "no content security policy",
+    ):
+        assert word in found
+    with pytest.raises(SiteError, match="no site in"):
+        check(tmp_path)
+
+
+def test_only_a_site_gives_way_to_a_site(tmp_path: Path) -> None:
+    write_all(tmp_path / "runs", [next(runs(groups(1, 1, 1)[0]))])
+    build(tmp_path / "runs", tmp_path / "site")
+    (tmp_path / "site" / "stale.html").write_text("")
+    build(tmp_path / "runs", tmp_path / "site")
+    assert not (tmp_path / "site" / "stale.html").exists()
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "thesis.tex").write_text("years of work")
+    with pytest.raises(SiteError, match="not a site of ours"):
+        build(tmp_path / "runs", tmp_path / "home")
+    assert (tmp_path / "home" / "thesis.tex").read_text() == "years of work"
+
+
+def test_the_index_fits_its_schema_and_the_records(site: Path, results: Path) -> None:
+    index = json.loads((site / "index.json").read_text())
+    jsonschema.validate(index, json.loads((site / "index.schema.json").read_text()))
+    records = {result.record["id"]: result.record for result in load_all(results)[0]}
+    assert {entry["id"] for entry in index["runs"]} == records.keys()
+    for entry in index["runs"]:
+        record = records[entry["id"]]
+        assert entry["score"] == record["scores"][0]["value"]
+        assert entry["costs"]["weights"] == record["memory"]["weights"]
+        assert (site / entry["page"]).is_file()
+        assert json.loads((site / entry["data"] / "record.json").read_text()) == record
+
+
+def test_the_feed_announces_the_newest_runs(site: Path, results: Path, tmp_path: Path) -> None:
+    feed = ET.parse(site / "feed.xml").getroot()
+    dates = [entry.findtext(f"{ATOM}updated") for entry in feed.iter(f"{ATOM}entry")]
+    assert len(dates) == 50
+    assert dates == sorted(dates, reverse=True)
+    build(results, tmp_path / "site", "https://board.test/here")
+    link = next(ET.parse(tmp_path / "site" / "feed.xml").getroot().iter(f"{ATOM}entry")).find(f"{ATOM}link")
+    assert link.get("href").startswith("https://board.test/here/runs/")
+
+
+def test_every_eval_ever_has_what_its_schema_asks_for(site: Path) -> None:
+    """Required fields and allowed names of eval.schema.json, version 0.2.1."""
+    for line in (site / "every_eval_ever.jsonl").read_text().splitlines():
+        shared = json.loads(line)
+        required = {"schema_version", "evaluation_id", "retrieved_timestamp", "source_metadata", "model_info"}
+        required |= {"eval_library", "evaluation_results"}
+        assert required <= shared.keys() <= required | {"evaluation_timestamp"}
+        assert {"source_type", "source_organization_name", "evaluator_relationship"} <= shared["source_metadata"].keys()
+        assert shared["model_info"].keys() >= {"name", "id"}
+        assert all(isinstance(value, str) for value in shared["model_info"]["additional_details"].values())
+        for result in shared["evaluation_results"]:
+            assert {"evaluation_name", "source_data", "metric_config", "score_details"} <= result.keys()
+            assert result["source_data"].keys() == {"dataset_name", "source_type", "additional_details"}
+            assert isinstance(result["metric_config"]["lower_is_better"], bool)
+            assert isinstance(result["score_details"]["score"], float)
+
+
+def test_scores_without_a_value_are_not_exported() -> None:
+    record = next(runs(groups(1, 1, 1)[0])).record
+    record = {**record, "scores": [{**record["scores"][0], "value": None}]}
+    assert every_eval_ever(record)["evaluation_results"] == []
+
+
+def test_a_run_page_shows_the_command_and_the_documents_that_changed(site: Path, results: Path) -> None:
+    found = {row.record["method"]["label"]: row for row in rows(r.record for r in load_all(results)[0])}
+    row = found["router:budget=0.8"]
+    page = (site / "runs" / f"{row.id}.html").read_text()
+    task = row.record["evaluation"]["task"]
+    assert f"--method router:budget=0.8 --task {task}" in page
+    paired = row.score["vs_baseline"]
+    assert f"{paired['lost']} got worse" in page
+    assert f"{paired['gained']} got better" in page
+
+
+def test_unranked_runs_say_why() -> None:
+    dense, method = list(runs(groups(1, 1, 1)[0], settings=1))
+    same = {**method.record, "trace": {**method.record["trace"], "executed": False}}
+    off = {**method.record, "flops": {**method.record["flops"], "audit_ratio": 0.5}}
+    alone = {**method.record, "baseline": None}
+    reasons = [row.apart for row in rows([dense.record, same, off, alone])]
+    assert reasons[0] == []
+    assert "never executed" in reasons[1][0]
+    assert "0.5 times the FLOPs" in reasons[2][0]
+    assert reasons[3] == ["no dense run of the same documents"]
+
+
+def test_groups_keep_apart_what_may_not_be_ranked_together() -> None:
+    record = next(runs(groups(1, 1, 1)[0])).record
+    others = [
+        {**record, "environment": {**record["environment"], "threads": 4}},
+        {**record, "evaluation": {**record["evaluation"], "data": "other documents"}},
+        {**record, "evaluation": {**record["evaluation"], "batch_size": 8}},
+        {**record, "model": {**record["model"], "dtype": "float32"}},
+        {**record, "model": {**record["model"], "fingerprint": "other weights"}},
+    ]
+    assert len({row.group for row in rows([record, *others])}) == 6
+
+
+def test_histograms_count_every_value_once() -> None:
+    values = [0.0, 0.1, 0.1, 0.5, 1.0]
+    assert sum(bar.count for bar in histogram(values)) == 5
+    assert histogram([]) == []
+    assert [bar.count for bar in histogram([2.0, 2.0])] == [2]
+
+
+def test_flips_pair_documents_by_their_digest() -> None:
+    def line(number: int, score: float, digest: str = "d") -> dict[str, object]:
+        return {"task": "t", "doc_id": number, "doc_hash": f"{digest}{number}", "scores": {"acc,none": score}}
+
+    ours = [line(0, 1.0), line(1, 0.0), line(2, 1.0), line(3, 0.0, "other")]
+    theirs = [line(0, 0.0), line(1, 1.0), line(2, 1.0), line(3, 1.0)]
+    found = flips(ours, theirs, "acc,none", more_is_better=True)
+    assert (found.pairs, found.worse, found.better) == (3, 1, 1)
+    found = flips(ours, theirs, "acc,none", more_is_better=False)
+    assert (found.worse, found.better) == (1, 1)
+    assert [each.document for each in found.listed] == [0, 1]
+
+
+@pytest.mark.slow
+def test_from_a_run_to_the_board_by_commands(cli: Cli, tmp_path: Path) -> None:
+    made = list(runs(groups(1, 1, 1)[0], settings=2))
+    made[1].manifest["command"] = "harness run -o /home/somebody/secret/runs"
+    write_all(tmp_path / "runs", made)
+    told = cli("submit", made[1].record["id"]).stdout
+    assert told.count("leaderboard/data/") == 2
+    packed = tmp_path / "leaderboard" / "data" / made[1].record["id"]
+    assert "somebody" not in "".join(path.read_text(errors="replace") for path in packed.iterdir())
+    assert "already" in cli("submit", made[1].record["id"], check=False).stderr
+    assert cli("validate", "leaderboard/data").stdout.splitlines()[-1] == "2 runs, 0 errors, 0 warnings"
+    assert "2 runs in" in cli("site", "build", "--results", "leaderboard/data").stdout
+    assert "every link" in cli("site", "check").stdout
+    limited = json.loads(json.dumps(made[2].record))
+    limited["evaluation"] |= {"limited": True, "limit": 2.0}
+    manifest = manifest_of(limited)
+    limited["id"] = manifest["id"]
+    write_all(tmp_path / "runs", [Made(limited, made[2].samples, manifest)])
+    refused = cli("submit", limited["id"], check=False)
+    assert refused.returncode == 2
+    assert "a part of the task's documents" in refused.stderr
+    assert cli("validate", "runs", check=False).returncode == 1
+
+
+def test_the_published_board_is_valid() -> None:
+    from harness.leaderboard.validate import validate
+    from tests.conftest import ROOT
+
+    verdict = validate(ROOT / "leaderboard" / "data")
+    assert [finding for finding in verdict.findings if finding.severity == "error"] == []
+
+
+def test_stylesheets_and_scripts_name_no_other_place(site: Path) -> None:
+    for path in [*site.rglob("*.css"), site / "index.html"]:
+        script = re.sub(r'<script type="application/json".*?</script>', "", path.read_text(), flags=re.DOTALL)
+        assert not re.search(r"@import|url\(|fetch\(|XMLHttpRequest|eval\(|innerHTML", script)

@@ -1,0 +1,144 @@
+"""Figures show the numbers of their tables, and the tables those of the records."""
+
+import csv
+import re
+import xml.etree.ElementTree as ET
+from io import StringIO
+from pathlib import Path
+
+import pytest
+
+from harness.reports.report import ReportError, write
+from harness.store import Store
+from tests.leaderboard.generated import Made, groups, runs, write_all
+
+pytest.importorskip("matplotlib", reason="the extra 'report' is not installed")
+
+
+@pytest.fixture(scope="module")
+def made() -> list[Made]:
+    group = groups(1, 1, 2)[0]
+    found = list(runs(group))
+    for run in found[4:6]:  # a method whose documents go to different depths
+        for number, sample in enumerate(run.samples):
+            sample["depth"] = 0.25 + 0.05 * (number % 12)
+    return found
+
+
+@pytest.fixture(scope="module")
+def report(made: list[Made], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    results, folder = tmp_path_factory.mktemp("runs"), tmp_path_factory.mktemp("report")
+    write_all(results, made)
+    write(Store(results).folders(), folder)
+    return folder
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(StringIO(path.read_text())))
+
+
+def test_every_figure_has_its_data_beside_it(report: Path) -> None:
+    figures = {path.stem for path in report.glob("*.svg")}
+    assert {"pareto", "breakdown", "breakdown_time", "phases", "speedup", "strength_layer-drop"} <= figures
+    assert sum(name.startswith("depth_") for name in figures) == 2
+    for name in figures:
+        assert table(report / f"{name}.csv")
+        assert (report / f"{name}.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_the_table_has_the_records_numbers(report: Path, made: list[Made]) -> None:
+    lines = {line["id"]: line for line in table(report / "comparison.csv")}
+    assert lines.keys() == {run.record["id"] for run in made}
+    for run in made:
+        line, record = lines[run.record["id"]], run.record
+        assert float(line["score"]) == record["scores"][0]["value"]
+        assert float(line["flops"]) == record["flops"]["total"] / record["scores"][0]["n"]
+        if record["baseline"]:
+            assert float(line["difference_low"]) == record["scores"][0]["vs_baseline"]["low"]
+            assert float(line["latency_ratio"]) == record["baseline"]["ratios"]["latency"]["value"]
+
+
+def test_pareto_points_are_drawn_where_the_data_says(report: Path) -> None:
+    """Read the markers' places out of the picture: they are an affine map of the table's numbers."""
+    data = table(report / "pareto.csv")
+    root = ET.fromstring((report / "pareto.svg").read_text())
+    places = {}
+    for element in root.iter("{http://www.w3.org/2000/svg}g"):
+        if found := re.fullmatch(r"run-(\d+)", element.get("id", "")):
+            uses = list(element.iter("{http://www.w3.org/2000/svg}use"))
+            places[int(found[1])] = (float(uses[-1].get("x")), float(uses[-1].get("y")))
+    assert len(places) == len(data)
+    for axis, name in ((0, "cost"), (1, "score")):
+        values = [float(line[name]) for line in data]
+        low, high = values.index(min(values)), values.index(max(values))
+        scale = (places[high][axis] - places[low][axis]) / (values[high] - values[low])
+        assert (scale > 0) == (name == "cost")
+        for number, value in enumerate(values):
+            assert places[number][axis] == pytest.approx(places[low][axis] + scale * (value - values[low]), abs=0.01)
+
+
+def test_parts_sum_to_the_ratio(report: Path, made: list[Made]) -> None:
+    dense = next(run for run in made if run.record["baseline"] is None)
+    by_label = {run.record["method"]["label"]: run.record for run in made}
+    for line in table(report / "breakdown.csv"):
+        total = sum(float(value) for name, value in line.items() if name != "method")
+        assert total == pytest.approx(by_label[line["method"]]["flops"]["total"] / dense.record["flops"]["total"])
+
+
+def test_speed_ups_are_the_ratios_turned_over(report: Path, made: list[Made]) -> None:
+    by_label = {run.record["method"]["label"]: run.record for run in made}
+    for line in table(report / "speedup.csv"):
+        ratios = by_label[line["method"]]["baseline"]["ratios"]
+        assert float(line["measured"]) == pytest.approx(1 / ratios["latency"]["value"])
+        assert float(line["measured_low"]) == pytest.approx(1 / ratios["latency"]["high"])
+        assert float(line["modelled"]) == pytest.approx(1 / ratios["ideal_ref"]["value"])
+
+
+def test_depths_are_those_of_the_documents(report: Path, made: list[Made]) -> None:
+    right = {sample["doc_id"]: sample["scores"]["acc,none"] > 0.5 for sample in made[0].samples}
+    for run in made[4:6]:
+        lines = table(report / f"depth_{run.record['id']}.csv")
+        assert {int(line["document"]): float(line["depth"]) for line in lines} == {
+            sample["doc_id"]: sample["depth"] for sample in run.samples
+        }
+        assert all((line["dense_right"] == "True") == right[int(line["document"])] for line in lines)
+
+
+def test_the_page_holds_all_and_asks_for_nothing(report: Path, made: list[Made]) -> None:
+    page = (report / "report.html").read_text()
+    assert page.count("data:image/svg+xml;base64,") == len(list(report.glob("*.svg")))
+    assert not re.search(r'(?:src|href)="(?!data:)', page)
+    assert all(run.record["method"]["label"] in page for run in made)
+
+
+def test_svg_text_is_text(report: Path) -> None:
+    assert re.search(r"<text[^>]*>FLOPs \(counted\), × dense</text>", (report / "pareto.svg").read_text())
+
+
+def test_figures_are_the_same_every_time(made: list[Made], tmp_path: Path) -> None:
+    write_all(tmp_path / "runs", made[:3])
+    for name in ("first", "again"):
+        write(Store(tmp_path / "runs").folders(), tmp_path / name)
+    for name in ("pareto.svg", "pareto.csv", "comparison.tex", "comparison.md"):
+        assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "first" / name).read_bytes()
+
+
+def test_latex_and_markdown_take_names_for_names(made: list[Made], tmp_path: Path) -> None:
+    run = made[1]
+    hostile = Made({**run.record, "method": {**run.record["method"], "label": r"a_b&c|\input{x}$^~"}}, [], {})
+    write_all(tmp_path / "runs", [made[0], hostile])
+    write(Store(tmp_path / "runs").folders(), tmp_path / "report")
+    assert (
+        r"a\_b\&c|\textbackslash{}input\{x\}\$\textasciicircum{}\textasciitilde{}"
+        in (tmp_path / "report" / "comparison.tex").read_text()
+    )
+    line = next(each for each in (tmp_path / "report" / "comparison.md").read_text().splitlines() if "a_b" in each)
+    assert r"`a_b&c¦\input{x}$^~`" in line
+
+
+def test_no_runs_and_unknown_costs_are_said(made: list[Made], tmp_path: Path) -> None:
+    with pytest.raises(ReportError, match="no finished runs"):
+        write([], tmp_path)
+    write_all(tmp_path / "runs", made[:2])
+    with pytest.raises(ReportError, match="there are flops"):
+        write(Store(tmp_path / "runs").folders(), tmp_path, "speed")
