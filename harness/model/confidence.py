@@ -43,6 +43,7 @@ class Saturation(Confidence):
         self.auxiliaries = (_Cosine(width),)
 
     def __call__(self, layer: int, before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
+        """The cosine."""
         cosine: torch.Tensor = self.auxiliaries[0](before, after)
         return cosine[..., 0]
 
@@ -66,6 +67,7 @@ class SoftmaxResponse(Confidence):
             self.auxiliaries = (self._head,)
 
     def __call__(self, layer: int, before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
+        """The margin."""
         first, second = self.logits(after).softmax(-1).topk(2, -1).values.unbind(-1)
         return first - second
 
@@ -83,6 +85,7 @@ class Classifier(Confidence):
         self.auxiliaries = tuple(self._classifiers.values())
 
     def __call__(self, layer: int, before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
+        """The probability that the prediction would not change."""
         classifier = self._classifiers[layer]
         score: torch.Tensor = classifier(after.to(classifier.weight.dtype))
         return score[..., 0].sigmoid()

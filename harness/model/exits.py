@@ -5,8 +5,8 @@ cost quality and save nothing.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Container, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Container
+from contextlib import nullcontext
 
 import torch
 
@@ -37,6 +37,7 @@ class EarlyExit(TokenPolicy):
         hits: int = 1,
     ) -> None:
         self.confidence, self.threshold, self.layers, self.hits = confidence, threshold, layers, hits
+        self.auxiliaries = tuple(Auxiliary(module, "exit") for module in confidence.auxiliaries)
         self._model = model
 
     def begin(self, tokens: Tokens) -> None:
@@ -70,16 +71,34 @@ class EarlyExit(TokenPolicy):
             self._inside = inside & ~leaving
 
 
-@contextmanager
-def exiting(model: Decoder, exits: EarlyExit) -> Iterator[None]:
-    """Let tokens exit, for the length of a ``with`` block; raises as ``token_depth`` does."""
-    added = [Auxiliary(module, "exit") for module in exits.confidence.auxiliaries]
-    with token_depth(model, exits):
-        model.auxiliaries.extend(added)
-        try:
-            yield
-        finally:
-            del model.auxiliaries[len(model.auxiliaries) - len(added) :]
+@torch.no_grad()
+def layer_inputs(model: Decoder, window: torch.Tensor) -> tuple[dict[int, torch.Tensor], torch.Tensor]:
+    """Run a text through the whole model.
+
+    Args:
+        window: token ids, shape [rows, tokens].
+
+    Returns:
+        The states entering each layer, by its index in the dense model, shape [rows, tokens, width]; and the model's
+        logits, shape [rows, tokens, vocabulary].
+
+    Raises:
+        UnsupportedModelError: a model whose layers a token cannot skip.
+    """
+    watch = _Watch()
+    with token_depth(model, watch):
+        logits = model.module(input_ids=window, use_cache=False).logits
+    return watch.states, logits
+
+
+class _Watch(TokenPolicy):
+    """Keeps what enters each layer, and lets all tokens run all of them."""
+
+    def __init__(self) -> None:
+        self.states: dict[int, torch.Tensor] = {}
+
+    def runs(self, layer: int, states: torch.Tensor) -> None:
+        self.states[layer] = states
 
 
 def _alike(candidates: torch.Tensor) -> dict[tuple[int, ...], list[int]]:

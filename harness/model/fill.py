@@ -14,10 +14,9 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.functional import linear, pad
-from transformers.pytorch_utils import Conv1D
 
 from harness.errors import MethodError, UnsupportedModelError
-from harness.model.anatomy import Block
+from harness.model.anatomy import LINEAR, Block
 from harness.model.decoder import Decoder
 
 FILLABLE = (
@@ -78,7 +77,7 @@ class KeyValueFill(nn.Module):
         replaced: dict[str, nn.Module] = {}
         if not fused:
             replaced = {"q_proj": _NoQueries(model.config.num_attention_heads * self.head_width)}
-        elif isinstance(projections[fused], nn.Linear | Conv1D):
+        elif _plain(projections[fused]):
             counted = [_FUSED[fused](projections[fused], attention, model.config)]
             replaced = {fused: counted[0]}
         # A fused projection that a method has replaced is run whole, queries included, and counted so.
@@ -87,6 +86,7 @@ class KeyValueFill(nn.Module):
         if name is None:
             raise MethodError(f"tokens cannot skip layer {block.index}, whose attention is out of the model")
         layer = _altered(block.module, {name: _altered(attention, replaced)})
+        self._sliced = replaced.keys() & projections.keys()
         # In tuples, because a module's attributes are its parts, which are what is counted.
         self._layer, self._taken = (layer,), (attention, projections)
 
@@ -105,7 +105,8 @@ class KeyValueFill(nn.Module):
             MethodError: the layer's projections were replaced after the fill was made from them.
         """
         (layer,), (attention, projections) = self._layer, self._taken
-        if any(getattr(attention, name) is not part for name, part in projections.items()):
+        replaced = any(getattr(attention, name) is not part for name, part in projections.items())
+        if replaced or not all(_plain(projections[name]) for name in self._sliced):
             raise MethodError(
                 "a method replaced projections below a method whose tokens skip layers: name it first, as in a+calm"
             )
@@ -192,6 +193,11 @@ _FUSED: dict[str, Callable[[Any, Any, Any], nn.Module]] = {
     "c_attn": _from_columns,
     "query_key_value": _from_heads,
 }
+
+
+def _plain(projection: nn.Module) -> bool:
+    """Whether a projection is its weight times the states, and not what an engine put in its place."""
+    return isinstance(projection, LINEAR) and "forward" not in vars(projection)
 
 
 def _altered(module: nn.Module, parts: dict[str, nn.Module]) -> nn.Module:

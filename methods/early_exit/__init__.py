@@ -1,0 +1,1 @@
+"""Methods that stop at the layer where a token is sure of its answer."""
