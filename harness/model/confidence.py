@@ -78,10 +78,13 @@ class SoftmaxResponse(Confidence):
 
 
 class Classifier(Confidence):
-    """A linear classifier for each layer, trained to tell whether the prediction would still change."""
+    """A linear classifier for each layer, trained to tell whether the prediction would still change.
 
-    def __init__(self, weights: Mapping[int, torch.Tensor], biases: Mapping[int, torch.Tensor]) -> None:
-        self._classifiers = {layer: _linear(weight[None], biases[layer][None]) for layer, weight in weights.items()}
+    It is made from the weight [width] and the bias of each layer.
+    """
+
+    def __init__(self, trained: Mapping[int, tuple[torch.Tensor, torch.Tensor]]) -> None:
+        self._classifiers = {layer: _linear(weight[None], bias[None]) for layer, (weight, bias) in trained.items()}
         self.auxiliaries = tuple(self._classifiers.values())
 
     def __call__(self, layer: int, before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:

@@ -77,8 +77,7 @@ def token_depth(model: Decoder, policy: TokenPolicy) -> Iterator[None]:
     """
     require_fillable(model)
     engine = _TokenEngine(model, policy)
-    layers = list(getattr(model.anatomy.parent, model.anatomy.layers_name))
-    blocks = [block for block in model.anatomy.blocks if block.module in layers]
+    blocks = live_blocks(model)
     if any("forward" in vars(block.module) for block in blocks):
         raise MethodError("another method directs the layers of this model already; the two cannot be stacked")
     count = len(model.auxiliaries)
@@ -92,6 +91,12 @@ def token_depth(model: Decoder, policy: TokenPolicy) -> Iterator[None]:
             block.module.forward = partial(engine.run, layer)
             undo.callback(delattr, block.module, "forward")
         yield
+
+
+def live_blocks(model: Decoder) -> list[Block]:
+    """The layers that are in the model now; a method below may have taken some out."""
+    layers = list(getattr(model.anatomy.parent, model.anatomy.layers_name))
+    return [block for block in model.anatomy.blocks if block.module in layers]
 
 
 class _Layer:

@@ -3,12 +3,14 @@
 from harness import registry
 from harness.testing import parametrize_methods
 
-METHODS = ("dense", "layer-drop")
+METHODS = ("dense", "layer-drop", "mue", "calm")
 SETTINGS = (
     "layer-drop:unit=attention,count=2,samples=2,length=32",
     "layer-drop:unit=mlp,count=2,samples=2,length=32",
     "layer-drop:unit=joint,count=3,samples=2,length=32",
     "layer-drop:layers=0/2",
+    "mue:threshold=0.3,start=0,hits=2",
+    "calm:confidence=classifier,threshold=0.2,every=1,samples=20,length=24",
 )
 
 
