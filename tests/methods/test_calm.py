@@ -240,8 +240,8 @@ def test_nonsense_is_refused(args, says):
         ({"start": 1}, "every=4 and start=1 leave no layer"),
         ({"every": 1, "vocabulary": 300}, "vocabulary=300 is more than the model's 259 tokens"),
         (
-            {"every": 1, "length": 24},
-            r"delta=0.1 at epsilon=0.05 takes at least 29 windows of 26 .* a sentence gives 28",
+            {"every": 1, "length": 26},
+            r"delta=0.1 at epsilon=0.05 takes at least 29 windows of 26 .* a sentence gives 27",
         ),
         ({"every": 1, "vocabulary": 9, "samples": 36}, "takes at least 37 windows of 64 tokens.*or tolerate more"),
         ({"every": 1, "confidence": "classifier", "threshold": 0.5, "length": 256}, None),
