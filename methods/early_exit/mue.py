@@ -64,11 +64,7 @@ class MuE(Method):
     family = Family.EARLY_EXIT
     paper = "arXiv:2211.11152"
     input_dependent = True
-    examples = (
-        {"quantile": 0.9, "samples": 4, "length": 64},
-        {"quantile": 0, "start": 0.5, "samples": 4, "length": 64},
-        {"quantile": 0, "start": 0, "samples": 4, "length": 64},
-    )
+    examples = tuple({"threshold": -1, "start": start} for start in (0.75, 0.5, 0))
     neutral: ClassVar = {"quantile": 1}
 
     quantile: Annotated[float, Interval(ge=0, le=1)] = 0.9
