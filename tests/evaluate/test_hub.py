@@ -67,6 +67,18 @@ def test_layer_drop_on_a_real_task(task: str, stories: Path, hub: Path, tmp_path
     assert all(0 <= score.value <= 1 for score in dropped.scores if score.value is not None)
 
 
+def test_early_exits_on_a_real_task(stories: Path, hub: Path, tmp_path: Path) -> None:
+    """5-shot gsm8k: tokens exit at decode, and the prompt is read in full."""
+    methods = ("mue:quantile=0.5,start=0.2", "calm:confidence=saturation,threshold=0.8,every=1")
+    job = Job(methods=methods, **settings("gsm8k", stories, hub))
+    _, *ours = Session(job, Store(tmp_path), Silent()).execute()
+    for record in ours:
+        assert record.trace.mean_depth_prefill == 1
+        assert record.trace.mean_depth_decode < 1
+        assert record.flops.audit_ratio == pytest.approx(1, abs=0.005)  # PyTorch counts no cosine
+        assert record.method.savings == "real"
+
+
 @pytest.mark.parametrize("task", EQUAL)
 @pytest.mark.parametrize("batch_size", [1, 8])
 def test_dense_equals_lm_eval(task: str, batch_size: int, stories: Path, hub: Path, tmp_path: Path) -> None:

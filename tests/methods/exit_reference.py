@@ -6,6 +6,7 @@ import torch
 from torch.nn.functional import cosine_similarity
 
 from harness.calibration import Calibration
+from harness.testing.serve import TEXTS, generate, identical, score
 
 TEXT = Calibration(("The keeper of the light wrote down every ship that passed. " * 12,), "a sentence")
 
@@ -55,6 +56,16 @@ def cosine(before, after):
 def written(decoder, tokens):
     """Logits of every token of a text, from one forward without a cache."""
     return decoder.module(input_ids=torch.tensor([tokens]), use_cache=False).logits[0]
+
+
+def assert_dense(decoder, method):
+    """Attached, the method scores and writes what the model does, bit for bit, by the same work."""
+    dense = score(decoder, TEXTS[:2]), generate(decoder, TEXTS[:2])
+    with method.attach(decoder, method.prepare(decoder, TEXT)):
+        ours = score(decoder, TEXTS[:2]), generate(decoder, TEXTS[:2])
+    for mine, theirs in zip(ours, dense, strict=True):
+        assert identical(mine, theirs)
+        assert mine.segments == theirs.segments
 
 
 def depths(segments):

@@ -15,7 +15,7 @@ from harness.methods.early_exit.agreement import inconsistency, observed
 from harness.methods.early_exit.calm import CANDIDATES, Calm
 from harness.testing.serve import TEXTS, generate, score
 from harness.testing.tiny import FAMILIES, tiny_decoder
-from tests.methods.exit_reference import TEXT, cosine, depths, leaving, written
+from tests.methods.exit_reference import TEXT, assert_dense, cosine, depths, leaving, written
 
 FIT = {"samples": 20, "length": 24}
 MEASURES = {
@@ -24,6 +24,16 @@ MEASURES = {
     "saturation": {"confidence": "saturation", "threshold": 0.9},
     "classifier": {"confidence": "classifier", "threshold": 0.01, **FIT},
 }
+
+
+def idle():
+    """A model whose layers after the second do nothing: its exits there are without risk."""
+    decoder = tiny_decoder("llama", layers=6)
+    with torch.no_grad():
+        for block in decoder.anatomy.blocks[2:]:
+            block.attention.modules[0].o_proj.weight.zero_()
+            block.mlp.modules[0].down_proj.weight.zero_()
+    return decoder
 
 
 def reference(decoder, method, prepared):
@@ -84,13 +94,7 @@ def test_some_tokens_exit_and_some_do_not(measure):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_threshold_one_is_dense_bit_for_bit(family):
-    decoder, method = tiny_decoder(family), Calm(threshold=1, every=1)
-    dense = score(decoder, TEXTS[:2]), generate(decoder, TEXTS[:2])
-    with method.attach(decoder, method.prepare(decoder, TEXT)):
-        ours = score(decoder, TEXTS[:2]), generate(decoder, TEXTS[:2])
-    for mine, theirs in zip(ours, dense, strict=True):
-        assert all(map(torch.equal, mine.logits, theirs.logits))
-        assert mine.segments == theirs.segments
+    assert_dense(tiny_decoder(family), Calm(threshold=1, every=1))
 
 
 def test_checks_are_counted_by_what_they_multiply():
@@ -145,24 +149,10 @@ def test_the_vocabulary_is_what_the_model_predicts_most_often():
 
 def test_classifiers_learn_what_can_be_learned():
     """On a model whose last layers do nothing, the prediction never changes, and every classifier says so."""
-    decoder = tiny_decoder("llama", layers=6)
-    with torch.no_grad():
-        for block in decoder.anatomy.blocks[2:]:
-            block.attention.modules[0].o_proj.weight.zero_()
-            block.mlp.modules[0].down_proj.weight.zero_()
+    decoder = idle()
     method = Calm(confidence="classifier", every=1, threshold=0.9, decay=0, **FIT)
     with method.attach(decoder, method.prepare(decoder, TEXT)):
         assert set(depths(generate(decoder, TEXTS[:1], steps=6).segments[0])) <= {1, 2}
-
-
-def idle(layers=6):
-    """A model whose layers after the second do nothing: its exits there are without risk."""
-    decoder = tiny_decoder("llama", layers=layers)
-    with torch.no_grad():
-        for block in decoder.anatomy.blocks[2:]:
-            block.attention.modules[0].o_proj.weight.zero_()
-            block.mlp.modules[0].down_proj.weight.zero_()
-    return decoder
 
 
 @pytest.mark.parametrize("confidence", ["softmax", "saturation", "classifier"])

@@ -11,7 +11,7 @@ from harness.methods.early_exit.mue import MuE
 from harness.model.surgery import without_blocks
 from harness.testing.serve import TEXTS, Text, generate, score
 from harness.testing.tiny import FAMILIES, tiny_decoder
-from tests.methods.exit_reference import TEXT, cosine, depths, leaving, written
+from tests.methods.exit_reference import TEXT, assert_dense, cosine, depths, leaving, written
 
 SMALL = {"samples": 4, "length": 48}
 
@@ -81,13 +81,7 @@ def test_rows_leave_apart():
     [*((family, {"quantile": 1}) for family in FAMILIES), ("opt", {"threshold": 1}), ("gpt2", {"start": 1})],
 )
 def test_never_exiting_is_dense_bit_for_bit(family, settings):
-    decoder, method = tiny_decoder(family), MuE(**settings)
-    dense = score(decoder, TEXTS[:2]), generate(decoder, TEXTS[:2])
-    with method.attach(decoder, method.prepare(decoder, TEXT)):
-        ours = score(decoder, TEXTS[:2]), generate(decoder, TEXTS[:2])
-    for mine, theirs in zip(ours, dense, strict=True):
-        assert all(map(torch.equal, mine.logits, theirs.logits))
-        assert mine.segments == theirs.segments
+    assert_dense(tiny_decoder(family), MuE(**settings))
 
 
 def test_checks_and_fills_are_counted():
