@@ -3,8 +3,9 @@
 from harness import registry
 from harness.testing import parametrize_methods
 
-METHODS = ("dense", "layer-drop")
+METHODS = ("dense", "layer-drop", "int8-dynamic")
 SETTINGS = (
+    "int8-dynamic:linears=*.q_proj/*.mlp.*,layers=1/3,head=true",
     "layer-drop:unit=attention,count=2,samples=2,length=32",
     "layer-drop:unit=mlp,count=2,samples=2,length=32",
     "layer-drop:unit=joint,count=3,samples=2,length=32",
