@@ -41,13 +41,14 @@ class Int8Product:
 class Int8Linear(LinearMap):
     """A linear map with int8 weights, quantized from a weight of shape [out, in] by rounding to the nearest.
 
-    Where no int8 product works, the rounded numbers are multiplied as floats: the same answers, nothing saved.
+    Where no int8 product works, or ``integer`` is off, the rounded numbers are multiplied as floats: the same answers,
+    nothing saved.
     """
 
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, *, integer: bool = True) -> None:
         super().__init__()
         quantized, scale = quantize_rows(weight)
-        chosen = int8_product(weight.device.type)
+        chosen = int8_product(weight.device.type) if integer else None
         self._product = chosen.product if chosen else _float_product
         # an opaque tensor has no storage to be counted or saved: it is no buffer
         self._packed = chosen.pack(quantized) if chosen else None
