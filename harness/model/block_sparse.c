@@ -15,6 +15,7 @@
 
 #define TILE 64
 #define CHUNK 64 /* quads whose activations are interleaved at once: 16 KiB */
+#define SPAN 128 /* outputs */
 #define FEW 6    /* up to so many tokens, interleaving a tile costs more than it saves */
 #define MIN(a, b) ((a) < (b) ? (a) : (b))
 
@@ -166,16 +167,24 @@ static inline int32_t four(const uint8_t *x, const uint16_t *c) {
     return (int32_t)(x[c[0]] | x[c[1]] << 8 | x[c[2]] << 16 | (uint32_t)x[c[3]] << 24);
 }
 
-static inline void finish(const Product *p, long m, long n, __m512i sum, float scale) {
+/* Neighbouring tokens of y lie pages apart, so a tile gathers SPAN outputs of each token before they go there. */
+static void copy_out(const Product *p, long m0, long tokens, long n0, const float *from) {
+    long n = MIN(SPAN, p->out - n0);
+    for (long t = 0; t < tokens; t++)
+        for (long i = 0; i < n; i += 16)
+            _mm512_mask_storeu_ps(p->y + (m0 + t) * p->out + n0 + i, first(n - i), _mm512_load_ps(from + t * SPAN + i));
+}
+
+static inline void finish(const Product *p, float *to, long n, __m512i sum, float scale) {
     __mmask16 there = first(p->out - n);
     __m512 y = _mm512_mul_ps(_mm512_cvtepi32_ps(sum), _mm512_maskz_loadu_ps(there, p->scale + n));
     y = _mm512_mul_ps(y, _mm512_set1_ps(scale));
     if (p->bias) y = _mm512_add_ps(y, _mm512_maskz_loadu_ps(there, p->bias + n));
-    _mm512_mask_storeu_ps(p->y + m * p->out + n, there, y);
+    _mm512_mask_storeu_ps(to, there, y);
 }
 
 /* 16 outputs in the lanes; a token's four bytes are broadcast. */
-static void int8_group16(const Product *p, long g, long m0, long tokens, const uint8_t *x, const float *scales) {
+static void int8_group16(const Product *p, long g, float *to, long tokens, const uint8_t *x, const float *scales) {
     _Alignas(64) __m512i a[CHUNK][4], sums[TILE];
     const int8_t *value = p->value;
     __m512i offset = _mm512_loadu_si512(p->offset + 16 * g);
@@ -195,7 +204,7 @@ static void int8_group16(const Product *p, long g, long m0, long tokens, const u
             for (int t = 0; t < 16; t++) sums[16 * b + t] = s[t];
         }
     }
-    for (long t = 0; t < tokens; t++) finish(p, m0 + t, 16 * g, sums[t], scales[t]);
+    for (long t = 0; t < tokens; t++) finish(p, to + t * SPAN, 16 * g, sums[t], scales[t]);
 }
 
 static void int8_few16(const Product *p, long g, long m, const uint8_t *x, float scale) {
@@ -205,12 +214,12 @@ static void int8_few16(const Product *p, long g, long m, const uint8_t *x, float
         __m512i a = _mm512_set1_epi32(four(x, p->column + 4 * q));
         s[q & 1] = _mm512_dpbusd_epi32(s[q & 1], a, _mm512_loadu_si512(value + 64 * q));
     }
-    finish(p, m, 16 * g, _mm512_add_epi32(s[0], s[1]), scale);
+    finish(p, p->y + m * p->out + 16 * g, 16 * g, _mm512_add_epi32(s[0], s[1]), scale);
 }
 
 /* The paper's: 16 tokens in the lanes, 4 outputs by 64 tokens in registers; a row's four weights are broadcast. */
 static inline __attribute__((always_inline)) void int8_group4(
-    const Product *p, long g, long m0, long tokens, const uint8_t *x, const float *scales, const int blocks) {
+    const Product *p, long g, float *to, long tokens, const uint8_t *x, const float *scales, const int blocks) {
     const int32_t *value = p->value;
     __m512i s[4][4], a[4];
     for (int r = 0; r < 4; r++)
@@ -232,7 +241,7 @@ static inline __attribute__((always_inline)) void int8_group4(
             _mm512_store_ps(y[r], p->bias ? _mm512_add_ps(v, _mm512_set1_ps(p->bias[n])) : v);
         }
         for (long t = 0; t < MIN(16, tokens - 16 * b); t++)
-            for (int r = 0; r < MIN(4, p->out - 4 * g); r++) p->y[(m0 + 16 * b + t) * p->out + 4 * g + r] = y[r][t];
+            for (int r = 0; r < 4; r++) to[(16 * b + t) * SPAN + r] = y[r][t];
     }
 }
 
@@ -277,18 +286,23 @@ static void int8_avx512(const Product *p, int rows, int threads) {
             long m0 = i * TILE, tokens = MIN(TILE, p->tokens - m0);
             const uint8_t *x = bytes + i * stride * TILE;
 #pragma omp for nowait
-            for (long g = 0; g < p->groups; g++) {
-                if (few)
-                    for (long t = 0; t < tokens; t++)
-                        (rows == 16 ? int8_few16 : int8_few4)(p, g, m0 + t, x + t * stride, scales[t]);
-                else if (rows == 16)
-                    int8_group16(p, g, m0, tokens, x, scales + m0);
-                else if (tokens > 48)
-                    int8_group4(p, g, m0, tokens, x, scales + m0, 4);
-                else if (tokens > 16)
-                    int8_group4(p, g, m0, tokens, x, scales + m0, 3);
-                else
-                    int8_group4(p, g, m0, tokens, x, scales + m0, 1);
+            for (long first_group = 0; first_group < p->groups; first_group += SPAN / rows) {
+                _Alignas(64) float y[TILE][SPAN];
+                for (long g = first_group; g < MIN(first_group + SPAN / rows, p->groups); g++) {
+                    float *to = y[0] + (g - first_group) * rows;
+                    if (few)
+                        for (long t = 0; t < tokens; t++)
+                            (rows == 16 ? int8_few16 : int8_few4)(p, g, m0 + t, x + t * stride, scales[t]);
+                    else if (rows == 16)
+                        int8_group16(p, g, to, tokens, x, scales + m0);
+                    else if (tokens > 48)
+                        int8_group4(p, g, to, tokens, x, scales + m0, 4);
+                    else if (tokens > 16)
+                        int8_group4(p, g, to, tokens, x, scales + m0, 3);
+                    else
+                        int8_group4(p, g, to, tokens, x, scales + m0, 1);
+                }
+                if (!few) copy_out(p, m0, tokens, first_group * rows, y[0]);
             }
         }
     }
@@ -301,13 +315,13 @@ static void float_columns(const float *x, long in, long tokens, int width, float
             for (long k = k0; k < MIN(k0 + 16, in); k++) columns[k * width + t] = x[t * in + k];
 }
 
-static inline void float_finish(const Product *p, long m, long n, __m512 y) {
+static inline void float_finish(const Product *p, float *to, long n, __m512 y) {
     __mmask16 there = first(p->out - n);
     if (p->bias) y = _mm512_add_ps(y, _mm512_maskz_loadu_ps(there, p->bias + n));
-    _mm512_mask_storeu_ps(p->y + m * p->out + n, there, y);
+    _mm512_mask_storeu_ps(to, there, y);
 }
 
-static void float_group16(const Product *p, long g, long m0, long tokens, const float *x) {
+static void float_group16(const Product *p, long g, float *to, long tokens, const float *x) {
     const float *value = p->value;
     __m512 s[16];
     for (int t = 0; t < 16; t++) s[t] = _mm512_setzero_ps();
@@ -317,7 +331,7 @@ static void float_group16(const Product *p, long g, long m0, long tokens, const 
 #pragma GCC unroll 16
         for (int t = 0; t < 16; t++) s[t] = _mm512_fmadd_ps(_mm512_set1_ps(a[t]), w, s[t]);
     }
-    for (int t = 0; t < tokens; t++) float_finish(p, m0 + t, 16 * g, s[t]);
+    for (int t = 0; t < tokens; t++) float_finish(p, to + t * SPAN, 16 * g, s[t]);
 }
 
 static void float_few16(const Product *p, long g, long m, const float *x) {
@@ -326,10 +340,10 @@ static void float_few16(const Product *p, long g, long m, const float *x) {
     for (int i = 0; i < 4; i++) s[i] = _mm512_setzero_ps();
     for (long c = p->start[g]; c < p->start[g + 1]; c++)
         s[c & 3] = _mm512_fmadd_ps(_mm512_set1_ps(x[p->column[c]]), _mm512_loadu_ps(value + 16 * c), s[c & 3]);
-    float_finish(p, m, 16 * g, _mm512_add_ps(_mm512_add_ps(s[0], s[1]), _mm512_add_ps(s[2], s[3])));
+    float_finish(p, p->y + m * p->out + 16 * g, 16 * g, _mm512_add_ps(_mm512_add_ps(s[0], s[1]), _mm512_add_ps(s[2], s[3])));
 }
 
-static void float_group4(const Product *p, long g, long m0, long tokens, const float *x) {
+static void float_group4(const Product *p, long g, float *to, long tokens, const float *x) {
     const float *value = p->value;
     _Alignas(64) float y[4][TILE];
     __m512 s[4][4];
@@ -344,9 +358,8 @@ static void float_group4(const Product *p, long g, long m0, long tokens, const f
     }
     for (int r = 0; r < 4; r++)
         for (int b = 0; b < 4; b++) _mm512_store_ps(y[r] + 16 * b, s[r][b]);
-    for (long t = 0; t < tokens; t++)
-        for (int r = 0; r < MIN(4, p->out - 4 * g); r++)
-            p->y[(m0 + t) * p->out + 4 * g + r] = y[r][t] + (p->bias ? p->bias[4 * g + r] : 0);
+    for (int r = 0; r < MIN(4, p->out - 4 * g); r++)
+        for (long t = 0; t < tokens; t++) to[t * SPAN + r] = y[r][t] + (p->bias ? p->bias[4 * g + r] : 0);
 }
 
 static void float_few4(const Product *p, long g, long m, const float *x) {
@@ -376,12 +389,15 @@ static void float_avx512(const Product *p, int rows, int threads) {
             long m0 = i * width, tokens = MIN(width, p->tokens - m0);
             const float *x = few ? p->x : columns + i * width * p->in;
 #pragma omp for nowait
-            for (long g = 0; g < p->groups; g++) {
-                if (few)
-                    for (long t = 0; t < tokens; t++)
-                        (rows == 16 ? float_few16 : float_few4)(p, g, m0 + t, p->x + (m0 + t) * p->in);
-                else
-                    (rows == 16 ? float_group16 : float_group4)(p, g, m0, tokens, x);
+            for (long first_group = 0; first_group < p->groups; first_group += SPAN / rows) {
+                _Alignas(64) float y[TILE][SPAN];
+                for (long g = first_group; g < MIN(first_group + SPAN / rows, p->groups); g++)
+                    if (few)
+                        for (long t = 0; t < tokens; t++)
+                            (rows == 16 ? float_few16 : float_few4)(p, g, m0 + t, p->x + (m0 + t) * p->in);
+                    else
+                        (rows == 16 ? float_group16 : float_group4)(p, g, y[0] + (g - first_group) * rows, tokens, x);
+                if (!few) copy_out(p, m0, tokens, first_group * rows, y[0]);
             }
         }
     }

@@ -8,6 +8,7 @@ multiplied densely and the saving is called simulated.
 
 import ctypes
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import product
@@ -29,6 +30,8 @@ Number = Literal["int8", "fp32"]
 SOURCE = Path(__file__).with_name("block_sparse.c")
 MOST_INPUTS = 2**16
 """Inputs are numbered in two bytes."""
+
+TENSORS = ("start", "column", "value", "scale", "offset")
 
 _TOLERANCE = 1e-4
 
@@ -81,10 +84,15 @@ class Blocks:
     offset: torch.Tensor | None
     held: int
 
+    @property
+    def tensors(self) -> tuple[torch.Tensor | None, ...]:
+        """What the kernel is given, in its order."""
+        return tuple(getattr(self, name) for name in TENSORS)
+
     @classmethod
     def of(cls, weight: torch.Tensor, rows: int, number: Number) -> "Blocks":
         """The blocks of a weight [out, in]."""
-        out, inputs = weight.shape
+        out = len(weight)
         grouped = pad(weight.float(), (0, 0, 0, -out % rows)).unflatten(0, (-1, rows))  # [groups, rows, in]
         there = (grouped != 0).any(1)
         counts = there.sum(1)
@@ -117,8 +125,8 @@ class BlockSparseLinear(LinearMap):
         found = kernels()
         assert isinstance(found, Kernels)
         self.out, self.vectors = blocks.out, found.vectors
-        for name in ("start", "column", "value", "scale", "offset"):
-            self.register_buffer(name, getattr(blocks, name))
+        for name, tensor in zip(TENSORS, blocks.tensors, strict=True):
+            self.register_buffer(name, tensor)
         self.register_buffer("bias", None if bias is None else bias.float())
         self.kernel = f"block-sparse {number} {rows}x1, {found.name}"
         self.savings = Savings.REAL
@@ -128,7 +136,7 @@ class BlockSparseLinear(LinearMap):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """From [..., in] to [..., out], in the type of the input."""
         tokens = x.reshape(-1, x.shape[-1]).float().contiguous()
-        blocks = (self.start, self.column, self.value, self.scale, self.offset)
+        blocks = (getattr(self, name) for name in TENSORS)
         y: torch.Tensor = torch.ops.harness.block_sparse(tokens, self.bias, *blocks, self.out, self.vectors)
         return y.to(x.dtype).reshape(*x.shape[:-1], -1)
 
@@ -203,7 +211,7 @@ def check(found: Kernels) -> None:
     for rows, number, tokens in product((16, 4), ("int8", "fp32"), (1, 3, 20, 70)):
         x = torch.randn(tokens, 70, generator=generator)
         blocks = Blocks.of(weight, rows, number)  # type: ignore[arg-type]
-        y = _call(found, x, bias, blocks.start, blocks.column, blocks.value, blocks.scale, blocks.offset, 37)
+        y = _call(found, x, bias, blocks.tensors, 37)
         dense = linear(x, weight, bias) if number == "fp32" else Int8Linear(weight, bias, integer=False)(x)
         worst = float((y - dense).abs().max() / dense.abs().max())
         if not worst <= _TOLERANCE:
@@ -214,18 +222,13 @@ def check(found: Kernels) -> None:
 
 
 def _call(
-    found: Kernels,
-    x: torch.Tensor,
-    bias: torch.Tensor | None,
-    start: torch.Tensor,
-    column: torch.Tensor,
-    value: torch.Tensor,
-    scale: torch.Tensor | None,
-    offset: torch.Tensor | None,
-    out: int,
+    found: Kernels, x: torch.Tensor, bias: torch.Tensor | None, blocks: Sequence[torch.Tensor | None], out: int
 ) -> torch.Tensor:
+    """The product of tokens [tokens, in] with the tensors of ``Blocks``, [tokens, out]."""
+    value, scale = blocks[2], blocks[3]
+    assert value is not None
     y = torch.empty(len(x), out)
-    pointers = (None if tensor is None else tensor.data_ptr() for tensor in (x, y, bias, start, column, value, scale, offset))
+    pointers = [None if tensor is None else tensor.data_ptr() for tensor in (x, y, bias, *blocks)]
     found.run(found.vectors, scale is not None, value.shape[1], torch.get_num_threads(), *x.shape, out, *pointers)
     return y
 
@@ -238,10 +241,10 @@ _LIBRARY.define(
 
 
 def _operator(x: torch.Tensor, *arguments: Any) -> torch.Tensor:
-    *tensors, out, vectors = arguments
+    bias, *blocks, out, vectors = arguments
     found = kernels()
     assert isinstance(found, Kernels)
-    return _call(Kernels(found.run, vectors), x, *tensors, out)
+    return _call(Kernels(found.run, vectors), x, bias, blocks, out)
 
 
 _LIBRARY.impl("block_sparse", _operator, "CPU")

@@ -20,6 +20,7 @@ from harness.errors import MethodError
 from harness.method import Savings
 from harness.model.anatomy import LINEAR
 from harness.model.decoder import Decoder
+from harness.parameters import Pattern
 
 
 class LinearMap(nn.Module):
@@ -139,7 +140,7 @@ def _restore(module: nn.Module, parameters: dict[str, Any], forward: Any) -> Non
 
 
 @contextmanager
-def masked(weights: Iterable[tuple[Site, torch.Tensor, str]]) -> Iterator[None]:
+def masked(weights: Iterable[tuple[Site, torch.Tensor, Pattern]]) -> Iterator[None]:
     """Give linear modules weights of shape [out, in] with zeros in a pattern, for the dense product to multiply."""
     with ExitStack() as undo:
         for site, weight, pattern in weights:
@@ -148,6 +149,11 @@ def masked(weights: Iterable[tuple[Site, torch.Tensor, str]]) -> Iterator[None]:
             site.module._parameters["weight"] = nn.Parameter(weight, requires_grad=False)
             vars(site.module)["zeros"] = pattern
         yield
+
+
+def zeros(module: nn.Module) -> Pattern | None:
+    """The pattern in which a linear module's weight is masked, if it is."""
+    return cast("Pattern | None", vars(module).get("zeros"))
 
 
 def _unmask(module: nn.Module, weight: Any) -> None:
@@ -169,5 +175,5 @@ def _changed(model: Decoder) -> Iterator[tuple[str, Savings]]:
     for module in model.module.modules():
         if (there := computed_by(module)) is not None:
             yield there.kernel, there.savings
-        elif pattern := vars(module).get("zeros"):
+        elif pattern := zeros(module):
             yield f"dense product over {pattern} zeros", Savings.SIMULATED

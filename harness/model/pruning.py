@@ -19,7 +19,7 @@ from harness.errors import MethodError
 from harness.model.anatomy import Block
 from harness.model.decoder import Decoder
 from harness.model.layerwise import Observers, layer_by_layer
-from harness.model.linear import Site, masked
+from harness.model.linear import Site, masked, zeros
 from harness.parameters import Pattern
 from harness.prepared import Prepared
 
@@ -110,6 +110,15 @@ class Pruned:
             masks[site.name] = torch.from_numpy(bits).view(site.weight.shape).to(site.weight.device)
         return cls(masks, state.facts["collapsed"], state.facts["tokens"])
 
+    def warn(self) -> None:
+        """Tell of maps that collapsed."""
+        if self.collapsed:
+            most = ", ".join(self.collapsed[:3]) + (", ..." if len(self.collapsed) > 3 else "")
+            log.warning(
+                f"{len(self.collapsed)} of {len(self.masks)} pruned maps keep less than {COLLAPSED:.0%} of the squares "
+                f"of their scores and compute next to nothing of what they did: {most}"
+            )
+
     @property
     def zeros(self) -> float:
         """The share of weights that went."""
@@ -170,11 +179,22 @@ def magnitude(chosen: Sequence[Site], pattern: Pattern, sparsity: Sequence[float
 
 def without(chosen: Sequence[Site], pruned: Pruned, pattern: Pattern) -> AbstractContextManager[None]:
     """Run the model with zeros for the weights that went; a map that collapsed is warned of."""
-    if pruned.collapsed:
-        most = ", ".join(pruned.collapsed[:3]) + (", ..." if len(pruned.collapsed) > 3 else "")
-        log.warning(
-            f"{len(pruned.collapsed)} of {len(chosen)} pruned maps keep less than {COLLAPSED:.0%} of their scores' "
-            f"squares and compute next to nothing of what they did: {most}"
-        )
+    pruned.warn()
     gone = ((site, pruned.masks[site.name]) for site in chosen)
     return masked((site, site.weight * mask, pattern) for site, mask in gone if not mask.all())
+
+
+def require_blocks(chosen: Sequence[Site], pattern: Pattern) -> bool:
+    """Whether a method before has pruned any of the maps, in blocks that this pattern can skip.
+
+    Raises:
+        MethodError: in a pattern that leaves hardly a block without a weight.
+    """
+    below = {found for site in chosen if (found := zeros(site.module)) is not None}
+    for found in below:
+        if ROWS.get(found, 1) % ROWS[pattern]:
+            raise MethodError(
+                f"the weights are pruned in the pattern {found}, which leaves hardly a block of {pattern} all zero: "
+                f"prune with pattern={pattern}, or give block-sparse a sparsity of its own"
+            )
+    return bool(below)
