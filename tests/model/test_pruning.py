@@ -9,6 +9,7 @@ import torch
 
 from harness.calibration import Calibration
 from harness.errors import MethodError
+from harness.model import pruning
 from harness.model.layerwise import layer_by_layer
 from harness.model.linear import masked, sites
 from harness.model.pruning import Pruned, keep, magnitude, wanda, without
@@ -59,7 +60,7 @@ def test_two_of_each_four_stay(scores):
 @torch.no_grad()
 def test_layer_by_layer_is_the_model(family):
     decoder = tiny_decoder(family)
-    given = windows(decoder, count=9)  # the last is shorter
+    given = windows(decoder, count=12)  # the last is shorter
     inputs, expected = {}, {}
     blocks = decoder.anatomy.blocks
     handles = [
@@ -164,14 +165,15 @@ def test_masks_survive_their_packing(pattern):
     )
 
 
-def test_a_collapsed_map_is_told(caplog):
+def test_a_collapsed_map_is_told(caplog, monkeypatch):
+    monkeypatch.setattr(pruning, "COLLAPSED", 0.1)
     decoder = tiny_decoder("llama")
     chosen = sites(decoder, ["*.0.mlp.up_proj", "*.1.mlp.up_proj"])
     pruned = magnitude(chosen, "unstructured", [0.9999, 0.5, 0, 0])
     assert pruned.collapsed == ["model.layers.0.mlp.up_proj"]
     with caplog.at_level(logging.WARNING, "harness"), without(chosen, pruned, "unstructured"):
         pass
-    assert "1 of 2 pruned maps keep less than 1%" in caplog.text
+    assert "1 of 2 pruned maps keep less than 10%" in caplog.text
     assert "model.layers.0.mlp.up_proj" in caplog.text
 
 
@@ -212,4 +214,4 @@ def test_memory_does_not_grow_with_depth():
 
     layer_by_layer(decoder, windows(decoder, count=6), visit)
     assert len(held) == 8
-    assert max(held) <= 2 * 6  # every layer's would be 48
+    assert max(held) - min(held) < 6  # every layer's kept would be six more each time
