@@ -4,7 +4,10 @@ from harness import registry
 from harness.testing import parametrize_methods
 
 METHODS = ("dense", "layer-drop", "int8-dynamic")
+OTHERS = ("wanda", "magnitude", "block-sparse")
 SETTINGS = (
+    "wanda:pattern=16x1,sparsity=0.75,samples=2,length=48+block-sparse:number=fp32",
+    "layer-drop:layers=1+int8-dynamic",
     "int8-dynamic:linears=*.q_proj/*.mlp.*,layers=1/3,head=true",
     "layer-drop:unit=attention,count=2,samples=2,length=32",
     "layer-drop:unit=mlp,count=2,samples=2,length=32",
@@ -18,10 +21,15 @@ def test_a_built_in_method(check):
     check()
 
 
+@parametrize_methods(OTHERS, families=["llama", "gpt2"])
+def test_a_built_in_method_whose_engine_is_tested_on_every_family(check):
+    check()
+
+
 @parametrize_methods(SETTINGS, families=["qwen3"])
 def test_a_built_in_method_at_other_settings(check):
     check()
 
 
 def test_every_built_in_method_is_checked():
-    assert set(METHODS) == {listing.name for listing in registry.listings() if listing.built_in}
+    assert {*METHODS, *OTHERS} == {listing.name for listing in registry.listings() if listing.built_in}
