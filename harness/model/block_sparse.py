@@ -92,8 +92,8 @@ class Blocks:
     @classmethod
     def of(cls, weight: torch.Tensor, rows: int, number: Number) -> "Blocks":
         """The blocks of a weight [out, in]."""
-        out = len(weight)
-        grouped = pad(weight.float(), (0, 0, 0, -out % rows)).unflatten(0, (-1, rows))  # [groups, rows, in]
+        out, shape = len(weight), (-1, rows, weight.shape[1])
+        grouped = pad(weight.float(), (0, 0, 0, -out % rows)).view(shape)  # [groups, rows, in]
         there = (grouped != 0).any(1)
         counts = there.sum(1)
         fours = 4 if number == "int8" else 1
@@ -107,12 +107,12 @@ class Blocks:
         scale = offset = None
         if number == "int8":
             quantized, scale = quantize_rows(weight)
-            grouped = pad(quantized, (0, 0, 0, -out % rows)).unflatten(0, (-1, rows))
+            grouped = pad(quantized, (0, 0, 0, -out % rows)).view(shape)
             offset = (-128 * grouped.sum(2, dtype=torch.int32)).flatten()
         value = torch.zeros(len(columns), rows, dtype=grouped.dtype)
         value[slot] = grouped[group, :, column]
         if number == "int8":
-            value = value.unflatten(0, (-1, 4)).transpose(1, 2).contiguous()
+            value = value.view(-1, 4, rows).transpose(1, 2).contiguous()
         return cls(rows, out, start.int(), columns.to(torch.uint16), value, scale, offset, held)
 
 
@@ -145,6 +145,8 @@ class DenseOverZeros(LinearMap):
     """The dense product over all weights, for want of a kernel that skips the zeros."""
 
     kernel, savings = "dense product over zeros", Savings.SIMULATED
+    weight: torch.Tensor
+    bias: torch.Tensor | None
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
         super().__init__()
@@ -233,8 +235,8 @@ def _call(
     return y
 
 
-_LIBRARY = torch.library.Library("harness", "DEF")
-_LIBRARY.define(
+_LIBRARY = torch.library.Library("harness", "DEF")  # type: ignore[no-untyped-call]
+_LIBRARY.define(  # type: ignore[no-untyped-call]
     "block_sparse(Tensor x, Tensor? bias, Tensor start, Tensor column, Tensor value, Tensor? scale, Tensor? offset, "
     "int out, bool vectors) -> Tensor"
 )
@@ -247,7 +249,7 @@ def _operator(x: torch.Tensor, *arguments: Any) -> torch.Tensor:
     return _call(Kernels(found.run, vectors), x, bias, blocks, out)
 
 
-_LIBRARY.impl("block_sparse", _operator, "CPU")
+_LIBRARY.impl("block_sparse", _operator, "CPU")  # type: ignore[no-untyped-call]
 
 
 @register_flop_formula(torch.ops.harness.block_sparse)

@@ -45,6 +45,10 @@ class Int8Linear(LinearMap):
     nothing saved.
     """
 
+    scale: torch.Tensor
+    rounded: torch.Tensor
+    bias: torch.Tensor | None
+
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, *, integer: bool = True) -> None:
         super().__init__()
         quantized, scale = quantize_rows(weight)

@@ -51,7 +51,7 @@ def keep(scores: torch.Tensor, pattern: Pattern, sparsity: float, within: Litera
     blocks = scores
     if rows > 1:
         padded = pad(scores, (0, 0, 0, -len(scores) % rows))
-        blocks = padded.square().unflatten(0, (-1, rows)).sum(1)
+        blocks = padded.square().view(-1, rows, scores.shape[1]).sum(1)
     groups = blocks if within == "rows" else blocks.reshape(1, -1)
     kept = _without_least(groups, int(groups.shape[1] * sparsity)).view(blocks.shape)
     return kept.repeat_interleave(rows, 0)[: len(scores)]
