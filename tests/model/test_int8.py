@@ -55,6 +55,11 @@ def test_a_massive_token_costs_the_others_nothing(x, weight):
     assert by_token(one_scale, x @ weight.T).median() > 0.5  # what a scale for all tokens would do
 
 
+def test_channels_that_are_large_on_every_token_cost_precision(x, weight):
+    x[:, ::43] *= 50  # six of 256
+    assert 0.02 < float(by_token(Int8Linear(weight, None)(x), x @ weight.T).median()) < 0.08
+
+
 def test_a_token_gives_the_same_bits_in_any_company(x, weight):
     linear = Int8Linear(weight, None)
     alone = torch.cat([linear(x[i : i + 1]) for i in range(len(x))])
