@@ -59,7 +59,9 @@ class Method(ABC):
 
     Class attributes say what a reader must know before trusting a row: ``exact`` (greedy output unchanged),
     ``input_dependent`` (the work depends on the input), ``batchable`` (rows of a batch stay independent),
-    ``phases``, ``savings``, ``needs_training`` and ``stackable`` (may take part in ``a+b``).
+    ``phases``, ``savings``, ``needs_training`` and ``stackable`` (may take part in ``a+b``). With ``swaps_linears`` the
+    savings are those of the linear maps that it puts in place (harness.model.linear), which may depend on the machine:
+    ``savings`` is then what they are where its kernel runs, and the record says what they were.
 
     Two more let ``harness check`` try the method on models of four small layers: ``examples``, parameters that fit
     such a model, from mild to strong, and ``neutral``, parameters that leave the model dense bit for bit, if any do.
@@ -78,6 +80,7 @@ class Method(ABC):
     savings: ClassVar[Savings] = Savings.REAL
     needs_training: ClassVar[bool] = False
     stackable: ClassVar[bool] = True
+    swaps_linears: ClassVar[bool] = False
     examples: ClassVar[tuple[dict[str, Any], ...]] = ({},)
     neutral: ClassVar[dict[str, Any] | None] = None
 

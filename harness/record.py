@@ -25,6 +25,7 @@ class MethodInfo(_Section):
         label: as written on the command line.
         params: hyper-parameters of each part.
         savings: whether the running code did less work ("real") or the arithmetic on paper alone ("simulated").
+        kernels: what computed the linear maps that the method changed, with how many each computed.
         state: what preparation found, part by part, such as the chosen layers.
         calibration: where the calibration text came from; null when none was needed.
     """
@@ -36,6 +37,7 @@ class MethodInfo(_Section):
     fingerprint: str
     savings: Literal["none", "real", "simulated"]
     exact: bool
+    kernels: dict[str, int] = {}
     state: list[dict[str, Any]] = []
     calibration: str | None = None
 

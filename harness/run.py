@@ -18,6 +18,7 @@ from harness.evaluate import outcome
 from harness.evaluate.quiet import collected_warnings
 from harness.journal import Journal, Served
 from harness.measure.shape import ModelShape
+from harness.method import Savings
 from harness.prepared import Preparation, Prepared
 from harness.record import MethodInfo, ModelInfo, RunRecord
 from harness.spec import RunSpec
@@ -43,6 +44,8 @@ class _Evaluated:
     served: list[Served]
     states: list[Prepared]
     shape: ModelShape
+    savings: Savings
+    kernels: dict[str, int]
     audit: float | None
     warnings: list[str]
 
@@ -77,7 +80,7 @@ def run(
         id=spec.id,
         started=started,
         duration_s=round(time.perf_counter() - clock, 3),
-        method=_method_info(spec, evaluated.states),
+        method=_method_info(spec, evaluated),
         model=_model_info(spec, lm, dense),
         evaluation=spec.evaluation,
         environment=here,
@@ -101,16 +104,18 @@ def _evaluate(
     """Evaluate under observation; everything attached is gone again when this returns."""
     from harness.evaluate.lm import Watch
     from harness.measure.trace import Tracer
+    from harness.model.linear import kernels
 
     # random numbers that finished batches drew cannot be drawn again
     fresh = spec.draws_at_random or not spec.job.resume
     with ExitStack() as stack:
         journal = stack.enter_context(Journal(folder.journal(lm.rank), lm.world_size, fresh))
+        collector = stack.enter_context(collected_warnings("lm_eval", "harness"))
         states = stack.enter_context(spec.stack.applied(lm.decoder, preparation))
         shape = ModelShape.of(lm.decoder)
+        savings, found = spec.stack.savings_on(lm.decoder), kernels(lm.decoder)
         tracer = stack.enter_context(Tracer(lm.decoder))
         bar = stack.enter_context(progress.bar(f"{spec.stack.label} · {spec.task.name}"))
-        collector = stack.enter_context(collected_warnings("lm_eval"))
         lm.watch = Watch(tracer, journal, bar)
         try:
             results = simple_evaluate(spec, lm)
@@ -119,7 +124,7 @@ def _evaluate(
             lm.watch = None
         ranks = lm.gather_object(journal.served)
         served = [row for rank in ranks or () for row in rank if not row.is_padding]
-        return _Evaluated(results, served, states, shape, audit, collector.messages)
+        return _Evaluated(results, served, states, shape, savings, found, audit, collector.messages)
 
 
 def simple_evaluate(
@@ -198,7 +203,7 @@ def _raised_by(package: str, error: BaseException) -> bool:
     return frame is not None and f"{frame.tb_frame.f_globals.get('__name__')}.".startswith(f"{package}.")
 
 
-def _method_info(spec: RunSpec, states: list[Prepared]) -> MethodInfo:
+def _method_info(spec: RunSpec, evaluated: _Evaluated) -> MethodInfo:
     stack = spec.stack
     return MethodInfo(
         label=stack.label,
@@ -206,9 +211,10 @@ def _method_info(spec: RunSpec, states: list[Prepared]) -> MethodInfo:
         family=stack.family,
         params=[part.params() for part in stack.parts],
         fingerprint=stack.fingerprint,
-        savings=stack.savings.value,
+        savings=evaluated.savings.value,
+        kernels=evaluated.kernels,
         exact=stack.exact,
-        state=[state.facts for state in states],
+        state=[state.facts for state in evaluated.states],
         calibration=spec.calibration.source if spec.calibration else None,
     )
 

@@ -71,7 +71,7 @@ class Job(BaseModel):
         tasks: names, or names with flags of their own, which the job's flags of the same name override.
         limit: the first n documents of each task, or a share of them below 1.
         seeds: for Python, numpy, torch and the few-shot sampler.
-        calibration: "task", "bundled" or a text file.
+        calibration: "task", "bundled", ``dataset:NAME:SPLIT:COLUMN`` or a text file.
         costs: what is measured after the scores; no part of a run's id.
     """
 

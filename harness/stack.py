@@ -58,8 +58,13 @@ class Stack:
     @property
     def savings(self) -> Savings:
         """Simulated as soon as one part is."""
-        kinds = {part.savings for part in self.parts}
-        return next(kind for kind in (Savings.SIMULATED, Savings.REAL, Savings.NONE) if kind in kinds)
+        return _worst({part.savings for part in self.parts})
+
+    def savings_on(self, model: "Decoder") -> Savings:
+        """What is saved on this model and machine, where the methods are attached: linear maps say it themselves."""
+        from harness.model import linear
+
+        return _worst({part.savings for part in self.parts if not part.swaps_linears} | linear.savings(model))
 
     @property
     def exact(self) -> bool:
@@ -95,6 +100,11 @@ class Stack:
                 attached.enter_context(part.attach(model, state))
                 states.append(state)
             yield states
+
+
+def _worst(kinds: set[Savings]) -> Savings:
+    order = (Savings.SIMULATED, Savings.REAL, Savings.NONE)
+    return next((kind for kind in order if kind in kinds), Savings.NONE)
 
 
 def parse(text: str, extra_args: dict[str, Any] | None = None) -> Stack:

@@ -61,7 +61,10 @@ def run(
     ] = False,
     calibration: Annotated[
         str,
-        Option("--calibration", help="Text that methods prepare on: task (its training split), bundled, or a file."),
+        Option(
+            "--calibration",
+            help="Text to prepare on: task (its training split), bundled, dataset:NAME:SPLIT:COLUMN, a file.",
+        ),
     ] = "task",
     measure: Annotated[
         _Many,

@@ -1,4 +1,4 @@
-"""Where calibration text comes from: a task's own training split, a file, or the bundled text. Never a scored split."""
+"""Where calibration text comes from: a task's training split, a data set, a file or the bundled text. Never scored."""
 
 import json
 import random
@@ -7,25 +7,28 @@ from pathlib import Path
 from typing import Any
 
 from harness.calibration import Calibration
-from harness.errors import HarnessError
+from harness.errors import HarnessError, UnknownNameError
 from harness.evaluate.tasks import LoadedTask
 
 DOCUMENTS = 256
 
 
 def calibration_for(task: LoadedTask, source: str, seed: int = 0) -> Calibration:
-    """The calibration text that ``--calibration`` names: "task", "bundled" or a text file.
+    """The calibration text that ``--calibration`` names: "task", "bundled", a data set or a text file.
 
     "task" means the training split of the task, seeded sample of at most 256 documents, and the bundled text for
-    tasks that have none.
+    tasks that have none. A data set is written ``dataset:NAME:SPLIT:COLUMN``, with a configuration behind a comma
+    (``dataset:allenai/ai2_arc,ARC-Easy:train:question``), and sampled in the same way.
 
     Raises:
-        HarnessError: the file cannot be read.
+        HarnessError: the file or the data set cannot be read.
     """
     if source == "task":
         texts = _training_texts(task, seed)
         if texts:
             return Calibration(tuple(texts), f"the training split of {task.name}")
+    elif source.startswith("dataset:"):
+        return _from_dataset(task, source, seed)
     elif source != "bundled":
         return _from_file(Path(source))
     return _bundled(seed)
@@ -35,8 +38,35 @@ def _from_file(path: Path) -> Calibration:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise HarnessError(f"--calibration {path}: not task, bundled or a text file ({error})") from error
+        raise HarnessError(
+            f"--calibration {path}: not task, bundled, dataset:NAME:SPLIT:COLUMN or a text file ({error})"
+        ) from error
     return Calibration((text,), f"the file {path.name}")
+
+
+def _from_dataset(task: LoadedTask, source: str, seed: int) -> Calibration:
+    """A column of a data set, without the documents that are scored."""
+    from datasets import load_dataset
+
+    try:
+        _, name, split, column = source.split(":")
+    except ValueError:
+        raise HarnessError(f"--calibration {source}: a data set is written dataset:NAME:SPLIT:COLUMN") from None
+    path, _, configuration = name.partition(",")
+    try:
+        rows = load_dataset(path, configuration or None, split=split)
+    except Exception as error:  # a data set can fail to load in any way
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise HarnessError(f"--calibration {source}: the data set cannot be loaded: {reason}") from error
+    if column not in rows.column_names:
+        raise UnknownNameError(f"column of {name}", column, rows.column_names)
+    scored = {_key(document) for leaf in task.tasks.values() for document in leaf.eval_docs}
+    order = random.Random(seed).sample(range(len(rows)), min(DOCUMENTS, len(rows)))
+    chosen = (rows[index] for index in order)
+    texts = tuple(str(row[column]) for row in chosen if _key(row) not in scored)
+    if not texts:
+        raise HarnessError(f"--calibration {source}: all of its documents are scored by {task.name}")
+    return Calibration(texts, f"{column} of {name}, split {split}")
 
 
 def _bundled(seed: int) -> Calibration:

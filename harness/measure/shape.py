@@ -69,8 +69,8 @@ class ModelShape(BaseModel):
         other: linears around the layers that run on every token, such as OPT's embedding projections.
         embedding_bytes: bytes of one row of the embedding.
         kv_element_bytes: bytes of one number in the KV cache.
-        parameters: the model's parameters, tied ones once.
-        bytes: bytes of all parameters and buffers, each storage once.
+        parameters: the model's parameters, tied ones once, and the weights that linear maps in their place hold.
+        bytes: bytes of all parameters and buffers, each storage once, and of weights packed outside of tensors.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -96,8 +96,8 @@ class ModelShape(BaseModel):
             other=Linears.of(part for part in outside if part is not anatomy.head),
             embedding_bytes=embedding.shape[1] * embedding.element_size(),
             kv_element_bytes=module.dtype.itemsize,
-            parameters=sum(parameter.numel() for parameter in parameters),
-            bytes=_storage_bytes([*parameters, *module.buffers()]),
+            parameters=sum(parameter.numel() for parameter in parameters) + _sum_of("held", module),
+            bytes=_storage_bytes([*parameters, *module.buffers()]) + _sum_of("packed_bytes", module),
         )
 
     def kv_bytes(self, layer: int) -> int:
@@ -136,7 +136,7 @@ def _linears(module: "nn.Module") -> Iterator["nn.Module"]:
     from harness.model.anatomy import LINEAR
 
     if isinstance(module, LINEAR) or hasattr(module, "macs_per_token"):
-        yield module
+        yield getattr(module, "computed_by", module)
         return
     for child in module.children():
         yield from _linears(child)
@@ -144,13 +144,20 @@ def _linears(module: "nn.Module") -> Iterator["nn.Module"]:
 
 def _macs(linear: Any) -> int:
     """Multiply-accumulates per token: what a replaced linear says of itself, else its weights' number."""
-    macs: int = getattr(linear, "macs_per_token", None) or linear.weight.numel()
-    return macs
+    macs: int | None = getattr(linear, "macs_per_token", None)
+    return int(linear.weight.numel()) if macs is None else macs
 
 
-def _weight_bytes(linear: "nn.Module") -> int:
+def _weight_bytes(linear: Any) -> int:
+    """Bytes of the weights: what a replaced linear says of itself, else those of its tensors."""
+    said: int | None = getattr(linear, "weight_bytes", None)
     tensors = [*linear.named_parameters(), *linear.named_buffers()]
-    return sum(tensor.nbytes for name, tensor in tensors if name != "bias")
+    return sum(tensor.nbytes for name, tensor in tensors if name != "bias") if said is None else said
+
+
+def _sum_of(attribute: str, module: "nn.Module") -> int:
+    """What the linear maps in the place of the model's own say of themselves."""
+    return sum(getattr(part, attribute, 0) for part in module.modules())
 
 
 def _storage_bytes(tensors: Iterable["Tensor"]) -> int:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.calibration import Calibration
 from harness.errors import MethodError, UnsupportedModelError
-from harness.method import Method, Phase
+from harness.method import Method, Phase, Savings
 from harness.prepared import Prepared
 from harness.stack import Stack, parse
 from harness.testing.check import Failed, Skipped
@@ -89,6 +89,13 @@ class Subject:
         if not works:
             raise Skipped("the method works on none of the models; see supported-models")
         return works
+
+    @cached_property
+    def savings(self) -> Savings:
+        """What is saved on this machine, by the first of the models that the method works on."""
+        decoder = self.decoder(self.working[0])
+        with self.attached(decoder):
+            return self.stack.savings_on(decoder)
 
     def attempt(self, family: str) -> Exception | None:
         """What comes of scoring a text on a model of the family."""

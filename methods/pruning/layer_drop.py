@@ -2,23 +2,18 @@
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from annotated_types import Ge
-from pydantic import BeforeValidator
 
 from harness.errors import MethodError
 from harness.method import Family, Method
+from harness.parameters import Indices
 from harness.prepared import Prepared
 
 if TYPE_CHECKING:
     from harness.calibration import Calibration
     from harness.model.decoder import Decoder
-
-
-def _indices(value: Any) -> Any:
-    """Read ``3/4/7``, as the command line writes layer indices; a single one may arrive as a number."""
-    return [part for part in str(value).split("/") if part] if isinstance(value, str | int) else value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +55,7 @@ class LayerDrop(Method):
 
     unit: Literal["block", "attention", "mlp", "joint"] = "block"
     count: Annotated[int, Ge(0)] = 4
-    layers: Annotated[tuple[Annotated[int, Ge(0)], ...], BeforeValidator(_indices)] = ()
+    layers: Indices = ()
     samples: Annotated[int, Ge(1)] = 32
     length: Annotated[int, Ge(2)] = 512
 

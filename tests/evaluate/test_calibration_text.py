@@ -118,7 +118,9 @@ def test_a_file_is_read_whole(tmp_path: Path) -> None:
 def test_a_file_that_cannot_be_read_is_refused(name: str, tmp_path: Path) -> None:
     (tmp_path / "a_folder").mkdir()
     (tmp_path / "latin.txt").write_bytes(b"n\xe9e")
-    with pytest.raises(HarnessError, match=rf"--calibration .*{name}: not task, bundled or a text file"):
+    with pytest.raises(
+        HarnessError, match=rf"--calibration .*{name}: not task, bundled, dataset:NAME:SPLIT:COLUMN or a text file"
+    ):
         calibration_for(None, str(tmp_path / name))  # type: ignore[arg-type]
 
 
@@ -129,3 +131,46 @@ def test_the_bundled_text_is_no_scored_document() -> None:
     scored = {str(value) for document in loaded.tasks["pocket_text"].eval_docs for value in document.values()}
     assert len(scored) > 10
     assert scored.isdisjoint(train_texts())
+
+
+def test_a_data_set_is_sampled_without_what_is_scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from datasets import Dataset
+
+    asked: list[Any] = []
+    mine = task(tmp_path, ["a"], ["c"])
+    document = {"question": "c", "answer": "answer to c"}
+    rows = [document, *({**document, "question": f"question {i}"} for i in range(DOCUMENTS + 9))]
+
+    def load(*args: Any, **options: Any) -> Any:
+        asked.append((args, options))
+        return Dataset.from_list(rows)
+
+    monkeypatch.setattr("datasets.load_dataset", load)
+    found = calibration_for(mine, "dataset:an/other,config:train:question")
+    assert asked == [(("an/other", "config"), {"split": "train"})]
+    assert DOCUMENTS - 1 <= len(found.texts) <= DOCUMENTS
+    assert document["question"] not in found.texts
+    assert found.source == "question of an/other,config, split train"
+    assert found.fingerprint == calibration_for(mine, "dataset:an/other,config:train:question").fingerprint
+    assert found.fingerprint != calibration_for(mine, "dataset:an/other,config:train:question", 1).fingerprint
+    with pytest.raises(HarnessError, match=r"unknown column of an/other 'questions'\. Did you mean 'question'"):
+        calibration_for(mine, "dataset:an/other:train:questions")
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        ("dataset:name:train", "a data set is written dataset:NAME:SPLIT:COLUMN"),
+        ("dataset:no/such:train:text", "dataset:no/such:train:text: the data set cannot be loaded: gone"),
+    ],
+)
+def test_a_data_set_that_is_not_there_is_refused(
+    source: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(*_: Any, **__: Any) -> Any:
+        raise FileNotFoundError("gone")
+
+    mine = task(tmp_path, ["a"], ["c"])
+    monkeypatch.setattr("datasets.load_dataset", load)
+    with pytest.raises(HarnessError, match=says):
+        calibration_for(mine, source)

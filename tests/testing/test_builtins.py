@@ -3,8 +3,13 @@
 from harness import registry
 from harness.testing import parametrize_methods
 
-METHODS = ("dense", "layer-drop", "mue", "calm")
+METHODS = ("dense", "layer-drop")
+ENGINES = ("int8-dynamic", "wanda", "magnitude", "block-sparse", "mue", "calm")
+ROUTED = ("dr-llm", "polar", "random-skip", "static-path")
 SETTINGS = (
+    "wanda:pattern=16x1,sparsity=0.75,samples=2,length=48+block-sparse:number=fp32",
+    "layer-drop:layers=1+int8-dynamic",
+    "int8-dynamic:linears=*.q_proj/*.mlp.*,layers=1/3,head=true",
     "layer-drop:unit=attention,count=2,samples=2,length=32",
     "layer-drop:unit=mlp,count=2,samples=2,length=32",
     "layer-drop:unit=joint,count=3,samples=2,length=32",
@@ -19,10 +24,20 @@ def test_a_built_in_method(check):
     check()
 
 
+@parametrize_methods(ENGINES, families=["llama", "gpt2"])
+def test_a_built_in_method_whose_engine_is_tested_on_every_family(check):
+    check()
+
+
+@parametrize_methods(ROUTED, families=["llama"])
+def test_a_built_in_method_of_layer_paths(check):
+    check()
+
+
 @parametrize_methods(SETTINGS, families=["qwen3"])
 def test_a_built_in_method_at_other_settings(check):
     check()
 
 
 def test_every_built_in_method_is_checked():
-    assert set(METHODS) == {listing.name for listing in registry.listings() if listing.built_in}
+    assert {*METHODS, *ENGINES, *ROUTED} == {listing.name for listing in registry.listings() if listing.built_in}

@@ -50,8 +50,8 @@ def saves_measurably(subject: Subject) -> None:
     Thread time on one thread, dense and method in turns, on a larger model. The least of several rounds must be
     smaller and the usual round as well: one alone is luck now and then where other work shares the machine.
     """
-    if subject.stack.savings is not Savings.REAL:
-        raise Skipped(f"it declares savings = {subject.stack.savings}, so there is nothing to measure")
+    if subject.savings is not Savings.REAL:
+        raise Skipped(f"its savings are {subject.savings}, so there is nothing to measure")
     family = subject.working[0]
     decoder = subject.decoder(family, **_LARGER.get(family, _LARGER_LLAMA))
     rounds = [_round(subject, decoder)]

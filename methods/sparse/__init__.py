@@ -1,0 +1,1 @@
+"""Methods that multiply nothing by the zeros of a model."""
