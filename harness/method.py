@@ -59,7 +59,8 @@ class Method(ABC):
 
     Class attributes say what a reader must know before trusting a row: ``exact`` (greedy output unchanged),
     ``input_dependent`` (the work depends on the input), ``batchable`` (rows of a batch stay independent),
-    ``phases``, ``savings``, ``needs_training`` and ``stackable`` (may take part in ``a+b``).
+    ``phases``, ``savings``, ``needs_training``, ``stackable`` (may take part in ``a+b``) and ``pools_prompt`` (what
+    runs is decided from the whole prompt, so a text that is scored without one is refused).
 
     Two more let ``harness check`` try the method on models of four small layers: ``examples``, parameters that fit
     such a model, from mild to strong, and ``neutral``, parameters that leave the model dense bit for bit, if any do.
@@ -78,6 +79,7 @@ class Method(ABC):
     savings: ClassVar[Savings] = Savings.REAL
     needs_training: ClassVar[bool] = False
     stackable: ClassVar[bool] = True
+    pools_prompt: ClassVar[bool] = False
     examples: ClassVar[tuple[dict[str, Any], ...]] = ({},)
     neutral: ClassVar[dict[str, Any] | None] = None
 
@@ -129,6 +131,11 @@ class Method(ABC):
     def needs_preparation(self) -> bool:
         """Whether ``prepare`` does anything for this method."""
         return type(self).prepare is not Method.prepare
+
+    @property
+    def questions_needed(self) -> int:
+        """How many of the task's training questions ``prepare`` is to have, beside the calibration text."""
+        return 0
 
     def params(self) -> dict[str, Any]:
         """The hyper-parameters by name, as JSON values."""

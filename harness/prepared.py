@@ -69,7 +69,8 @@ class Prepared:
             raise MethodError(f"prepared state in {folder} cannot be read: {error!r}") from error
         differing = [name for name in key if made_for.get(name) != key[name]]
         if differing:
-            raise MethodError(f"prepared state in {folder} was made for another {', '.join(differing)}")
+            what = "; ".join(f"{name} ({made_for.get(name)}, not {key[name]})" for name in differing)
+            raise MethodError(f"prepared state in {folder} was made for another {what}")
         return cls(tensors, facts)
 
 
@@ -88,13 +89,21 @@ class Preparation:
     announce: Callable[[str], None] = lambda message: None
 
     def state(self, method: "Method", model: "Decoder", below: tuple[str, ...] = ()) -> Prepared:
-        """The method's state on this model, with the methods of the fingerprints ``below`` already attached."""
+        """The method's state on this model, with the methods of the fingerprints ``below`` already attached.
+
+        A method whose parameter ``state`` names a folder gets the state in it.
+
+        Raises:
+            MethodError: that state was made for another method, model (or revision of it) or tokenizer.
+        """
+        belongs = {"name": method.name, "model": model.fingerprint, "tokenizer": _tokenizer_digest(model)}
+        if (given := getattr(method, "state", None)) is not None:
+            return Prepared.load(given, belongs)
         if not method.needs_preparation or self.calibration is None:
             return Prepared()
-        key = {
+        key = belongs | {
             "method": method.fingerprint,
             "methods below": list(below),
-            "model": model.fingerprint,
             "calibration text": self.calibration.fingerprint,
             "versions": {name: version(name) for name in ("efficiency-harness", "torch", "transformers")},
         }
@@ -109,3 +118,9 @@ class Preparation:
         self.announce(f"preparing {method.label} on {self.calibration.source}")
         method.prepare(model, self.calibration).save(folder, key)
         return Prepared.load(folder, key)  # what later runs will get, in the types that JSON leaves
+
+
+def _tokenizer_digest(model: "Decoder") -> str:
+    """What the tokenizer makes of text, as far as its vocabulary and special tokens decide it."""
+    known = [sorted(model.tokenizer.get_vocab().items()), model.tokenizer.special_tokens_map]
+    return hashlib.sha256(json.dumps(known, default=str).encode()).hexdigest()[:16]

@@ -1,16 +1,17 @@
 """A job: resolve what was asked into runs, load the model once, carry out those that have no record yet."""
 
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby
 from typing import TYPE_CHECKING, Protocol
 
 from harness import environment
+from harness.calibration import Workbench
 from harness.errors import HarnessError, MethodError, UnknownNameError
 from harness.evaluate.calibration_text import calibration_for
 from harness.evaluate.quiet import collected_warnings
-from harness.evaluate.tasks import LoadedTask, Overrides, TaskLoader
+from harness.evaluate.tasks import LoadedTask, Overrides, TaskLoader, refuse_without_prompt
 from harness.measure.shape import ModelShape
 from harness.model.source import ModelError, ModelSource, locate
 from harness.paths import cache_folder
@@ -95,7 +96,10 @@ class Session:
             self._check_samples(task)
             data = task.fingerprint(its.limit, its.samples)
             for stack in stacks:
-                calibration = calibration_for(task, job.calibration) if stack.needs_preparation else None
+                if stack.pools_prompt:
+                    refuse_without_prompt(stack.label, task)
+                needed = stack.needs_preparation
+                calibration = calibration_for(task, job.calibration, stack.questions_needed) if needed else None
                 specs.append(RunSpec(its, stack, task, source, device, data, calibration))
         leaves = {leaf for spec in specs for leaf in spec.task.tasks}
         for name in job.samples or {}:
@@ -224,7 +228,9 @@ class Session:
         return self.job.resume and self.folder(spec).finished
 
     def _preparation(self, spec: RunSpec) -> Preparation:
-        return Preparation(cache_folder() / "prepared", spec.calibration, self.progress.say)
+        workbench = Workbench(cache_folder() / "unfinished", self.progress.say, self.progress.bar)
+        calibration = spec.calibration and replace(spec.calibration, workbench=workbench)
+        return Preparation(cache_folder() / "prepared", calibration, self.progress.say)
 
     def _finished(self, folder: RunFolder, baseline: RunFolder | None) -> RunRecord:
         """A finished run's record, completed by the comparison if dense has been run only since."""

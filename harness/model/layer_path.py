@@ -8,7 +8,7 @@ what it has been tested on is listed, and anything else is refused by name.
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import wraps
 from typing import Any
@@ -19,6 +19,7 @@ from transformers.cache_utils import Cache
 
 from harness.errors import MethodError, UnsupportedModelError
 from harness.model.anatomy import Block
+from harness.model.context import only
 from harness.model.controller import Controller, Prompts
 from harness.model.decoder import Decoder
 from harness.model.routed_cache import Path, RoutedCache
@@ -68,18 +69,46 @@ def routed(model: Decoder, controller: Controller) -> Iterator["Engine"]:
     engine = Engine(model, controller)
     with ExitStack() as undo:
         for block in model.anatomy.blocks:
-            _replace(undo, block.module, "forward", engine.layer(block))
+            replaced(undo, block.module, engine.layer(block))
         for module in dict.fromkeys((model.module, model.anatomy.parent)):
-            _replace(undo, module, "forward", engine.whole(module))
-        _replace(undo, model.module, "_prepare_cache_for_generation", engine.prepare_cache)
+            replaced(undo, module, engine.whole(module))
+        replaced(undo, model.module, engine.prepare_cache, "_prepare_cache_for_generation")
         yield engine
 
 
-def _replace(undo: ExitStack, module: nn.Module, name: str, function: Callable[..., Any]) -> None:
+def replaced(undo: ExitStack, module: nn.Module, function: Callable[..., Any], name: str = "forward") -> None:
+    """Put a function in the place of a method of one module, until ``undo`` ends.
+
+    Raises:
+        MethodError: something is there already.
+    """
     if name in vars(module):
         raise MethodError("another method already decides what the model's layers run: attach one of them alone")
     setattr(module, name, function)
     undo.callback(delattr, module, name)
+
+
+def by_name(inner: Callable[..., Any], function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    """A stand-in for a layer's forward that gets the hidden states first and everything else by name."""
+    names = list(inspect.signature(inner).parameters)[1:]
+
+    @wraps(inner)
+    def forward(hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        return function(hidden_states, **dict(zip(names, args, strict=False)), **kwargs)
+
+    return forward
+
+
+def rows_of(call: dict[str, Any], index: torch.Tensor, rows: int) -> dict[str, Any]:
+    """What a layer is called with, for some rows of the batch: what is broadcast has one row, or none."""
+
+    def part(value: Any) -> Any:
+        if isinstance(value, tuple):
+            return tuple(map(part, value))
+        has_rows = isinstance(value, torch.Tensor) and value.ndim > 0 and value.shape[0] == rows
+        return value[index] if has_rows else value
+
+    return {name: value if name == "cache_position" else part(value) for name, value in call.items()}
 
 
 @dataclass
@@ -98,7 +127,7 @@ class _Forward:
     known: list[Path | None]
     paths: list[Path]
     frozen: bool
-    selected: dict[tuple[tuple[int, ...], int], Any] = field(default_factory=dict)
+    gathered: dict[tuple[Any, ...], dict[str, Any]] = field(default_factory=dict)
 
 
 class Engine:
@@ -141,31 +170,27 @@ class Engine:
 
         return forward
 
-    def layer(self, block: Block) -> Callable[..., Any]:
+    def layer(self, block: Block) -> Callable[..., torch.Tensor]:
         """The forward of one layer."""
         inner = block.module.forward
-        names = list(inspect.signature(inner).parameters)[1:]
-        cache_name = next(name for name in _CACHE_NAMES if name in names)
+        cache_name = next(name for name in _CACHE_NAMES if name in inspect.signature(inner).parameters)
 
-        @wraps(inner)
-        def forward(hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        def forward(hidden: torch.Tensor, **call: Any) -> torch.Tensor:
             serving = self._running
             if serving is None:
                 raise MethodError("a layer ran outside the model while paths are attached")
-            kwargs.update(zip(names, args, strict=False))
-            for number, (rows, index) in enumerate(self._passes(serving, block.index, hidden_states)):
+            for number, (rows, index) in enumerate(self._passes(serving, block.index, hidden)):
                 if serving.cache is not None:
-                    kwargs[cache_name] = serving.cache.view(number)
-                if rows is None:
-                    hidden_states = inner(hidden_states, **kwargs)
+                    call[cache_name] = serving.cache.view(number)
+                if rows is None or index is None:
+                    hidden = inner(hidden, **call)
                 else:
-                    part = self._gathered(serving, rows, index, kwargs)
-                    with self._only(rows):
-                        run = inner(hidden_states[index], **part)
-                    hidden_states = hidden_states.index_copy(0, index, run)
-            return hidden_states
+                    with only(self._model, rows):
+                        run = inner(hidden[index], **self._gathered(serving, rows, index, call))
+                    hidden = hidden.index_copy(0, index, run)
+            return hidden
 
-        return forward
+        return by_name(inner, forward)
 
     def _new_cache(self) -> RoutedCache:
         return RoutedCache(self._model.config, self._controller.passes)
@@ -216,25 +241,13 @@ class Engine:
             serving.paths[row] = known[:end] if known is not None else (*serving.paths[row], *more)
 
     def _gathered(
-        self, serving: _Forward, rows: tuple[int, ...], index: torch.Tensor | None, kwargs: dict[str, Any]
+        self, serving: _Forward, rows: tuple[int, ...], index: torch.Tensor, call: dict[str, Any]
     ) -> dict[str, Any]:
-        """The rows' part of everything that has a part for each row; what is broadcast has one row."""
-
-        def part(value: Any) -> Any:
-            if isinstance(value, tuple):
-                return tuple(map(part, value))
-            if not isinstance(value, torch.Tensor) or value.ndim == 0 or value.shape[0] != serving.rows:
-                return value
-            key = (rows, id(value))
-            if key not in serving.selected:
-                serving.selected[key] = value[index]
-            return serving.selected[key]
-
-        return {name: value if name == "cache_position" else part(value) for name, value in kwargs.items()}
-
-    def _only(self, rows: tuple[int, ...]) -> Any:
-        context = self._model.context
-        return nullcontext() if context is None else context.only(rows)
+        """The rows' part of a layer's call; layers that are handed the same share it."""
+        key = (rows, *(id(value) for value in call.values()))
+        if key not in serving.gathered:
+            serving.gathered[key] = rows_of(call, index, serving.rows)
+        return serving.gathered[key]
 
 
 def _pass(counts: tuple[int, ...], number: int, device: torch.device) -> _Pass:

@@ -1,0 +1,70 @@
+"""What routers learn from: the prompt's pooled states along each label's path, and the path itself."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from harness.methods.routing.labels import Label, groups
+from harness.methods.routing.router import pool
+from harness.model.path_evaluator import PathEvaluator
+
+if TYPE_CHECKING:
+    from harness.model.decoder import Decoder
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Training examples for every layer.
+
+    Attributes:
+        features: of each layer, [samples, W, width], filled up with zeros; in the model's own precision.
+        windows: how many windows of each sample count, [samples].
+        labels: how often each layer runs, [samples, layers].
+    """
+
+    features: list[torch.Tensor]
+    windows: torch.Tensor
+    labels: torch.Tensor
+
+    def part(self, index: torch.Tensor) -> "Examples":
+        """Some of the samples."""
+        features = [layer[index] for layer in self.features]
+        return Examples(features, self.windows[index], self.labels[index])
+
+    @torch.no_grad()
+    def predicted(self, routers: Sequence[nn.Module]) -> torch.Tensor:
+        """The routers' choices, [samples, layers]."""
+        pairs = zip(routers, self.features, strict=True)
+        return torch.stack([logits_of(router, layer, self.windows).argmax(-1) for router, layer in pairs], 1)
+
+
+def logits_of(router: nn.Module, features: torch.Tensor, windows: torch.Tensor) -> torch.Tensor:
+    """The mean over each sample's own windows of the router's logits, [samples, classes].
+
+    Args:
+        features: [samples, W, width], of which the first ``windows`` [samples] count.
+    """
+    counted = (torch.arange(features.shape[1])[None] < windows[:, None]).float()[..., None]
+    return (router(features.float()) * counted).sum(1) / windows[:, None]
+
+
+def collect(model: "Decoder", labels: Sequence[Label], windows: int) -> Examples:
+    """Run every kept question along its label's path and keep what each router would see (teacher forcing)."""
+    by_question = {label.asked.question.digest: label for label in labels}
+    layers, width = len(model.anatomy.blocks), model.config.hidden_size
+    features = [torch.zeros(len(labels), windows, width, dtype=model.module.dtype) for _ in range(layers)]
+    counts, paths = [], []
+    for group in groups([label.asked for label in labels]):
+        evaluator = PathEvaluator(model, [asked.texts for asked in group])
+        for place, asked in enumerate(group):
+            path = by_question[asked.question.digest].found.path
+            assert path is not None
+            for layer, states in enumerate(evaluator.states(place, path)):
+                pooled = pool(states.float(), windows)
+                features[layer][len(paths), : len(pooled)] = pooled.cpu()
+            counts.append(len(pooled))
+            paths.append(path)
+    return Examples(features, torch.tensor(counts), torch.tensor(paths))
