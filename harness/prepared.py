@@ -96,17 +96,11 @@ class Preparation:
         Raises:
             MethodError: that state was made for another method, model (or revision of it) or tokenizer.
         """
-        belongs = {"name": method.name, "model": model.fingerprint, "tokenizer": _tokenizer_digest(model)}
         if (given := getattr(method, "state", None)) is not None:
-            return Prepared.load(given, belongs)
+            return Prepared.load(given, _owner(method, model))
         if not method.needs_preparation or self.calibration is None:
             return Prepared()
-        key = belongs | {
-            "method": method.fingerprint,
-            "methods below": list(below),
-            "calibration text": self.calibration.fingerprint,
-            "versions": {name: version(name) for name in ("efficiency-harness", "torch", "transformers")},
-        }
+        key = self.key(method, model, below)
         digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
         folder = self.folder / f"{method.name}-{digest[:16]}"
         if folder.is_dir():
@@ -118,6 +112,20 @@ class Preparation:
         self.announce(f"preparing {method.label} on {self.calibration.source}")
         method.prepare(model, self.calibration).save(folder, key)
         return Prepared.load(folder, key)  # what later runs will get, in the types that JSON leaves
+
+    def key(self, method: "Method", model: "Decoder", below: tuple[str, ...] = ()) -> dict[str, Any]:
+        """Everything that the method's state depends on."""
+        return _owner(method, model) | {
+            "method": method.fingerprint,
+            "methods below": list(below),
+            "calibration text": self.calibration.fingerprint if self.calibration else None,
+            "versions": {name: version(name) for name in ("efficiency-harness", "torch", "transformers")},
+        }
+
+
+def _owner(method: "Method", model: "Decoder") -> dict[str, Any]:
+    """What a state must have been made for to be of use: the method by name, the model, its tokenizer."""
+    return {"name": method.name, "model": model.fingerprint, "tokenizer": _tokenizer_digest(model)}
 
 
 def _tokenizer_digest(model: "Decoder") -> str:

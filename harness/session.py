@@ -4,6 +4,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from harness import environment
@@ -218,6 +219,25 @@ class Session:
     def dense_shape(self) -> ModelShape:
         """The shape of the model with nothing attached."""
         return ModelShape.of(self.lm.decoder)
+
+    def prepare(self, output: Path | None) -> list[tuple[RunSpec, list[Prepared]]]:
+        """Do the slow, once-only work of every run and nothing else, and write the one method's state where asked.
+
+        Raises:
+            HarnessError: ``output`` is there already, or the state of more than one method would go there.
+        """
+        if output is not None and (len(self.specs) > 1 or len(self.specs[0].stack.parts) > 1):
+            raise HarnessError(f"--output_path {output}: one state goes into a folder; give one method and one task")
+        if output is not None and output.exists():
+            raise HarnessError(f"--output_path {output} is there already; a prepared state gets a folder of its own")
+        prepared = []
+        for spec in self.specs:
+            preparation = self._preparation(spec)
+            with spec.stack.applied(self.lm.decoder, preparation) as states:
+                prepared.append((spec, states))
+            if output is not None:
+                states[0].save(output, preparation.key(spec.stack.parts[0], self.lm.decoder))
+        return prepared
 
     def folder(self, spec: RunSpec) -> RunFolder:
         """Where a run's result is or will be."""

@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from harness.cli import check, compare, doctor, fetch, ls, new, profile, run, show
+from harness.cli import check, compare, doctor, fetch, ls, new, prepare, profile, run, show
 from harness.errors import HarnessError
 
 app = typer.Typer(
@@ -21,6 +21,7 @@ app = typer.Typer(
     },
 )
 app.command("run")(run.run)
+app.command("prepare")(prepare.prepare)
 app.add_typer(ls.app, name="ls")
 app.command("show")(show.show)
 app.command("compare")(compare.compare)

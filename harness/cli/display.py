@@ -110,6 +110,23 @@ def _described(spec: "RunSpec") -> dict[str, Any]:
     }
 
 
+def prepared(found: list[dict[str, Any]], folder: Path | None) -> None:
+    """What each preparation found, fact by fact, and how its state is used."""
+    console = stdout()
+    for one in found:
+        console.print(plain(f"{one['method']} · prepared on {one['task']}"), style="bold")
+        table = Table(box=None, pad_edge=False, show_header=False)
+        table.add_column(style="dim")
+        table.add_column(overflow="fold")
+        for facts in one["state"]:
+            for name, value in facts.items():
+                table.add_row(plain(name), plain(value if isinstance(value, str) else json.dumps(value)))
+        console.print(table)
+    if folder is not None:
+        name = found[0]["method"].partition(":")[0]
+        console.print(plain(f"state in {folder}/ · `harness run --method {name}:state={folder} ...`"), style="dim")
+
+
 def configurations(session: "Session", *, on_stderr: bool) -> None:
     """The tasks' configurations as lm-eval holds them, as JSON."""
     configs = {name: task.dump_config() for spec in session.specs for name, task in spec.task.tasks.items()}

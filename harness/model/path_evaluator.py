@@ -108,12 +108,14 @@ class PathEvaluator:
         """What each layer's router sees when the question takes the path: the layer's input on the prompt.
 
         Returns:
-            One tensor of shape [prompt, width] for each layer, skipped or not.
+            One tensor of shape [prompt, width] for each layer of the path, skipped or not, and for what comes after it.
         """
         self._go([(question, order(path))])
         length = len(self.questions[question].prompt)
-        inputs = [order(path[:layer]) for layer in range(len(path))]
-        return [self._state((question, gone))[0, :length] for gone in inputs]
+        inputs = [order(path[:layer]) for layer in range(len(path) + 1)]
+        found = [self._state((question, gone))[0, :length] for gone in inputs]
+        self._forget()
+        return found
 
     @torch.no_grad()
     def _evaluate(self, asked: Sequence[tuple[int, Path]]) -> list[list[Scored]]:

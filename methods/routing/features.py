@@ -1,6 +1,6 @@
 """What routers learn from: the prompt's pooled states along each label's path, and the path itself."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,7 @@ from harness.model.path_evaluator import PathEvaluator
 
 if TYPE_CHECKING:
     from harness.model.decoder import Decoder
+    from harness.model.routed_cache import Path
 
 
 @dataclass(frozen=True)
@@ -53,18 +54,35 @@ def logits_of(router: nn.Module, features: torch.Tensor, windows: torch.Tensor) 
 
 def collect(model: "Decoder", labels: Sequence[Label], windows: int) -> Examples:
     """Run every kept question along its label's path and keep what each router would see (teacher forcing)."""
-    by_question = {label.asked.question.digest: label for label in labels}
     layers, width = len(model.anatomy.blocks), model.config.hidden_size
     features = [torch.zeros(len(labels), windows, width, dtype=model.module.dtype) for _ in range(layers)]
-    counts, paths = [], []
+    counts = torch.zeros(len(labels), dtype=torch.long)
+    for number, label, evaluator, place in _evaluated(model, labels):
+        for layer, states in enumerate(evaluator.states(place, _path(label))[:layers]):
+            pooled = pool(states.float(), windows)
+            features[layer][number, : len(pooled)] = pooled.cpu()
+            counts[number] = len(pooled)
+    return Examples(features, counts, torch.tensor([_path(label) for label in labels]))
+
+
+def first_states(model: "Decoder", labels: Sequence[Label]) -> list[torch.Tensor]:
+    """The embeddings of every kept question's prompt, [prompt, width], in single precision on the CPU."""
+    states: dict[int, torch.Tensor] = {}
+    for number, _, evaluator, place in _evaluated(model, labels):
+        states[number] = evaluator.states(place, ())[0].float().cpu()
+    return [states[number] for number in range(len(labels))]
+
+
+def _evaluated(model: "Decoder", labels: Sequence[Label]) -> Iterator[tuple[int, Label, PathEvaluator, int]]:
+    """Each label with its number, an evaluator of its group, and its place in it."""
+    numbers = {label.asked.question.digest: number for number, label in enumerate(labels)}
     for group in groups([label.asked for label in labels]):
         evaluator = PathEvaluator(model, [asked.texts for asked in group])
         for place, asked in enumerate(group):
-            path = by_question[asked.question.digest].found.path
-            assert path is not None
-            for layer, states in enumerate(evaluator.states(place, path)):
-                pooled = pool(states.float(), windows)
-                features[layer][len(paths), : len(pooled)] = pooled.cpu()
-            counts.append(len(pooled))
-            paths.append(path)
-    return Examples(features, torch.tensor(counts), torch.tensor(paths))
+            number = numbers[asked.question.digest]
+            yield number, labels[number], evaluator, place
+
+
+def _path(label: Label) -> "Path":
+    assert label.found.path is not None
+    return label.found.path

@@ -202,7 +202,7 @@ def lockstep(
 ) -> list[Found]:
     """Carry searches out together: one batch for the paths that all of them want next."""
     searches = [start(each) for each in group]
-    wanted: "dict[int, Path]" = {place: next(each) for place, each in enumerate(searches)}
+    wanted: dict[int, Path] = {place: next(each) for place, each in enumerate(searches)}
     found: dict[int, Found] = {}
     dense: dict[int, float] = {}
     while wanted:

@@ -76,7 +76,7 @@ def controlled(probabilities: torch.Tensor, control: float) -> torch.Tensor:
         share = control + 0.5
         return (1 - share) * probabilities + share * once
     share = (control - 0.5) / 0.5
-    return (1 - share) * once + share * twice
+    return ((1 - share) * once + share * twice).expand_as(probabilities)
 
 
 class RouterController(Controller):

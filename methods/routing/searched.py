@@ -27,7 +27,7 @@ class Searched(Method):
     needs_training = True
     pools_prompt = True
 
-    questions: Annotated[int, Ge(1)] = 192
+    questions: Annotated[int, Ge(1)] = 128
     simulations: Annotated[int, Ge(1)] = 50
     goal: Literal["answer", "likelihood"] = "answer"
     stop_early: bool = True
