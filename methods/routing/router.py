@@ -32,7 +32,8 @@ def pool(states: torch.Tensor, windows: int) -> torch.Tensor:
 
 def new_router(width: int, hidden: int, generator: torch.Generator) -> nn.Sequential:
     """Linear, GELU (tanh), Linear to the three classes; Xavier-uniform weights and zero biases."""
-    router = nn.Sequential(nn.Linear(width, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, CLASSES))
+    with torch.random.fork_rng(devices=[]):  # linears draw weights of their own first
+        router = nn.Sequential(nn.Linear(width, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, CLASSES))
     for layer in (router[0], router[2]):
         nn.init.xavier_uniform_(layer.weight, generator=generator)
         nn.init.zeros_(layer.bias)

@@ -20,10 +20,10 @@ from harness.methods.routing.router import CLASSES, new_router
 
 @dataclass(frozen=True)
 class Recipe:
-    """How routers train; the defaults are the paper's but for beta, see ``class_weights``."""
+    """How routers train; the paper's but for the epochs, of which few questions need more, and beta, see below."""
 
     hidden: int = 128
-    epochs: int = 25
+    epochs: int = 100
     batch: int = 16
     rate: float = 1e-3
     decay: float = 0.01
@@ -33,12 +33,12 @@ class Recipe:
 
 
 def class_weights(counts: Sequence[int], beta: float) -> torch.Tensor:
-    """(1 - beta) / (1 - beta^n) for each class, scaled to sum to their number; an absent class counts as one sample.
+    """(1 - beta) / (1 - beta^n) for each class, scaled to sum to their number; 0 for a class without samples.
 
     The effective number saturates at 1 / (1 - beta): with the paper's 0.999 and 120,956 samples of one class the
     weights hardly balance (0.92, 0.90, 1.18).
     """
-    weights = torch.tensor([(1 - beta) / (1 - beta ** max(count, 1)) for count in counts], dtype=torch.float64)
+    weights = torch.tensor([(1 - beta) / (1 - beta**count) if count else 0.0 for count in counts], dtype=torch.float64)
     return (weights * len(counts) / weights.sum()).float()
 
 

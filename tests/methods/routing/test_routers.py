@@ -71,6 +71,7 @@ def test_class_weights_of_the_paper_and_what_balances():
     assert class_weights(counts, 0.999).tolist() == pytest.approx([0.92, 0.90, 1.18], abs=0.005)
     assert class_weights(counts, 0.99999).tolist() == pytest.approx([0.74, 0.046, 2.21], abs=0.005)
     assert class_weights((1, 5, 9), 0.0).tolist() == pytest.approx([1, 1, 1])
+    assert class_weights((3, 3, 0), 0.9).tolist() == pytest.approx([1.5, 1.5, 0])
 
 
 def test_the_focal_loss():
@@ -93,7 +94,7 @@ def examples(samples=120, seed=0):
 
 
 def test_training_learns_what_can_be_told_and_is_seeded():
-    data, recipe = examples(), Recipe(hidden=8, epochs=8)
+    data, recipe = examples(), Recipe(hidden=8, epochs=20, rate=1e-2)
     routers, again = train(data, recipe, seed=3), train(data, recipe, seed=3)
     assert quality(data.predicted(routers)[:, 1], data.labels[:, 1])["macro f1"] > 0.95
     for one, other in zip(routers, again, strict=True):
