@@ -53,8 +53,9 @@ def _scored(task: Any) -> Iterator[str]:
 def _digest(task: Any, document: Any) -> str:
     """What the model reads of a document: its text and its choices in any order."""
     choices = []
-    with suppress(Exception):  # the task's own code, which need not work for every split
-        choices = sorted(map(str, task.doc_to_choice(document)))
+    if task.config.doc_to_choice is not None:
+        with suppress(Exception):  # the task's own code, which need not work for every split
+            choices = sorted(map(str, task.doc_to_choice(document)))
     return hashlib.sha256(f"{task.doc_to_text(document)}{choices}".encode("utf-8", "surrogatepass")).hexdigest()
 
 

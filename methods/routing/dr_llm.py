@@ -92,11 +92,11 @@ class DrLLM(Searched):
         examples = collect(model, labels.kept, self.windows)
         recipe = Recipe(self.hidden, self.epochs, rate=self.rate, beta=self.beta, gamma=self.gamma)
         training, judged = self.held_out(len(examples.labels))
-        routers = train(examples.part(training), recipe, self.seed)
+        routers = train(examples, training, recipe, self.seed)
         facts = labels.facts(len(model.anatomy.blocks))
         if len(judged):
-            held = examples.part(judged)
-            facts["routers on held-out questions"] = quality(held.predicted(routers), held.labels)
+            told = examples.predicted(routers, judged).flatten()
+            facts["routers on held-out questions"] = quality(told, examples.labels[judged].flatten())
         tensors = {
             f"router.{layer}.{name}": tensor
             for layer, router in enumerate(routers)

@@ -30,16 +30,12 @@ class Examples:
     windows: torch.Tensor
     labels: torch.Tensor
 
-    def part(self, index: torch.Tensor) -> "Examples":
-        """Some of the samples."""
-        features = [layer[index] for layer in self.features]
-        return Examples(features, self.windows[index], self.labels[index])
-
     @torch.no_grad()
-    def predicted(self, routers: Sequence[nn.Module]) -> torch.Tensor:
-        """The routers' choices, [samples, layers]."""
+    def predicted(self, routers: Sequence[nn.Module], chosen: torch.Tensor) -> torch.Tensor:
+        """The routers' choices on the chosen samples, [samples, layers]."""
         pairs = zip(routers, self.features, strict=True)
-        return torch.stack([logits_of(router, layer, self.windows).argmax(-1) for router, layer in pairs], 1)
+        logits = [logits_of(router, layer[chosen], self.windows[chosen]) for router, layer in pairs]
+        return torch.stack(logits, 1).argmax(-1)
 
 
 def logits_of(router: nn.Module, features: torch.Tensor, windows: torch.Tensor) -> torch.Tensor:

@@ -48,35 +48,36 @@ def focal_loss(logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor
     return (-weights[labels] * (1 - logp.exp()) ** gamma * logp).mean()
 
 
-def train(examples: Examples, recipe: Recipe, seed: int) -> list[nn.Sequential]:
-    """One router for each layer; ``seed`` is that of the weights and of the order of the samples."""
-    weights = class_weights(torch.bincount(examples.labels.flatten(), minlength=CLASSES).tolist(), recipe.beta)
-    return [
-        _train_one(features, examples.windows, examples.labels[:, layer], weights, recipe, seed + layer)
-        for layer, features in enumerate(examples.features)
-    ]
+def train(examples: Examples, chosen: torch.Tensor, recipe: Recipe, seed: int) -> list[nn.Sequential]:
+    """One router for each layer.
+
+    Args:
+        examples: what to learn; kept as they are, in the model's precision, as they are most of the memory.
+        chosen: which of the samples to learn from.
+        recipe: how.
+        seed: of the weights and of the order of the samples.
+    """
+    counts = torch.bincount(examples.labels[chosen].flatten(), minlength=CLASSES).tolist()
+    weights = class_weights(counts, recipe.beta)
+    layers = range(len(examples.features))
+    return [_train_one(examples, layer, chosen, weights, recipe, seed + layer) for layer in layers]
 
 
 def _train_one(
-    features: torch.Tensor,
-    windows: torch.Tensor,
-    labels: torch.Tensor,
-    weights: torch.Tensor,
-    recipe: Recipe,
-    seed: int,
+    examples: Examples, layer: int, chosen: torch.Tensor, weights: torch.Tensor, recipe: Recipe, seed: int
 ) -> nn.Sequential:
+    features, labels = examples.features[layer], examples.labels[:, layer]
     generator = torch.Generator().manual_seed(seed)
     router = new_router(features.shape[-1], recipe.hidden, generator).requires_grad_(True)
-    steps = recipe.epochs * math.ceil(len(features) / recipe.batch)
+    steps = recipe.epochs * math.ceil(len(chosen) / recipe.batch)
     warmup = min(recipe.warmup, max(steps // 10, 1))
     optimizer = torch.optim.AdamW(router.parameters(), recipe.rate, weight_decay=recipe.decay)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step + 1, warmup, steps))
     with torch.enable_grad():
         for _ in range(recipe.epochs):
-            for batch in torch.randperm(len(features), generator=generator).split(recipe.batch):
-                loss = focal_loss(
-                    logits_of(router, features[batch], windows[batch]), labels[batch], weights, recipe.gamma
-                )
+            for batch in chosen[torch.randperm(len(chosen), generator=generator)].split(recipe.batch):
+                logits = logits_of(router, features[batch], examples.windows[batch])
+                loss = focal_loss(logits, labels[batch], weights, recipe.gamma)
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 optimizer.step()

@@ -95,8 +95,9 @@ def examples(samples=120, seed=0):
 
 def test_training_learns_what_can_be_told_and_is_seeded():
     data, recipe = examples(), Recipe(hidden=8, epochs=20, rate=1e-2)
-    routers, again = train(data, recipe, seed=3), train(data, recipe, seed=3)
-    assert quality(data.predicted(routers)[:, 1], data.labels[:, 1])["macro f1"] > 0.95
+    every = torch.arange(len(data.labels))
+    routers, again = train(data, every[:90], recipe, seed=3), train(data, every[:90], recipe, seed=3)
+    assert quality(data.predicted(routers, every[90:])[:, 1], data.labels[90:, 1])["macro f1"] > 0.9
     for one, other in zip(routers, again, strict=True):
         assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
         assert not any(parameter.requires_grad for parameter in one.parameters())
