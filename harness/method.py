@@ -154,8 +154,13 @@ class Method(ABC):
 
         The source is that of the method's package and of the harness, whose engines do a method's work.
         """
-        identity = {"class": type(self).__qualname__, "name": self.name, "params": self.params()}
-        digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode())
+        identity = {"class": type(self).__qualname__, "name": self.name, "params": self.params(), "source": self.source}
+        return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def source(self) -> str:
+        """A digest of the source that acts on the parameters, whoever else shares it."""
+        digest = hashlib.sha256()
         for base in type(self).__mro__:
             if base not in (object, ABC):
                 digest.update(_source(base))
@@ -174,15 +179,19 @@ def _adapters(method: type[Method]) -> "dict[str, TypeAdapter[Any]]":
 
 @cache
 def _source(cls: type) -> bytes:
-    """Digest of the file that defines the class and of its whole package: an edited method is another method."""
+    """Digest of the file that defines the class, of its folder where that is a package, and of the outermost package.
+
+    An edited method is another method. The built-in ones lie outside the folder of ``harness`` in a checkout.
+    """
     digest = hashlib.sha256()
     try:
         files = {Path(inspect.getfile(cls))}
     except (OSError, TypeError):
         return cls.__qualname__.encode()
-    package = sys.modules.get(cls.__module__.partition(".")[0])
-    for folder in getattr(package, "__path__", ()):
-        files |= set(Path(folder).rglob("*.py"))
+    module = sys.modules.get(cls.__module__)
+    for name in {cls.__module__.partition(".")[0], getattr(module, "__package__", None) or ""}:
+        for folder in getattr(sys.modules.get(name), "__path__", ()):
+            files |= set(Path(folder).rglob("*.py"))
     for path in sorted(files):
         digest.update(path.name.encode() + path.read_bytes())
     return digest.digest()

@@ -8,7 +8,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -110,8 +110,18 @@ class Preparation:
                 self.announce(f"{error}; preparing again")
                 shutil.rmtree(folder)
         self.announce(f"preparing {method.label} on {self.calibration.source}")
-        method.prepare(model, self.calibration).save(folder, key)
+        method.prepare(model, self._at_its_place(method, below)).save(folder, key)
         return Prepared.load(folder, key)  # what later runs will get, in the types that JSON leaves
+
+    def _at_its_place(self, method: "Method", below: tuple[str, ...]) -> Calibration:
+        """The calibration, with a folder for finished parts that nothing but the method's parameters may share."""
+        assert self.calibration is not None
+        workbench = self.calibration.workbench
+        if workbench.folder is None:
+            return self.calibration
+        place = hashlib.sha256(json.dumps([method.source, self.calibration.fingerprint, *below]).encode()).hexdigest()
+        folder = workbench.folder / place[:16]
+        return replace(self.calibration, workbench=replace(workbench, folder=folder))
 
     def key(self, method: "Method", model: "Decoder", below: tuple[str, ...] = ()) -> dict[str, Any]:
         """Everything that the method's state depends on."""

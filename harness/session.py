@@ -248,7 +248,7 @@ class Session:
         return self.job.resume and self.folder(spec).finished
 
     def _preparation(self, spec: RunSpec) -> Preparation:
-        workbench = Workbench(cache_folder() / "unfinished", self.progress.say, self.progress.bar)
+        workbench = Workbench(cache_folder() / "searches", self.progress.say, self.progress.bar)
         calibration = spec.calibration and replace(spec.calibration, workbench=workbench)
         return Preparation(cache_folder() / "prepared", calibration, self.progress.say)
 

@@ -141,7 +141,7 @@ class Engine:
         self._model, self._controller = model, controller
         self._running: _Forward | None = None
         self._remembered: dict[bytes, Path] = {}
-        self._plans: dict[tuple[int, ...], list[_Pass]] = {}
+        self._plans: dict[tuple[tuple[int, ...], torch.device], list[_Pass]] = {}
         self.last_paths: list[Path] = []
 
     def prepare_cache(self, generation_config: Any, model_kwargs: dict[str, Any], *_: Any, **__: Any) -> None:
@@ -153,13 +153,15 @@ class Engine:
         """The forward of the model, or of its stack of layers where that is called alone."""
         inner = module.forward
         signature = inspect.signature(inner)
+        named = signature.parameters.values()
+        rest = next((each.name for each in named if each.kind is inspect.Parameter.VAR_KEYWORD), "")
 
         @wraps(inner)
         def forward(*args: Any, **kwargs: Any) -> Any:
             if self._running is not None:
                 return inner(*args, **kwargs)
             given = signature.bind_partial(*args, **kwargs).arguments
-            given |= given.pop("kwargs", {})
+            given |= given.pop(rest, {})
             self._running = serving = self._begin(given)
             try:
                 output = inner(**{**given, "past_key_values": serving.cache, "use_cache": serving.cache is not None})
@@ -230,9 +232,10 @@ class Engine:
             # also where all paths are known: what a decision costs is paid, and seen, for every row
             self._extend(serving, self._controller.decide(layer, hidden, serving.prompts))
         counts = tuple(path[layer] for path in serving.paths)
-        if counts not in self._plans:
-            self._plans[counts] = [_pass(counts, number, hidden.device) for number in range(max(counts))]
-        return self._plans[counts]
+        key = (counts, hidden.device)
+        if key not in self._plans:
+            self._plans[key] = [_pass(counts, number, hidden.device) for number in range(max(counts))]
+        return self._plans[key]
 
     def _extend(self, serving: _Forward, decided: Sequence[Path]) -> None:
         done = len(serving.paths[0])
