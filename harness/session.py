@@ -224,10 +224,15 @@ class Session:
         """Do the slow, once-only work of every run and nothing else, and write the one method's state where asked.
 
         Raises:
-            HarnessError: ``output`` is there already, or the state of more than one method would go there.
+            HarnessError: ``output`` is there already, the state of more than one method would go there, or that of a
+                method that takes none.
         """
         if output is not None and (len(self.specs) > 1 or len(self.specs[0].stack.parts) > 1):
             raise HarnessError(f"--output_path {output}: one state goes into a folder; give one method and one task")
+        if output is not None and "state" not in (part := self.specs[0].stack.parts[0]).params():
+            raise HarnessError(
+                f"--output_path {output}: {part.name} takes no state; its preparation is kept for itself"
+            )
         if output is not None and output.exists():
             raise HarnessError(f"--output_path {output} is there already; a prepared state gets a folder of its own")
         prepared = []

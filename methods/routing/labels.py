@@ -7,7 +7,6 @@ searches alike shares it.
 
 import hashlib
 import json
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path as File
@@ -75,8 +74,10 @@ def ask(model: "Decoder", question: Question) -> Asked | None:
             model, [_tokens(model, context + spaces + question.answers[0] + end) for end in question.ends], whole
         )
         answers = [(*answers[0], min(ends))] if ends else answers
-    longest = getattr(model.config, "max_position_embeddings", math.inf)
-    if not prompt or not all(answers) or len(prompt) + max(map(len, answers)) > longest:
+    longest = getattr(model.config, "max_position_embeddings", None)
+    if longest is not None and answers:  # cut from the left, as lm-eval cuts
+        prompt = prompt[-max(longest - max(map(len, answers)), 1) :]
+    if not prompt or not all(answers):
         return None
     return Asked(question, Texts(prompt, tuple(answers)), ends)
 
