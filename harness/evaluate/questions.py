@@ -24,7 +24,7 @@ def training_questions(loaded: LoadedTask, count: int, seed: int = 0) -> list[Qu
     found: list[Question] = []
     for index, task in enumerate(tasks):
         share = (count - len(found)) // (len(tasks) - index)
-        found += _of_task(task, share, held_out, random.Random(seed))  # noqa: S311 - a sample, not a secret
+        found += _of_task(task, share, held_out, random.Random(seed))
     return found
 
 

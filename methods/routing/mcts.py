@@ -89,7 +89,7 @@ def edits(path: Path) -> Iterator[Path]:
 
 def search(layers: int, settings: Settings, seed: str) -> Search:
     """Search one question's path; every path is asked for at most once, the full one first."""
-    tree = Tree(layers, settings, random.Random(seed))  # noqa: S311 - a search, not a secret
+    tree = Tree(layers, settings, random.Random(seed))
     reward = yield tree.root.path
     tree.record([tree.root], reward)
     dense_right = reward.right

@@ -78,7 +78,7 @@ class RandomSkip(Method):
 
     def path(self, layers: int, digest: bytes) -> "Path":
         """The path of the prompt with this digest."""
-        rng = random.Random(f"{self.seed}/{digest.hex()}")  # noqa: S311 - a draw, not a secret
+        rng = random.Random(f"{self.seed}/{digest.hex()}")
         skipped = (1 - self.executed) * layers
         number = int(skipped) + (rng.random() < skipped - int(skipped))
         middle = range(self.first, layers - self.last)
