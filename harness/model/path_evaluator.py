@@ -162,7 +162,7 @@ class PathEvaluator:
         call = rows_of(self._calls[layer], index, len(self._start))
         output = self.model.anatomy.blocks[layer].module(torch.cat(inputs), **call)
         self.layers_run += len(rows)
-        for key, state in zip(keys, output.split([len(given) for given in inputs]), strict=True):
+        for key, state in zip(keys, torch.split(output, [len(given) for given in inputs]), strict=True):
             self._kept[key] = state.clone()  # a view would keep the whole batch alive
 
     def _state(self, key: _Key) -> torch.Tensor:
@@ -192,15 +192,15 @@ class PathEvaluator:
         target = torch.tensor([token for answer in targets for token in answer], device=logits.device)
         logprobs = logits.log_softmax(-1).gather(-1, target[:, None])[:, 0]
         lengths = [len(answer) for answer in targets]
-        written = logits.argmax(-1).cpu().split(lengths)
-        scored = map(_scored, targets, logprobs.cpu().split(lengths), (tokens.tolist() for tokens in written))
+        written = (tokens.tolist() for tokens in torch.split(logits.argmax(-1).cpu(), lengths))
+        scored = map(_scored, targets, torch.split(logprobs.cpu(), lengths), written)
         return [[next(scored) for _ in self.questions[question].answers] for question, _ in goals]
 
     def _logits(self, states: torch.Tensor) -> torch.Tensor:
         anatomy = self.model.anatomy
-        logits = anatomy.head(anatomy.final_norm(states)).float()
+        logits: torch.Tensor = anatomy.head(anatomy.final_norm(states)).float()
         cap = getattr(self.model.config, "final_logit_softcapping", None)
-        return logits if cap is None else cap * torch.tanh(logits / cap)
+        return logits if cap is None else torch.tanh(logits / cap).mul(cap)
 
 
 def _scored(answer: tuple[int, ...], logprobs: torch.Tensor, written: list[int]) -> Scored:

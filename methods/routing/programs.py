@@ -75,8 +75,8 @@ class _Exchange(nn.Module):
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         normed = self.first(states)
         states = states + self.dropout(self.attention(self.queries(normed), normed))
-        added: torch.Tensor = self.narrow(torch.relu(self.widen(self.second(states))))
-        return states + self.dropout(added)
+        added: torch.Tensor = self.dropout(self.narrow(torch.relu(self.widen(self.second(states)))))
+        return states + added
 
 
 class Predictor(nn.Module):
@@ -157,4 +157,5 @@ class ProgramController(Controller):
 
 def _heads(states: torch.Tensor) -> torch.Tensor:
     """[rows, tokens, width] to [rows, heads, tokens, width / heads]."""
-    return states.unflatten(-1, (HEADS, -1)).transpose(1, 2)
+    rows, tokens, width = states.shape
+    return states.reshape(rows, tokens, HEADS, width // HEADS).transpose(1, 2)

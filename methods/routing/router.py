@@ -33,11 +33,11 @@ def pool(states: torch.Tensor, windows: int) -> torch.Tensor:
 def new_router(width: int, hidden: int, generator: torch.Generator) -> nn.Sequential:
     """Linear, GELU (tanh), Linear to the three classes; Xavier-uniform weights and zero biases."""
     with torch.random.fork_rng(devices=[]):  # linears draw weights of their own first
-        router = nn.Sequential(nn.Linear(width, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, CLASSES))
-    for layer in (router[0], router[2]):
+        read, decide = nn.Linear(width, hidden), nn.Linear(hidden, CLASSES)
+    for layer in (read, decide):
         nn.init.xavier_uniform_(layer.weight, generator=generator)
         nn.init.zeros_(layer.bias)
-    return router.requires_grad_(False)
+    return nn.Sequential(read, nn.GELU(approximate="tanh"), decide).requires_grad_(False)
 
 
 def load_routers(model: "Decoder", tensors: dict[str, torch.Tensor]) -> list[nn.Sequential]:
@@ -71,13 +71,13 @@ def controlled(probabilities: torch.Tensor, control: float) -> torch.Tensor:
     """
     skip, once, twice = torch.eye(CLASSES, device=probabilities.device)
     if control <= -0.5:
-        share = (control + 1) / 0.5
-        return (1 - share) * skip + share * probabilities
-    if control <= 0.5:
-        share = control + 0.5
-        return (1 - share) * probabilities + share * once
-    share = (control - 0.5) / 0.5
-    return ((1 - share) * once + share * twice).expand_as(probabilities)
+        low, high, share = skip, probabilities, (control + 1) / 0.5
+    elif control <= 0.5:
+        low, high, share = probabilities, once, control + 0.5
+    else:
+        low, high, share = once, twice, (control - 0.5) / 0.5
+    mixed: torch.Tensor = (1 - share) * low + share * high
+    return mixed.expand_as(probabilities)
 
 
 class RouterController(Controller):
