@@ -127,7 +127,7 @@ class _Forward:
     known: list[Path | None]
     paths: list[Path]
     frozen: bool
-    gathered: dict[tuple[Any, ...], dict[str, Any]] = field(default_factory=dict)
+    gathered: dict[tuple[Any, ...], tuple[Any, dict[str, Any]]] = field(default_factory=dict)
 
 
 class Engine:
@@ -209,6 +209,8 @@ class Engine:
         rows = ids.shape[0]
         if cache is not None and cache.paths is not None:
             return _Forward(rows, cache, None, [None] * rows, cache.paths, frozen=True)
+        if context is not None and context.decoding:
+            raise MethodError("paths are kept with the cache, so decoding needs one: use_cache=False is not offered")
         wanted = given.get("use_cache")
         if cache is None and (self._model.config.use_cache if wanted is None else wanted):
             # a scored text is never gone on with
@@ -228,7 +230,7 @@ class Engine:
     def _passes(self, serving: _Forward, layer: int, hidden: torch.Tensor) -> list[_Pass]:
         """Who runs the layer in its first pass, and in its second."""
         if not serving.frozen and len(serving.paths[0]) <= layer:
-            assert serving.prompts is not None
+            assert serving.prompts is not None  # paths that are not frozen are of prompts being read
             # also where all paths are known: what a decision costs is paid, and seen, for every row
             self._extend(serving, self._controller.decide(layer, hidden, serving.prompts))
         counts = tuple(path[layer] for path in serving.paths)
@@ -238,19 +240,22 @@ class Engine:
         return self._plans[key]
 
     def _extend(self, serving: _Forward, decided: Sequence[Path]) -> None:
-        done = len(serving.paths[0])
-        for row, (known, more) in enumerate(zip(serving.known, decided, strict=True)):
-            end = done + len(more)
-            serving.paths[row] = known[:end] if known is not None else (*serving.paths[row], *more)
+        assert serving.prompts is not None
+        done, end = len(serving.paths[0]), len(serving.paths[0]) + len(decided[0])
+        first: dict[bytes, Path] = {}  # rounding must not part rows of one prompt
+        rows = zip(serving.prompts.digests, serving.known, decided, strict=True)
+        for row, (digest, known, more) in enumerate(rows):
+            path = known[:end] if known is not None else (*serving.paths[row][:done], *more)
+            serving.paths[row] = first.setdefault(digest, path)
 
     def _gathered(
         self, serving: _Forward, rows: tuple[int, ...], index: torch.Tensor, call: dict[str, Any]
     ) -> dict[str, Any]:
         """The rows' part of a layer's call; layers that are handed the same share it."""
         key = (rows, *(id(value) for value in call.values()))
-        if key not in serving.gathered:
-            serving.gathered[key] = rows_of(call, index, serving.rows)
-        return serving.gathered[key]
+        if key not in serving.gathered:  # kept with what it was made of, so that no other object takes over an id
+            serving.gathered[key] = (dict(call), rows_of(call, index, serving.rows))
+        return serving.gathered[key][1]
 
 
 def _pass(counts: tuple[int, ...], number: int, device: torch.device) -> _Pass:

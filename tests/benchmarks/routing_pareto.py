@@ -58,9 +58,10 @@ def main() -> None:
     for method, state in contestants(model, training, args):
         right, paths, flops = judge(model, asked, method, state)
         found = difference(base, right)
+        layers = np.mean([sum(path) / len(path) for path in paths])
         print(
             f"| {named(method)} | {right.mean():.3f} | {found.value:+.3f} [{found.low:+.3f}, {found.high:+.3f}] | "
-            f"{found.gained} | {found.lost} | {np.mean([sum(path) / len(path) for path in paths]):.1%} | {flops / dense_flops:.2f} | {len(set(paths))} |",
+            f"{found.gained} | {found.lost} | {layers:.1%} | {flops / dense_flops:.2f} | {len(set(paths))} |",
             flush=True,
         )
 

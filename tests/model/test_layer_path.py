@@ -175,6 +175,22 @@ def test_a_continuation_does_not_choose_the_path(prompts):
     assert seen[1] == ((0, 12), (3, 12), (7, 12))
 
 
+def test_rows_of_one_prompt_take_one_path_where_decisions_differ(prompts):
+    class Alternates(FixedPaths):
+        def decide(self, layer, hidden, prompts):
+            return [(row % 2,) for row in range(len(hidden))]
+
+    decoder, (ids, _) = tiny_decoder("llama"), prompts
+    with routed(decoder, Alternates(((1,) * 4,))) as engine:
+        logits(decoder, ids[[0, 0, 1, 1]])
+        assert engine.last_paths == [(0,) * 4] * 4
+        logits(decoder, ids[[2, 1]])
+        assert engine.last_paths == [(0,) * 4] * 2
+        decoder.context = ForwardContext((Row("t", 0, (0,), 12, 12),), "generate", "left", decoding=True)
+        with pytest.raises(MethodError, match="use_cache=False is not offered"):
+            logits(decoder, ids[:1])
+
+
 def test_what_is_not_supported_is_refused_by_name():
     decoder = tiny_decoder("llama")
     decoder.module.config.model_type = "novel"
