@@ -43,12 +43,13 @@ from harness.testing.serve import Text, score
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--task", choices=("math", "choice"), required=True)
+    parser.add_argument("--model", type=Path, default=BUNDLED, help="a folder; the bundled model's unless given")
     parser.add_argument("--work", type=Path, help="keeps finished searches, so that a killed run goes on")
     for name, value in (("train", 48), ("test", 100), ("simulations", 50)):
         parser.add_argument(f"--{name}", type=int, default=value)
     args = parser.parse_args()
-    module = AutoModelForCausalLM.from_pretrained(BUNDLED, dtype="auto").eval()
-    model = Decoder(module, AutoTokenizer.from_pretrained(BUNDLED), dissect(module), "pocket")
+    module = AutoModelForCausalLM.from_pretrained(args.model, dtype="auto").eval()
+    model = Decoder(module, AutoTokenizer.from_pretrained(args.model), dissect(module), "pocket")
     training = Calibration(("text",), "pocket", documents(args.task, args.train, Split.TRAIN), Workbench(args.work))
     asked = questions(model, Calibration((), "pocket", documents(args.task, args.test, Split.TEST)), args.test)
     base, _, dense_flops = judge(model, asked, Dense(), Prepared())
