@@ -33,7 +33,7 @@ from harness.methods.routing.static_path import StaticPath
 from harness.model.anatomy import dissect
 from harness.model.decoder import Decoder
 from harness.model.path_evaluator import PathEvaluator
-from harness.model.source import BUNDLED
+from harness.model.source import BUNDLED, locate
 from harness.prepared import Prepared
 from harness.tasks.pocket import arithmetic, choice
 from harness.tasks.pocket.splits import Document, Split, first
@@ -49,7 +49,9 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int, default=value)
     args = parser.parse_args()
     module = AutoModelForCausalLM.from_pretrained(args.model, dtype="auto").eval()
-    model = Decoder(module, AutoTokenizer.from_pretrained(args.model), dissect(module), "pocket")
+    model = Decoder(
+        module, AutoTokenizer.from_pretrained(args.model), dissect(module), locate(str(args.model)).fingerprint
+    )
     training = Calibration(("text",), "pocket", documents(args.task, args.train, Split.TRAIN), Workbench(args.work))
     asked = questions(model, Calibration((), "pocket", documents(args.task, args.test, Split.TEST)), args.test)
     base, _, dense_flops = judge(model, asked, Dense(), Prepared())
@@ -82,15 +84,15 @@ def _question(document: Document) -> Question:
 
 def contestants(model: Decoder, training: Calibration, args: argparse.Namespace) -> Iterator[tuple[Method, Prepared]]:
     """Both routers at three budgets and their controls; what preparation found is printed."""
-    for skip in (1, 2, 3):
+    for skip in (1, 2, 3, 4):
         static = StaticPath(skip=skip, questions=args.train)
         yield static, static.prepare(model, training)
-    for executed, seed in ((executed, seed) for executed in (0.92, 0.83, 0.75) for seed in (0, 1)):
+    for executed, seed in ((executed, seed) for executed in (0.92, 0.83, 0.75, 0.67) for seed in (0, 1)):
         yield RandomSkip(executed=executed, seed=seed), Prepared()
     search = {"questions": args.train, "simulations": args.simulations, "stop_early": False}
     routers: list[tuple[Method, str, tuple[float, ...]]] = [
-        (DrLLM(**search), "control", (0.0, -0.5, -0.6, -0.7)),
-        (Polar(**search), "skip_bias", (-2.0, 0.0, 2.0)),
+        (DrLLM(**search), "control", (-0.3, -0.4, -0.5, -0.55)),
+        (Polar(**search), "skip_bias", (-2.0, -1.0, 0.0, 1.0)),
     ]
     for router, knob, values in routers:
         state = router.prepare(model, training)
