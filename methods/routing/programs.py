@@ -38,10 +38,10 @@ class Scores(nn.Module):
         self.macs_per_token = 2 * queries * width
 
     def forward(self, keys: torch.Tensor, queries: torch.Tensor) -> torch.Tensor:
-        """[rows, keys, width] and [rows or 1, queries, width] to [rows, keys, queries, heads]."""
+        """[rows, keys, width] and [rows or 1, queries, width] to [rows, keys, queries * heads]: a token is a key."""
         split = [_heads(each) for each in (keys, queries)]
         scores = split[0] @ split[1].transpose(2, 3) / math.sqrt(split[0].shape[-1])
-        return scores.permute(0, 2, 3, 1)
+        return scores.permute(0, 2, 3, 1).flatten(2)
 
 
 class Attention(nn.Module):
@@ -54,7 +54,7 @@ class Attention(nn.Module):
 
     def forward(self, queries: torch.Tensor, states: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         """Answers [rows, queries, width] from states [rows, keys, width]; ``mask`` [rows, keys] says which count."""
-        scores = self.scores(self.keys(states), queries)
+        scores = self.scores(self.keys(states), queries).reshape(*states.shape[:2], -1, HEADS)
         if mask is not None:
             scores = scores.masked_fill(~mask[:, :, None, None], -math.inf)
         attended = scores.softmax(1).permute(0, 3, 2, 1) @ _heads(self.values(states))
