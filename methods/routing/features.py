@@ -45,7 +45,8 @@ def logits_of(router: nn.Module, features: torch.Tensor, windows: torch.Tensor) 
         features: [samples, W, width], of which the first ``windows`` [samples] count.
     """
     counted = (torch.arange(features.shape[1])[None] < windows[:, None]).float()[..., None]
-    return (router(features.float()) * counted).sum(1) / windows[:, None]
+    summed: torch.Tensor = (router(features.float()) * counted).sum(1)
+    return summed / windows[:, None]
 
 
 def collect(model: "Decoder", labels: Sequence[Label], windows: int) -> Examples:

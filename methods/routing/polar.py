@@ -110,7 +110,7 @@ class Polar(Searched):
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.epochs * batches)
         targets = [segments(label.found.path or ()) for label in kept]
         for _ in range(self.epochs):
-            for batch in torch.randperm(len(kept)).split(32):
+            for batch in torch.split(torch.randperm(len(kept)), 32):
                 chosen = [states[i] for i in batch.tolist()]
                 mask = pad_sequence([torch.ones(len(each), dtype=torch.bool) for each in chosen], batch_first=True)
                 begins = torch.tensor([targets[i][0] for i in batch.tolist()])
@@ -120,7 +120,7 @@ class Polar(Searched):
                     loss = binary_cross_entropy_with_logits(said_begins[:, 1:], begins[:, 1:])
                     loss = loss + cross_entropy(said_does[begins == 1], does[begins == 1])
                     optimizer.zero_grad(set_to_none=True)
-                    loss.backward()
+                    torch.autograd.backward(loss)
                 optimizer.step()
                 schedule.step()
         return predictor.eval().requires_grad_(False)

@@ -75,11 +75,11 @@ def _train_one(
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step + 1, warmup, steps))
     with torch.enable_grad():
         for _ in range(recipe.epochs):
-            for batch in chosen[torch.randperm(len(chosen), generator=generator)].split(recipe.batch):
+            for batch in torch.split(chosen[torch.randperm(len(chosen), generator=generator)], recipe.batch):
                 logits = logits_of(router, features[batch], examples.windows[batch])
                 loss = focal_loss(logits, labels[batch], weights, recipe.gamma)
                 optimizer.zero_grad(set_to_none=True)
-                loss.backward()
+                torch.autograd.backward(loss)
                 optimizer.step()
                 schedule.step()
     return router.requires_grad_(False)
