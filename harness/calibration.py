@@ -1,10 +1,13 @@
 """The text a method calibrates on: where it came from, and the same token windows for the same seed."""
 
 import hashlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+import json
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import astuple, dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 from harness.errors import MethodError
 
@@ -15,23 +18,69 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class Question:
+    """A training document of a task, as the model is asked it.
+
+    Attributes:
+        prompt: what the model reads.
+        answers: continuations of the prompt: all choices, or the one right answer.
+        right: which of them is right.
+        kind: "choice" asks for the likeliest of several answers; "answer" for the right one, written greedily;
+            "text" is running text, whose continuation cannot be wrong.
+        ends: what ends a written answer, beside the model's own end token.
+    """
+
+    prompt: str
+    answers: tuple[str, ...]
+    right: int
+    kind: Literal["choice", "answer", "text"]
+    ends: tuple[str, ...] = ()
+
+    @property
+    def digest(self) -> str:
+        """What the question is told apart by."""
+        return hashlib.sha256(json.dumps(astuple(self)).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+@dataclass(frozen=True)
+class Workbench:
+    """What a long preparation may use beside the model.
+
+    Attributes:
+        folder: where finished parts are kept, so that a killed preparation goes on; None: nowhere.
+        say: tells the user something.
+        bar: shows progress, by the title given, for the length of a ``with`` block.
+    """
+
+    folder: Path | None = None
+    say: Callable[[str], None] = lambda message: None
+    bar: Callable[[str], AbstractContextManager[Any]] = lambda title: nullcontext()
+
+
+@dataclass(frozen=True)
 class Calibration:
     """Text for preparation, never from a split that is scored.
 
     Attributes:
         texts: documents, in the order they are used.
         source: where they came from, in words, for the record.
+        questions: the same task's training questions, for methods that learn from answers.
+        workbench: where preparation keeps finished parts and reports to.
     """
 
     texts: tuple[str, ...]
     source: str
+    questions: tuple[Question, ...] = ()
+    workbench: Workbench = field(default=Workbench(), compare=False)
 
     @cached_property
     def fingerprint(self) -> str:
-        """Digest of the texts themselves; the source's name does not matter."""
+        """Digest of the texts and questions themselves; the source's name does not matter."""
         digest = hashlib.sha256()
         for text in self.texts:
             digest.update(hashlib.sha256(text.encode()).digest())
+        for question in self.questions:
+            digest.update(question.digest.encode())
         return digest.hexdigest()
 
     def windows(self, model: "Decoder", *, count: int, length: int) -> Iterator["torch.Tensor"]:

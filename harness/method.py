@@ -59,7 +59,8 @@ class Method(ABC):
 
     Class attributes say what a reader must know before trusting a row: ``exact`` (greedy output unchanged),
     ``input_dependent`` (the work depends on the input), ``batchable`` (rows of a batch stay independent),
-    ``phases``, ``savings``, ``needs_training`` and ``stackable`` (may take part in ``a+b``). With ``swaps_linears`` the
+    ``phases``, ``savings``, ``needs_training``, ``stackable`` (may take part in ``a+b``) and ``pools_prompt`` (what
+    runs is decided from the whole prompt, so a text that is scored without one is refused). With ``swaps_linears`` the
     savings are those of the linear maps that it puts in place (harness.model.linear), which may depend on the machine:
     ``savings`` is then what they are where its kernel runs, and the record says what they were.
 
@@ -81,6 +82,7 @@ class Method(ABC):
     needs_training: ClassVar[bool] = False
     stackable: ClassVar[bool] = True
     swaps_linears: ClassVar[bool] = False
+    pools_prompt: ClassVar[bool] = False
     examples: ClassVar[tuple[dict[str, Any], ...]] = ({},)
     neutral: ClassVar[dict[str, Any] | None] = None
 
@@ -133,6 +135,11 @@ class Method(ABC):
         """Whether ``prepare`` does anything for this method."""
         return type(self).prepare is not Method.prepare
 
+    @property
+    def questions_needed(self) -> int:
+        """How many of the task's training questions ``prepare`` is to have, beside the calibration text."""
+        return 0
+
     def params(self) -> dict[str, Any]:
         """The hyper-parameters by name, as JSON values."""
         return {name: _plain(adapter, getattr(self, name)) for name, adapter in _adapters(type(self)).items()}
@@ -150,8 +157,13 @@ class Method(ABC):
 
         The source is that of the method's package and of the harness, whose engines do a method's work.
         """
-        identity = {"class": type(self).__qualname__, "name": self.name, "params": self.params()}
-        digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode())
+        identity = {"class": type(self).__qualname__, "name": self.name, "params": self.params(), "source": self.source}
+        return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def source(self) -> str:
+        """A digest of the source that acts on the parameters, whoever else shares it."""
+        digest = hashlib.sha256()
         for base in type(self).__mro__:
             if base not in (object, ABC):
                 digest.update(_source(base))
@@ -170,15 +182,19 @@ def _adapters(method: type[Method]) -> "dict[str, TypeAdapter[Any]]":
 
 @cache
 def _source(cls: type) -> bytes:
-    """Digest of the file that defines the class and of its whole package: an edited method is another method."""
+    """Digest of the file that defines the class, of its folder where that is a package, and of the outermost package.
+
+    An edited method is another method. The built-in ones lie outside the folder of ``harness`` in a checkout.
+    """
     digest = hashlib.sha256()
     try:
         files = {Path(inspect.getfile(cls))}
     except (OSError, TypeError):
         return cls.__qualname__.encode()
-    package = sys.modules.get(cls.__module__.partition(".")[0])
-    for folder in getattr(package, "__path__", ()):
-        files |= set(Path(folder).rglob("*.py"))
+    module = sys.modules.get(cls.__module__)
+    for name in {cls.__module__.partition(".")[0], getattr(module, "__package__", None) or ""}:
+        for folder in getattr(sys.modules.get(name), "__path__", ()):
+            files |= set(Path(folder).rglob("*.py"))
     for path in sorted(files):
         digest.update(path.name.encode() + path.read_bytes())
     return digest.digest()

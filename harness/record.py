@@ -112,6 +112,26 @@ class TraceTotals(_Section):
     executed: bool | None
 
 
+class Routes(_Section):
+    """The paths through the layers that documents took, read off what ran; rows count once each.
+
+    Attributes:
+        distinct: how many different paths.
+        identity: share of rows whose path is the full one.
+        entropy: of the paths, in bits.
+        common: share of rows by path, the most frequent ones; a digit says how often a layer ran.
+        union_prefill, union_decode: layers that batches had to run for any row, in parts of dense's; beside the mean
+            depth, this is what a step that waits for memory saves.
+    """
+
+    distinct: int
+    identity: float
+    entropy: float
+    common: dict[str, float]
+    union_prefill: float | None
+    union_decode: float | None
+
+
 class Flops(_Section):
     """Counted arithmetic and traffic (1 multiply-add = 2 FLOPs; matrix products only).
 
@@ -153,6 +173,7 @@ class RunRecord(_Section):
     environment: Environment
     scores: list[Score]
     trace: TraceTotals
+    routes: Routes | None = None
     flops: Flops
     memory: Memory
     time: Time | None = None

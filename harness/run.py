@@ -86,6 +86,7 @@ def run(
         environment=here,
         scores=with_intervals(outcome.scores(evaluated.results), lines),
         trace=outcome.trace_totals(evaluated.served, unchanged=None if spec.stack.is_dense else unchanged),
+        routes=None if spec.stack.is_dense else outcome.routes_info(evaluated.served),
         flops=flops,
         memory=Memory(weights=evaluated.shape.bytes, kv_peak=outcome.kv_peak(evaluated.served, evaluated.shape)),
         missing=MISSING

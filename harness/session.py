@@ -1,16 +1,18 @@
 """A job: resolve what was asked into runs, load the model once, carry out those that have no record yet."""
 
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from harness import environment
+from harness.calibration import Workbench
 from harness.errors import HarnessError, MethodError, UnknownNameError
 from harness.evaluate.calibration_text import calibration_for
 from harness.evaluate.quiet import collected_warnings
-from harness.evaluate.tasks import LoadedTask, Overrides, TaskLoader
+from harness.evaluate.tasks import LoadedTask, Overrides, TaskLoader, refuse_without_prompt
 from harness.measure.shape import ModelShape
 from harness.model.source import ModelError, ModelSource, locate
 from harness.paths import cache_folder
@@ -95,7 +97,10 @@ class Session:
             self._check_samples(task)
             data = task.fingerprint(its.limit, its.samples)
             for stack in stacks:
-                calibration = calibration_for(task, job.calibration) if stack.needs_preparation else None
+                if stack.pools_prompt:
+                    refuse_without_prompt(stack.label, task)
+                needed = stack.needs_preparation
+                calibration = calibration_for(task, job.calibration, stack.questions_needed) if needed else None
                 specs.append(RunSpec(its, stack, task, source, device, data, calibration))
         leaves = {leaf for spec in specs for leaf in spec.task.tasks}
         for name in job.samples or {}:
@@ -215,6 +220,30 @@ class Session:
         """The shape of the model with nothing attached."""
         return ModelShape.of(self.lm.decoder)
 
+    def prepare(self, output: Path | None) -> list[tuple[RunSpec, list[Prepared]]]:
+        """Do the slow, once-only work of every run and nothing else, and write the one method's state where asked.
+
+        Raises:
+            HarnessError: ``output`` is there already, the state of more than one method would go there, or that of a
+                method that takes none.
+        """
+        if output is not None and (len(self.specs) > 1 or len(self.specs[0].stack.parts) > 1):
+            raise HarnessError(f"--output_path {output}: one state goes into a folder; give one method and one task")
+        if output is not None and "state" not in (part := self.specs[0].stack.parts[0]).params():
+            raise HarnessError(
+                f"--output_path {output}: {part.name} takes no state; its preparation is kept for itself"
+            )
+        if output is not None and output.exists():
+            raise HarnessError(f"--output_path {output} is there already; a prepared state gets a folder of its own")
+        prepared = []
+        for spec in self.specs:
+            preparation = self._preparation(spec)
+            with spec.stack.applied(self.lm.decoder, preparation) as states:
+                prepared.append((spec, states))
+            if output is not None:
+                states[0].save(output, preparation.key(spec.stack.parts[0], self.lm.decoder))
+        return prepared
+
     def folder(self, spec: RunSpec) -> RunFolder:
         """Where a run's result is or will be."""
         return self.store.folder(spec.id, spec.stack.label, spec.model.name, spec.task.name)
@@ -224,7 +253,9 @@ class Session:
         return self.job.resume and self.folder(spec).finished
 
     def _preparation(self, spec: RunSpec) -> Preparation:
-        return Preparation(cache_folder() / "prepared", spec.calibration, self.progress.say)
+        workbench = Workbench(cache_folder() / "searches", self.progress.say, self.progress.bar)
+        calibration = spec.calibration and replace(spec.calibration, workbench=workbench)
+        return Preparation(cache_folder() / "prepared", calibration, self.progress.say)
 
     def _finished(self, folder: RunFolder, baseline: RunFolder | None) -> RunRecord:
         """A finished run's record, completed by the comparison if dense has been run only since."""

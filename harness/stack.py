@@ -82,6 +82,16 @@ class Stack:
         return any(part.needs_preparation for part in self.parts)
 
     @property
+    def pools_prompt(self) -> bool:
+        """Whether any part decides from the whole prompt."""
+        return any(part.pools_prompt for part in self.parts)
+
+    @property
+    def questions_needed(self) -> int:
+        """How many training questions the part that needs most is to have."""
+        return max(part.questions_needed for part in self.parts)
+
+    @property
     def fingerprint(self) -> str:
         """Digest of the parts in their order."""
         return hashlib.sha256("+".join(part.fingerprint for part in self.parts).encode()).hexdigest()

@@ -42,7 +42,8 @@ def write_method(path: Path, name: str = "Loose", label: str = "loose", body: st
 
 def toy_model(fingerprint: str = "model") -> Any:
     """What a toy method works on: a list of what was done, in order."""
-    return SimpleNamespace(fingerprint=fingerprint, log=[], attached=[])
+    tokenizer = SimpleNamespace(get_vocab=dict, special_tokens_map={})
+    return SimpleNamespace(fingerprint=fingerprint, tokenizer=tokenizer, log=[], attached=[])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,6 +11,7 @@ from harness.cli import (
     fetch,
     ls,
     new,
+    prepare,
     profile,
     report,
     run,
@@ -35,6 +36,7 @@ app = typer.Typer(
     },
 )
 app.command("run")(run.run)
+app.command("prepare")(prepare.prepare)
 app.add_typer(ls.app, name="ls")
 app.command("show")(show.show)
 app.command("compare")(compare.compare)

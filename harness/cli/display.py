@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -108,6 +109,23 @@ def _described(spec: "RunSpec") -> dict[str, Any]:
         "documents": sum(1 for each in task.tasks.values() for _ in task.documents(each, job.limit, job.samples)),
         "identity": spec.identity,
     }
+
+
+def prepared(found: list[dict[str, Any]], folder: Path | None) -> None:
+    """What each preparation found, fact by fact, and how its state is used."""
+    console = stdout()
+    for one in found:
+        console.print(plain(f"{one['method']} · prepared on {one['task']}"), style="bold")
+        table = Table(box=None, pad_edge=False, show_header=False)
+        table.add_column(style="dim")
+        table.add_column(overflow="fold")
+        for facts in one["state"]:
+            for name, value in facts.items():
+                table.add_row(plain(name), plain(value if isinstance(value, str) else json.dumps(value)))
+        console.print(table)
+    if folder is not None:
+        name = found[0]["method"].partition(":")[0]
+        console.print(plain(f"state in {folder}/ · `harness run --method {name}:state={folder} ...`"), style="dim")
 
 
 def configurations(session: "Session", *, on_stderr: bool) -> None:

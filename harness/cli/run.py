@@ -126,7 +126,7 @@ def run(
 
     quiet.silence(verbosity or ("INFO" if write_out else None), offline=offline)
     args = arguments.key_values("--model_args", model_args or [])
-    job = _job(
+    job = build_job(
         methods=tuple(method or ["dense"]),
         method_args=arguments.key_values("--method_args", method_args or [], read=False),
         baseline=baseline,
@@ -186,7 +186,7 @@ def spread(argv: list[str]) -> list[str]:
 
     ``--tasks a b`` becomes ``--tasks a --tasks b``; a bare ``--apply_chat_template`` gets its value.
     """
-    if argv[:1] != ["run"]:
+    if argv[:1] not in (["run"], ["prepare"]):
         return argv
     rewritten: list[str] = []
     flag = ""
@@ -227,7 +227,7 @@ _SEVERAL_VALUES |= {"t": "tasks", "a": "model_args"}
 _OPTIONAL_VALUE = ("apply_chat_template", "fewshot_as_multiturn")
 
 
-def _job(**settings: Any) -> Any:
+def build_job(**settings: Any) -> Any:
     """The job, with pydantic's complaints as a sentence."""
     from pydantic import ValidationError
 

@@ -188,6 +188,10 @@ def _doubts(record: "RunRecord") -> Iterator[str]:
         yield "never executed: every layer ran on every token, as in dense"
     if record.method.savings == "simulated":
         yield "its saving is simulated: the arithmetic on paper, not the running code, does less"
+    if (routes := record.routes) is not None and routes.distinct > 1:
+        read = routes.union_prefill if routes.union_decode is None else routes.union_decode
+        said = "" if read is None else f"; a batch has to read {read:.0%} of the layers"
+        yield f"{routes.distinct} paths, the full one for {routes.identity:.0%}{said}"
     audit = record.flops.audit_ratio
     if audit is not None and abs(audit - 1) > 0.01:
         yield f"PyTorch's counter saw {audit:.3f} times the FLOPs stated here"

@@ -8,16 +8,18 @@ from typing import Any
 
 from harness.calibration import Calibration
 from harness.errors import HarnessError, UnknownNameError
+from harness.evaluate.questions import training_questions
 from harness.evaluate.tasks import LoadedTask
 
 DOCUMENTS = 256
 
 
-def calibration_for(task: LoadedTask, source: str, seed: int = 0) -> Calibration:
+def calibration_for(task: LoadedTask, source: str, questions: int = 0, seed: int = 0) -> Calibration:
     """The calibration text that ``--calibration`` names: "task", "bundled", a data set or a text file.
 
     "task" means the training split of the task, seeded sample of at most 256 documents, and the bundled text for
-    tasks that have none. A data set is written ``dataset:NAME:SPLIT:COLUMN``, with a configuration behind a comma
+    tasks that have none; and as many of its questions, for methods that need any. A data set is written
+    ``dataset:NAME:SPLIT:COLUMN``, with a configuration behind a comma
     (``dataset:allenai/ai2_arc,ARC-Easy:train:question``), and sampled in the same way.
 
     Raises:
@@ -26,7 +28,8 @@ def calibration_for(task: LoadedTask, source: str, seed: int = 0) -> Calibration
     if source == "task":
         texts = _training_texts(task, seed)
         if texts:
-            return Calibration(tuple(texts), f"the training split of {task.name}")
+            asked = tuple(training_questions(task, questions, seed)) if questions else ()
+            return Calibration(tuple(texts), f"the training split of {task.name}", asked)
     elif source.startswith("dataset:"):
         return _from_dataset(task, source, seed)
     elif source != "bundled":

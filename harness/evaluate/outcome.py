@@ -9,11 +9,12 @@ from typing import Any
 from harness.costs import Score
 from harness.journal import Served
 from harness.measure.flops import causal_flops, executed_flops
+from harness.measure.routes import routes
 from harness.measure.segment import Segment, depth, ran_as_dense, unpadded
 from harness.measure.shape import ModelShape
 from harness.measure.traffic import kv_cache_bytes, traffic
 from harness.record import Flops as FlopsInfo
-from harness.record import TraceTotals
+from harness.record import Routes, TraceTotals
 
 
 def scores(results: dict[str, Any]) -> list[Score]:
@@ -180,6 +181,12 @@ def flops_info(served: Sequence[Served], shape: ModelShape, dense: ModelShape, a
         weight_bytes=round(moved.weights),
         kv_bytes=moved.kv,
     )
+
+
+def routes_info(served: Iterable[Served]) -> Routes | None:
+    """The paths that rows took; None where what ran are no paths of layers."""
+    found = routes([row.segments for row in served])
+    return None if found is None else Routes(**found)
 
 
 def kv_peak(served: Iterable[Served], shape: ModelShape) -> int:

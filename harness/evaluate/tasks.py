@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import harness.tasks
-from harness.errors import HarnessError, UnknownNameError
+from harness.errors import HarnessError, MethodError, UnknownNameError
 from harness.evaluate.task_index import Known, known_names
 
 BUNDLED = Path(harness.tasks.__path__[0])
@@ -131,6 +131,20 @@ class TaskLoader:
         # lm-eval lists the group that was asked for before those inside it
         outermost = list(built["groups"].values())[:1]
         return LoadedTask(name, built["tasks"], outermost or list(built["tasks"].values()), self.manager)
+
+
+def refuse_without_prompt(method: str, loaded: LoadedTask) -> None:
+    """Refuse a task of whole texts to a method that decides from prompts.
+
+    Raises:
+        MethodError: a decision pooled over a text that is scored looks at the tokens it is to predict.
+    """
+    for name, task in loaded.tasks.items():
+        if task.config.output_type == "loglikelihood_rolling":
+            raise MethodError(
+                f"{method} decides from a document's prompt, and {name} scores whole texts (loglikelihood_rolling), "
+                "which have none: a decision pooled over the text would look at the tokens that it is to predict"
+            )
 
 
 @dataclass(frozen=True)

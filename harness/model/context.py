@@ -5,9 +5,12 @@ decide from prompt tokens alone, and the tracer reads it to charge work to docum
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from harness.model.decoder import Decoder
 
 
 @dataclass(frozen=True)
@@ -57,3 +60,8 @@ class ForwardContext:
             yield
         finally:
             self.active = outer
+
+
+def only(model: "Decoder", rows: tuple[int, ...]) -> AbstractContextManager[None]:
+    """``ForwardContext.only`` of what the model serves; nothing where it serves nobody."""
+    return nullcontext() if model.context is None else model.context.only(rows)

@@ -1,5 +1,7 @@
 """A loaded decoder language model: the module, its tokenizer, its parts, and what the current forward serves."""
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -57,3 +59,13 @@ class Decoder:
         """Where the model's inputs go."""
         device: torch.device = self.module.device
         return device
+
+    @contextmanager
+    def assisted(self, auxiliaries: Sequence[Auxiliary]) -> Iterator[None]:
+        """Charge what these modules do for the length of a ``with`` block."""
+        before = list(self.auxiliaries)
+        self.auxiliaries += auxiliaries
+        try:
+            yield
+        finally:
+            self.auxiliaries[:] = before

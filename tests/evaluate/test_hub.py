@@ -137,3 +137,17 @@ def test_command_line_on_the_prepared_cache(cli: Cli, stories: Path, hub: Path) 
     short = ["--gen_kwargs", "max_gen_toks=8", "--model_args", "max_length=2048", "--json"]
     done = cli("run", *arguments, *short, HF_HOME=str(hub))
     assert [record["method"]["name"] for record in json.loads(done.stdout)] == ["dense", "layer-drop"]
+
+
+def test_dr_llm_on_a_real_task(stories: Path, hub: Path, tmp_path: Path) -> None:
+    """Search, training, evaluation, and the controls, on solutions that no small model writes word for word."""
+    job = settings("gsm8k", stories, hub) | {"num_fewshot": 0, "limit": 2}
+    routed = "dr-llm:goal=likelihood,questions=6,simulations=6,stop_early=false,epochs=20"
+    methods = (routed, "random-skip:executed=0.8,first=1,last=0", "static-path:goal=likelihood,skip=1,questions=6")
+    dense, *records = Session(Job(methods=methods, **job), Store(tmp_path), Silent()).execute()
+    assert [record.method.name for record in records] == ["dr-llm", "random-skip", "static-path"]
+    state = records[0].method.state[0]
+    assert (state["goal"], state["questions"], state["kept"]) == ("likelihood", 6, 6)
+    assert all(record.baseline.run_id == dense.id and record.routes is not None for record in records)
+    assert records[0].flops.parts["router"] > 0
+    assert records[2].flops.total < dense.flops.total

@@ -1,0 +1,1 @@
+"""Methods that choose, for each input, which layers run and how often."""

@@ -1,0 +1,119 @@
+"""Dr.LLM: routers in the layers that skip, run or repeat each, taught by searched paths."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+from annotated_types import Ge, Gt, Le, Lt
+
+from harness.methods.routing.searched import Searched
+from harness.prepared import Prepared
+
+if TYPE_CHECKING:
+    from harness.calibration import Calibration
+    from harness.model.decoder import Decoder
+
+_TINY = {"questions": 4, "simulations": 6, "epochs": 2, "hidden": 8}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrLLM(Searched):
+    """Let a small router before each layer decide, from the prompt, whether the layer is skipped, run or repeated.
+
+    How: on training questions of the task, a tree search looks for the shortest path through the layers that still
+    gives the right answer, or that corrects a wrong one. Each layer's router, an MLP over the layer's input pooled
+    into 8 windows of the prompt, learns the path's choice. The model itself is not changed. Afterwards every document
+    takes the path that the routers choose while its prompt is read; all its answers, and every token written, keep
+    that path, with exact keys and values. A skipped layer is not computed. What routers cost is counted.
+
+    Paper: "Dr.LLM: Dynamic Layer Routing in LLMs", arXiv:2510.12773.
+
+    Parameters:
+        control: the paper's knob (appendix C): -0.5 leaves the choice to the routers, towards -1 more layers are
+            skipped until all are, towards 0.5 more are run once until all are, towards 1 more are repeated.
+        questions: training questions searched, at most.
+        simulations: paths tried for each, at most.
+        goal: what a path must do: "answer", give the task's right answer (the likeliest choice, or the target written
+            greedily); "likelihood", make the right answer as likely as the whole model does.
+        stop_early: end a question's search at its first improvement, as the paper does; otherwise the search goes on
+            for shorter paths, and the routers learn to skip more.
+        exploration: weight of the exploration term of UCB.
+        length_penalty: weight of the path's length in UCB.
+        random_child: probability of following a random child.
+        windows: windows that the prompt is pooled into.
+        hidden: width of the routers.
+        epochs: passes over the kept questions.
+        rate: learning rate of AdamW.
+        beta: balance of the classes; 0 weighs them alike, towards 1 by the inverse of their frequency.
+        gamma: focus of the loss on what is still wrong.
+        seed: of the routers' weights and the order of their examples.
+        state: a folder that ``harness prepare -o`` wrote, to be used as it is.
+
+    Limits: a text without a prompt (rolling perplexity) has no path and is refused. A written answer counts as right
+    when it is the task's target word for word, so goal=likelihood is for tasks whose targets are free solutions.
+
+    Deviations: a repeated layer repeats alone (f(f(h))), where the paper's search also repeats blocks; beta is
+    0.99999, as the paper's 0.999 balances hardly at all; fewer questions by default, so that a CPU takes minutes, and
+    100 epochs over them, not 25; the released code decides anew for every generated token, here the paper's one
+    decision per prompt is kept.
+
+    Reference: cached decoding equals recomputation without a cache on every supported architecture; pooling, class
+    weights and the search are tested against hand-computed cases. The paper's tables have not been reproduced.
+    """
+
+    name = "dr-llm"
+    paper = "arXiv:2510.12773"
+    examples = tuple({"control": control, **_TINY} for control in (0.25, -0.9, -1.0))
+    neutral: ClassVar = {"control": 0.5, **_TINY}
+
+    control: Annotated[float, Ge(-1), Le(1)] = -0.5
+    windows: Annotated[int, Ge(1)] = 8
+    hidden: Annotated[int, Ge(1)] = 128
+    epochs: Annotated[int, Ge(1)] = 100
+    rate: Annotated[float, Gt(0)] = 1e-3
+    beta: Annotated[float, Ge(0), Lt(1)] = 0.99999
+    gamma: Annotated[float, Ge(0)] = 2.0
+
+    def prepare(self, model: "Decoder", calibration: "Calibration") -> Prepared:
+        """Search paths, then train the routers on what they see along these.
+
+        Returns the routers as tensors, and as facts what the search found and how well the routers tell the labels of
+        questions held out from them.
+
+        Raises:
+            MethodError: no path is right on any question.
+            UnsupportedModelError: the layer-path engine does not know the model.
+        """
+        from harness.methods.routing.features import collect
+        from harness.methods.routing.training import Recipe, quality, train
+
+        labels = self.labels(model, calibration)
+        examples = collect(model, labels.kept, self.windows)
+        recipe = Recipe(self.hidden, self.epochs, rate=self.rate, beta=self.beta, gamma=self.gamma)
+        training, judged = self.held_out(len(examples.labels))
+        routers = train(examples, training, recipe, self.seed)
+        facts = labels.facts(len(model.anatomy.blocks))
+        if len(judged):
+            told = examples.predicted(routers, judged).flatten()
+            facts["routers on held-out questions"] = quality(told, examples.labels[judged].flatten())
+        tensors = {
+            f"router.{layer}.{name}": tensor
+            for layer, router in enumerate(routers)
+            for name, tensor in router.state_dict().items()
+        }
+        return Prepared(tensors, facts)
+
+    @contextmanager
+    def attach(self, model: "Decoder", prepared: Prepared) -> Iterator[None]:
+        """Route every prompt by the trained routers.
+
+        Raises:
+            MethodError: the state is not of routers for this model.
+        """
+        from harness.methods.routing.router import RouterController, load_routers
+        from harness.model.layer_path import routed
+
+        controller = RouterController(model, load_routers(model, prepared.tensors), self.windows, self.control)
+        with routed(model, controller), model.assisted(controller.auxiliaries):
+            yield

@@ -1,0 +1,85 @@
+"""What routers learn from: the prompt's pooled states along each label's path, and the path itself."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from harness.methods.routing.labels import Label, groups
+from harness.methods.routing.router import pool
+from harness.model.path_evaluator import PathEvaluator
+
+if TYPE_CHECKING:
+    from harness.model.decoder import Decoder
+    from harness.model.routed_cache import Path
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Training examples for every layer.
+
+    Attributes:
+        features: of each layer, [samples, W, width], filled up with zeros; in the model's own precision.
+        windows: how many windows of each sample count, [samples].
+        labels: how often each layer runs, [samples, layers].
+    """
+
+    features: list[torch.Tensor]
+    windows: torch.Tensor
+    labels: torch.Tensor
+
+    @torch.no_grad()
+    def predicted(self, routers: Sequence[nn.Module], chosen: torch.Tensor) -> torch.Tensor:
+        """The routers' choices on the chosen samples, [samples, layers]."""
+        pairs = zip(routers, self.features, strict=True)
+        logits = [logits_of(router, layer[chosen], self.windows[chosen]) for router, layer in pairs]
+        return torch.stack(logits, 1).argmax(-1)
+
+
+def logits_of(router: nn.Module, features: torch.Tensor, windows: torch.Tensor) -> torch.Tensor:
+    """The mean over each sample's own windows of the router's logits, [samples, classes].
+
+    Args:
+        features: [samples, W, width], of which the first ``windows`` [samples] count.
+    """
+    counted = (torch.arange(features.shape[1])[None] < windows[:, None]).float()[..., None]
+    summed: torch.Tensor = (router(features.float()) * counted).sum(1)
+    return summed / windows[:, None]
+
+
+def collect(model: "Decoder", labels: Sequence[Label], windows: int) -> Examples:
+    """Run every kept question along its label's path and keep what each router would see (teacher forcing)."""
+    layers, width = len(model.anatomy.blocks), model.config.hidden_size
+    features = [torch.zeros(len(labels), windows, width, dtype=model.module.dtype) for _ in range(layers)]
+    counts = torch.zeros(len(labels), dtype=torch.long)
+    for number, label, evaluator, place in _evaluated(model, labels):
+        for layer, states in enumerate(evaluator.states(place, _path(label))[:layers]):
+            pooled = pool(states.float(), windows)
+            features[layer][number, : len(pooled)] = pooled.cpu()
+            counts[number] = len(pooled)
+    return Examples(features, counts, torch.tensor([_path(label) for label in labels]))
+
+
+def first_states(model: "Decoder", labels: Sequence[Label]) -> list[torch.Tensor]:
+    """The embeddings of every kept question's prompt, [prompt, width], in single precision on the CPU."""
+    states: dict[int, torch.Tensor] = {}
+    for number, _, evaluator, place in _evaluated(model, labels):
+        states[number] = evaluator.states(place, ())[0].float().cpu()
+    return [states[number] for number in range(len(labels))]
+
+
+def _evaluated(model: "Decoder", labels: Sequence[Label]) -> Iterator[tuple[int, Label, PathEvaluator, int]]:
+    """Each label with its number, an evaluator of its group, and its place in it."""
+    numbers = {label.asked.question.digest: number for number, label in enumerate(labels)}
+    for group in groups([label.asked for label in labels]):
+        evaluator = PathEvaluator(model, [asked.texts for asked in group])
+        for place, asked in enumerate(group):
+            number = numbers[asked.question.digest]
+            yield number, labels[number], evaluator, place
+
+
+def _path(label: Label) -> "Path":
+    assert label.found.path is not None
+    return label.found.path

@@ -1,0 +1,260 @@
+"""From a task's training questions to labels: for each question the shortest path that answers it.
+
+Questions are searched side by side, so that the paths which all of them ask for next are evaluated in one batch. A
+finished group is written to the workbench at once: a killed preparation goes on after it, and every method that
+searches alike shares it.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path as File
+from typing import TYPE_CHECKING, Any, Literal
+
+from harness.calibration import Calibration, Question
+from harness.errors import MethodError
+from harness.files import write_atomic
+from harness.methods.routing.mcts import Found, Reward, Search, Settings, search
+
+if TYPE_CHECKING:
+    from harness.model.decoder import Decoder
+    from harness.model.path_evaluator import PathEvaluator, Scored, Texts
+    from harness.model.routed_cache import Path
+
+Goal = Literal["answer", "likelihood"]
+"""What a path must do: give the right answer, or make the right one as likely as the full path does."""
+
+GROUP = 32
+SLACK = 0.01
+"""Nats per token that a path may lose and still count as no less likely."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question in tokens.
+
+    Attributes:
+        texts: its prompt and answers; a written answer ends with one of ``ends``.
+        ends: token ids that end a written answer, one as good as another.
+    """
+
+    question: Question
+    texts: "Texts"
+    ends: frozenset[int]
+
+    def reward(self, scores: "Sequence[Scored]", goal: Goal, dense: float | None) -> Reward:
+        """What a path that scored so has earned; ``dense`` is the full path's margin where there is one."""
+        right = scores[self.question.right]
+        per_token = right.logprob / right.tokens
+        if goal == "likelihood" or self.question.kind == "text":
+            return Reward(dense is None or per_token >= dense - SLACK, per_token)
+        if self.question.kind == "answer":
+            ended = right.greedy == right.tokens - 1 and right.departs in self.ends
+            return Reward(ended or right.greedy == right.tokens, per_token)
+        lengths = [max(len(answer), 1) for answer in self.question.answers]
+        normalised = [score.logprob / length for score, length in zip(scores, lengths, strict=True)]
+        others = [value for index, value in enumerate(normalised) if index != self.question.right]
+        margin = normalised[self.question.right] - max(others)
+        return Reward(margin > 0, margin)
+
+
+def ask(model: "Decoder", question: Question) -> Asked | None:
+    """A question as lm-eval would tokenise it; None where nothing is left of the prompt or of an answer."""
+    from harness.model.path_evaluator import Texts
+
+    context = question.prompt.rstrip()
+    spaces = question.prompt[len(context) :]
+    prompt = _tokens(model, context)
+    answers = [_tokens(model, context + spaces + answer)[len(prompt) :] for answer in question.answers]
+    ends: frozenset[int] = frozenset()
+    if question.kind == "answer" and answers[0]:
+        whole = (*prompt, *answers[0])
+        ends = _end_tokens(
+            model, [_tokens(model, context + spaces + question.answers[0] + end) for end in question.ends], whole
+        )
+        answers = [(*answers[0], min(ends))] if ends else answers
+    longest = getattr(model.config, "max_position_embeddings", None)
+    if longest is not None and answers:  # cut from the left, as lm-eval cuts
+        prompt = prompt[-max(longest - max(map(len, answers)), 1) :]
+    if not prompt or not all(answers):
+        return None
+    return Asked(question, Texts(prompt, tuple(answers)), ends)
+
+
+def _tokens(model: "Decoder", text: str) -> tuple[int, ...]:
+    return tuple(model.tokenizer(text)["input_ids"])
+
+
+def _end_tokens(model: "Decoder", ended: list[tuple[int, ...]], whole: tuple[int, ...]) -> frozenset[int]:
+    """The model's end tokens, and the first token of each string that ends an answer, where it is one of its own."""
+    own = model.module.generation_config.eos_token_id
+    ids = {*(own if isinstance(own, list) else [own]), model.tokenizer.eos_token_id} - {None}
+    return frozenset(
+        ids | {more[len(whole)] for more in ended if more[: len(whole)] == whole and len(more) > len(whole)}
+    )
+
+
+@dataclass(frozen=True)
+class Label:
+    """A question with what its search found."""
+
+    asked: Asked
+    found: Found
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The searched questions.
+
+    Attributes:
+        searched: all of them.
+        goal: what paths had to do.
+    """
+
+    searched: tuple[Label, ...]
+    goal: Goal
+
+    @property
+    def kept(self) -> list[Label]:
+        """Those with a path that is right."""
+        return [label for label in self.searched if label.found.path is not None]
+
+    def facts(self, layers: int) -> dict[str, Any]:
+        """What a reader of the prepared state must know about the search."""
+        kept = self.kept
+        lengths = [sum(label.found.path or ()) for label in kept]
+        corrected = sum(not label.found.dense_right for label in kept)
+        return {
+            "goal": self.goal,
+            "questions": len(self.searched),
+            "kept": len(kept),
+            "evaluations": sum(label.found.evaluations for label in self.searched),
+            "dense right": sum(label.found.dense_right for label in self.searched),
+            "wrong to right": corrected,
+            "layers saved per kept question": sum(layers - length for length in lengths) / len(kept) if kept else None,
+            # with the right answers in view: an upper bound for any router, never a method's score
+            "oracle": {
+                "accuracy": len(kept) / len(self.searched),
+                "executed": sum(lengths) / (layers * len(kept)) if kept else None,
+            },
+        }
+
+
+def find(model: "Decoder", calibration: Calibration, count: int, goal: Goal, settings: Settings) -> Labels:
+    """Search a path for each of the calibration's questions, or of questions made of its text.
+
+    Raises:
+        MethodError: no path is right on any question, so there is nothing to learn.
+    """
+    asked = questions(model, calibration, count)
+    journal = _Journal(calibration.workbench.folder, model, asked, goal, settings)
+    labels: dict[str, Found] = journal.read()
+    with calibration.workbench.bar("searching paths") as bar:
+        if bar is not None:
+            bar.expect(len(asked))
+        for group in groups(asked):
+            missing = [each for each in group if each.question.digest not in labels]
+            if missing:
+                # the whole group, so that a search that goes on computes what an uninterrupted one does
+                labels |= dict(
+                    zip((a.question.digest for a in group), _search(model, group, goal, settings), strict=True)
+                )
+                journal.write(labels)
+            if bar is not None:
+                bar.advance(len(group))
+    found = Labels(tuple(Label(each, labels[each.question.digest]) for each in asked), goal)
+    if not found.kept:
+        raise MethodError(
+            f"on none of {len(asked)} training questions does any path give the right answer, so there is nothing to "
+            "learn; goal=likelihood asks only that the right answer stays as likely as it is for the full model"
+        )
+    return found
+
+
+def questions(model: "Decoder", calibration: Calibration, count: int) -> list[Asked]:
+    """At most ``count`` questions in tokens, each once; running text gives questions where the task has none."""
+    given = calibration.questions or tuple(_from_text(calibration.texts))
+    unique = {question.digest: question for question in given}
+    asked = [each for each in (ask(model, question) for question in unique.values()) if each is not None][:count]
+    if not asked:
+        raise MethodError(f"the calibration text from {calibration.source} gives no question to search paths for")
+    return asked
+
+
+def groups(asked: Sequence[Asked]) -> Iterator[list[Asked]]:
+    """Questions of like length together."""
+    by_length = sorted(asked, key=lambda each: (max(map(len, each.texts.rows)), each.question.digest))
+    for begin in range(0, len(by_length), GROUP):
+        yield by_length[begin : begin + GROUP]
+
+
+def _search(model: "Decoder", group: list[Asked], goal: Goal, settings: Settings) -> list[Found]:
+    """Search a group side by side."""
+    from harness.model.path_evaluator import PathEvaluator
+
+    layers = len(model.anatomy.blocks)
+    evaluator = PathEvaluator(model, [each.texts for each in group])
+    return lockstep(group, evaluator, goal, lambda each: search(layers, settings, each.question.digest))
+
+
+def lockstep(
+    group: list[Asked], evaluator: "PathEvaluator", goal: Goal, start: Callable[[Asked], Search]
+) -> list[Found]:
+    """Carry searches out together: one batch for the paths that all of them want next."""
+    searches = [start(each) for each in group]
+    wanted: dict[int, Path] = {place: next(each) for place, each in enumerate(searches)}
+    found: dict[int, Found] = {}
+    dense: dict[int, float] = {}
+    while wanted:
+        scores = evaluator.evaluate(list(wanted.items()))
+        for (place, _), scored in zip(list(wanted.items()), scores, strict=True):
+            reward = group[place].reward(scored, goal, dense.get(place))
+            dense.setdefault(place, reward.margin)  # the full path comes first
+            try:
+                wanted[place] = searches[place].send(reward)
+            except StopIteration as finished:
+                found[place] = finished.value
+                del wanted[place]
+    return [found[place] for place in range(len(group))]
+
+
+def _from_text(texts: Sequence[str]) -> Iterator[Question]:
+    """Running text as questions: how it goes on after its first half."""
+    for text in texts:
+        words = text.split(" ")
+        for begin in range(0, len(words), 48):
+            part = words[begin : begin + 48]
+            if len(part) >= 8:
+                half = len(part) // 2
+                yield Question(" ".join(part[:half]), (" " + " ".join(part[half:]),), 0, "text")
+
+
+class _Journal:
+    """Found paths by question, in a file whose name says what they depend on."""
+
+    def __init__(
+        self, folder: File | None, model: "Decoder", asked: Sequence[Asked], goal: Goal, settings: Settings
+    ) -> None:
+        depends = [model.fingerprint, goal, asdict(settings), [each.question.digest for each in asked]]
+        digest = hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()
+        self._file = None if folder is None else folder / f"paths-{digest[:16]}.json"
+
+    def read(self) -> dict[str, Found]:
+        """What is there; nothing where it cannot be read."""
+        if self._file is None or not self._file.is_file():
+            return {}
+        try:
+            stored = json.loads(self._file.read_text())
+            return {
+                digest: Found(None if path is None else tuple(path), bool(dense), int(evaluations))
+                for digest, (path, dense, evaluations) in stored.items()
+            }
+        except (OSError, ValueError, TypeError, AttributeError):
+            return {}
+
+    def write(self, labels: dict[str, Found]) -> None:
+        """Keep all that is found so far."""
+        if self._file is not None:
+            plain = {key: [found.path, found.dense_right, found.evaluations] for key, found in labels.items()}
+            write_atomic(self._file, json.dumps(plain))

@@ -1,0 +1,86 @@
+"""Random skip: the control that any router must beat, skipping as many layers without looking."""
+
+import random
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+from annotated_types import Ge, Le
+
+from harness.errors import MethodError
+from harness.method import Family, Method
+from harness.prepared import Prepared
+
+if TYPE_CHECKING:
+    import torch
+
+    from harness.model.controller import Prompts
+    from harness.model.decoder import Decoder
+    from harness.model.routed_cache import Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomSkip(Method):
+    """Skip layers drawn at random for each prompt: a control for methods that choose them.
+
+    How: of the layers between the protected ends, as many are left out as bring the executed share of all layers to
+    ``executed`` on average; where that is no whole number, some prompts skip one more than others. The draw depends on
+    the seed and the prompt's tokens alone, so every answer to a document takes one path, and so does the next run.
+
+    Parameters:
+        executed: the share of layers that is to run, from 0 to 1; a router's row is to be compared at its own share.
+        seed: of the draw; report several.
+        first: layers at the beginning that are never skipped.
+        last: layers at the end that are never skipped.
+
+    Limits: no fewer layers than the protected ones can run.
+
+    Reference: drawn shares and protected ends are tested; cached decoding equals recomputation without a cache.
+    """
+
+    name = "random-skip"
+    family = Family.ROUTING
+    input_dependent = True
+    examples = tuple({"executed": executed, "first": 1, "last": 0} for executed in (0.75, 0.5, 0.25))
+    neutral: ClassVar = {"executed": 1.0}
+
+    executed: Annotated[float, Ge(0), Le(1)] = 0.75
+    seed: Annotated[int, Ge(0)] = 0
+    first: Annotated[int, Ge(0)] = 2
+    last: Annotated[int, Ge(0)] = 2
+
+    def attach(self, model: "Decoder", prepared: Prepared) -> AbstractContextManager[Any]:
+        """Draw a path for every prompt.
+
+        Raises:
+            MethodError: the protected layers are more than are to run.
+        """
+        from harness.model.controller import Controller
+        from harness.model.layer_path import routed
+
+        layers = len(model.anatomy.blocks)
+        least = min(self.first + self.last, layers) / layers
+        if self.executed < least:
+            raise MethodError(
+                f"random-skip: executed={self.executed} is out of range: {self.first} + {self.last} of {layers} layers "
+                f"are protected, so from {least:.2f} to 1 can run"
+            )
+        method = self
+
+        class Draw(Controller):
+            passes: ClassVar[int] = 1
+
+            def decide(self, layer: int, hidden: "torch.Tensor", prompts: "Prompts") -> "Sequence[Path]":
+                return [method.path(layers, digest)[layer:] for digest in prompts.digests]
+
+        return routed(model, Draw())
+
+    def path(self, layers: int, digest: bytes) -> "Path":
+        """The path of the prompt with this digest."""
+        rng = random.Random(f"{self.seed}/{digest.hex()}")
+        skipped = (1 - self.executed) * layers
+        number = int(skipped) + (rng.random() < skipped - int(skipped))
+        middle = range(self.first, layers - self.last)
+        out = set(rng.sample(middle, min(number, len(middle))))
+        return tuple(int(layer not in out) for layer in range(layers))

@@ -1,0 +1,88 @@
+"""What the methods that learn from searched paths have in common: the search's parameters, and a shared state."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from annotated_types import Ge, Le
+
+from harness.errors import MethodError
+from harness.method import Family, Method
+
+if TYPE_CHECKING:
+    import torch
+
+    from harness.calibration import Calibration
+    from harness.methods.routing.labels import Labels
+    from harness.model.decoder import Decoder
+
+
+@dataclass(frozen=True, kw_only=True)
+class Searched(Method):
+    """A method that is taught by the shortest right paths of training questions."""
+
+    family = Family.ROUTING
+    input_dependent = True
+    needs_training = True
+    pools_prompt = True
+
+    questions: Annotated[int, Ge(1)] = 128
+    simulations: Annotated[int, Ge(1)] = 50
+    goal: Literal["answer", "likelihood"] = "answer"
+    stop_early: bool = True
+    exploration: Annotated[float, Ge(0)] = 1.8
+    length_penalty: Annotated[float, Ge(0)] = 3.0
+    random_child: Annotated[float, Ge(0), Le(1)] = 0.1
+    seed: Annotated[int, Ge(0)] = 0
+    state: Path | None = None
+
+    def check(self) -> None:
+        """Refuse a state that is not there."""
+        if self.state is not None and not self.state.is_dir():
+            raise MethodError(f"{self.name}: state={self.state} is no folder; `harness prepare -o` writes one")
+
+    @property
+    def needs_preparation(self) -> bool:
+        """Whether there is no state yet."""
+        return self.state is None
+
+    @property
+    def questions_needed(self) -> int:
+        """How many training questions the search is to have."""
+        return self.questions
+
+    @property
+    def fingerprint(self) -> str:
+        """As of any method; a given state counts with its contents, wherever it lies."""
+        if self.state is None:
+            return super().fingerprint
+        digest = hashlib.sha256(super().fingerprint.encode())
+        for file in sorted(self.state.iterdir()):
+            digest.update(file.read_bytes())
+        return digest.hexdigest()
+
+    def labels(self, model: "Decoder", calibration: "Calibration") -> "Labels":
+        """Search the calibration's questions, or go on with a search that was interrupted.
+
+        Raises:
+            MethodError: no path is right on any question.
+        """
+        from harness.methods.routing.labels import find
+        from harness.methods.routing.mcts import Settings
+
+        settings = Settings(
+            simulations=self.simulations,
+            exploration=self.exploration,
+            length_penalty=self.length_penalty,
+            random_child=self.random_child,
+            stop_early=self.stop_early,
+        )
+        return find(model, calibration, self.questions, self.goal, settings)
+
+    def held_out(self, count: int) -> "tuple[torch.Tensor, torch.Tensor]":
+        """Indices of examples to train on, and of a fifth to judge by, where there are at least five."""
+        import torch
+
+        order = torch.randperm(count, generator=torch.Generator().manual_seed(self.seed))
+        return order[count // 5 :], order[: count // 5]

@@ -1,0 +1,92 @@
+"""Static path: the control that a router must beat, the best single path for all inputs."""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from annotated_types import Ge
+
+from harness.errors import MethodError
+from harness.method import Family, Method
+from harness.prepared import Prepared
+
+if TYPE_CHECKING:
+    from harness.calibration import Calibration
+    from harness.methods.routing.labels import Asked
+    from harness.model.decoder import Decoder
+    from harness.model.path_evaluator import PathEvaluator
+    from harness.model.routed_cache import Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class StaticPath(Method):
+    """Leave out the same layers for every input: the ones that training questions miss least.
+
+    How: layers go one at a time. Each time, every layer that is left is tried out on the task's training questions,
+    and the one goes without which most of them are still answered right; among equals, the one without which the right
+    answers stay surest. A router that does not beat this path at the same number of layers has learnt nothing from the
+    input.
+
+    Parameters:
+        skip: how many layers go, from 0.
+        questions: training questions that decide, at most.
+        goal: what counts: "answer", the task's right answer; "likelihood", how likely the right answer stays.
+
+    Limits: chosen greedily: the best pair of layers need not hold the best single one.
+
+    Reference: equals layer-drop of the same layers, logit for logit; the greedy choice is tested against all choices.
+    """
+
+    name = "static-path"
+    family = Family.ROUTING
+    examples = tuple({"skip": skip, "questions": 4} for skip in (1, 2, 3))
+    neutral: ClassVar = {"skip": 0, "questions": 4}
+
+    skip: Annotated[int, Ge(0)] = 3
+    questions: Annotated[int, Ge(1)] = 96
+    goal: Literal["answer", "likelihood"] = "answer"
+
+    @property
+    def questions_needed(self) -> int:
+        """How many training questions are to decide."""
+        return self.questions
+
+    def prepare(self, model: "Decoder", calibration: "Calibration") -> Prepared:
+        """Choose the path.
+
+        Returns facts alone: the ``path``, and after each layer taken out the share of questions answered right.
+
+        Raises:
+            MethodError: more layers are to go than the model has.
+        """
+        from harness.methods.routing import labels
+        from harness.model.path_evaluator import PathEvaluator
+
+        layers = len(model.anatomy.blocks)
+        if self.skip > layers:
+            raise MethodError(f"static-path: skip={self.skip} is out of range for this model; from 0 to {layers}")
+        path: Path = (1,) * layers
+        steps: list[dict[str, Any]] = []
+        asked = labels.questions(model, calibration, self.questions) if self.skip else []
+        groups = [(group, PathEvaluator(model, [each.texts for each in group])) for group in labels.groups(asked)]
+        for _ in range(self.skip):
+            shorter = [(*path[:i], 0, *path[i + 1 :]) for i in range(layers) if path[i]]
+            right, _, path = max((*self._worth(groups, candidate), candidate) for candidate in shorter)
+            steps.append({"path": list(path), "right": right / len(asked)})
+        return Prepared(facts={"path": list(path), "steps": steps})
+
+    def _worth(self, groups: "Sequence[tuple[list[Asked], PathEvaluator]]", path: "Path") -> tuple[int, float]:
+        """How many questions the path answers, and how surely in sum."""
+        rewards = []
+        for group, evaluator in groups:
+            scores = evaluator.evaluate([(place, path) for place in range(len(group))])
+            rewards += [each.reward(scored, self.goal, None) for each, scored in zip(group, scores, strict=True)]
+        return sum(reward.right for reward in rewards), sum(reward.margin for reward in rewards)
+
+    def attach(self, model: "Decoder", prepared: Prepared) -> AbstractContextManager[Any]:
+        """Send everything along the path."""
+        from harness.model.controller import FixedPaths
+        from harness.model.layer_path import routed
+
+        return routed(model, FixedPaths((tuple(prepared.facts["path"]),)))
