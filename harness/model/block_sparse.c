@@ -308,8 +308,10 @@ static void int8_avx512(const Product *p, int rows, int threads) {
     }
 }
 
-/* A tile of floats as columns [in][16] or, for groups of 4, [in][64]. */
+/* A tile of floats as columns [in][16] or, for groups of 4, [in][64]; zeros where there is no token, since what the
+   buffer held before may be denormal numbers, which are slow. */
 static void float_columns(const float *x, long in, long tokens, int width, float *columns) {
+    if (tokens < width) memset(columns, 0, sizeof(float) * in * width);
     for (long k0 = 0; k0 < in; k0 += 16)
         for (long t = 0; t < tokens; t++)
             for (long k = k0; k < MIN(k0 + 16, in); k++) columns[k * width + t] = x[t * in + k];
