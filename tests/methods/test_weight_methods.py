@@ -195,3 +195,24 @@ def test_what_does_not_go_together_is_refused_by_name(stack, says, tmp_path):
         parse(stack).applied(tiny_decoder("llama"), Preparation(tmp_path, TEXT)),
     ):
         pass
+
+
+@pytest.mark.parametrize(
+    "route", ["dr-llm:questions=4,simulations=6,hidden=8,epochs=2", "random-skip:executed=0.5,first=1,last=0"]
+)
+def test_what_routes_layers_and_what_computes_them_stack(route):
+    from harness.testing.serve import TEXTS, difference, score
+    from harness.testing.subject import Subject
+
+    found = {}
+    for stack in (route, f"{route}+int8-dynamic"):
+        subject = Subject.of(stack, ["llama"])
+        decoder = subject.decoder("llama")
+        with subject.attached(decoder):
+            found[stack] = score(decoder, TEXTS[:2])
+            assert sum(kernels(decoder).values()) == (28 if "int8" in stack else 0)
+    routed, quantized = found.values()
+    assert [[s.attention for s in row] for row in routed.segments] == [
+        [s.attention for s in row] for row in quantized.segments
+    ]
+    assert 0 < difference(quantized.row(0), routed.row(0)) < 0.05
