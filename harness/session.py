@@ -100,7 +100,9 @@ class Session:
                 if stack.pools_prompt:
                     refuse_without_prompt(stack.label, task)
                 needed = stack.needs_preparation
-                calibration = calibration_for(task, job.calibration, stack.questions_needed) if needed else None
+                calibration = (
+                    calibration_for(task, job.calibration, questions=stack.questions_needed) if needed else None
+                )
                 specs.append(RunSpec(its, stack, task, source, device, data, calibration))
         leaves = {leaf for spec in specs for leaf in spec.task.tasks}
         for name in job.samples or {}:

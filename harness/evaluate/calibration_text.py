@@ -14,7 +14,7 @@ from harness.evaluate.tasks import LoadedTask
 DOCUMENTS = 256
 
 
-def calibration_for(task: LoadedTask, source: str, questions: int = 0, seed: int = 0) -> Calibration:
+def calibration_for(task: LoadedTask, source: str, *, questions: int = 0, seed: int = 0) -> Calibration:
     """The calibration text that ``--calibration`` names: "task", "bundled", a data set or a text file.
 
     "task" means the training split of the task, seeded sample of at most 256 documents, and the bundled text for

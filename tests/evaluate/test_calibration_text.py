@@ -74,7 +74,7 @@ def test_a_sample_is_taken_of_many_documents(tmp_path: Path) -> None:
 @pytest.mark.parametrize("source", ["task", "bundled"])
 def test_a_seed_gives_the_same_texts_again(source: str, tmp_path: Path) -> None:
     loaded = task(tmp_path, questions("a", 20), ["b"])
-    first, again, other = (calibration_for(loaded, source, seed).fingerprint for seed in (0, 0, 1))
+    first, again, other = (calibration_for(loaded, source, seed=seed).fingerprint for seed in (0, 0, 1))
     assert first == again != other
 
 
@@ -152,7 +152,7 @@ def test_a_data_set_is_sampled_without_what_is_scored(tmp_path: Path, monkeypatc
     assert document["question"] not in found.texts
     assert found.source == "question of an/other,config, split train"
     assert found.fingerprint == calibration_for(mine, "dataset:an/other,config:train:question").fingerprint
-    assert found.fingerprint != calibration_for(mine, "dataset:an/other,config:train:question", 1).fingerprint
+    assert found.fingerprint != calibration_for(mine, "dataset:an/other,config:train:question", seed=1).fingerprint
     with pytest.raises(HarnessError, match=r"unknown column of an/other 'questions'\. Did you mean 'question'"):
         calibration_for(mine, "dataset:an/other:train:questions")
 

@@ -51,7 +51,8 @@ def test_batches_depend_on_the_step_and_on_nothing_else(batches):
     assert not torch.equal(one.inputs, other.inputs)
 
 
-def test_packed_rows_hold_whole_documents_and_little_padding(batches, codec):
+def test_packed_rows_hold_whole_documents_and_little_padding(batches, codec, monkeypatch):
+    monkeypatch.setattr(mixture, "ECHOES", 10**6)
     packed, recall = batches(0)
     end = codec.token_to_id(tokenizer.END)
     assert packed.inputs.shape == packed.labels.shape == packed.weights.shape
@@ -62,6 +63,15 @@ def test_packed_rows_hold_whole_documents_and_little_padding(batches, codec):
         for row, row_weights in zip(recall.labels, recall.weights, strict=True)
     ]
     assert all(set(answers) <= set("0123456789 ") and any(map(str.isdigit, answers)) for answers in written)
+
+
+def test_an_echo_says_the_same_twice_and_weighs_the_second_time(codec):
+    end = codec.token_to_id(tokenizer.END)
+    encode = lambda content: codec.encode(content, add_special_tokens=False).ids  # noqa: E731
+    ids, weights = mixture._echo(Draw("echo"), 12, encode, end)
+    half = (len(ids) - 2) // 2
+    assert ids[1 : 1 + half] == ids[1 + half : -1]
+    assert weights == [0.0] * (1 + half) + [1.0] * (half + 1)
 
 
 def test_attention_stays_inside_a_packed_document(tiny):
