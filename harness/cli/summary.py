@@ -66,8 +66,8 @@ def _score_table(records: "Sequence[RunRecord]") -> Table:
     """A row for every method and metric."""
     table = _table()
     table.add_column("id", no_wrap=True)
-    table.add_column("method", overflow="fold", min_width=18)
-    table.add_column("metric", overflow="fold", min_width=10)
+    table.add_column("method", overflow="fold", min_width=12)
+    table.add_column("metric", overflow="fold", min_width=11)
     for heading in ("score\n[95 %]", "against dense\n[95 %]", "answers\nchanged", "depth\nrun"):
         table.add_column(heading, justify="right", no_wrap=True)
     for record in records:
@@ -115,8 +115,13 @@ def difference(score: "Score") -> str:
     if change is None:
         return ""
     if change.low is None or change.high is None:
-        return f"{change.difference:+.4f}"
-    return f"{change.difference:+.4f} [{change.low:+.3f}, {change.high:+.3f}]"
+        return _number(change.difference, "+")
+    return f"{_number(change.difference, '+')} [{_number(change.low, '+')}, {_number(change.high, '+')}]"
+
+
+def _number(value: float, sign: str = "") -> str:
+    """Three decimals, or four digits where that would be too many."""
+    return f"{value:{sign}.3f}" if abs(value) < 100 else f"{value:{sign}.4g}"
 
 
 def ratio(info: "RatioInfo | None") -> str:
@@ -145,14 +150,14 @@ def _metric(score: "Score", record: "RunRecord") -> str:
     task = "" if score.task == record.evaluation.task else f"{score.task} "
     filtered = "" if score.filter == "none" else f" {score.filter}"
     arrow = {True: " ↑", False: " ↓", None: ""}[score.higher_is_better]
-    return f"{task}{score.metric}{filtered}{arrow}"
+    return f"{task}{score.metric}{arrow}{filtered}"
 
 
 def _value(score: "Score") -> str:
     if score.value is None:
         return "-"
-    interval = "" if score.low is None or score.high is None else f" [{score.low:.3f}, {score.high:.3f}]"
-    return f"{score.value:.4f}{interval}"
+    interval = "" if score.low is None or score.high is None else f" [{_number(score.low)}, {_number(score.high)}]"
+    return f"{_number(score.value)}{interval}"
 
 
 def _changed(record: "RunRecord") -> str:

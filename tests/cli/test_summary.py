@@ -1,0 +1,64 @@
+"""The summary fits a terminal of 100 columns, whatever the labels, and cuts no number off."""
+
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from harness.cli import summary
+from harness.costs import Baseline, Ideal, PairedScore, RatioInfo, Time
+from harness.record import RunRecord
+from harness.store import Store
+from tests.cli.conftest import Harness
+
+
+@pytest.fixture
+def records(harness: Harness, tiny: list[object], tmp_path: Path) -> list[RunRecord]:
+    """Two runs, with long labels and every cost filled in."""
+    made = harness("run", *tiny, "-t", "tiny_answer", "-m", "layer-drop:layers=1", "-L", 4, "--json").json()
+    dense, method = (Store(Path("runs")).find(run["id"]).record() for run in made)
+    change = PairedScore(difference=-0.035, low=-0.061, high=-0.009, n=200, detectable=0.04)
+    scores = [
+        dense.scores[0].model_copy(
+            update={"filter": name, "value": 0.81, "low": 0.75, "high": 0.858, "n": 200, "vs_baseline": change}
+        )
+        for name in ("strict-match", "flexible-extract")
+    ]
+    wide = RatioInfo(value=1.02, low=0.91, high=1.13)
+    ratios = dict.fromkeys(
+        ("flops", "ideal_ref", "ideal_own", "latency", "tpot", "peak_memory", "energy_estimated"), wide
+    )
+    ratios["ideal_own"] = RatioInfo(value=0.5)
+    ideal = Ideal(
+        profile="k", label="poor", clock="wall", fit_error=0.12, held_out_error=0.2, ref_s=1, own_s=1, parts={}
+    )
+    filled = method.model_copy(
+        update={
+            "scores": scores,
+            "method": method.method.model_copy(update={"label": "wanda:pattern=16x1,sparsity=0.8+block-sparse"}),
+            "trace": method.trace.model_copy(update={"mean_depth_prefill": 1.0, "mean_depth_decode": 0.643}),
+            "baseline": Baseline(run_id=dense.id, documents=200, ratios=ratios, noise=ratios, answers_changed=0.051),
+            "time": Time(ideal=ideal),
+        }
+    )
+    return [dense, filled]
+
+
+def test_nothing_is_cut_off_at_100_columns(records: list[RunRecord], monkeypatch: pytest.MonkeyPatch) -> None:
+    written = io.StringIO()
+    monkeypatch.setattr(summary, "stdout", lambda: Console(file=written, width=100, highlight=False))
+    summary.results(records, Path("runs"), as_json=False)
+    out = written.getvalue()
+    assert max(map(len, out.splitlines())) <= 100
+    for whole in (
+        "0.810 [0.750, 0.858]",
+        "-0.035 [-0.061, -0.009]",
+        "100%/64%",
+        "5.1%",
+        "0.50x",
+        "poor",
+        "noise: dense again",
+    ):
+        assert whole in out, out
+    assert "…" not in out
