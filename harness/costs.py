@@ -165,7 +165,7 @@ class Energy(_Section):
         measured_j: joules that counters saw; null, with the reason in ``missing``, where a component has none.
         estimated_j: joules with nominal powers for what has no counter: time times a constant, no more.
         active_j: the one of the two that is there, without what the idle machine would have used meanwhile.
-        idle_w: power of the machine with the model loaded and nothing running.
+        idle_w: power of the machine with the model loaded and nothing running; ``busy_w`` while it worked.
         prefill_share: share of the idealized time, hence of the energy, that reading prompts takes.
         label: the weakest provenance that makes up 5 % of the total or more. Estimates are never ranked against
             measurements.
@@ -178,6 +178,7 @@ class Energy(_Section):
     estimated_j: float | None
     active_j: float | None
     idle_w: float | None
+    busy_w: float | None = None
     parts: dict[str, EnergyPart]
     label: Provenance
     note: str

@@ -6,11 +6,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import islice
+from math import isclose
 from pathlib import Path
+from statistics import median
 from typing import Any, Literal
 
 from harness.leaderboard.aggregates import aggregations, disagreements
 from harness.leaderboard.results import PACKED_SAMPLES, Result, ResultError
+from harness.measure.accelerators import accelerator, names
+from harness.measure.energy import ROUNDS as LEAST_WINDOWS
+from harness.measure.energy import WINDOW_S
 from harness.reports.columns import at
 from harness.reports.rows import Row
 from harness.store import MANIFEST, RECORD
@@ -169,6 +174,33 @@ def numbers(case: Case) -> Iterator[str]:
         yield "weights take more than 16 bytes a parameter"
 
 
+def measured(case: Case) -> Iterator[str]:
+    """Times are those of their raw measurements; energy was read in steady state, at a power that the machine has."""
+    latency = at(case.record, "time/latency")
+    if latency is not None:
+        raw = [seconds for rounds in latency["raw"] for seconds in rounds]
+        summary = latency["end_to_end"]
+        if not raw or min(raw) <= 0 or len(raw) != summary["n"]:
+            yield f"{summary['n']} latencies are stated and {len(raw)} are there, or some are not positive"
+        elif not isclose(median(raw), summary["median"], rel_tol=1e-3):
+            yield f"the median latency is {summary['median']}, that of its measurements is {median(raw)}"
+    energy = case.record.get("energy")
+    if energy is None or energy["measured_j"] is None:
+        return
+    if energy["windows"] < LEAST_WINDOWS or energy["window_s"] < WINDOW_S:
+        yield f"energy of {energy['windows']} windows of {energy['window_s']:.1f} s: no steady state"
+    most = _most_watts(case.record["environment"]["device_name"])
+    if energy.get("busy_w") is not None and energy["busy_w"] > most:
+        yield f"{energy['busy_w']:.0f} W are more than the {most:.0f} W that such a machine takes"
+
+
+def _most_watts(device: str) -> float:
+    """A fifth over the stated power of an accelerator that the device's name names, else what no machine takes."""
+    named = [accelerator(name).tdp for name in names() if name.partition("-")[0].upper() in device.upper()]
+    stated = [tdp for tdp in named if tdp is not None]
+    return 1.2 * max(stated) if stated else _MOST_WATTS
+
+
 def date(case: Case) -> Iterator[str]:
     """Runs lie in the past."""
     started = datetime.fromisoformat(case.record["started"])
@@ -203,5 +235,5 @@ def code(case: Case) -> Iterator[str]:
         yield "made by a checkout with changes"
 
 
-ERRORS: tuple[Rule, ...] = (files, place, identity, whole, documents, recomputed, work, numbers, date, text)
+ERRORS: tuple[Rule, ...] = (files, place, identity, whole, documents, recomputed, work, numbers, measured, date, text)
 WARNINGS: tuple[Rule, ...] = (ranking, code)

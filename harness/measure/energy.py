@@ -109,6 +109,7 @@ def energy(
         estimated_j=None if measured is not None else total,
         active_j=active,
         idle_w=idle_w,
+        busy_w=sum(map(_joules, windows)) / seconds if known else None,
         parts=parts,
         label=label,
         note=NOTES[label],

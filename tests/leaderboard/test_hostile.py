@@ -94,6 +94,21 @@ def deep(levels: int) -> str:
     return "[" * levels + "]" * levels
 
 
+ENERGY: Json = {
+    "measured_j": 3.0,
+    "estimated_j": None,
+    "active_j": 2.0,
+    "idle_w": 40.0,
+    "busy_w": 300.0,
+    "parts": {
+        "gpu": {"joules": 3.0, "source": "nvml_counter", "provenance": "measured_counter", "scope": "device"},
+    },
+    "label": "measured_counter",
+    "note": "read from a counter",
+    "windows": 3,
+    "window_s": 12.0,
+    "raw": [3.0] * 3,
+}
 TAMPERINGS: dict[str, Callable[[Submission], object]] = {
     "better score": lambda s: s.edit(lambda r: score(r).update(value=0.99)),
     "smaller error": lambda s: s.edit(lambda r: score(r).update(stderr=0.0001)),
@@ -106,6 +121,14 @@ TAMPERINGS: dict[str, Callable[[Submission], object]] = {
     "weights of no model": lambda s: s.edit(lambda r: r["memory"].update(weights=10**15)),
     "faster than any machine": lambda s: s.edit(
         lambda r: r.update(duration_s=1e-12, flops={**r["flops"], "total": 10**24})
+    ),
+    "a latency that was not measured": lambda s: s.edit(
+        lambda r: r["time"]["latency"]["end_to_end"].update(median=1e-6)
+    ),
+    "latencies that are not there": lambda s: s.edit(lambda r: r["time"]["latency"].update(raw=[[0.1]])),
+    "energy of a moment": lambda s: s.edit(lambda r: r.update(energy={**ENERGY, "window_s": 0.2})),
+    "power of no such device": lambda s: s.edit(
+        lambda r: r.update(energy={**ENERGY, "busy_w": 900.0}, environment={**r["environment"], "device_name": "H100"})
     ),
     "from the future": lambda s: s.edit(lambda r: r.update(started="2999-01-01T00:00:00Z")),
     "a part of the documents": lambda s: s.edit_consistently(lambda r: r["evaluation"].update(limited=True, limit=3.0)),
