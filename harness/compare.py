@@ -130,11 +130,12 @@ def by_key(run: object, lines: Iterable[Line]) -> dict[Key, Line]:
 
 
 def values_of(score: Score, lines: Sequence[Line]) -> Floats | None:
-    """What each document adds to a score, [documents, parts]; None where it is no number for each of them."""
+    """What each document that has the score adds to it, [documents, parts]; None where that is no number."""
     name = f"{score.metric},{score.filter}"
-    found = [line["scores"].get(name) for line in lines if line["task"] == score.task]
+    having = [line for line in lines if name in line["scores"]]  # a level's score is of that level's documents
+    found = [line["scores"][name] for line in having if line["task"] == score.task]
     if not found:  # a group's score is over all of its tasks
-        found = [line["scores"].get(name) for line in lines]
+        found = [line["scores"][name] for line in having]
     rows = [value if isinstance(value, list | tuple) else [value] for value in found]
     try:
         values = np.array(rows, dtype=float)

@@ -121,6 +121,16 @@ def test_scores_are_compared_document_by_document(measured: Measured, task: str)
     assert same.baseline.ratios["flops"].value == pytest.approx(1)
 
 
+def test_a_score_of_some_documents_is_remade_from_those(measured: Measured) -> None:
+    record = measured.records["dense", "tiny_choice"]
+    lines = measured.lines(record)
+    level = [line | {"scores": {"acc_level_1,none": line["scores"]["acc,none"]}} for line in lines[:9]]
+    score = record.scores[0].model_copy(update={"metric": "acc_level_1", "value": None})
+    found = values_of(score, [*level, *lines[9:]])
+    assert found.shape == (9, 1)
+    assert statistic_of(score.model_copy(update={"value": found.mean()}), found) is not None
+
+
 def test_a_score_is_remade_from_its_documents(measured: Measured) -> None:
     kinds = {("tiny_choice", "acc"): "mean", ("tiny_text", "bits_per_byte"): "bits_per_unit"}
     kinds |= {("tiny_text", "word_perplexity"): "weighted_perplexity", ("tiny_last", "perplexity"): "perplexity"}

@@ -22,6 +22,10 @@ LINEAR_ENOUGH: Final = 0.02
 """Mean relative error up to which straight lines describe the reading of prompts; above it a table does."""
 
 
+FALLING: Final = 0.10
+"""Mean relative error of a table of rising costs above which they may fall."""
+
+
 def pairs(n: float, c: float) -> float:
     """Causal query-key pairs of the last n of c positions."""
     return n * c - n * (n - 1) / 2
@@ -120,8 +124,10 @@ class TableCosts(_Frozen):
     attention_pair: float
 
     @classmethod
-    def fit(cls, works: Sequence[Work], seconds: Sequence[float], attention_pair: float) -> Self:
-        """One regression on the depth at each length; costs may not fall as lengths grow."""
+    def fit(
+        cls, works: Sequence[Work], seconds: Sequence[float], attention_pair: float, *, rising: bool = True
+    ) -> Self:
+        """One regression on the depth at each length; if ``rising``, costs may not fall as lengths grow."""
         lengths = tuple(sorted({work.n for work in works}))
         rows = []
         for length in lengths:
@@ -129,7 +135,8 @@ class TableCosts(_Frozen):
             design = [[1, work.attention, work.mlp, work.head_rows - 1] for work, _ in here]
             rows.append(nonnegative_fit(design, [time for _, time in here]))
         fixed, attention, mlp, head = np.array(rows).T
-        fixed, attention, mlp = (np.maximum.accumulate(one) for one in (fixed, attention, mlp))
+        if rising:
+            fixed, attention, mlp = (np.maximum.accumulate(one) for one in (fixed, attention, mlp))
         return cls(
             lengths=lengths,
             fixed=tuple(fixed),
@@ -256,7 +263,11 @@ def fit_prefill(works: Sequence[Work], seconds: Sequence[float], attention_pair:
     if quality.mape <= LINEAR_ENOUGH:
         return linear, quality
     table = TableCosts.fit(works, seconds, attention_pair)
-    return table, _quality(table, works, seconds)
+    quality = _quality(table, works, seconds)
+    if quality.mape > FALLING:  # a kernel for one token may be slower than that for eight
+        table = TableCosts.fit(works, seconds, attention_pair, rising=False)
+        quality = _quality(table, works, seconds)
+    return table, quality
 
 
 def fit_decode(works: Sequence[Work], seconds: Sequence[float]) -> tuple[LinearCosts, Fit]:

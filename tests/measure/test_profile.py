@@ -81,6 +81,14 @@ def test_a_table_is_continuous_and_rises():
     assert times[599] == pytest.approx(forward_seconds(TRUE, Work(600, 600, 12, 12)), rel=0.1)
 
 
+def test_costs_may_fall_where_rising_ones_are_far_off():
+    given = works()
+    falling = [forward_seconds(TRUE, work) * (6 if work.n < 8 else 1) for work in given]
+    costs, quality = fit_prefill(given, falling, TRUE.attention_pair)
+    assert quality.mape < 0.02
+    assert forward_seconds(costs, Work(1, 1, 12, 12)) > forward_seconds(costs, Work(8, 8, 12, 12))
+
+
 def test_decode_depends_on_depth_and_context():
     given = works(lengths=(1,), contexts=(16, 64, 256, 512))
     costs, quality = fit_decode(given, [forward_seconds(TRUE, work) for work in given])
