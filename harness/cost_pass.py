@@ -165,8 +165,15 @@ class CostPass:
 
     # ---- energy -------------------------------------------------------------------------------------------
 
-    def energy(self, prefill_shares: dict[str, float | None]) -> dict[str, costs.Energy]:
-        """Every run's energy, by name: rounds of windows, the runs taking turns, the idle machine before and after."""
+    def energy(
+        self, prefill_shares: dict[str, float | None], weights: dict[str, list[float]]
+    ) -> dict[str, costs.Energy]:
+        """Every run's energy, by name: rounds of windows, the runs taking turns, the idle machine before and after.
+
+        Args:
+            prefill_shares: each run's share of the idealized time that reading takes.
+            weights: each run's idealized seconds of the requests, by which the energy is theirs.
+        """
         observer, draw = Observer(), random.Random(self.plan.seed)
         meter = WindowMeter(meters(str(self.lm.decoder.device)))
         if not meter.meters:
@@ -192,6 +199,7 @@ class CostPass:
                 idle,
                 others_share=others,
                 prefill_share=prefill_shares.get(name),
+                weights=weights.get(name, ()),
                 intensity_g_per_kwh=self.plan.carbon_intensity,
             )
             for name, found in windows.items()

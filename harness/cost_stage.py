@@ -87,6 +87,7 @@ class _Stage:
     memory: dict[str, costs.Memory] = field(default_factory=dict)
     energy: dict[str, costs.Energy] = field(default_factory=dict)
     prefill_shares: dict[str, float | None] = field(default_factory=dict)
+    weights: dict[str, list[float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         job, first = self.session.job, self.runs[0]
@@ -118,7 +119,7 @@ class _Stage:
                 kv = kv_of(run.lines, ModelShape.of(self.session.lm.decoder))
                 self.memory[run.name] = self.cost_pass.memory(run.spec, run.record, kv)
         if "energy" in measure:
-            self.energy = self.cost_pass.energy(self.prefill_shares)
+            self.energy = self.cost_pass.energy(self.prefill_shares, self.weights)
 
     def completed(self, run: _Run) -> RunRecord:
         """The record with everything that was measured, and reasons for what was not."""
@@ -248,16 +249,17 @@ class _Stage:
         from harness.measure.serve import serve
 
         decoder, profile = self.session.lm.decoder, self._profile()
-        shape, ratios, reading, total = ModelShape.of(decoder), [], 0.0, 0.0
+        shape, ratios, reading, weights = ModelShape.of(decoder), [], 0.0, list[float]()
         with self.session.attached(run.spec), Tracer(decoder) as tracer:
             for request, observed in zip(self.cost_pass.requests, run.time.latency.raw, strict=True):
                 serve(decoder, request)
                 segments = tracer.collect()[0]
                 ideal = ideal_runtime(profile, shape, segments).total
                 reading += ideal_runtime(profile, shape, [one for one in segments if one.phase != "decode"]).total
-                total += ideal
+                weights.append(ideal)
                 ratios.append(float(np.median(observed)) / ideal)
-        self.prefill_shares[run.name] = reading / total
+        self.weights[run.name] = weights
+        self.prefill_shares[run.name] = reading / sum(weights)
         updated = run.time.ideal.model_copy(update={"overhead_ratio": float(np.median(ratios))})
         run.time = run.time.model_copy(update={"ideal": updated})
 

@@ -171,6 +171,8 @@ class Energy(_Section):
             measurements.
         note: what the label means, in words.
         raw: joules of every window, per request.
+        requests_j: joules of each request of the cost pass, in proportion to its idealized seconds; empty where
+            ``ideal`` and ``latency`` were not measured with it.
         co2_kg: joules times a carbon intensity that the user chose; null without one.
     """
 
@@ -186,6 +188,7 @@ class Energy(_Section):
     window_s: float
     raw: list[float] = []
     prefill_share: float | None = None
+    requests_j: list[float] = []
     co2_kg: float | None = None
     intensity_g_per_kwh: float | None = None
     doubts: list[str] = []

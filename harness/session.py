@@ -208,10 +208,18 @@ class Session:
 
     def measure_costs(self) -> None:
         """Complete the finished runs' records by what the job wants measured, task by task."""
+        import torch
+
         from harness.cost_stage import measure_costs
 
-        for _, specs in groupby(self.specs, key=lambda spec: spec.task.name):
-            measure_costs(self, list(specs))
+        for name, specs in groupby(self.specs, key=lambda spec: spec.task.name):
+            try:
+                measure_costs(self, list(specs))
+            except (torch.OutOfMemoryError, MemoryError) as error:
+                raise HarnessError(
+                    f"measuring costs on {name}: out of memory. The scores are kept: give the same command again when "
+                    "memory is free, or with --measure flops."
+                ) from error
 
     def attached(self, spec: RunSpec) -> AbstractContextManager[list[Prepared]]:
         """The model with a run's methods applied."""

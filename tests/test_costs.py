@@ -9,6 +9,7 @@ import pytest
 from harness.compare import UnlikeRunsError, answer, compare, statistic_of, values_of
 from harness.cost_pass import spread_sample
 from harness.costs import COSTS, PairedScore
+from harness.errors import HarnessError
 from harness.measure import energy, profiling
 from harness.record import RunRecord
 from harness.session import Session
@@ -185,6 +186,17 @@ def test_energy_is_estimated_and_says_so(measured: Measured, monkeypatch: pytest
             assert "shorter than 10 s" in " ".join(record.energy.doubts)
     assert {"energy", "energy_estimated"} & set(half.baseline.ratios)
     assert "latency" in half.baseline.ratios
+
+
+def test_out_of_memory_keeps_the_scores(measured: Measured, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("no room")
+
+    monkeypatch.setattr("harness.cost_stage.measure_costs", full)
+    with pytest.raises(HarnessError, match=r"out of memory\. The scores are kept"):
+        Session(measured.job, measured.store, Silent()).measure_costs()
 
 
 @pytest.mark.slow

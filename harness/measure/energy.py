@@ -85,6 +85,7 @@ def energy(
     *,
     others_share: float,
     prefill_share: float | None = None,
+    weights: Sequence[float] = (),
     intensity_g_per_kwh: float | None = None,
 ) -> Energy:
     """Energy per request of a method's windows.
@@ -92,6 +93,7 @@ def energy(
     Args:
         windows: busy ones; ``idle`` those around them.
         others_share: share of the machine that other processes used meanwhile.
+        weights: idealized seconds of each request, by which the energy is theirs; none if unknown.
         intensity_g_per_kwh: grams of CO2 for a kilowatt-hour, if the user wants them.
     """
     names = sorted({name for window in windows for name in window.parts})
@@ -117,6 +119,7 @@ def energy(
         window_s=seconds / len(windows),
         raw=[_joules(window) / window.requests for window in windows],
         prefill_share=prefill_share,
+        requests_j=attribute(total * len(weights), weights) if total is not None and weights else [],
         co2_kg=None if total is None or intensity_g_per_kwh is None else total / 3.6e6 * intensity_g_per_kwh / 1e3,
         intensity_g_per_kwh=intensity_g_per_kwh,
         doubts=_doubts(windows, idle_w, others_share, label),

@@ -89,6 +89,9 @@ def test_windows_are_long_enough():
 
 def test_energy_goes_to_requests_by_their_work():
     assert attribute(12.0, [1.0, 2.0, 3.0]) == [2.0, 4.0, 6.0]
+    found = energy([window(cpu=part(300.0))], [], others_share=0.0, weights=[1.0, 3.0])  # 60 J a request
+    assert found.requests_j == pytest.approx([30.0, 90.0])
+    assert energy([window(cpu=part(None, "none"))], [], others_share=0.0, weights=[1.0]).requests_j == []
 
 
 def test_no_meter_opens_a_socket(monkeypatch):
