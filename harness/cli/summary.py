@@ -197,6 +197,9 @@ def _doubts(record: "RunRecord") -> Iterator[str]:
         read = routes.union_prefill if routes.union_decode is None else routes.union_decode
         said = "" if read is None else f"; a batch has to read {read:.0%} of the layers"
         yield f"{routes.distinct} paths, the full one for {routes.identity:.0%}{said}"
+    ideal = record.time.ideal if record.time else None
+    if ideal is not None and ideal.own_label == "poor" and not _same(record, "ideal_own", "ideal_ref"):
+        yield "the cost profile of its own kernels is poor: do not rank by its idealized time with them"
     audit = record.flops.audit_ratio
     if audit is not None and abs(audit - 1) > 0.01:
         yield f"PyTorch's counter saw {audit:.3f} times the FLOPs stated here"

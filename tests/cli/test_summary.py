@@ -31,7 +31,15 @@ def records(harness: Harness, tiny: list[object], tmp_path: Path) -> list[RunRec
     )
     ratios["ideal_own"] = RatioInfo(value=0.5)
     ideal = Ideal(
-        profile="k", label="poor", clock="wall", fit_error=0.12, held_out_error=0.2, ref_s=1, own_s=1, parts={}
+        profile="k",
+        label="poor",
+        clock="wall",
+        fit_error=0.12,
+        held_out_error=0.2,
+        ref_s=1,
+        own_s=1,
+        own_label="poor",
+        parts={},
     )
     filled = method.model_copy(
         update={
@@ -61,4 +69,5 @@ def test_nothing_is_cut_off_at_100_columns(records: list[RunRecord], monkeypatch
         "noise: dense again",
     ):
         assert whole in out, out
+    assert "own kernels is poor" in " ".join(out.split())
     assert "…" not in out
