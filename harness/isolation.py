@@ -33,6 +33,8 @@ def main() -> None:
     except HarnessError as error:
         print(f"harness: {error}", file=sys.stderr)  # noqa: T201
         sys.exit(2)
+    except KeyboardInterrupt:  # the parent was stopped too, and says so
+        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """A job: resolve what was asked into runs, load the model once, carry out those that have no record yet."""
 
+import os
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -175,6 +176,9 @@ class Session:
         records = self._evaluate(pending)
         if len(records) < len(self.specs) or self.job.costs.measure <= {"flops"}:
             return records  # another process has some of them
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # the others have ended, and would be waited for
+            self.progress.say("costs are measured by one process: give the same command without accelerate launch")
+            return records
         self._measure_costs()
         return [self.folder(spec).record() for spec in self.specs]
 
