@@ -1,8 +1,8 @@
 """Linear maps that multiply only the blocks of weights that are not zero: 16 or 4 outputs of one input.
 
-The kernels are C of the harness's own (block_sparse.c), after "An Efficient Sparse Inference Software Accelerator for
-Transformer-based Language Models on CPUs" (arXiv:2306.16601): AVX512-VNNI where the processor has it, else plain C.
-They are compiled on first use and checked against the dense product; where that fails, the same numbers are
+The kernels are C of the harness's own (the folder kernels), after "An Efficient Sparse Inference Software Accelerator for
+Transformer-based Language Models on CPUs" (arXiv:2306.16601): AMX or AVX512-VNNI where the processor has it, else
+plain C. They are compiled on first use and checked against the dense product; where that fails, the same numbers are
 multiplied densely and the saving is called simulated.
 """
 
@@ -27,7 +27,7 @@ from harness.model.linear import LinearMap
 
 Number = Literal["int8", "fp32"]
 
-SOURCE = Path(__file__).with_name("block_sparse.c")
+SOURCE = Path(__file__).with_name("kernels")
 MOST_INPUTS = 2**16
 """Inputs are numbered in two bytes."""
 
@@ -48,16 +48,17 @@ class Kernels:
 
     Attributes:
         run: the C function.
-        vectors: whether its AVX512-VNNI variants are used.
+        level: 0 for plain C, 1 for AVX512-VNNI, 2 for AMX where it serves: int8 in blocks of 16.
     """
 
     run: Any
-    vectors: bool
+    level: int
 
-    @property
-    def name(self) -> str:
-        """What they are called in the record."""
-        return "avx512-vnni" if self.vectors else "plain C"
+    def name(self, rows: int, number: Number) -> str:
+        """What the kernel for blocks of so many outputs is called in the record."""
+        if number == "fp32":
+            return "avx512" if self.level else "plain C"
+        return ("plain C", "avx512-vnni", "amx-int8")[self.level if rows == 16 else min(self.level, 1)]
 
 
 @dataclass(frozen=True)
@@ -124,11 +125,11 @@ class BlockSparseLinear(LinearMap):
         blocks = Blocks.of(weight, rows, number)
         found = kernels()
         assert isinstance(found, Kernels)
-        self.out, self.vectors = blocks.out, found.vectors
+        self.out, self.level = blocks.out, found.level
         for name, tensor in zip(TENSORS, blocks.tensors, strict=True):
             self.register_buffer(name, tensor)
         self.register_buffer("bias", None if bias is None else bias.float())
-        self.kernel = f"block-sparse {number} {rows}x1, {found.name}"
+        self.kernel = f"block-sparse {number} {rows}x1, {found.name(rows, number)}"
         self.savings = Savings.REAL
         self.macs_per_token = blocks.value.numel()
         self.held = blocks.held
@@ -137,7 +138,7 @@ class BlockSparseLinear(LinearMap):
         """From [..., in] to [..., out], in the type of the input."""
         tokens = x.reshape(-1, x.shape[-1]).float().contiguous()
         blocks = (getattr(self, name) for name in TENSORS)
-        y: torch.Tensor = torch.ops.harness.block_sparse(tokens, self.bias, *blocks, self.out, self.vectors)
+        y: torch.Tensor = torch.ops.harness.block_sparse(tokens, self.bias, *blocks, self.out, self.level)
         return y.to(x.dtype).reshape(*x.shape[:-1], -1)
 
 
@@ -180,7 +181,7 @@ def why_not(weight: torch.Tensor) -> str | None:
 def kernels() -> Kernels | str:
     """The kernels, compiled and checked; or why there are none.
 
-    Vector kernels that compute something else than the dense product give way to plain C, with a warning.
+    Those that compute something else than the dense product give way to the next simpler ones, with a warning.
     """
     try:
         compiled = library(SOURCE)
@@ -189,8 +190,8 @@ def kernels() -> Kernels | str:
     run = compiled.block_sparse
     run.argtypes, run.restype = [ctypes.c_int] * 4 + [ctypes.c_long] * 3 + [ctypes.c_void_p] * 8, None
     reason = ""
-    for vectors in (True, False) if compiled.block_sparse_vectors() else (False,):
-        found = Kernels(run, vectors)
+    for level in range(compiled.block_sparse_level(), -1, -1):
+        found = Kernels(run, level)
         try:
             check(found)
         except KernelError as error:
@@ -208,18 +209,19 @@ def check(found: Kernels) -> None:
         KernelError: one differs.
     """
     generator = torch.Generator().manual_seed(0)
-    weight = torch.randn(37, 70, generator=generator) * (torch.rand(37, 70, generator=generator) < 0.2)
+    weight = torch.randn(37, 300, generator=generator) * (torch.rand(37, 300, generator=generator) < 0.2)
     bias = torch.randn(37, generator=generator)
-    for rows, number, tokens in product((16, 4), ("int8", "fp32"), (1, 3, 20, 70)):
-        x = torch.randn(tokens, 70, generator=generator)
-        blocks = Blocks.of(weight, rows, number)  # type: ignore[arg-type]
+    numbers: tuple[Number, ...] = ("int8", "fp32")
+    for rows, number, tokens in product((16, 4), numbers, (1, 3, 20, 70)):
+        x = torch.randn(tokens, 300, generator=generator)
+        blocks = Blocks.of(weight, rows, number)
         y = _call(found, x, bias, blocks.tensors, 37)
         dense = linear(x, weight, bias) if number == "fp32" else Int8Linear(weight, bias, integer=False)(x)
         worst = float((y - dense).abs().max() / dense.abs().max())
         if not worst <= _TOLERANCE:
             raise KernelError(
-                f"the {found.name} kernel for {number} in blocks of {rows}x1 differs from the dense product by "
-                f"{worst:.2g} of the largest value and is not used"
+                f"the {found.name(rows, number)} kernel for {number} in blocks of {rows}x1 differs from the dense "
+                f"product by {worst:.2g} of the largest value and is not used"
             )
 
 
@@ -231,22 +233,22 @@ def _call(
     assert value is not None
     y = torch.empty(len(x), out)
     pointers = [None if tensor is None else tensor.data_ptr() for tensor in (x, y, bias, *blocks)]
-    found.run(found.vectors, scale is not None, value.shape[1], torch.get_num_threads(), *x.shape, out, *pointers)
+    found.run(found.level, scale is not None, value.shape[1], torch.get_num_threads(), *x.shape, out, *pointers)
     return y
 
 
 _LIBRARY = torch.library.Library("harness", "DEF")  # type: ignore[no-untyped-call]
 _LIBRARY.define(  # type: ignore[no-untyped-call]
     "block_sparse(Tensor x, Tensor? bias, Tensor start, Tensor column, Tensor value, Tensor? scale, Tensor? offset, "
-    "int out, bool vectors) -> Tensor"
+    "int out, int level) -> Tensor"
 )
 
 
 def _operator(x: torch.Tensor, *arguments: Any) -> torch.Tensor:
-    bias, *blocks, out, vectors = arguments
+    bias, *blocks, out, level = arguments
     found = kernels()
     assert isinstance(found, Kernels)
-    return _call(Kernels(found.run, vectors), x, bias, blocks, out)
+    return _call(Kernels(found.run, level), x, bias, blocks, out)
 
 
 _LIBRARY.impl("block_sparse", _operator, "CPU")  # type: ignore[no-untyped-call]

@@ -7,6 +7,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from harness.errors import HarnessError
@@ -20,8 +21,8 @@ class CompileError(HarnessError):
     """There is no library: no compiler, or it refuses, or what it made cannot be loaded."""
 
 
-def library(source: Path) -> ctypes.CDLL:
-    """The library that a C file makes, with OpenMP where the compiler has it.
+def library(folder: Path) -> ctypes.CDLL:
+    """The library that a folder of C files makes, with OpenMP where the compiler has it.
 
     Raises:
         CompileError: with the reason in a sentence.
@@ -30,14 +31,15 @@ def library(source: Path) -> ctypes.CDLL:
     version = _run([compiler, "--version"])
     if version.returncode:
         raise CompileError(f"the C compiler {compiler} does not run: {_last_line(version.stderr)}")
-    identity = "\0".join((source.read_text(), compiler, version.stdout, *FLAGS, platform.machine()))
-    built = cache_folder() / "kernels" / f"{source.stem}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.so"
+    texts = [file.read_text() for file in sorted(folder.glob("*.[ch]"))]
+    identity = "\0".join((*texts, compiler, version.stdout, *FLAGS, platform.machine()))
+    built = cache_folder() / "kernels" / f"{folder.name}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.so"
     try:
         if not built.is_file():
-            _build(compiler, source, built)
+            _build(compiler, sorted(folder.glob("*.c")), built)
         return ctypes.CDLL(str(built))
     except OSError as error:
-        raise CompileError(f"the compiled {source.name} cannot be kept or loaded: {error}") from error
+        raise CompileError(f"the compiled {folder.name} cannot be kept or loaded: {error}") from error
 
 
 def _compiler() -> str:
@@ -48,16 +50,16 @@ def _compiler() -> str:
     raise CompileError(f"no C compiler: {f'CC={asked} is not found' if asked else 'install gcc or clang, or set CC'}")
 
 
-def _build(compiler: str, source: Path, built: Path) -> None:
+def _build(compiler: str, sources: Sequence[Path], built: Path) -> None:
     built.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=built.parent) as folder:
         made = Path(folder) / built.name
         for parallel in (["-fopenmp"], []):  # a compiler may lack it
-            done = _run([compiler, *FLAGS, *parallel, "-o", str(made), str(source), "-lm"])
+            done = _run([compiler, *FLAGS, *parallel, "-o", str(made), *map(str, sources), "-lm"])
             if done.returncode == 0:
                 made.replace(built)  # whole or not at all, also beside another process that builds it
                 return
-    raise CompileError(f"{compiler} cannot compile {source.name}: {_last_line(done.stderr)}")
+    raise CompileError(f"{compiler} cannot compile {sources[0].parent.name}: {_last_line(done.stderr)}")
 
 
 def _run(command: list[str]) -> "subprocess.CompletedProcess[str]":

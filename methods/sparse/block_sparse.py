@@ -21,9 +21,9 @@ class BlockSparse(Method):
     """Prune the layers' linear maps in blocks, and run them on a sparse kernel that skips what is zero.
 
     How: Wanda chooses blocks of several outputs of one input (see ``wanda``); the blocks that stay are kept with their
-    inputs' numbers and multiplied by a kernel in C: AVX512-VNNI where the processor has it, else plain C. With int8,
-    weights are rounded per output row and activations per token, as in ``int8-dynamic``. The kernel is compiled on
-    first use by the system's C compiler and checked against the dense product.
+    inputs' numbers and multiplied by a kernel in C: on AMX or AVX512-VNNI where the processor has it, else in plain C.
+    With int8, weights are rounded per output row and activations per token, as in ``int8-dynamic``. The kernel is
+    compiled on first use by the system's C compiler and checked against the dense product.
 
     Stacked on a pruning method, it takes the zeros as they are: ``wanda:pattern=16x1,sparsity=0.8+block-sparse``.
 

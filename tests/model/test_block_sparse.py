@@ -31,6 +31,13 @@ def kernels():
     return found
 
 
+def use(kernels, level, monkeypatch):
+    """Let maps be made for the kernels of a level."""
+    if level > kernels.level:
+        pytest.skip(f"this processor has no {('', 'AVX512-VNNI', 'AMX')[level]}")
+    monkeypatch.setattr(block_sparse, "kernels", lambda: replace(kernels, level=level))
+
+
 def sparse(out, inputs, rows, sparsity, seed=0):
     """A weight with the share of its blocks zero, at random: groups differ in how many they keep."""
     generator = torch.Generator().manual_seed(seed)
@@ -38,13 +45,11 @@ def sparse(out, inputs, rows, sparsity, seed=0):
     return torch.randn(out, inputs, generator=generator) * kept.repeat_interleave(rows, 0)[:out] / 8
 
 
-@pytest.mark.parametrize("vectors", [True, False])
+@pytest.mark.parametrize("level", [0, 1, 2])
 @pytest.mark.parametrize("rows", [16, 4])
 @pytest.mark.parametrize(("out", "inputs"), [(64, 64), (50, 131), (1, 1), (259, 1000)])
-def test_every_kernel_is_the_dense_product(out, inputs, rows, vectors, kernels, monkeypatch):
-    if vectors and not kernels.vectors:
-        pytest.skip("this processor has no AVX512-VNNI")
-    monkeypatch.setattr(block_sparse, "kernels", lambda: replace(kernels, vectors=vectors))
+def test_every_kernel_is_the_dense_product(out, inputs, rows, level, kernels, monkeypatch):
+    use(kernels, level, monkeypatch)
     weight, bias = sparse(out, inputs, rows, 0.6), torch.randn(out, generator=torch.Generator().manual_seed(1))
     for tokens in (1, 2, 6, 7, 16, 17, 48, 64, 65, 130):
         x = torch.randn(tokens, inputs, generator=torch.Generator().manual_seed(tokens))
@@ -81,10 +86,10 @@ def test_what_it_holds_is_counted_by_hand(kernels):
         assert flops == 2 * 14 * mapped.macs_per_token
 
 
-@pytest.mark.parametrize("vectors", [True, False])
+@pytest.mark.parametrize("level", [0, 1, 2])
 @pytest.mark.parametrize("broken", [float("nan"), float("inf")])
-def test_what_is_not_finite_stays_so(broken, vectors, kernels, monkeypatch):
-    monkeypatch.setattr(block_sparse, "kernels", lambda: replace(kernels, vectors=vectors and kernels.vectors))
+def test_what_is_not_finite_stays_so(broken, level, kernels, monkeypatch):
+    use(kernels, level, monkeypatch)
     mapped = BlockSparseLinear(sparse(32, 40, 16, 0.0), None, 16, "int8")
     for tokens in (3, 20):
         x = torch.randn(tokens, 40)
@@ -113,25 +118,25 @@ def test_several_threads_give_the_same(kernels):
 
 
 def test_a_kernel_that_differs_is_refused_and_plain_c_is_named(kernels, monkeypatch, caplog):
-    def wrong(vectors, int8, rows, threads, tokens, inputs, out, x, y, *rest):
+    def wrong(level, int8, rows, threads, tokens, inputs, out, x, y, *rest):
         kernels.run(0, int8, rows, threads, tokens, inputs, out, x, y, *rest)
-        if vectors and rows == 4:
+        if level and rows == 4:
             torch.frombuffer((__import__("ctypes").c_float * (tokens * out)).from_address(y), dtype=torch.float32)[
                 -1
             ] += 1
 
     with pytest.raises(KernelError, match="avx512-vnni kernel for int8 in blocks of 4x1 differs"):
-        check(Kernels(wrong, vectors=True))
+        check(Kernels(wrong, level=2))
 
     class Library:
         block_sparse = staticmethod(wrong)
 
-        def block_sparse_vectors(self):
-            return 1
+        def block_sparse_level(self):
+            return 2
 
     monkeypatch.setattr(block_sparse, "library", lambda source: Library())
     found = block_sparse.kernels.__wrapped__()
-    assert found.name == "plain C"
+    assert found.level == 0
     assert "is not used" in caplog.text
 
 
@@ -144,16 +149,16 @@ def test_no_compiler_is_a_sentence(monkeypatch):
 
 
 def test_a_file_that_does_not_compile_is_a_sentence(tmp_path):
-    source = tmp_path / "broken.c"
-    source.write_text("int f( { }\n")
-    with pytest.raises(CompileError, match=r"cannot compile broken.c: .*error"):
-        library(source)
+    (tmp_path / "broken.c").write_text("int f( { }\n")
+    with pytest.raises(CompileError, match=rf"cannot compile {tmp_path.name}: .*error"):
+        library(tmp_path)
 
 
 def test_a_library_is_compiled_once(tmp_path, monkeypatch):
     monkeypatch.setenv("HARNESS_CACHE", str(tmp_path))
-    source = tmp_path / "one.c"
-    source.write_text("int one(void) { return 1; }\n")
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "one.c").write_text("int one(void) { return 1; }\n")
     assert library(source).one() == 1
     monkeypatch.setattr(compiled, "_build", lambda *_: pytest.fail("compiled again"))
     library(source)
@@ -168,7 +173,7 @@ def test_what_the_kernel_does_not_take_is_said(monkeypatch, kernels):
 
 
 def test_the_source_is_shipped():
-    assert SOURCE.is_file()
+    assert (SOURCE / "block_sparse.c").is_file()
     assert Path(block_sparse.__file__).parent == SOURCE.parent
 
 
