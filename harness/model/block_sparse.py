@@ -1,7 +1,7 @@
 """Linear maps that multiply only the blocks of weights that are not zero: 16 or 4 outputs of one input.
 
-The kernels are C of the harness's own (the folder kernels), after "An Efficient Sparse Inference Software Accelerator for
-Transformer-based Language Models on CPUs" (arXiv:2306.16601): AMX or AVX512-VNNI where the processor has it, else
+The kernels are C of the harness's own (the folder kernels), after "An Efficient Sparse Inference Software Accelerator
+for Transformer-based Language Models on CPUs" (arXiv:2306.16601): AMX or AVX512-VNNI where the processor has it, else
 plain C. They are compiled on first use and checked against the dense product; where that fails, the same numbers are
 multiplied densely and the saving is called simulated.
 """
