@@ -113,6 +113,8 @@ def _float_product(x: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor) -
 
 
 def _onednn(x: torch.Tensor, packed: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    if len(x) == 1:  # for one row and some sizes oneDNN has its reference implementation alone, a hundred times slower
+        return _onednn(x.expand(2, -1).contiguous(), packed, scale)[:1]
     zeros = torch.zeros(len(scale), dtype=torch.int32)
     plain: Any = (None, 1.0, 0, torch.float32, "none", [], "")  # no bias, floats out, nothing fused behind
     result: torch.Tensor = torch.ops.onednn.qlinear_pointwise(x, 1.0, 0, packed, scale, zeros, *plain)
