@@ -1,12 +1,11 @@
 """The check on the formulas: PyTorch's own count of what the dispatcher ran, on a few requests.
 
 Counting slows a small forward several times over, so it never happens while anything is timed. Operators that
-PyTorch has no formula for read as zero, and a ratio below one then says so; int8 products are given one here, and a
-kernel of the harness's own brings its formula when it is defined.
+PyTorch has no formula for read as zero, and a ratio below one then says so; an operator of the harness's own brings its
+formula when it is defined.
 """
 
 from collections.abc import Callable, Iterable
-from math import prod
 from typing import Any, TypeVar
 
 from harness.measure.flops import executed_flops
@@ -24,12 +23,7 @@ def count_flops(run: Callable[[], T]) -> tuple[T, int]:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    cpu_attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-    formulas = {
-        cpu_attention: _attention_flops,
-        torch.ops.onednn.qlinear_pointwise: _int8_flops,
-        torch.ops.aten._int_mm: _int_mm_flops,
-    }
+    formulas = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops}
     # A counter cannot be entered twice: every call takes a fresh one.
     counter = FlopCounterMode(display=False, custom_mapping=formulas)
     with torch.no_grad(), counter:
@@ -58,12 +52,3 @@ def _attention_flops(query: tuple[int, ...], key: tuple[int, ...], value: tuple[
     """Both products of attention over shapes [batch, heads, tokens, width]."""
     batch, heads, queries, width = query
     return 2 * batch * heads * queries * key[2] * (width + value[3])
-
-
-def _int8_flops(x: tuple[int, ...], scale: Any, zero: Any, weight: tuple[int, ...], *_: Any, **__: Any) -> int:
-    """A product of activations [tokens, in] and packed weights of in times out numbers."""
-    return 2 * x[0] * prod(weight)
-
-
-def _int_mm_flops(x: tuple[int, ...], weight: tuple[int, ...], *_: Any, **__: Any) -> int:
-    return 2 * x[0] * prod(weight)

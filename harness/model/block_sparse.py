@@ -237,7 +237,7 @@ def _call(
     return y
 
 
-_LIBRARY = torch.library.Library("harness", "DEF")  # type: ignore[no-untyped-call]
+_LIBRARY = torch.library.Library("harness", "FRAGMENT")  # type: ignore[no-untyped-call]
 _LIBRARY.define(  # type: ignore[no-untyped-call]
     "block_sparse(Tensor x, Tensor? bias, Tensor start, Tensor column, Tensor value, Tensor? scale, Tensor? offset, "
     "int out, int level) -> Tensor"

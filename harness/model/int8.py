@@ -12,7 +12,8 @@ from functools import cache
 from typing import Any
 
 import torch
-from torch.nn.functional import linear
+from torch.nn.functional import linear, pad
+from torch.utils.flop_counter import register_flop_formula
 
 from harness.method import Savings
 from harness.model.linear import LinearMap
@@ -53,7 +54,7 @@ class Int8Linear(LinearMap):
         super().__init__()
         quantized, scale = quantize_rows(weight)
         chosen = int8_product(weight.device.type) if integer else None
-        self._product = chosen.product if chosen else _float_product
+        self._product = torch.ops.harness.int8_product if chosen else _float_product
         # an opaque tensor has no storage to be counted or saved: it is no buffer
         self._packed = chosen.pack(quantized) if chosen else None
         self.register_buffer("scale", scale)
@@ -113,12 +114,13 @@ def _float_product(x: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor) -
 
 
 def _onednn(x: torch.Tensor, packed: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    if len(x) == 1:  # for one row and some sizes oneDNN has its reference implementation alone, a hundred times slower
-        return _onednn(x.expand(2, -1).contiguous(), packed, scale)[:1]
+    # in eights: for a row or two of a narrow map oneDNN may have only its reference implementation, a hundred times
+    # slower, and it prepares itself anew for every number of rows
+    rows, x = len(x), pad(x, (0, 0, 0, -len(x) % 8))
     zeros = torch.zeros(len(scale), dtype=torch.int32)
     plain: Any = (None, 1.0, 0, torch.float32, "none", [], "")  # no bias, floats out, nothing fused behind
     result: torch.Tensor = torch.ops.onednn.qlinear_pointwise(x, 1.0, 0, packed, scale, zeros, *plain)
-    return result
+    return result[:rows]
 
 
 def _int_mm(x: torch.Tensor, packed: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
@@ -129,3 +131,21 @@ _PRODUCTS = (
     Int8Product("onednn int8", lambda weight: torch.ops.onednn.qlinear_prepack(weight, None), _onednn),
     Int8Product("torch int8", lambda weight: weight.T, _int_mm),
 )
+
+_LIBRARY = torch.library.Library("harness", "FRAGMENT")  # type: ignore[no-untyped-call]
+_LIBRARY.define("int8_product(Tensor x, Tensor weight, Tensor scale) -> Tensor")  # type: ignore[no-untyped-call]
+
+
+def _operator(x: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    chosen = int8_product(x.device.type)
+    assert chosen is not None
+    return chosen.product(x, weight, scale)
+
+
+_LIBRARY.impl("int8_product", _operator, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
+
+
+@register_flop_formula(torch.ops.harness.int8_product)
+def _flops(x: tuple[int, ...], weight: tuple[int, ...], *_: object, **__: object) -> int:
+    """A product of activations [tokens, in] with packed weights of in times out numbers, without what fills up rows."""
+    return 2 * x[0] * torch.Size(weight).numel()
