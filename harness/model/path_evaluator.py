@@ -211,10 +211,8 @@ class PathEvaluator:
 
     def _forget(self) -> None:
         """Let go of the states that were not used for longest."""
-        held = sum(state.nbytes for state in self._kept.values())
-        while held > self.memory:
-            _, state = self._kept.popitem(last=False)
-            held -= state.nbytes
+        while len(self._kept) * self._start[0].nbytes > self.memory:
+            self._kept.popitem(last=False)
 
     def _read(self, goals: list[_Key]) -> list[list[Scored]]:
         """Logits at the places of the answers alone, for all goals in one batch."""
