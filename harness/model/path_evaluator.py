@@ -216,7 +216,8 @@ class PathEvaluator:
 
     def _read(self, goals: list[_Key]) -> list[list[Scored]]:
         """Logits at the places of the answers alone, for all goals in one batch."""
-        told, targets = [], []
+        told: list[torch.Tensor] = []
+        targets: list[tuple[int, ...]] = []
         for question, gone in goals:
             texts, state = self.questions[question], self._state((question, gone))
             told.append(state[[place for answer in texts.answers for place in texts.places(answer)]])
