@@ -2,15 +2,16 @@
 
 A path's state after its first k layers depends on these layers alone, so evaluation starts after the longest
 beginning that some path of the same question has already gone, over kept hidden states in bounded memory. All
-states that one layer makes next, of whatever question and path, run through it in one batch. Answers are given and
-read in one forward over prompt and answer: the first token that greedy decoding would write otherwise shows, and
-decides, without writing the rest.
+states that one layer makes next, of whatever question and path, run through it in one batch. A question is one row:
+its prompt, and after it the tree of its answers, each seeing the prompt and itself. Answers are given and read in one
+forward: the first token that greedy decoding would write otherwise shows, and decides, without writing the rest.
 """
 
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -36,16 +37,30 @@ class Texts:
     answers: tuple[tuple[int, ...], ...]
 
     @property
-    def rows(self) -> list[tuple[int, ...]]:
-        """What the model reads; answers that differ in their last token alone share a row."""
-        return list(dict.fromkeys(self._row(answer) for answer in self.answers))
+    def row(self) -> tuple[int, ...]:
+        """What the model reads: the prompt, then the answers without their last tokens, what they share once."""
+        return (*self.prompt, *(begun[-1] for begun in self._begun))
 
-    def row_of(self, answer: int) -> int:
-        """The row that an answer is read in."""
-        return self.rows.index(self._row(self.answers[answer]))
+    @property
+    def positions(self) -> tuple[int, ...]:
+        """How far into its text each token of the row is."""
+        return (*range(len(self.prompt)), *(len(self.prompt) + len(begun) - 1 for begun in self._begun))
 
-    def _row(self, answer: tuple[int, ...]) -> tuple[int, ...]:
-        return (*self.prompt, *answer[:-1])
+    @property
+    def branches(self) -> bool:
+        """Whether the row is more than one running text."""
+        return len(self.row) > max(self.positions) + 1
+
+    def places(self, answer: tuple[int, ...]) -> list[int]:
+        """Where in the row each token of the answer is told: at the token before it."""
+        told = (len(self.prompt) + self._begun[answer[:end]] for end in range(1, len(answer)))
+        return [len(self.prompt) - 1, *told]
+
+    @cached_property
+    def _begun(self) -> dict[tuple[int, ...], int]:
+        """Every beginning of an answer that is followed by a token, numbered."""
+        begun = dict.fromkeys(answer[:end] for answer in self.answers for end in range(1, len(answer)))
+        return {beginning: number for number, beginning in enumerate(begun)}
 
 
 @dataclass(frozen=True)
@@ -73,7 +88,7 @@ class PathEvaluator:
         model: a decoder that the layer-path engine supports, with nothing attached.
         questions: the group; all are padded to the longest, so let them be of like length.
         memory: bytes of hidden states kept between calls.
-        layers_run: how many layers have been run on how many rows, summed, for measuring what sharing spares.
+        layers_run: how many layers have been run on how many questions, summed, for measuring what sharing spares.
     """
 
     model: Decoder
@@ -83,21 +98,13 @@ class PathEvaluator:
 
     def __post_init__(self) -> None:
         require_supported(self.model)
-        self._first = [0]
-        for question in self.questions:
-            self._first.append(self._first[-1] + len(question.rows))
-        rows = [row for question in self.questions for row in question.rows]
-        width = max(map(len, rows))
-        ids = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], device=self.model.device)
         self._calls: list[dict[str, Any]] = []
-        self._start = self._enter(ids)
+        self._start = self._enter()
         self._kept: OrderedDict[_Key, torch.Tensor] = OrderedDict()
 
     def evaluate(self, asked: Sequence[tuple[int, Path]]) -> list[list[Scored]]:
         """For each question (by its place in the group) and path, how every answer scores."""
-        state = self._start.element_size() * self._start.shape[1] * self._start.shape[2]
-        largest = max(len(question.rows) for question in self.questions) * state * 2 * len(self._calls)
-        step = max(self.memory // largest, 1)
+        step = max(self.memory // (self._start[0].nbytes * 2 * len(self._calls)), 1)
         found: list[list[Scored]] = []
         for begin in range(0, len(asked), step):
             found += self._evaluate(asked[begin : begin + step])
@@ -113,7 +120,7 @@ class PathEvaluator:
         self._go([(question, order(path))])
         length = len(self.questions[question].prompt)
         inputs = [order(path[:layer]) for layer in range(len(path) + 1)]
-        found = [self._state((question, gone))[0, :length] for gone in inputs]
+        found = [self._state((question, gone))[:length] for gone in inputs]
         self._forget()
         return found
 
@@ -126,20 +133,52 @@ class PathEvaluator:
         return found
 
     @torch.no_grad()
-    def _enter(self, ids: torch.Tensor) -> torch.Tensor:
-        """Run what comes before the layers, and note what the model hands to each of them."""
+    def _enter(self) -> torch.Tensor:
+        """Run what comes before the layers, and note what each layer of each question is called with."""
+        ids = self._padded([question.row for question in self.questions])
+        if not any(question.branches for question in self.questions):
+            start, self._calls = self._handed(input_ids=ids)
+            return start
+        positions = self._padded([question.positions for question in self.questions])
+        start, self._calls = self._handed(input_ids=ids, position_ids=positions)
+        _, running = self._handed(input_ids=ids.new_zeros(1, int(positions.max()) + 1))
+        together, masks = self._together(), {}
+        for call, text in zip(self._calls, running, strict=True):
+            mask = text["attention_mask"]
+            if id(mask) not in masks:
+                masks[id(mask)] = _tree_mask(mask, positions, together, start.dtype)
+            call["attention_mask"] = masks[id(mask)]
+        return start
+
+    def _padded(self, rows: Sequence[tuple[int, ...]]) -> torch.Tensor:
+        width = max(map(len, rows))
+        return torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], device=self.model.device)
+
+    def _handed(self, **given: torch.Tensor) -> tuple[torch.Tensor, list[dict[str, Any]]]:
+        """What the model hands to its layers: the first one's input, and everything else for each."""
         entered: list[torch.Tensor] = []
+        calls: list[dict[str, Any]] = []
 
         def noted(hidden: torch.Tensor, **call: Any) -> torch.Tensor:
             entered.append(hidden)
-            self._calls.append(call)
+            calls.append(call)
             return hidden
 
         with ExitStack() as undo:
             for block in self.model.anatomy.blocks:
                 replaced(undo, block.module, by_name(block.module.forward, noted))
-            self.model.anatomy.parent(input_ids=ids, use_cache=False)
-        return entered[0]
+            self.model.anatomy.parent(**given, use_cache=False)
+        return entered[0], calls
+
+    def _together(self) -> torch.Tensor:
+        """Which places of a row are of one text, [questions, places, places]; padding is with itself."""
+        width = max(len(question.row) for question in self.questions)
+        together = torch.eye(width, dtype=torch.bool).repeat(len(self.questions), 1, 1)
+        for same, question in zip(together, self.questions, strict=True):
+            for answer in question.answers:
+                text = torch.tensor([*range(len(question.prompt)), *question.places(answer)[1:]])
+                same[text[:, None], text] = True
+        return together.to(self.model.device)
 
     def _go(self, goals: Iterable[_Key]) -> None:
         """Make the states of all goals, layer by layer, from where they are not yet made."""
@@ -156,39 +195,34 @@ class PathEvaluator:
 
     def _run(self, layer: int, keys: list[_Key]) -> None:
         """Take one layer from the states before ``keys`` to these."""
-        inputs = [self._state((question, gone[:-1])) for question, gone in keys]
-        rows = [row for question, _ in keys for row in range(self._first[question], self._first[question + 1])]
-        index = torch.tensor(rows, device=self._start.device)
-        call = rows_of(self._calls[layer], index, len(self._start))
-        output = self.model.anatomy.blocks[layer].module(torch.cat(inputs), **call)
-        self.layers_run += len(rows)
-        for key, state in zip(keys, torch.split(output, [len(given) for given in inputs]), strict=True):
+        inputs = torch.stack([self._state((question, gone[:-1])) for question, gone in keys])
+        index = torch.tensor([question for question, _ in keys], device=inputs.device)
+        output = self.model.anatomy.blocks[layer].module(inputs, **rows_of(self._calls[layer], index, len(self._start)))
+        self.layers_run += len(keys)
+        for key, state in zip(keys, output, strict=True):
             self._kept[key] = state.clone()  # a view would keep the whole batch alive
 
     def _state(self, key: _Key) -> torch.Tensor:
         question, gone = key
         if not gone:
-            return self._start[self._first[question] : self._first[question + 1]]
+            return self._start[question]
         self._kept.move_to_end(key)
         return self._kept[key]
 
     def _forget(self) -> None:
         """Let go of the states that were not used for longest."""
-        held = sum(state.nbytes for state in self._kept.values())
-        while held > self.memory:
-            _, state = self._kept.popitem(last=False)
-            held -= state.nbytes
+        while len(self._kept) * self._start[0].nbytes > self.memory:
+            self._kept.popitem(last=False)
 
     def _read(self, goals: list[_Key]) -> list[list[Scored]]:
         """Logits at the places of the answers alone, for all goals in one batch."""
-        places, targets = [], []
+        told: list[torch.Tensor] = []
+        targets: list[tuple[int, ...]] = []
         for question, gone in goals:
             texts, state = self.questions[question], self._state((question, gone))
-            for number, answer in enumerate(texts.answers):
-                begin = len(texts.prompt) - 1
-                places.append(state[texts.row_of(number), begin : begin + len(answer)])
-                targets.append(answer)
-        logits = self._logits(torch.cat(places))
+            told.append(state[[place for answer in texts.answers for place in texts.places(answer)]])
+            targets += texts.answers
+        logits = self._logits(torch.cat(told))
         target = torch.tensor([token for answer in targets for token in answer], device=logits.device)
         logprobs = logits.log_softmax(-1).gather(-1, target[:, None])[:, 0]
         lengths = [len(answer) for answer in targets]
@@ -201,6 +235,24 @@ class PathEvaluator:
         logits: torch.Tensor = anatomy.head(anatomy.final_norm(states)).float()
         cap = getattr(self.model.config, "final_logit_softcapping", None)
         return logits if cap is None else torch.tanh(logits / cap).mul(cap)
+
+
+def _tree_mask(
+    mask: torch.Tensor | None, positions: torch.Tensor, together: torch.Tensor, dtype: torch.dtype
+) -> torch.Tensor:
+    """A layer's mask of one running text, for rows that hold several: 0 where a place is seen, [rows, 1, to, from].
+
+    Args:
+        mask: the running text's, [1, 1, to, from], bool or added; None where every token sees all before it.
+        positions: in its text, of every place, [rows, places].
+        together: which places are of one text, [rows, places, places].
+    """
+    if mask is None:
+        seen = positions[:, :, None] >= positions[:, None, :]
+    else:
+        seen = (mask if mask.dtype == torch.bool else mask == 0)[0, 0][positions[:, :, None], positions[:, None, :]]
+    hidden = ~(seen & together)[:, None]
+    return torch.zeros(hidden.shape, dtype=dtype, device=hidden.device).masked_fill(hidden, torch.finfo(dtype).min)
 
 
 def _scored(answer: tuple[int, ...], logprobs: torch.Tensor, written: list[int]) -> Scored:

@@ -184,7 +184,7 @@ def questions(model: "Decoder", calibration: Calibration, count: int) -> list[As
 
 def groups(asked: Sequence[Asked]) -> Iterator[list[Asked]]:
     """Questions of like length together."""
-    by_length = sorted(asked, key=lambda each: (max(map(len, each.texts.rows)), each.question.digest))
+    by_length = sorted(asked, key=lambda each: (len(each.texts.row), each.question.digest))
     for begin in range(0, len(by_length), GROUP):
         yield by_length[begin : begin + GROUP]
 

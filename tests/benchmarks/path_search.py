@@ -1,22 +1,25 @@
 """Paths evaluated per second: sharing and batching against one full forward for every path and question.
 
-    python -m tests.benchmarks.path_search --layers 12 --width 128 --questions 32 --simulations 50
+    python -m tests.benchmarks.path_search --layers 12 --width 128 --questions 128 --simulations 50
 
-A random Llama and random questions of two kinds, a written answer and a choice of four; the same searches run three
-ways. "forward" scores each path and question by a forward of its own through the layer-path engine; "writing", for
-written answers, lets the engine write the answer and compares. Rewards must be the same. Seconds are of this thread,
-so that other work on the machine counts little.
+A random Llama and random questions of two kinds, a written answer and a choice of four, searched in groups of like
+length as methods do it. Some of the searches run in slow ways too: "forward" scores each path and question by a forward
+of its own through the layer-path engine, a row for each answer, as lm-eval does; "writing", for written answers, lets
+the engine write the answer and compares. Rewards must be the same. Seconds are of this thread, so that other work on
+the machine counts little.
 """
 
 import argparse
 import random
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from harness.calibration import Question
-from harness.methods.routing.labels import Asked, lockstep
+from harness.methods.routing.labels import Asked, groups, lockstep
 from harness.methods.routing.mcts import Found, Settings, search
 from harness.model.controller import FixedPaths
 from harness.model.decoder import Decoder
@@ -27,7 +30,7 @@ from harness.testing.tiny import tiny_decoder
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    sizes = {"layers": 12, "width": 128, "prompt": 60, "answer": 24, "questions": 32, "simulations": 50}
+    sizes = {"layers": 12, "width": 128, "prompt": 60, "answer": 24, "questions": 128, "slow": 8, "simulations": 50}
     for name, value in sizes.items():
         parser.add_argument(f"--{name}", type=int, default=value)
     args = parser.parse_args()
@@ -37,11 +40,12 @@ def main() -> None:
     model.module.generation_config.eos_token_id = None
     settings = Settings(simulations=args.simulations, stop_early=False)
     print(
-        f"{args.layers} layers of width {args.width}, {args.questions} questions, {args.simulations} simulations each"
+        f"{args.layers} layers of width {args.width}, {args.questions} questions, {args.simulations} simulations each; "
+        f"{args.slow} in the slow ways"
     )
     for kind in ("answer", "choice"):
         asked = questions(model, kind, args)
-        report(model, asked, settings, kind)
+        report(model, asked, settings, kind, args.slow)
 
 
 def questions(model: Decoder, kind: str, args: argparse.Namespace) -> list[Asked]:
@@ -61,40 +65,53 @@ def questions(model: Decoder, kind: str, args: argparse.Namespace) -> list[Asked
     return made
 
 
-def report(model: Decoder, asked: list[Asked], settings: Settings, kind: str) -> None:
+def report(model: Decoder, asked: list[Asked], settings: Settings, kind: str, slow: int) -> None:
     """The same searches in every way: seconds, and whether the paths that they find are the same."""
     layers = len(model.anatomy.blocks)
-    evaluator = PathEvaluator(model, [each.texts for each in asked])
-    ways: dict[str, Callable[..., list[list[Scored]]]] = {"shared": evaluator.evaluate}
-    ways["forward"] = lambda pairs: [forward(engine, model, asked[place].texts, path) for place, path in pairs]
+    ways: dict[str, list[Asked]] = {"shared": asked, "forward": asked[:slow]}
     if kind == "answer":
-        ways["writing"] = lambda pairs: [writing(engine, model, asked[place].texts, path) for place, path in pairs]
+        ways["writing"] = asked[:slow]
     rates, found = {}, {}
-    for name, evaluate in ways.items():
+    for name, some in ways.items():
         with routed(model, FixedPaths(((1,) * layers,))) if name != "shared" else torch.no_grad() as engine:
             started = time.thread_time()
-            found[name] = run(asked, evaluate, settings, layers)
+            found[name] = run(model, engine, name, some, settings)
             seconds = time.thread_time() - started
-        paths = sum(each.evaluations for each in found[name])
+        paths = sum(each.evaluations for each in found[name].values())
         rates[name] = paths / seconds
         print(f"{kind:>7} {name:>8}: {paths} paths, {seconds:7.2f} s, {rates[name]:7.1f} paths/s")
-    for name in rates:
-        same = all(one.path == other.path for one, other in zip(found[name], found["shared"], strict=True))
+    for name in list(ways)[1:]:
+        same = all(each.path == found["shared"][digest].path for digest, each in found[name].items())
         print(f"{kind:>7} shared is {rates['shared'] / rates[name]:5.1f} times {name}; same paths found: {same}")
-    right = sum(each.path is not None for each in found["shared"])
+    right = sum(each.path is not None for each in found["shared"].values())
     print(f"{kind:>7} {right} of {len(asked)} questions have a right path")
 
 
-def run(
-    asked: list[Asked], evaluate: Callable[..., list[list[Scored]]], settings: Settings, layers: int
-) -> list[Found]:
-    """All searches side by side, over any way of evaluating."""
+def run(model: Decoder, engine: Any, name: str, asked: list[Asked], settings: Settings) -> dict[str, Found]:
+    """What the searches find, by question, with paths evaluated in the named way."""
+    slow = {"forward": forward, "writing": writing}
+    found = {}
+    for group in groups(asked):
+        texts = [each.texts for each in group]
+        evaluator: Any = PathEvaluator(model, texts) if name == "shared" else Slow(model, engine, texts, slow[name])
+        searched = lockstep(
+            group, evaluator, "answer", lambda each: search(len(model.anatomy.blocks), settings, each.question.digest)
+        )
+        found |= {each.question.digest: result for each, result in zip(group, searched, strict=True)}
+    return found
 
-    class Way:
-        def evaluate(self, pairs: list[tuple[int, tuple[int, ...]]]) -> list[list[Scored]]:
-            return evaluate(pairs)
 
-    return lockstep(asked, Way(), "answer", lambda each: search(layers, settings, each.question.digest))  # type: ignore[arg-type]
+@dataclass
+class Slow:
+    """One path and question at a time."""
+
+    model: Decoder
+    engine: Engine
+    texts: list[Texts]
+    score: Callable[[Engine, Decoder, Texts, tuple[int, ...]], list[Scored]]
+
+    def evaluate(self, pairs: list[tuple[int, tuple[int, ...]]]) -> list[list[Scored]]:
+        return [self.score(self.engine, self.model, self.texts[place], path) for place, path in pairs]
 
 
 @torch.no_grad()

@@ -119,8 +119,8 @@ def judge(model: Decoder, asked: list[Asked], method: Method, state: Prepared) -
 
 def named(method: Method) -> str:
     """The method and its knob alone."""
-    knobs = ("control", "skip_bias", "skip", "executed", "seed")
-    return f"{method.name} " + ", ".join(f"{knob} {getattr(method, knob)}" for knob in knobs if hasattr(method, knob))
+    knobs = {"dr-llm": ("control",), "polar": ("skip_bias",), "static-path": ("skip",)}.get(method.name)
+    return f"{method.name} " + ", ".join(f"{knob} {getattr(method, knob)}" for knob in knobs or ("executed", "seed"))
 
 
 if __name__ == "__main__":

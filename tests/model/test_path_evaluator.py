@@ -9,7 +9,7 @@ import torch
 from harness.model.controller import FixedPaths
 from harness.model.layer_path import routed
 from harness.model.path_evaluator import PathEvaluator, Texts, order
-from harness.testing.tiny import FAMILIES, tiny_decoder
+from harness.testing.tiny import EAGER_ONLY, FAMILIES, tiny_decoder
 
 
 def _tokens(rng, length):
@@ -17,10 +17,19 @@ def _tokens(rng, length):
 
 
 def questions(seed=0):
+    """Answers of several lengths, past a sliding window too, of one token, and of one beginning."""
     rng = random.Random(seed)
-    prompts = [_tokens(rng, rng.randint(4, 12)) for _ in range(5)]
-    made = [Texts(prompt, tuple(_tokens(rng, rng.randint(1, 4)) for _ in range(3))) for prompt in prompts]
-    return [*made, Texts(_tokens(rng, 9), tuple(_tokens(rng, 1) for _ in range(4)))]
+    prompts = [_tokens(rng, rng.randint(1, 12)) for _ in range(4)]
+    made = [Texts(prompt, tuple(_tokens(rng, rng.randint(1, 9)) for _ in range(3))) for prompt in prompts]
+    begun = _tokens(rng, 4)
+    shared = (*(begun + _tokens(rng, 3) for _ in range(2)), begun[:2], begun, begun[:2] + _tokens(rng, 2))
+    return [*made, Texts(_tokens(rng, 9), tuple(_tokens(rng, 1) for _ in range(4))), Texts(_tokens(rng, 7), shared)]
+
+
+def written(seed=0):
+    """Questions of one answer each: rows that are running text."""
+    rng = random.Random(seed)
+    return [Texts(_tokens(rng, rng.randint(4, 12)), (_tokens(rng, rng.randint(1, 9)),)) for _ in range(4)]
 
 
 def paths(seed=1, count=8):
@@ -42,16 +51,37 @@ def naive(decoder, texts, path):
     return found
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("memory", [0, 2**30], ids=["forgets", "remembers"])
-def test_scores_are_those_of_one_path_at_a_time(family, memory):
-    decoder, group = tiny_decoder(family), questions()
-    asked = [(question, path) for path in paths(count=3) for question in range(len(group))]
-    found = PathEvaluator(decoder, group, memory).evaluate(asked)
+def assert_naive(decoder, group, asked, found):
     for (question, path), scores in zip(asked, found, strict=True):
         for scored, (logprob, greedy) in zip(scores, naive(decoder, group[question], path), strict=True):
             assert scored.logprob == pytest.approx(logprob, abs=1e-3)
             assert scored.greedy == greedy
+
+
+@pytest.mark.parametrize("make", [questions, written])
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_scores_are_those_of_one_path_at_a_time(family, attention, make):
+    if attention == "sdpa" and family in EAGER_ONLY:
+        pytest.skip("computed in eager alone")
+    decoder, group = tiny_decoder(family, attention=attention), make()
+    asked = [(question, path) for path in paths(count=2) for question in range(len(group))]
+    assert_naive(decoder, group, asked, PathEvaluator(decoder, group).evaluate(asked))
+
+
+def test_scores_are_the_same_where_everything_is_forgotten():
+    decoder, group = tiny_decoder("llama"), questions()
+    asked = [(question, path) for path in paths(count=2) for question in range(len(group))]
+    assert_naive(decoder, group, asked, PathEvaluator(decoder, group, memory=0).evaluate(asked))
+
+
+def test_answers_share_a_row_and_what_they_begin_with():
+    texts = Texts((5, 6, 7), ((10, 11, 12), (10, 11, 13), (10, 14, 15), (16,)))
+    assert texts.row == (5, 6, 7, 10, 11, 14)
+    assert texts.positions == (0, 1, 2, 3, 4, 4)
+    assert texts.branches
+    assert not Texts((5, 6), ((10, 11, 12), (10, 11, 13), (14,))).branches
+    assert [texts.places(answer) for answer in texts.answers] == [[2, 3, 4], [2, 3, 4], [2, 3, 5], [2]]
 
 
 def test_the_first_token_that_departs_is_where_generation_departs():
