@@ -72,33 +72,32 @@ AVX512 static void float_few4(const Product *p, long g, long m, const float *x) 
         p->y[m * p->out + 4 * g + r] = y[r] + (p->bias ? p->bias[4 * g + r] : 0);
 }
 
+AVX512 static void float_span(const Product *p, int rows, long first_group, long m0, long tokens, const float *x) {
+    _Alignas(64) float y[TILE][SPAN];
+    for (long g = first_group; g < MIN(first_group + SPAN / rows, p->groups); g++)
+        (rows == 16 ? float_group16 : float_group4)(p, g, y[0] + (g - first_group) * rows, tokens, x);
+    copy_out(p, m0, tokens, first_group * rows, y[0]);
+}
+
 AVX512 void float_avx512(const Product *p, int rows, int threads) {
-    int few = p->tokens <= FEW, width = rows == 16 ? 16 : TILE;
-    long tiles = (p->tokens + width - 1) / width;
-    float *columns = few ? 0 : buffer(0, sizeof(float) * p->in * width * tiles);
+    if (p->tokens <= FEW) {
+#pragma omp parallel for num_threads(threads)
+        for (long g = 0; g < p->groups; g++)
+            for (long t = 0; t < p->tokens; t++) (rows == 16 ? float_few16 : float_few4)(p, g, t, p->x + t * p->in);
+        return;
+    }
+    long width = rows == 16 ? 16 : TILE, tiles = (p->tokens + width - 1) / width;
+    float *columns = buffer(0, sizeof(float) * p->in * width * tiles);
 #pragma omp parallel num_threads(threads)
     {
-        if (!few) {
 #pragma omp for
-            for (long i = 0; i < tiles; i++)
-                float_columns(p->x + i * width * p->in, p->in, MIN(width, p->tokens - i * width), width,
-                              columns + i * width * p->in);
-        }
-        for (long i = 0; i < tiles; i++) {
-            long m0 = i * width, tokens = MIN(width, p->tokens - m0);
-            const float *x = few ? p->x : columns + i * width * p->in;
+        for (long i = 0; i < tiles; i++)
+            float_columns(p->x + i * width * p->in, p->in, MIN(width, p->tokens - i * width), width,
+                          columns + i * width * p->in);
+        for (long i = 0; i < tiles; i++)
 #pragma omp for nowait
-            for (long first_group = 0; first_group < p->groups; first_group += SPAN / rows) {
-                _Alignas(64) float y[TILE][SPAN];
-                for (long g = first_group; g < MIN(first_group + SPAN / rows, p->groups); g++)
-                    if (few)
-                        for (long t = 0; t < tokens; t++)
-                            (rows == 16 ? float_few16 : float_few4)(p, g, m0 + t, p->x + (m0 + t) * p->in);
-                    else
-                        (rows == 16 ? float_group16 : float_group4)(p, g, y[0] + (g - first_group) * rows, tokens, x);
-                if (!few) copy_out(p, m0, tokens, first_group * rows, y[0]);
-            }
-        }
+            for (long g = 0; g < p->groups; g += SPAN / rows)
+                float_span(p, rows, g, i * width, MIN(width, p->tokens - i * width), columns + i * width * p->in);
     }
 }
 

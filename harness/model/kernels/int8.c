@@ -158,46 +158,58 @@ AVX512 static void int8_few4(const Product *p, long g, long m, const uint8_t *x,
     }
 }
 
+AVX512 static void int8_few(const Product *p, int rows, int threads) {
+    uint8_t *bytes = buffer(0, p->in * p->tokens);
+    float scales[FEW];
+    for (long t = 0; t < p->tokens; t++) quantize(p->x + t * p->in, p->in, bytes + t * p->in, scales + t);
+#pragma omp parallel for num_threads(threads)
+    for (long g = 0; g < p->groups; g++)
+        for (long t = 0; t < p->tokens; t++)
+            (rows == 16 ? int8_few16 : int8_few4)(p, g, t, bytes + t * p->in, scales[t]);
+}
+
+/* SPAN outputs of a tile's tokens. */
+AVX512 static void int8_span(
+    const Product *p, int rows, int tiled, long first_group, long m0, const uint8_t *x, const float *scales) {
+    _Alignas(64) float y[TILE][SPAN];
+    long tokens = MIN(TILE, p->tokens - m0);
+    for (long g = first_group; g < MIN(first_group + SPAN / rows, p->groups); g++) {
+        float *to = y[0] + (g - first_group) * rows;
+        if (rows == 16)
+            (tiled ? int8_tiles16 : int8_group16)(p, g, to, tokens, x, scales);
+        else if (tokens > 48)
+            int8_group4(p, g, to, tokens, x, scales, 4);
+        else if (tokens > 16)
+            int8_group4(p, g, to, tokens, x, scales, 3);
+        else
+            int8_group4(p, g, to, tokens, x, scales, 1);
+    }
+    copy_out(p, m0, tokens, first_group * rows, y[0]);
+}
+
 AVX512 void int8_avx512(const Product *p, int rows, int threads, int tiled) {
+    if (p->tokens <= FEW) {
+        int8_few(p, rows, threads);
+        return;
+    }
     long stride = (p->in + 63) / 64 * 64, tiles = (p->tokens + TILE - 1) / TILE;
-    int few = p->tokens <= FEW;
-    uint8_t *bytes = buffer(0, stride * TILE * tiles);
+    uint8_t *columns = buffer(0, stride * TILE * tiles);
     float *scales = buffer(1, sizeof(float) * TILE * tiles);
-    tiled = tiled && rows == 16 && !few;
+    tiled = tiled && rows == 16;
 #pragma omp parallel num_threads(threads)
     {
         if (tiled) tiles_on();
 #pragma omp for
         for (long i = 0; i < tiles; i++) {
-            long tokens = MIN(TILE, p->tokens - i * TILE);
-            uint8_t *quantized = few ? bytes : buffer(2, stride * TILE);
-            for (long t = 0; t < tokens; t++)
-                quantize(p->x + (i * TILE + t) * p->in, p->in, quantized + t * stride, scales + i * TILE + t);
-            if (!few) transpose(quantized, p->in, stride, bytes + i * stride * TILE);
+            uint8_t *bytes = buffer(2, stride * TILE);
+            for (long t = 0; t < MIN(TILE, p->tokens - i * TILE); t++)
+                quantize(p->x + (i * TILE + t) * p->in, p->in, bytes + t * stride, scales + i * TILE + t);
+            transpose(bytes, p->in, stride, columns + i * stride * TILE);
         }
-        for (long i = 0; i < tiles; i++) {
-            long m0 = i * TILE, tokens = MIN(TILE, p->tokens - m0);
-            const uint8_t *x = bytes + i * stride * TILE;
+        for (long i = 0; i < tiles; i++) /* spans outermost would write all over y */
 #pragma omp for nowait
-            for (long first_group = 0; first_group < p->groups; first_group += SPAN / rows) {
-                _Alignas(64) float y[TILE][SPAN];
-                for (long g = first_group; g < MIN(first_group + SPAN / rows, p->groups); g++) {
-                    float *to = y[0] + (g - first_group) * rows;
-                    if (few)
-                        for (long t = 0; t < tokens; t++)
-                            (rows == 16 ? int8_few16 : int8_few4)(p, g, m0 + t, x + t * stride, scales[t]);
-                    else if (rows == 16)
-                        (tiled ? int8_tiles16 : int8_group16)(p, g, to, tokens, x, scales + m0);
-                    else if (tokens > 48)
-                        int8_group4(p, g, to, tokens, x, scales + m0, 4);
-                    else if (tokens > 16)
-                        int8_group4(p, g, to, tokens, x, scales + m0, 3);
-                    else
-                        int8_group4(p, g, to, tokens, x, scales + m0, 1);
-                }
-                if (!few) copy_out(p, m0, tokens, first_group * rows, y[0]);
-            }
-        }
+            for (long g = 0; g < p->groups; g += SPAN / rows)
+                int8_span(p, rows, tiled, g, i * TILE, columns + i * stride * TILE, scales + i * TILE);
         if (tiled) tiles_off();
     }
 }
