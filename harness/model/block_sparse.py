@@ -10,7 +10,7 @@ import ctypes
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +19,7 @@ import torch
 from torch.nn.functional import linear, pad
 from torch.utils.flop_counter import register_flop_formula
 
-from harness.errors import HarnessError
+from harness.errors import HarnessError, MethodError
 from harness.method import Savings
 from harness.model.compiled import library
 from harness.model.int8 import Int8Linear, quantize_rows
@@ -139,7 +139,12 @@ class BlockSparseLinear(LinearMap):
         tokens = x.reshape(-1, x.shape[-1]).float().contiguous()
         blocks = (getattr(self, name) for name in TENSORS)
         y: torch.Tensor = torch.ops.harness.block_sparse(tokens, self.bias, *blocks, self.out, self.level)
-        return y.to(x.dtype).reshape(*x.shape[:-1], -1)
+        return y.to(x.dtype).reshape(*x.shape[:-1], self.out)
+
+    def _apply(self, *_: Any, **__: Any) -> "BlockSparseLinear":
+        raise MethodError(
+            "a kernel reads these weights as they are: cast or move the model before attaching the method"
+        )
 
 
 class DenseOverZeros(LinearMap):
@@ -209,13 +214,15 @@ def check(found: Kernels) -> None:
         KernelError: one differs.
     """
     generator = torch.Generator().manual_seed(0)
-    weight = torch.randn(37, 300, generator=generator) * (torch.rand(37, 300, generator=generator) < 0.2)
-    bias = torch.randn(37, generator=generator)
+    draw = partial(torch.randn, generator=generator, dtype=torch.float32)
+    out, inputs = 150, 300
+    weight = draw(out, inputs) * (torch.rand(out, inputs, generator=generator) < 0.2)
+    bias = draw(out)
     numbers: tuple[Number, ...] = ("int8", "fp32")
     for rows, number, tokens in product((16, 4), numbers, (1, 3, 20, 70)):
-        x = torch.randn(tokens, 300, generator=generator)
+        x = draw(tokens, inputs)
         blocks = Blocks.of(weight, rows, number)
-        y = _call(found, x, bias, blocks.tensors, 37)
+        y = _call(found, x, bias, blocks.tensors, out)
         dense = linear(x, weight, bias) if number == "fp32" else Int8Linear(weight, bias, integer=False)(x)
         worst = float((y - dense).abs().max() / dense.abs().max())
         if not worst <= _TOLERANCE:
@@ -231,7 +238,7 @@ def _call(
     """The product of tokens [tokens, in] with the tensors of ``Blocks``, [tokens, out]."""
     value, scale = blocks[2], blocks[3]
     assert value is not None
-    y = torch.empty(len(x), out)
+    y = torch.empty(len(x), out, dtype=torch.float32)
     pointers = [None if tensor is None else tensor.data_ptr() for tensor in (x, y, bias, *blocks)]
     found.run(found.level, scale is not None, value.shape[1], torch.get_num_threads(), *x.shape, out, *pointers)
     return y

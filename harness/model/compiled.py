@@ -27,6 +27,9 @@ def library(folder: Path) -> ctypes.CDLL:
     Raises:
         CompileError: with the reason in a sentence.
     """
+    sources = sorted(folder.glob("*.c"))
+    if not sources:
+        raise CompileError(f"no C files in {folder}: the installation is not whole")
     compiler = _compiler()
     version = _run([compiler, "--version"])
     if version.returncode:
@@ -36,7 +39,7 @@ def library(folder: Path) -> ctypes.CDLL:
     built = cache_folder() / "kernels" / f"{folder.name}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.so"
     try:
         if not built.is_file():
-            _build(compiler, sorted(folder.glob("*.c")), built)
+            _build(compiler, sources, built)
         return ctypes.CDLL(str(built))
     except OSError as error:
         raise CompileError(f"the compiled {folder.name} cannot be kept or loaded: {error}") from error

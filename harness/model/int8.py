@@ -75,7 +75,7 @@ class Int8Linear(LinearMap):
         y = self._product(quantized, weight, self.scale).mul_(largest / LEVELS)
         if self.bias is not None:
             y += self.bias
-        return y.to(x.dtype).reshape(*x.shape[:-1], -1)
+        return y.to(x.dtype).reshape(*x.shape[:-1], y.shape[-1])
 
 
 def quantize_rows(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

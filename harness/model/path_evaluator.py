@@ -39,12 +39,15 @@ class Texts:
     @property
     def row(self) -> tuple[int, ...]:
         """What the model reads: the prompt, then the answers without their last tokens, what they share once."""
-        return (*self.prompt, *(begun[-1] for begun in self._begun))
+        return (*self.prompt, *(token for _, token in self._tree))
 
     @property
     def positions(self) -> tuple[int, ...]:
         """How far into its text each token of the row is."""
-        return (*range(len(self.prompt)), *(len(self.prompt) + len(begun) - 1 for begun in self._begun))
+        depths: list[int] = []
+        for before, _ in self._tree:
+            depths.append(len(self.prompt) if before < 0 else depths[before] + 1)
+        return (*range(len(self.prompt)), *depths)
 
     @property
     def branches(self) -> bool:
@@ -53,14 +56,21 @@ class Texts:
 
     def places(self, answer: tuple[int, ...]) -> list[int]:
         """Where in the row each token of the answer is told: at the token before it."""
-        told = (len(self.prompt) + self._begun[answer[:end]] for end in range(1, len(answer)))
-        return [len(self.prompt) - 1, *told]
+        number, told = -1, [len(self.prompt) - 1]
+        for token in answer[:-1]:
+            number = self._tree[number, token]
+            told.append(len(self.prompt) + number)
+        return told[: len(answer)]
 
     @cached_property
-    def _begun(self) -> dict[tuple[int, ...], int]:
-        """Every beginning of an answer that is followed by a token, numbered."""
-        begun = dict.fromkeys(answer[:end] for answer in self.answers for end in range(1, len(answer)))
-        return {beginning: number for number, beginning in enumerate(begun)}
+    def _tree(self) -> dict[tuple[int, int], int]:
+        """Tokens of answers that others follow, numbered: by the number of the one before (-1: none) and the token."""
+        tree: dict[tuple[int, int], int] = {}
+        for answer in self.answers:
+            number = -1
+            for token in answer[:-1]:
+                number = tree.setdefault((number, token), len(tree))
+        return tree
 
 
 @dataclass(frozen=True)
@@ -87,7 +97,7 @@ class PathEvaluator:
     Attributes:
         model: a decoder that the layer-path engine supports, with nothing attached.
         questions: the group; all are padded to the longest, so let them be of like length.
-        memory: bytes of hidden states kept between calls.
+        memory: bytes of hidden states kept between calls; masks of packed answers, places squared, come on top.
         layers_run: how many layers have been run on how many questions, summed, for measuring what sharing spares.
     """
 
@@ -240,10 +250,10 @@ class PathEvaluator:
 def _tree_mask(
     mask: torch.Tensor | None, positions: torch.Tensor, together: torch.Tensor, dtype: torch.dtype
 ) -> torch.Tensor:
-    """A layer's mask of one running text, for rows that hold several: 0 where a place is seen, [rows, 1, to, from].
+    """A layer's mask of one running text, for rows that hold several: [rows, 1, to, from], of the same kind.
 
     Args:
-        mask: the running text's, [1, 1, to, from], bool or added; None where every token sees all before it.
+        mask: the running text's, [1, 1, to, from], true or 0 where a place is seen; None where all before it are.
         positions: in its text, of every place, [rows, places].
         together: which places are of one text, [rows, places, places].
     """
@@ -251,8 +261,10 @@ def _tree_mask(
         seen = positions[:, :, None] >= positions[:, None, :]
     else:
         seen = (mask if mask.dtype == torch.bool else mask == 0)[0, 0][positions[:, :, None], positions[:, None, :]]
-    hidden = ~(seen & together)[:, None]
-    return torch.zeros(hidden.shape, dtype=dtype, device=hidden.device).masked_fill(hidden, torch.finfo(dtype).min)
+    seen = (seen & together)[:, None]
+    if mask is None or mask.dtype == torch.bool:
+        return seen
+    return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill(~seen, torch.finfo(dtype).min)
 
 
 def _scored(answer: tuple[int, ...], logprobs: torch.Tensor, written: list[int]) -> Scored:

@@ -79,6 +79,22 @@ def test_early_exits_on_a_real_task(stories: Path, hub: Path, tmp_path: Path) ->
         assert record.method.savings == "real"
 
 
+def test_compressed_weights_on_a_real_task(stories: Path, hub: Path, tmp_path: Path) -> None:
+    """Calibrated on the task's training questions; each says truly whether it saves anything here."""
+    small = "samples=4,length=64"
+    methods = ("int8-dynamic", f"wanda:{small}", "magnitude", f"block-sparse:sparsity=0.5,{small}")
+    job = Job(methods=methods, **settings("arc_easy", stories, hub))
+    _, int8, *pruned, sparse = Session(job, Store(tmp_path), Silent()).execute()
+    assert int8.flops.total == int8.flops.dense_equivalent
+    assert [record.method.savings for record in pruned] == ["simulated", "simulated"]
+    dense_product = any("dense" in kernel for kernel in (*int8.method.kernels, *sparse.method.kernels))
+    assert dense_product or (int8.method.savings, sparse.method.savings) == ("real", "real")
+    assert sparse.flops.total < (1.01 if dense_product else 0.9) * sparse.flops.dense_equivalent
+    for record in (int8, *pruned, sparse):
+        assert record.flops.audit_ratio == pytest.approx(1, abs=0.005)
+        assert record.scores[0].n == job.limit
+
+
 @pytest.mark.parametrize("task", EQUAL)
 @pytest.mark.parametrize("batch_size", [1, 8])
 def test_dense_equals_lm_eval(task: str, batch_size: int, stories: Path, hub: Path, tmp_path: Path) -> None:

@@ -1,12 +1,12 @@
 """The kernels agree with the dense product over the same weights, are counted by hand, and a fault in one is seen."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 from torch.nn.functional import linear
 
+from harness.errors import MethodError
 from harness.measure.audit import count_flops
 from harness.model import block_sparse, compiled
 from harness.model.block_sparse import (
@@ -61,11 +61,14 @@ def test_every_kernel_is_the_dense_product(out, inputs, rows, level, kernels, mo
             assert torch.allclose(found, same(x), rtol=1e-4, atol=1e-4), (number, tokens)
 
 
-def test_a_token_gives_the_same_bits_in_any_company(kernels):
+@pytest.mark.parametrize("level", [0, 1, 2])
+def test_a_token_gives_the_same_bits_in_any_company(level, kernels, monkeypatch):
+    use(kernels, level, monkeypatch)
+    bias = torch.randn(64, generator=torch.Generator().manual_seed(1))
     x = torch.randn(70, 96, generator=torch.Generator().manual_seed(0))
     x[5] *= 200
     for rows in (16, 4):
-        mapped = BlockSparseLinear(sparse(64, 96, rows, 0.5), None, rows, "int8")
+        mapped = BlockSparseLinear(sparse(64, 96, rows, 0.5), bias, rows, "int8")
         alone = torch.cat([mapped(x[i : i + 1]) for i in range(len(x))])
         assert torch.equal(mapped(x), alone)
         assert torch.equal(mapped(x.view(7, 10, 96)).view(70, 64), alone)
@@ -104,6 +107,28 @@ def test_a_map_without_weights_gives_its_bias(kernels):
         mapped = BlockSparseLinear(torch.zeros(20, 8), torch.arange(20.0), 16, number)
         assert mapped.macs_per_token == 0
         assert torch.equal(mapped(torch.randn(9, 8)), torch.arange(20.0).expand(9, 20))
+
+
+def test_no_tokens_give_none(kernels):
+    weight = sparse(20, 8, 16, 0.5)
+    for mapped in (BlockSparseLinear(weight, None, 16, "int8"), BlockSparseLinear(weight, None, 16, "fp32")):
+        assert mapped(torch.empty(2, 0, 8)).shape == (2, 0, 20)
+
+
+def test_weights_that_a_kernel_reads_are_not_cast(kernels):
+    with pytest.raises(MethodError, match="cast or move the model before"):
+        BlockSparseLinear(sparse(20, 8, 16, 0.5), None, 16, "fp32").bfloat16()
+
+
+def test_another_default_type_changes_nothing(kernels):
+    mapped, x = BlockSparseLinear(sparse(300, 8, 16, 0.5), None, 16, "int8"), torch.randn(9, 8)
+    expected = mapped(x)
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        assert torch.equal(mapped(x), expected)
+        check(kernels)
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 def test_several_threads_give_the_same(kernels):
@@ -154,6 +179,11 @@ def test_a_file_that_does_not_compile_is_a_sentence(tmp_path):
         library(tmp_path)
 
 
+def test_a_folder_without_source_is_a_sentence(tmp_path):
+    with pytest.raises(CompileError, match=r"no C files in .*: the installation is not whole"):
+        library(tmp_path)
+
+
 def test_a_library_is_compiled_once(tmp_path, monkeypatch):
     monkeypatch.setenv("HARNESS_CACHE", str(tmp_path))
     source = tmp_path / "source"
@@ -170,11 +200,6 @@ def test_what_the_kernel_does_not_take_is_said(monkeypatch, kernels):
     assert "up to 65536 inputs, and a map has 65537" in why_not(torch.zeros(1, 2**16 + 1))
     assert why_not(torch.zeros(2, 2)) is None
     assert isinstance(block_sparse_map(torch.zeros(1, 2**16 + 1), None, 16, "int8"), Int8Linear)
-
-
-def test_the_source_is_shipped():
-    assert (SOURCE / "block_sparse.c").is_file()
-    assert Path(block_sparse.__file__).parent == SOURCE.parent
 
 
 def test_blocks_come_back_as_the_weight():

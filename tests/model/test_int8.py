@@ -97,6 +97,11 @@ def test_without_an_integer_product_it_is_simulated_and_answers_alike(monkeypatc
     assert torch.allclose(simulated(x), expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("integer", [True, False])
+def test_no_tokens_give_none(weight, integer):
+    assert Int8Linear(weight, None, integer=integer)(torch.empty(2, 0, 256)).shape == (2, 0, 96)
+
+
 def test_a_product_that_saturates_is_not_taken(monkeypatch):
     def saturating(x, packed, scale):  # unsigned activations, pairs of products in 16 bits: vpmaddubsw
         products = ((x.int() + 128)[:, None, :] * packed.int()).unflatten(-1, (-1, 2)).sum(-1)

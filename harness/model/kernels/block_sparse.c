@@ -1,5 +1,18 @@
 #include "product.h"
 
+/* A buffer of the calling thread that only grows: large allocations are unmapped, and faulted in again, every time. */
+void *thread_buffer(int which, size_t bytes) {
+    static __thread void *held[3];
+    static __thread size_t size[3];
+    if (bytes > size[which]) {
+        free(held[which]);
+        size[which] = (bytes + 4095) & ~(size_t)4095;
+        held[which] = aligned_alloc(4096, size[which]);
+        if (!held[which]) abort();
+    }
+    return held[which];
+}
+
 /* The best that this processor and system run: 0 plain C, 1 AVX512-VNNI, 2 with AMX. */
 int block_sparse_level(void) {
 #ifdef X86

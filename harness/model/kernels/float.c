@@ -87,7 +87,7 @@ AVX512 void float_avx512(const Product *p, int rows, int threads) {
         return;
     }
     long width = rows == 16 ? 16 : TILE, tiles = (p->tokens + width - 1) / width;
-    float *columns = buffer(0, sizeof(float) * p->in * width * tiles);
+    float *columns = thread_buffer(0, sizeof(float) * p->in * width * tiles);
 #pragma omp parallel num_threads(threads)
     {
 #pragma omp for

@@ -128,8 +128,8 @@ AVX512 static inline __attribute__((always_inline)) void int8_group4(
         for (int r = 0; r < 4; r++) {
             long n = MIN(4 * g + r, p->out - 1);
             __m512 v = _mm512_mul_ps(_mm512_cvtepi32_ps(s[r][b]), _mm512_set1_ps(p->scale[n]));
-            v = _mm512_mul_ps(v, scale);
-            _mm512_store_ps(y[r], p->bias ? _mm512_add_ps(v, _mm512_set1_ps(p->bias[n])) : v);
+            __m512 bias = _mm512_set1_ps(p->bias ? p->bias[n] : 0);
+            _mm512_store_ps(y[r], _mm512_fmadd_ps(v, scale, bias));
         }
         for (long t = 0; t < MIN(16, tokens - 16 * b); t++)
             for (int r = 0; r < 4; r++) to[(16 * b + t) * SPAN + r] = y[r][t];
@@ -154,12 +154,13 @@ AVX512 static void int8_few4(const Product *p, long g, long m, const uint8_t *x,
     _mm_storeu_si128((__m128i *)r4, sum);
     for (int r = 0; r < 4 && 4 * g + r < p->out; r++) {
         long n = 4 * g + r;
-        p->y[m * p->out + n] = (float)(r4[r] + p->offset[n]) * p->scale[n] * scale + (p->bias ? p->bias[n] : 0);
+        float y = (float)(r4[r] + p->offset[n]) * p->scale[n];
+        p->y[m * p->out + n] = __builtin_fmaf(y, scale, p->bias ? p->bias[n] : 0); /* as in company */
     }
 }
 
 AVX512 static void int8_few(const Product *p, int rows, int threads) {
-    uint8_t *bytes = buffer(0, p->in * p->tokens);
+    uint8_t *bytes = thread_buffer(0, p->in * p->tokens);
     float scales[FEW];
     for (long t = 0; t < p->tokens; t++) quantize(p->x + t * p->in, p->in, bytes + t * p->in, scales + t);
 #pragma omp parallel for num_threads(threads)
@@ -193,15 +194,15 @@ AVX512 void int8_avx512(const Product *p, int rows, int threads, int tiled) {
         return;
     }
     long stride = (p->in + 63) / 64 * 64, tiles = (p->tokens + TILE - 1) / TILE;
-    uint8_t *columns = buffer(0, stride * TILE * tiles);
-    float *scales = buffer(1, sizeof(float) * TILE * tiles);
+    uint8_t *columns = thread_buffer(0, stride * TILE * tiles);
+    float *scales = thread_buffer(1, sizeof(float) * TILE * tiles);
     tiled = tiled && rows == 16;
 #pragma omp parallel num_threads(threads)
     {
         if (tiled) tiles_on();
 #pragma omp for
         for (long i = 0; i < tiles; i++) {
-            uint8_t *bytes = buffer(2, stride * TILE);
+            uint8_t *bytes = thread_buffer(2, stride * TILE);
             for (long t = 0; t < MIN(TILE, p->tokens - i * TILE); t++)
                 quantize(p->x + (i * TILE + t) * p->in, p->in, bytes + t * stride, scales + i * TILE + t);
             transpose(bytes, p->in, stride, columns + i * stride * TILE);

@@ -17,8 +17,8 @@ static void quantize_plain(const float *x, long n, uint8_t *q, float *scale) {
 }
 
 void int8_plain(const Product *p, int rows, int threads) {
-    uint8_t *q = buffer(0, p->tokens * p->in + 4 * p->tokens);
-    float *scales = (float *)buffer(1, 4 * p->tokens);
+    uint8_t *q = thread_buffer(0, p->tokens * p->in);
+    float *scales = (float *)thread_buffer(1, 4 * p->tokens);
     const int8_t *value = p->value;
 #pragma omp parallel for num_threads(threads)
     for (long m = 0; m < p->tokens; m++) quantize_plain(p->x + m * p->in, p->in, q + m * p->in, scales + m);

@@ -31,18 +31,8 @@ typedef struct {
     const int32_t *offset;
 } Product;
 
-/* A buffer of the calling thread that only grows: large allocations are unmapped, and faulted in again, every time. */
-static inline void *buffer(int which, size_t bytes) {
-    static __thread void *held[3];
-    static __thread size_t size[3];
-    if (bytes > size[which]) {
-        free(held[which]);
-        size[which] = (bytes + 4095) & ~(size_t)4095;
-        held[which] = aligned_alloc(4096, size[which]);
-        if (!held[which]) abort();
-    }
-    return held[which];
-}
+/* A buffer of the calling thread, one of three. */
+void *thread_buffer(int which, size_t bytes);
 
 /* The kernels; `rows` outputs make a group. */
 void int8_plain(const Product *, int rows, int threads);

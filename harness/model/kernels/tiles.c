@@ -4,13 +4,13 @@
 
 #ifdef X86
 #include "avx512.h"
-#if defined(__linux__) && __has_include(<amxint8intrin.h>)
+#if defined(__linux__) && (__has_include(<amxint8intrin.h>) || __has_include(<amxintrin.h>)) /* gcc, clang */
 #include <cpuid.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #define AMX __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,fma,amx-tile,amx-int8")))
-/* Tiles are read from memory without the compiler's knowing. */
+/* Tiles are read from memory without the compiler's knowing: what is written before stays before, and after after. */
 #define WRITTEN __asm__ volatile("" ::: "memory")
 
 AMX void tiles_on(void) {
@@ -78,6 +78,7 @@ AMX void int8_tiles16(const Product *p, long g, float *to, long tokens, const ui
         _tile_dpbsud(2, 4, 7);
         _tile_loadd(5, a[3], 64);
         _tile_dpbsud(3, 4, 5);
+        WRITTEN;
     }
     _tile_stored(0, by_output[0], 64);
     _tile_stored(1, by_output[1], 64);
