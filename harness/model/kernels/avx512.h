@@ -7,7 +7,8 @@
 
 #include "product.h"
 
-#define AVX512 __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,fma")))
+#define FEATURES "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,fma"
+#define AVX512 __attribute__((target(FEATURES)))
 #define SPAN 128 /* outputs that a tile gathers before they go to y */
 #define FEW 6    /* up to so many tokens, interleaving a tile costs more than it saves */
 

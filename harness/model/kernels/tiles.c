@@ -9,8 +9,9 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#define AMX __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,fma,amx-tile,amx-int8")))
-/* Tiles are read from memory without the compiler's knowing: what is written before stays before, and after after. */
+#define AMX __attribute__((target(FEATURES ",amx-tile,amx-int8")))
+
+/* Tiles read memory without the compiler's knowing: no write may be moved across this. */
 #define WRITTEN __asm__ volatile("" ::: "memory")
 
 AMX void tiles_on(void) {
