@@ -19,11 +19,6 @@ TEXT = Calibration(("The keeper of the light wrote down every ship that passed. 
 SMALL = {"samples": 3, "length": 48}
 
 
-@pytest.fixture
-def ids():
-    return torch.randint(3, 259, (2, 12), generator=torch.Generator().manual_seed(2))
-
-
 @torch.no_grad()
 def run(decoder, ids):
     out = decoder.module(input_ids=ids, use_cache=True)
