@@ -4,8 +4,8 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from harness import registry
-from harness.describe import Description, Parameter, describe, paper_url
+from harness.contract import registry
+from harness.contract.describe import Description, Parameter, describe, paper_url
 
 if TYPE_CHECKING:
     from mkdocs.config.defaults import MkDocsConfig

@@ -8,22 +8,22 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from harness.calibration import Calibration
-    from harness.method import Family, Method, Savings
-    from harness.model.decoder import Decoder
-    from harness.prepared import Prepared
-    from harness.record import RunRecord
+    from harness.contract.calibration import Calibration
+    from harness.contract.decoder import Decoder
+    from harness.contract.method import Family, Method, Savings
+    from harness.contract.prepared import Prepared
+    from harness.results.record import RunRecord
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Calibration": "harness.calibration",
-    "Decoder": "harness.model.decoder",
-    "Family": "harness.method",
-    "Method": "harness.method",
-    "Prepared": "harness.prepared",
-    "RunRecord": "harness.record",
-    "Savings": "harness.method",
+    "Calibration": "harness.contract.calibration",
+    "Decoder": "harness.contract.decoder",
+    "Family": "harness.contract.method",
+    "Method": "harness.contract.method",
+    "Prepared": "harness.contract.prepared",
+    "RunRecord": "harness.results.record",
+    "Savings": "harness.contract.method",
 }
 
 __all__ = ["Calibration", "Decoder", "Family", "Method", "Prepared", "RunRecord", "Savings", "__version__"]

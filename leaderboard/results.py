@@ -15,9 +15,9 @@ from typing import Any, NoReturn
 
 from pydantic import ValidationError
 
-from harness.errors import HarnessError
-from harness.record import RunRecord
-from harness.store import MANIFEST, RECORD, SAMPLES
+from harness.core.errors import HarnessError
+from harness.results.record import RunRecord
+from harness.results.store import MANIFEST, RECORD, SAMPLES
 
 MAX_RECORD, MAX_MANIFEST, MAX_SAMPLES = 1 << 20, 4 << 20, 256 << 20  # bytes, unpacked
 MAX_LINES = 200_000

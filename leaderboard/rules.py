@@ -18,7 +18,7 @@ from harness.measure.energy import ROUNDS as LEAST_WINDOWS
 from harness.measure.energy import WINDOW_S
 from harness.reports.columns import at
 from harness.reports.rows import Row
-from harness.store import MANIFEST, RECORD
+from harness.results.store import MANIFEST, RECORD
 
 SUBMISSION = "submission.json"
 MAX_FOLDER = 10 << 20  # bytes of a packed run

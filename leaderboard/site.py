@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.describe import Description, describe, paper_url
-from harness.errors import HarnessError
-from harness.files import staged_folder
+from harness.contract.describe import Description, describe, paper_url
+from harness.core.errors import HarnessError
+from harness.core.files import staged_folder
 from harness.leaderboard import board, exports, pages
 from harness.leaderboard.render import ASSETS, inline_json, page, script, slug
 from harness.leaderboard.results import PACKED_SAMPLES, Result, ResultError, load_all
-from harness.record import json_schema
 from harness.reports.columns import COLUMNS
 from harness.reports.rows import Row, difference, rows
-from harness.store import MANIFEST, RECORD, SAMPLES
+from harness.results.record import json_schema
+from harness.results.store import MANIFEST, RECORD, SAMPLES
 
 _LARGEST_COPY = 2 << 20  # bytes of a samples file that the site carries along
 
@@ -167,7 +167,7 @@ def _write_methods(folder: Path, table: Sequence[Row]) -> None:
 
 def _told(name: str) -> Description | None:
     """A method's documentation where it is installed. Code is found by our registry alone, never by a record."""
-    from harness import registry
+    from harness.contract import registry
 
     if name not in {item.name for item in registry.listings() if not item.error}:
         return None

@@ -8,13 +8,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from harness.errors import HarnessError
-from harness.files import staged_folder
+from harness.core.errors import HarnessError
+from harness.core.files import staged_folder
 from harness.leaderboard.evidence import answer
 from harness.leaderboard.results import PACKED_SAMPLES, Result, load
 from harness.leaderboard.rules import SUBMISSION, judge
 from harness.reports.columns import at
-from harness.store import MANIFEST, RECORD, Store
+from harness.results.store import MANIFEST, RECORD, Store
 
 _LEFT_OUT = ("prompt_hash", "target_hash")
 _LONGEST = 120  # characters of an expected answer

@@ -4,11 +4,11 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from harness.method import Family, Method, Savings
+from harness.contract.method import Family, Method, Savings
 
 if TYPE_CHECKING:
-    from harness.model.decoder import Decoder
-    from harness.prepared import Prepared
+    from harness.contract.decoder import Decoder
+    from harness.contract.prepared import Prepared
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""The costs that tables, figures and the leaderboard show: those of ``harness.costs``, with what a reader must know.
+"""The costs that tables, figures and the leaderboard show: those of ``harness.results.costs``, with what to know.
 
 A kind says how a number came about, and numbers of two kinds never share a column: *counted* (exact, portable),
 *modelled* (a formula on a profile), *measured* (on this machine, that day), *estimated* (time times a constant).
@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from harness.costs import COSTS, Kind
+from harness.results.costs import COSTS, Kind
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Ratio:
     high: float | None = None
 
 
-# headings are narrower than the titles of harness.costs
+# headings are narrower than the titles of harness.results.costs
 _TITLES = {
     "kv_bytes": "KV traffic",
     "weights": "Weights",

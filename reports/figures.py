@@ -9,7 +9,7 @@ from functools import cached_property
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
-from harness.measure.stats.pareto import Point, front
+from harness.results.stats.pareto import Point, front
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

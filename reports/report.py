@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.errors import HarnessError
-from harness.files import writing
+from harness.core.errors import HarnessError
+from harness.core.files import writing
 from harness.reports.figures import Plot
 from harness.reports.plots import plots
 from harness.reports.rows import Row, rows
-from harness.store import RunFolder, StoreError
+from harness.results.store import RunFolder, StoreError
 
 
 class ReportError(HarnessError):

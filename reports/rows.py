@@ -1,6 +1,6 @@
 """From records to comparable rows: which score speaks for a run, what it may be compared with, what speaks against it.
 
-Records are handled as the JSON that they are, checked before by ``harness.record``.
+Records are handled as the JSON that they are, checked before by ``harness.results.record``.
 """
 
 import json
@@ -83,7 +83,7 @@ class Row:
 
 
 def difference(score: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-    """The paired comparison with dense (see ``harness.costs.PairedScore``); None without a baseline."""
+    """The paired comparison with dense (see ``harness.results.scores.PairedScore``); None without a baseline."""
     found: Mapping[str, Any] | None = score and score["vs_baseline"]
     return found
 

@@ -14,8 +14,8 @@ from urllib.parse import unquote
 import pytest
 import typer
 
-from harness import registry
 from harness.cli import app
+from harness.contract import registry
 from tests.conftest import ROOT
 
 PAGES = sorted((ROOT / "docs").glob("*.md"))

@@ -3,8 +3,8 @@
 import re
 from pathlib import Path
 
-from harness import registry
-from harness.prepared import Prepared
+from harness.contract import registry
+from harness.contract.prepared import Prepared
 from harness.testing.tiny import tiny_decoder
 from tests.conftest import ROOT
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from harness import registry
-from harness.describe import describe
+from harness.contract import registry
+from harness.contract.describe import describe
 from harness.testing.tiny import tiny_decoder
 from tests.conftest import ROOT
 

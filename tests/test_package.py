@@ -46,7 +46,7 @@ def test_the_fixed_folders_have_their_import_names(name: str) -> None:
 
 
 def test_every_entry_point_is_a_method_of_its_name() -> None:
-    from harness import registry
+    from harness.contract import registry
 
     points = PROJECT["project"]["entry-points"]["harness.methods"]
     assert {item.name: item.target for item in registry.listings() if item.built_in} == points
@@ -103,7 +103,7 @@ def test_a_wheel_has_every_file_of_the_packages(installed: Path) -> None:
             continue
         missing += [name for place in places if (ROOT / name).is_file() and not (installed / place / rest).is_file()]
     assert missing == []
-    assert (installed / "harness" / "record.schema.json").is_file()
+    assert (installed / "harness" / "results" / "record.schema.json").is_file()
     assert (installed / "harness" / "py.typed").is_file()
 
 

@@ -9,9 +9,9 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Le
 
-from harness.errors import MethodError
-from harness.method import Family, Method, Savings
-from harness.prepared import Prepared
+from harness.contract.method import Family, Method, Savings
+from harness.contract.prepared import Prepared
+from harness.core.errors import MethodError
 
 LOOSE = '''
 from contextlib import nullcontext

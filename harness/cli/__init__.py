@@ -20,7 +20,7 @@ from harness.cli import (
     submit,
     validate,
 )
-from harness.errors import HarnessError
+from harness.core.errors import HarnessError
 
 app = typer.Typer(
     name="harness",

@@ -8,7 +8,7 @@ from typing import Any
 
 import typer
 
-from harness.errors import HarnessError, UnknownNameError
+from harness.core.errors import HarnessError, UnknownNameError
 
 
 def key_values(option: str, given: Iterable[str], *, read: bool = True) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typer import Argument, Option
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from harness.compare import Comparison
+    from harness.results.compare import Comparison
 
 
 def compare(
@@ -23,8 +23,8 @@ def compare(
 ) -> None:
     """Compare two runs document by document: differences, intervals, tests, and what could have been seen."""
     from harness.cli.display import plain, stdout
-    from harness.compare import compare as compared
-    from harness.store import Store
+    from harness.results.compare import compare as compared
+    from harness.results.store import Store
 
     store = Store(output_path)
     found = compared(store.find(a), store.find(b), margin=margin)
@@ -83,7 +83,7 @@ def _cost_table(found: "Comparison") -> "Table":
 
     from harness.cli.display import plain
     from harness.cli.summary import ratio
-    from harness.costs import COSTS
+    from harness.results.costs import COSTS
 
     table = Table(box=None, pad_edge=False)
     for heading in ("cost", "kind"):

@@ -21,8 +21,8 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from harness.session import Session
-    from harness.spec import RunSpec
+    from harness.run.session import Session
+    from harness.run.spec import RunSpec
 
 _WIDTH = 100
 

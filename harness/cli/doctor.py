@@ -46,7 +46,7 @@ def _findings(output_path: Path) -> Iterator[tuple[str, str, str]]:
 
 
 def _software() -> Iterator[tuple[str, str, str]]:
-    from harness import environment
+    from harness.core import environment
 
     for name, version in environment.versions().items():
         yield name, "broken" if version == "absent" else "ok", version
@@ -55,7 +55,7 @@ def _software() -> Iterator[tuple[str, str, str]]:
 def _devices() -> Iterator[tuple[str, str, str]]:
     import torch
 
-    from harness import environment
+    from harness.core import environment
 
     here = environment.observe("cpu")
     yield (
@@ -74,8 +74,8 @@ def _devices() -> Iterator[tuple[str, str, str]]:
 
 def _plugins() -> Iterator[tuple[str, str, str]]:
     """Every method, imported for real."""
-    from harness import registry
-    from harness.errors import HarnessError
+    from harness.contract import registry
+    from harness.core.errors import HarnessError
 
     for item in registry.listings():
         try:
@@ -113,8 +113,8 @@ def _data() -> Iterator[tuple[str, str, str]]:
     import datasets
     from huggingface_hub import constants
 
+    from harness.core.paths import cache_folder
     from harness.model.source import BUNDLED, cached_models
-    from harness.paths import cache_folder
 
     present = (BUNDLED / "config.json").is_file()
     yield "bundled model", "ok" if present else "broken", str(BUNDLED)

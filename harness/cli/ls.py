@@ -16,7 +16,7 @@ _Json = Annotated[bool, Option("--json", help="Print as JSON.")]
 @app.command()
 def methods(as_json: _Json = False) -> None:
     """Methods that can be run, built in and installed; a broken one is listed with its error."""
-    from harness import registry
+    from harness.contract import registry
 
     rows = [
         {
@@ -92,7 +92,7 @@ def runs(
     as_json: _Json = False,
 ) -> None:
     """Runs in a results folder, the newest first; one that cannot be read is listed with the reason."""
-    from harness.store import Store, StoreError
+    from harness.results.store import Store, StoreError
 
     rows = []
     for folder in Store(output_path).folders():

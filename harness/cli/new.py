@@ -11,8 +11,8 @@ from typing import Annotated
 import typer
 from typer import Argument, Option
 
-from harness.errors import HarnessError, UnknownNameError
-from harness.method import Family
+from harness.contract.method import Family
+from harness.core.errors import HarnessError, UnknownNameError
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 _LONGEST = 30
@@ -51,7 +51,7 @@ def new(
 
 
 def _check_name(name: str) -> None:
-    from harness import registry
+    from harness.contract import registry
 
     if not _NAME.fullmatch(name) or len(name) > _LONGEST:
         raise HarnessError(

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from typer import Exit, Option
 
 from harness.cli import arguments
-from harness.errors import HarnessError
+from harness.core.errors import HarnessError
 
 
 def prepare(
@@ -53,8 +53,8 @@ def prepare(
         calibration=calibration,
         trust_remote_code=trust_remote_code,
     )
-    from harness.session import Session
-    from harness.store import Store
+    from harness.results.store import Store
+    from harness.run.session import Session
 
     session = Session(job, Store(Path("runs")), display.Reporter())
     for stack in session.stacks:

@@ -52,9 +52,9 @@ def _profile(
 
     quiet.silence(offline=offline)
     from harness.measure.profiling import measure_profile, stored_profile
-    from harness.session import Session
-    from harness.spec import Job
-    from harness.store import Store
+    from harness.results.store import Store
+    from harness.run.session import Session
+    from harness.run.spec import Job
 
     args = arguments.key_values("--model_args", model_args)
     # a job has a task; this one is never loaded

@@ -17,7 +17,7 @@ def report(
 ) -> None:
     """Write tables (CSV, Markdown, LaTeX), figures (SVG, PNG) with their data, and one self-contained HTML page."""
     from harness.reports.report import write
-    from harness.store import Store
+    from harness.results.store import Store
 
     store = Store(results)
     folders = [store.find(name) for name in runs or ()] or [folder for folder in store.folders() if folder.finished]

@@ -8,7 +8,7 @@ from typing import Annotated, Any, get_args
 from typer import Exit, Option
 
 from harness.cli import arguments
-from harness.errors import HarnessError
+from harness.core.errors import HarnessError
 
 _Many = list[str] | None
 
@@ -163,8 +163,8 @@ def run(
             carbon_intensity=carbon_intensity,
         ),
     )
-    from harness.session import Session
-    from harness.store import Store
+    from harness.results.store import Store
+    from harness.run.session import Session
 
     session = Session(job, Store(output_path), display.Reporter())
     if dry_run:
@@ -231,7 +231,7 @@ def build_job(**settings: Any) -> Any:
     """The job, with pydantic's complaints as a sentence."""
     from pydantic import ValidationError
 
-    from harness.spec import Job, SpecError
+    from harness.run.spec import Job, SpecError
 
     try:
         return Job(**settings)
@@ -247,9 +247,9 @@ def build_job(**settings: Any) -> Any:
 
 def _costs(measure: _Many, accelerators: _Many, **settings: Any) -> Any:
     """What is measured, with names checked."""
-    from harness.errors import UnknownNameError
+    from harness.core.errors import UnknownNameError
     from harness.measure.accelerators import HOST, names
-    from harness.spec import CostPlan, Measure
+    from harness.run.spec import CostPlan, Measure
 
     known, machines = get_args(Measure), [*names(), HOST]
     wanted = arguments.names(measure or [])

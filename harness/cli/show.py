@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option
 
-from harness.errors import UnknownNameError
+from harness.core.errors import UnknownNameError
 
 if TYPE_CHECKING:
     from rich.padding import Padding
 
-    from harness.describe import Description
-    from harness.method import Method
-    from harness.store import RunFolder, Store
+    from harness.contract.describe import Description
+    from harness.contract.method import Method
+    from harness.results.store import RunFolder, Store
 
 
 def show(
@@ -28,11 +28,11 @@ def show(
     """Show what a method is and does, or a run: its scores, the work it did, how it was made."""
     method = _method(name)
     if method is None:
-        from harness.store import Store
+        from harness.results.store import Store
 
         _show_run(_run(Store(output_path), name), as_json=as_json)
         return
-    from harness.describe import describe
+    from harness.contract.describe import describe
 
     description = describe(method)
     if as_json:
@@ -43,7 +43,7 @@ def show(
 
 def _method(name: str) -> "type[Method] | None":
     """The method of that name. A run of the same letters can still be named by its folder or more of its id."""
-    from harness import registry
+    from harness.contract import registry
 
     path, colon, class_name = name.rpartition(":")
     if colon and path.endswith(".py"):
@@ -54,7 +54,7 @@ def _method(name: str) -> "type[Method] | None":
 
 def _run(store: "Store", name: str) -> "RunFolder":
     """The run of that name; an error that knows of methods too."""
-    from harness import registry
+    from harness.contract import registry
 
     try:
         return store.find(name)
@@ -69,7 +69,7 @@ def _show_method(description: "Description") -> None:
     from rich.table import Table
 
     from harness.cli.display import plain, stdout
-    from harness.describe import paper_url
+    from harness.contract.describe import paper_url
 
     console = stdout()
     console.print(plain(f"{description.name} · {description.family}"), style="bold")
@@ -117,7 +117,7 @@ def _show_run(folder: "RunFolder", *, as_json: bool) -> None:
     from rich.table import Table
 
     from harness.cli.display import plain, stdout
-    from harness.store import MANIFEST
+    from harness.results.store import MANIFEST
 
     record = folder.record()
     if as_json:

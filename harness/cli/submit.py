@@ -19,7 +19,7 @@ def submit(
     Packing keeps scores, answers and work of every document, and takes out responses, traces and names of folders.
     """
     from harness.leaderboard.submit import submit as pack
-    from harness.store import Store
+    from harness.results.store import Store
 
     for each in name:
         for folder in pack(each, Store(results), output_path):

@@ -15,8 +15,9 @@ from rich.text import Text
 from harness.cli.display import plain, stdout
 
 if TYPE_CHECKING:
-    from harness.costs import RatioInfo, Score
-    from harness.record import RunRecord
+    from harness.results.costs import RatioInfo
+    from harness.results.record import RunRecord
+    from harness.results.scores import Score
 
 _COSTS: Final = ("flops", "ideal_ref", "ideal_own", "latency", "tpot", "peak_memory", "energy", "energy_estimated")
 """The ratios that the summary shows, where there are any; a record has more."""
@@ -82,7 +83,7 @@ def _score_table(records: "Sequence[RunRecord]") -> Table:
 
 def _cost_table(records: "Sequence[RunRecord]") -> Table:
     """A row for every method: its costs over dense's; then what dense against itself gives."""
-    from harness.costs import COSTS
+    from harness.results.costs import COSTS
 
     kinds = {cost.name: cost.kind for cost in COSTS}
     compared = [record for record in records if record.baseline is not None]

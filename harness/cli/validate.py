@@ -22,7 +22,7 @@ def validate(
 
     Exit code 1 if anything would be refused. Warnings are for the reviewer.
     """
-    from harness.files import write_atomic
+    from harness.core.files import write_atomic
     from harness.leaderboard.validate import validate as check
 
     verdict = check(path, against)

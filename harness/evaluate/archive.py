@@ -11,9 +11,9 @@ import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from harness.errors import HarnessError
+from harness.core.errors import HarnessError
+from harness.core.files import staged_folder, write_atomic, writing
 from harness.evaluate.availability import datasets_cache
-from harness.files import staged_folder, write_atomic, writing
 
 # The folder that is packed as a whole, then the files in it.
 _DATA_SET = re.compile(r"(datasets/[^/]+/[^/]+/[\w.]+/[0-9a-f]+)/([^/]+\.arrow|dataset_info\.json)")

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from harness.calibration import Calibration
-from harness.errors import HarnessError, UnknownNameError
+from harness.contract.calibration import Calibration
+from harness.core.errors import HarnessError, UnknownNameError
 from harness.evaluate.questions import training_questions
 from harness.evaluate.tasks import LoadedTask
 

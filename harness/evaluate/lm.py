@@ -17,20 +17,19 @@ from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils import Collator
 
-from harness.errors import HarnessError, UnknownNameError
-from harness.journal import PADDING, Journal, Request, Served
+from harness.contract.decoder import Decoder, ForwardContext, Row
+from harness.core.errors import HarnessError, UnknownNameError
+from harness.evaluate.journal import PADDING, Journal, Request, Served
 from harness.measure.audit import flops_audit_ratio
 from harness.measure.segment import Segment
 from harness.measure.serve import CostRequest
 from harness.measure.shape import ModelShape
 from harness.measure.trace import Tracer
-from harness.model.anatomy import dissect
-from harness.model.context import ForwardContext, Row
-from harness.model.decoder import Decoder
+from harness.model.layouts import dissect
 from harness.model.source import ModelError
 
 if TYPE_CHECKING:
-    from harness.session import Bar
+    from harness.core.progress import Bar
 
 AUDITED = 2
 Tokens = list[int]

@@ -6,15 +6,15 @@ from dataclasses import dataclass, field, replace
 from math import isfinite, isnan
 from typing import Any
 
-from harness.costs import Score
-from harness.journal import Served
+from harness.evaluate.journal import Served
 from harness.measure.flops import causal_flops, executed_flops
 from harness.measure.routes import routes
 from harness.measure.segment import Segment, depth, ran_as_dense, unpadded
 from harness.measure.shape import ModelShape
 from harness.measure.traffic import kv_cache_bytes, traffic
-from harness.record import Flops as FlopsInfo
-from harness.record import Routes, TraceTotals
+from harness.results.record import Flops as FlopsInfo
+from harness.results.record import Routes, TraceTotals
+from harness.results.scores import Score
 
 
 def scores(results: dict[str, Any]) -> list[Score]:

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from harness.errors import UnknownNameError
+from harness.core.errors import UnknownNameError
 
 
 def silence(verbosity: str | None = None, *, offline: bool = False, bars: bool = False) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import harness.tasks
-from harness.errors import HarnessError, MethodError, UnknownNameError
+from harness.core.errors import HarnessError, MethodError, UnknownNameError
 from harness.evaluate.task_index import Known, known_names
 
 BUNDLED = Path(harness.tasks.__path__[0])

@@ -7,7 +7,7 @@ from typing import Final
 
 from pydantic import BaseModel, ConfigDict
 
-from harness.errors import HarnessError, UnknownNameError
+from harness.core.errors import HarnessError, UnknownNameError
 
 REGISTRY: Final = Path(__file__).with_name("accelerators.yaml")
 HOST: Final = "this-host"

@@ -3,48 +3,9 @@
 from pathlib import Path
 
 import psutil
-from pydantic import BaseModel, ConfigDict
 
-from harness.environment import load
-
-SHARED_SHARE = 0.10
-"""Share of the machine's CPU time that may go elsewhere before timings are flagged."""
-
-
-class Conditions(BaseModel):
-    """What happened around measurements.
-
-    Attributes:
-        threads: intra-op threads of torch.
-        load_before, load_after: one-minute load averages.
-        others_share: share of the machine's CPU time that other processes used meanwhile.
-        steal_share: share that the hypervisor gave to other machines; null where the system does not tell.
-        throttled: times that the container's CPU quota stopped it; null without a quota to read.
-        governor: the frequency governor; null where it cannot be read.
-        gpu_temperature_c: of the device, when the measurements ended; null without one.
-    """
-
-    model_config = ConfigDict(extra="forbid")
-
-    threads: int
-    load_before: float
-    load_after: float
-    others_share: float
-    steal_share: float | None
-    throttled: int | None
-    governor: str | None
-    gpu_temperature_c: float | None = None
-
-    def doubts(self) -> list[str]:
-        """What a reader must know before believing the timings, in words."""
-        found = []
-        if self.others_share > SHARED_SHARE:
-            found.append(f"shared machine: other processes used {self.others_share:.0%} of its CPU time")
-        if self.steal_share and self.steal_share > 0.02:
-            found.append(f"shared machine: {self.steal_share:.0%} of its CPU time was given to other machines")
-        if self.throttled:
-            found.append(f"throttled: the CPU quota stopped the process {self.throttled} times")
-        return found
+from harness.core.environment import load
+from harness.results.costs import Conditions
 
 
 class Observer:

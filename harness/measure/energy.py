@@ -7,8 +7,8 @@ from typing import Final
 
 import numpy as np
 
-from harness.costs import Energy, EnergyPart, Provenance
 from harness.measure.meters import Meter, why_not_measured
+from harness.results.costs import Energy, EnergyPart, Provenance
 
 WINDOW_S, IDLE_S, COOLDOWN_S, ROUNDS = 10.0, 10.0, 5.0, 3
 TRUST: Final[tuple[Provenance, ...]] = (

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
-from harness.errors import UnknownNameError
+from harness.core.errors import UnknownNameError
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from harness.measure.serve import CostRequest, Served, serve
-from harness.measure.stats.paired import Floats
+from harness.results.stats.paired import Floats
 
 if TYPE_CHECKING:
-    from harness.model.decoder import Decoder
-    from harness.session import Bar
+    from harness.contract.decoder import Decoder
+    from harness.core.progress import Bar
 
 Attach = Callable[[], AbstractContextManager[object]]
 ATTACH_SHARE: Final = 0.3

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from harness.costs import EnergyPart
+from harness.results.costs import EnergyPart
 
 POWERCAP: Final = Path("/sys/class/powercap")
 LEAST_CODECARBON: Final = "3.3"

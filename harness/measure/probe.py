@@ -15,9 +15,9 @@ import torch
 from torch import nn
 from transformers import DynamicCache
 
+from harness.contract.decoder import Decoder
 from harness.measure.clock import Clock, seconds
 from harness.measure.profile import Work
-from harness.model.decoder import Decoder
 from harness.model.surgery import without_blocks, without_branches
 
 

@@ -16,7 +16,7 @@ from typing import Final, Literal, Self
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from harness.measure.stats.paired import Floats
+from harness.results.stats.paired import Floats
 
 LINEAR_ENOUGH: Final = 0.02
 """Mean relative error up to which straight lines describe the reading of prompts; above it a table does."""

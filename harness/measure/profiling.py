@@ -18,19 +18,19 @@ import numpy as np
 import torch
 from torch import nn
 
-from harness import environment
-from harness.errors import MethodError
-from harness.files import write_atomic
+from harness.contract.decoder import Decoder
+from harness.core import environment
+from harness.core.errors import MethodError
+from harness.core.files import write_atomic
+from harness.core.paths import cache_folder
 from harness.measure.clock import clock_for
 from harness.measure.conditions import Observer
 from harness.measure.probe import Depths, Prober
 from harness.measure.profile import CostProfile, HeldOut, Line, Work, fit_decode, fit_prefill, forward_seconds
 from harness.measure.shape import ModelShape
-from harness.model.decoder import Decoder
-from harness.paths import cache_folder
 
 if TYPE_CHECKING:
-    from harness.session import Bar
+    from harness.core.progress import Bar
 
 VERSION: Final = 1
 """Of the procedure: profiles made by another are measured again."""

@@ -28,7 +28,7 @@ def path_of(segments: Iterable[Segment]) -> tuple[int, ...] | None:
 
 
 def routes(rows: Sequence[Sequence[Segment]]) -> dict[str, Any] | None:
-    """The paths of a run's rows, as fields of ``harness.record.Routes``; None where rows have no paths of layers."""
+    """The paths of a run's rows, as fields of the record's ``Routes``; None where rows have no paths of layers."""
     paths = [path_of(segments) for segments in rows]
     known = [path for path in paths if path is not None]
     if not known or len(known) < len(paths):

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import StoppingCriteria, StoppingCriteriaList
 
+from harness.contract.decoder import ForwardContext, Row
 from harness.measure.clock import synchronize
-from harness.model.context import ForwardContext, Row
 
 if TYPE_CHECKING:
-    from harness.model.decoder import Decoder
+    from harness.contract.decoder import Decoder
 
 
 @dataclass(frozen=True, slots=True)

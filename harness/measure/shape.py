@@ -12,8 +12,8 @@ from pydantic import BaseModel, ConfigDict
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from harness.model.anatomy import Branch
-    from harness.model.decoder import Decoder
+    from harness.contract.anatomy import Branch
+    from harness.contract.decoder import Decoder
 
 
 class Linears(BaseModel):
@@ -133,7 +133,7 @@ def _window(attention: "nn.Module", config: Any) -> int | None:
 
 
 def _linears(module: "nn.Module") -> Iterator["nn.Module"]:
-    from harness.model.anatomy import LINEAR
+    from harness.contract.anatomy import LINEAR
 
     if isinstance(module, LINEAR) or hasattr(module, "macs_per_token"):
         yield getattr(module, "computed_by", module)

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Final
 
 import torch
 
-from harness.files import write_atomic
+from harness.core.files import write_atomic
+from harness.core.paths import cache_folder
 from harness.measure.accelerators import HOST, Accelerator
 from harness.measure.clock import clock_for, seconds
-from harness.paths import cache_folder
 
 if TYPE_CHECKING:
-    from harness.environment import Environment
+    from harness.core.environment import Environment
 
 SIZE, TIMES = 2048, 6
 COPY_BYTES: Final = 256 * 2**20

@@ -12,11 +12,10 @@ from math import prod
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from harness.errors import HarnessError
+from harness.contract.decoder import Auxiliary, Decoder, ForwardContext
+from harness.core.errors import HarnessError
 from harness.measure.segment import Phase, Segment
 from harness.measure.shape import Linears
-from harness.model.context import ForwardContext
-from harness.model.decoder import Auxiliary, Decoder
 
 if TYPE_CHECKING:
     from torch import nn

@@ -16,9 +16,9 @@ from torch import nn
 from torch.nn.functional import cosine_similarity
 from torch.utils.hooks import RemovableHandle
 
-from harness.errors import MethodError
-from harness.model.anatomy import Block
-from harness.model.decoder import Decoder
+from harness.contract.anatomy import Block
+from harness.contract.decoder import Decoder
+from harness.core.errors import MethodError
 
 Unit = Literal["block", "attention", "mlp"]
 

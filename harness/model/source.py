@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 import harness.tasks
-from harness.errors import HarnessError
+from harness.core.errors import HarnessError
 
 BUNDLED_NAME = "pocket"
 BUNDLED = Path(harness.tasks.__path__[0]) / "pocket" / "model"

@@ -17,9 +17,9 @@ import torch
 from torch import nn
 from transformers import DynamicCache
 
-from harness.errors import MethodError
-from harness.model.anatomy import Block, Branch
-from harness.model.decoder import Decoder
+from harness.contract.anatomy import Block, Branch
+from harness.contract.decoder import Decoder
+from harness.core.errors import MethodError
 
 
 @contextmanager

@@ -7,14 +7,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from harness.testing.check import Check, Outcome, Result, run
+    from harness.testing.check import Check, run
     from harness.testing.checks import checks_for
+    from harness.testing.outcome import Outcome, Result
     from harness.testing.parametrize import parametrize_methods
 
 _HOMES = {
     "Check": "harness.testing.check",
-    "Outcome": "harness.testing.check",
-    "Result": "harness.testing.check",
+    "Outcome": "harness.testing.outcome",
+    "Result": "harness.testing.outcome",
     "checks_for": "harness.testing.checks",
     "parametrize_methods": "harness.testing.parametrize",
     "run": "harness.testing.check",

@@ -4,32 +4,15 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.errors import UnknownNameError
+from harness.core.errors import UnknownNameError
 from harness.testing.network import no_network
+from harness.testing.outcome import Failed, Outcome, Result, Skipped
 
 if TYPE_CHECKING:
     from harness.testing.subject import Subject
-
-
-class Failed(AssertionError):  # noqa: N818 - read in "raise Failed"
-    """The method does not do what it must; the message says where, and what would be right."""
-
-
-class Skipped(Exception):  # noqa: N818 - not an error
-    """The check does not apply to this method; the message says why."""
-
-
-class Outcome(StrEnum):
-    """What came of a check."""
-
-    PASSED = "passed"
-    FAILED = "failed"
-    SKIPPED = "skipped"
-    EXPECTED = "expected failure"
 
 
 @dataclass(frozen=True)
@@ -57,27 +40,6 @@ class Check:
         """
         with no_network():
             self.body(self.subject)
-
-
-@dataclass(frozen=True)
-class Result:
-    """What came of a check.
-
-    Attributes:
-        message: what is wrong, or why it was skipped or expected to fail; empty for a pass.
-        seconds: how long it took.
-    """
-
-    name: str
-    description: str
-    outcome: Outcome
-    message: str
-    seconds: float
-
-    @property
-    def ok(self) -> bool:
-        """Whether the method may keep what it does."""
-        return self.outcome is not Outcome.FAILED
 
 
 def run(checks: Iterable[Check], expected_failed_checks: Mapping[str, str] | None = None) -> Iterator[Result]:

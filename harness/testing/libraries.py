@@ -55,7 +55,12 @@ def main() -> None:
     """
     for module in ("transformers.models.llama.modeling_llama", "lm_eval.evaluator", "harness.measure.audit"):
         importlib.import_module(module)
-    for module in ("harness.measure.trace", "harness.measure.traffic", "harness.evaluate.outcome", "harness.run"):
+    for module in (
+        "harness.measure.trace",
+        "harness.measure.traffic",
+        "harness.evaluate.outcome",
+        "harness.evaluate.evaluation",
+    ):
         importlib.import_module(module)
     before = library_functions()
     answers = os.fdopen(os.dup(1), "w")

@@ -3,8 +3,9 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from harness.testing.check import Check, Skipped, refuse_unknown
+from harness.testing.check import Check, refuse_unknown
 from harness.testing.checks import checks_for
+from harness.testing.outcome import Skipped
 from harness.testing.subject import FAMILIES, Checked
 
 

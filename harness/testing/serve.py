@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from harness.contract.decoder import ForwardContext, Row
 from harness.measure.trace import Tracer
-from harness.model.context import ForwardContext, Row
-from harness.testing.check import Failed
+from harness.testing.outcome import Failed
 
 if TYPE_CHECKING:
+    from harness.contract.decoder import Decoder
     from harness.measure.segment import Segment
-    from harness.model.decoder import Decoder
 
 PAD = 0
 STEPS = 4

@@ -13,7 +13,7 @@ import torch
 if TYPE_CHECKING:
     from torch import nn
 
-    from harness.model.decoder import Decoder
+    from harness.contract.decoder import Decoder
 
 _HOOKS = (
     "_forward_hooks",

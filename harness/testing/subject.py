@@ -6,15 +6,16 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from harness.calibration import Calibration
-from harness.errors import MethodError, UnsupportedModelError
-from harness.method import Method, Phase, Savings
-from harness.prepared import Prepared
-from harness.stack import Stack, parse
-from harness.testing.check import Failed, Skipped
+from harness.contract.calibration import Calibration
+from harness.contract.method import Method, Phase, Savings
+from harness.contract.prepared import Prepared
+from harness.contract.stack import Stack, parse
+from harness.core.errors import MethodError, UnsupportedModelError
+from harness.model.weights.linear import savings
+from harness.testing.outcome import Failed, Skipped
 
 if TYPE_CHECKING:
-    from harness.model.decoder import Decoder
+    from harness.contract.decoder import Decoder
 
 FAMILIES = ("llama", "qwen3", "gpt2", "opt", "gpt_neox")
 """Grouped and full attention, rotary and learned positions, transposed weights, no MLP module, parallel branches."""
@@ -95,7 +96,7 @@ class Subject:
         """What is saved on this machine, by the first of the models that the method works on."""
         decoder = self.decoder(self.working[0])
         with self.attached(decoder):
-            return self.stack.savings_on(decoder)
+            return savings(self.stack, decoder)
 
     def attempt(self, family: str) -> Exception | None:
         """What comes of scoring a text on a model of the family."""

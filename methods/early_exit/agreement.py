@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from harness.errors import MethodError
-from harness.model.confidence import SoftmaxResponse
-from harness.model.context import ForwardContext, Row
-from harness.model.exits import layer_inputs
+from harness.contract.decoder import ForwardContext, Row
+from harness.core.errors import MethodError
+from harness.model.tokens.confidence import SoftmaxResponse
+from harness.model.tokens.exits import layer_inputs
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from harness.model.decoder import Decoder
+    from harness.contract.decoder import Decoder
 
 BATCH = 8
 L2 = 1e-3

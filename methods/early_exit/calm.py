@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Interval
 
-from harness.errors import MethodError
-from harness.method import Family, Method
-from harness.prepared import Prepared
+from harness.contract.method import Family, Method
+from harness.contract.prepared import Prepared
+from harness.core.errors import MethodError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from harness.calibration import Calibration
-    from harness.model.confidence import Confidence
-    from harness.model.decoder import Decoder
-    from harness.model.exits import EarlyExit
+    from harness.contract.calibration import Calibration
+    from harness.contract.decoder import Decoder
+    from harness.model.tokens.confidence import Confidence
+    from harness.model.tokens.exits import EarlyExit
 
 CANDIDATES = (0.9999, 0.999, 0.99, 0.98, 0.95, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.0)
 """Thresholds that calibration tests, from strict to loose; fixed, so that the test is none of its own choice."""
@@ -133,7 +133,7 @@ class Calm(Method):
 
     def attach(self, model: "Decoder", prepared: Prepared) -> AbstractContextManager[None]:
         """Let tokens exit where the threshold is reached."""
-        from harness.model.token_depth import token_depth
+        from harness.model.tokens.token_depth import token_depth
 
         facts = prepared.facts
         if facts["threshold"] == 1 and "tested" in facts:
@@ -152,7 +152,7 @@ class Calm(Method):
 
     def _layers(self, model: "Decoder") -> list[int]:
         """The layers after which a check is made; after the last there is nothing to leave."""
-        from harness.model.token_depth import live_blocks
+        from harness.model.tokens.token_depth import live_blocks
 
         count = len(model.anatomy.blocks)
         first = max(math.ceil(self.start * count), 1)
@@ -199,7 +199,7 @@ class Calm(Method):
         """The loosest threshold that the windows certify."""
         from harness.methods.early_exit.agreement import inconsistency, observed
         from harness.methods.early_exit.learn_then_test import fixed_sequence
-        from harness.model.token_depth import token_depth
+        from harness.model.tokens.token_depth import token_depth
 
         batches = observed(model, windows)
 
@@ -219,13 +219,13 @@ class Calm(Method):
 
     def _exits(self, model: "Decoder", prepared: Prepared, threshold: float) -> "EarlyExit":
         """The exit rule with a threshold."""
-        from harness.model.exits import EarlyExit
+        from harness.model.tokens.exits import EarlyExit
 
         layers = [] if threshold == 1 else prepared.facts["layers"]
         return EarlyExit(model, self._measure(model, prepared), lambda _, steps: self._at(threshold, steps), layers)
 
     def _measure(self, model: "Decoder", prepared: Prepared) -> "Confidence":
-        from harness.model.confidence import Classifier, Saturation, SoftmaxResponse
+        from harness.model.tokens.confidence import Classifier, Saturation, SoftmaxResponse
 
         if self.confidence == "saturation":
             return Saturation(model.config.hidden_size)

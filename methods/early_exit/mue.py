@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from annotated_types import Ge, Interval
 
-from harness.errors import MethodError
-from harness.method import Family, Method
-from harness.prepared import Prepared
+from harness.contract.method import Family, Method
+from harness.contract.prepared import Prepared
+from harness.core.errors import MethodError
 
 if TYPE_CHECKING:
     import torch
 
-    from harness.calibration import Calibration
-    from harness.model.decoder import Decoder
+    from harness.contract.calibration import Calibration
+    from harness.contract.decoder import Decoder
 
 ABOVE = 10
 """Calibration tokens that must lie above a quantile for it to be taken as one."""
@@ -108,9 +108,9 @@ class MuE(Method):
 
     def attach(self, model: "Decoder", prepared: Prepared) -> AbstractContextManager[None]:
         """Let tokens exit where their layer's threshold is reached."""
-        from harness.model.confidence import Saturation
-        from harness.model.exits import EarlyExit
-        from harness.model.token_depth import token_depth
+        from harness.model.tokens.confidence import Saturation
+        from harness.model.tokens.exits import EarlyExit
+        from harness.model.tokens.token_depth import token_depth
 
         thresholds = dict(prepared.facts["thresholds"])
         measure = Saturation(model.config.hidden_size)
@@ -122,8 +122,8 @@ def _cosines(model: "Decoder", windows: "list[torch.Tensor]") -> "dict[int, torc
     """The cosine of every layer's output with its input, for all tokens; the last layer's is not needed."""
     import torch
 
-    from harness.model.confidence import Saturation
-    from harness.model.exits import layer_inputs
+    from harness.model.tokens.confidence import Saturation
+    from harness.model.tokens.exits import layer_inputs
 
     measure, found = Saturation(model.config.hidden_size), defaultdict(list)
     for window in windows:

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from annotated_types import Ge
 
-from harness.errors import MethodError
-from harness.method import Family, Method
-from harness.parameters import Indices
-from harness.prepared import Prepared
+from harness.contract.method import Family, Method
+from harness.contract.parameters import Indices
+from harness.contract.prepared import Prepared
+from harness.core.errors import MethodError
 
 if TYPE_CHECKING:
-    from harness.calibration import Calibration
-    from harness.model.decoder import Decoder
+    from harness.contract.calibration import Calibration
+    from harness.contract.decoder import Decoder
 
 
 @dataclass(frozen=True, kw_only=True)

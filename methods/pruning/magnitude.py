@@ -4,14 +4,14 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from harness.errors import MethodError
-from harness.method import Family, Method, Savings
-from harness.parameters import Indices, Patterns, Sparsity
-from harness.parameters import Pattern as ZeroPattern
+from harness.contract.method import Family, Method, Savings
+from harness.contract.parameters import Indices, Patterns, Sparsity
+from harness.contract.parameters import Pattern as ZeroPattern
+from harness.core.errors import MethodError
 
 if TYPE_CHECKING:
-    from harness.model.decoder import Decoder
-    from harness.prepared import Prepared
+    from harness.contract.decoder import Decoder
+    from harness.contract.prepared import Prepared
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,8 +53,8 @@ class Magnitude(Method):
 
     def attach(self, model: "Decoder", prepared: "Prepared") -> AbstractContextManager[None]:
         """Run the model with zeros for its smallest weights."""
-        from harness.model.linear import sites
-        from harness.model.pruning import magnitude, sparsity_by_layer, without
+        from harness.model.weights.linear import sites
+        from harness.model.weights.pruning import magnitude, sparsity_by_layer, without
 
         chosen = sites(model, self.linears, layers=self.layers)
         return without(chosen, magnitude(chosen, self.pattern, sparsity_by_layer(model, self.sparsity)), self.pattern)

@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from annotated_types import Ge
 
-from harness.errors import MethodError
-from harness.method import Family, Method, Savings
-from harness.parameters import Indices, Patterns, Sparsity
-from harness.parameters import Pattern as ZeroPattern
-from harness.prepared import Prepared
+from harness.contract.method import Family, Method, Savings
+from harness.contract.parameters import Indices, Patterns, Sparsity
+from harness.contract.parameters import Pattern as ZeroPattern
+from harness.contract.prepared import Prepared
+from harness.core.errors import MethodError
 
 if TYPE_CHECKING:
-    from harness.calibration import Calibration
-    from harness.model.decoder import Decoder
+    from harness.contract.calibration import Calibration
+    from harness.contract.decoder import Decoder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,8 +77,8 @@ class Wanda(Method):
         Raises:
             MethodError: sparsities that do not fit the model, or activations or weights that are not finite.
         """
-        from harness.model.linear import sites
-        from harness.model.pruning import sparsity_by_layer, wanda
+        from harness.model.weights.linear import sites
+        from harness.model.weights.pruning import sparsity_by_layer, wanda
 
         chosen = sites(model, self.linears, layers=self.layers)
         sparsity = sparsity_by_layer(model, self.sparsity)
@@ -88,8 +88,8 @@ class Wanda(Method):
 
     def attach(self, model: "Decoder", prepared: Prepared) -> AbstractContextManager[None]:
         """Run the model with zeros for the chosen weights."""
-        from harness.model.linear import sites
-        from harness.model.pruning import Pruned, without
+        from harness.model.weights.linear import sites
+        from harness.model.weights.pruning import Pruned, without
 
         chosen = sites(model, self.linears, layers=self.layers)
         return without(chosen, Pruned.of(prepared, chosen), self.pattern)

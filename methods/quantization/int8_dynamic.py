@@ -4,12 +4,12 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from harness.method import Family, Method
-from harness.parameters import Indices, Patterns
+from harness.contract.method import Family, Method
+from harness.contract.parameters import Indices, Patterns
 
 if TYPE_CHECKING:
-    from harness.model.decoder import Decoder
-    from harness.prepared import Prepared
+    from harness.contract.decoder import Decoder
+    from harness.contract.prepared import Prepared
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,8 +52,8 @@ class Int8Dynamic(Method):
 
     def attach(self, model: "Decoder", prepared: "Prepared") -> AbstractContextManager[None]:
         """Let the chosen maps run in eight bits."""
-        from harness.model.int8 import Int8Linear
-        from harness.model.linear import sites, swapped
+        from harness.model.weights.int8 import Int8Linear
+        from harness.model.weights.linear import sites, swapped
 
         chosen = sites(model, self.linears, layers=self.layers, head=self.head)
         return swapped((site, Int8Linear(site.weight, site.bias)) for site in chosen)

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from annotated_types import Ge, Gt, Le, Lt
 
+from harness.contract.prepared import Prepared
 from harness.methods.routing.searched import Searched
-from harness.prepared import Prepared
 
 if TYPE_CHECKING:
-    from harness.calibration import Calibration
-    from harness.model.decoder import Decoder
+    from harness.contract.calibration import Calibration
+    from harness.contract.decoder import Decoder
 
 _TINY = {"questions": 4, "simulations": 6, "epochs": 2, "hidden": 8}
 
@@ -112,7 +112,7 @@ class DrLLM(Searched):
             MethodError: the state is not of routers for this model.
         """
         from harness.methods.routing.router import RouterController, load_routers
-        from harness.model.layer_path import routed
+        from harness.model.paths.layer_path import routed
 
         controller = RouterController(model, load_routers(model, prepared.tensors), self.windows, self.control)
         with routed(model, controller), model.assisted(controller.auxiliaries):

@@ -9,11 +9,11 @@ from torch import nn
 
 from harness.methods.routing.labels import Label, groups
 from harness.methods.routing.router import pool
-from harness.model.path_evaluator import PathEvaluator
+from harness.model.paths.path_evaluator import PathEvaluator
 
 if TYPE_CHECKING:
-    from harness.model.decoder import Decoder
-    from harness.model.routed_cache import Path
+    from harness.contract.decoder import Decoder
+    from harness.model.paths.routed_cache import Path
 
 
 @dataclass(frozen=True)

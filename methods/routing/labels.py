@@ -12,15 +12,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path as File
 from typing import TYPE_CHECKING, Any, Literal
 
-from harness.calibration import Calibration, Question
-from harness.errors import MethodError
-from harness.files import write_atomic
+from harness.contract.calibration import Calibration, Question
+from harness.core.errors import MethodError
+from harness.core.files import write_atomic
 from harness.methods.routing.mcts import Found, Reward, Search, Settings, search
 
 if TYPE_CHECKING:
-    from harness.model.decoder import Decoder
-    from harness.model.path_evaluator import PathEvaluator, Scored, Texts
-    from harness.model.routed_cache import Path
+    from harness.contract.decoder import Decoder
+    from harness.model.paths.path_evaluator import PathEvaluator, Scored, Texts
+    from harness.model.paths.routed_cache import Path
 
 Goal = Literal["answer", "likelihood"]
 """What a path must do: give the right answer, or make the right one as likely as the full path does."""
@@ -61,7 +61,7 @@ class Asked:
 
 def ask(model: "Decoder", question: Question) -> Asked | None:
     """A question as lm-eval would tokenise it; None where nothing is left of the prompt or of an answer."""
-    from harness.model.path_evaluator import Texts
+    from harness.model.paths.path_evaluator import Texts
 
     context = question.prompt.rstrip()
     spaces = question.prompt[len(context) :]
@@ -191,7 +191,7 @@ def groups(asked: Sequence[Asked]) -> Iterator[list[Asked]]:
 
 def _search(model: "Decoder", group: list[Asked], goal: Goal, settings: Settings) -> list[Found]:
     """Search a group side by side."""
-    from harness.model.path_evaluator import PathEvaluator
+    from harness.model.paths.path_evaluator import PathEvaluator
 
     layers = len(model.anatomy.blocks)
     evaluator = PathEvaluator(model, [each.texts for each in group])

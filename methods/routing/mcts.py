@@ -14,7 +14,7 @@ import random
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 
-from harness.model.routed_cache import Path
+from harness.model.paths.routed_cache import Path
 
 
 @dataclass(frozen=True)

@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from annotated_types import Ge, Gt, MultipleOf
 
-from harness.errors import MethodError
+from harness.contract.prepared import Prepared
+from harness.core.errors import MethodError
 from harness.methods.routing.searched import Searched
-from harness.prepared import Prepared
 
 if TYPE_CHECKING:
     import torch
 
-    from harness.calibration import Calibration
+    from harness.contract.calibration import Calibration
+    from harness.contract.decoder import Decoder
     from harness.methods.routing.labels import Label
     from harness.methods.routing.programs import Predictor
-    from harness.model.decoder import Decoder
 
 _TINY = {"questions": 4, "simulations": 6, "epochs": 2, "width": 8}
 
@@ -142,7 +142,7 @@ class Polar(Searched):
             MethodError: the state is not of a predictor for this model.
         """
         from harness.methods.routing.programs import Predictor, ProgramController
-        from harness.model.layer_path import routed
+        from harness.model.paths.layer_path import routed
 
         predictor = _load(Predictor, model, prepared.tensors)
         controller = ProgramController(model, predictor, self.skip_bias)

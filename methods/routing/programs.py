@@ -12,14 +12,13 @@ import torch
 from torch import nn
 from torch.nn.functional import logsigmoid
 
+from harness.contract.decoder import Auxiliary, only
 from harness.methods.routing.router import CLASSES
-from harness.model.context import only
-from harness.model.controller import Controller, Prompts
-from harness.model.decoder import Auxiliary
+from harness.model.paths.controller import Controller, Prompts
 
 if TYPE_CHECKING:
-    from harness.model.decoder import Decoder
-    from harness.model.routed_cache import Path
+    from harness.contract.decoder import Decoder
+    from harness.model.paths.routed_cache import Path
 
 HEADS = 4
 LONGEST_SEGMENT = 4

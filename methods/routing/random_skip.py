@@ -1,23 +1,24 @@
 """Random skip: the control that any router must beat, skipping as many layers without looking."""
 
 import random
-from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from annotated_types import Ge, Le
 
-from harness.errors import MethodError
-from harness.method import Family, Method
-from harness.prepared import Prepared
+from harness.contract.method import Family, Method
+from harness.contract.prepared import Prepared
+from harness.core.errors import MethodError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import torch
 
-    from harness.model.controller import Prompts
-    from harness.model.decoder import Decoder
-    from harness.model.routed_cache import Path
+    from harness.contract.decoder import Decoder
+    from harness.model.paths.controller import Prompts
+    from harness.model.paths.routed_cache import Path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,8 +57,8 @@ class RandomSkip(Method):
         Raises:
             MethodError: the protected layers are more than are to run.
         """
-        from harness.model.controller import Controller
-        from harness.model.layer_path import routed
+        from harness.model.paths.controller import Controller
+        from harness.model.paths.layer_path import routed
 
         layers = len(model.anatomy.blocks)
         least = min(self.first + self.last, layers) / layers

@@ -6,14 +6,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from harness.errors import MethodError
-from harness.model.context import only
-from harness.model.controller import Controller, Prompts
-from harness.model.decoder import Auxiliary
+from harness.contract.decoder import Auxiliary, only
+from harness.core.errors import MethodError
+from harness.model.paths.controller import Controller, Prompts
 
 if TYPE_CHECKING:
-    from harness.model.decoder import Decoder
-    from harness.model.routed_cache import Path
+    from harness.contract.decoder import Decoder
+    from harness.model.paths.routed_cache import Path
 
 CLASSES = 3
 """Skip, run once, run twice."""

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from annotated_types import Ge, Le
 
-from harness.errors import MethodError
-from harness.method import Family, Method
+from harness.contract.method import Family, Method
+from harness.core.errors import MethodError
 
 if TYPE_CHECKING:
     import torch
 
-    from harness.calibration import Calibration
+    from harness.contract.calibration import Calibration
+    from harness.contract.decoder import Decoder
     from harness.methods.routing.labels import Labels
-    from harness.model.decoder import Decoder
 
 
 @dataclass(frozen=True, kw_only=True)

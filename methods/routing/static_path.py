@@ -1,22 +1,23 @@
 """Static path: the control that a router must beat, the best single path for all inputs."""
 
-from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge
 
-from harness.errors import MethodError
-from harness.method import Family, Method
-from harness.prepared import Prepared
+from harness.contract.method import Family, Method
+from harness.contract.prepared import Prepared
+from harness.core.errors import MethodError
 
 if TYPE_CHECKING:
-    from harness.calibration import Calibration
+    from collections.abc import Sequence
+
+    from harness.contract.calibration import Calibration
+    from harness.contract.decoder import Decoder
     from harness.methods.routing.labels import Asked
-    from harness.model.decoder import Decoder
-    from harness.model.path_evaluator import PathEvaluator
-    from harness.model.routed_cache import Path
+    from harness.model.paths.path_evaluator import PathEvaluator
+    from harness.model.paths.routed_cache import Path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +62,7 @@ class StaticPath(Method):
             MethodError: more layers are to go than the model has.
         """
         from harness.methods.routing import labels
-        from harness.model.path_evaluator import PathEvaluator
+        from harness.model.paths.path_evaluator import PathEvaluator
 
         layers = len(model.anatomy.blocks)
         if self.skip > layers:
@@ -86,7 +87,7 @@ class StaticPath(Method):
 
     def attach(self, model: "Decoder", prepared: Prepared) -> AbstractContextManager[Any]:
         """Send everything along the path."""
-        from harness.model.controller import FixedPaths
-        from harness.model.layer_path import routed
+        from harness.model.paths.controller import FixedPaths
+        from harness.model.paths.layer_path import routed
 
         return routed(model, FixedPaths((tuple(prepared.facts["path"]),)))

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from annotated_types import Ge
 
-from harness.method import Family, Method
-from harness.parameters import Indices, Patterns, Sparsity
-from harness.prepared import Prepared
+from harness.contract.method import Family, Method
+from harness.contract.parameters import Indices, Patterns, Sparsity
+from harness.contract.prepared import Prepared
 
 if TYPE_CHECKING:
-    from harness.calibration import Calibration
-    from harness.model.decoder import Decoder
+    from harness.contract.calibration import Calibration
+    from harness.contract.decoder import Decoder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,8 +74,8 @@ class BlockSparse(Method):
             MethodError: sparsities that do not fit the model, zeros in a pattern that leaves no blocks, or activations
                 or weights that are not finite.
         """
-        from harness.model.linear import sites
-        from harness.model.pruning import require_blocks, sparsity_by_layer, wanda
+        from harness.model.weights.linear import sites
+        from harness.model.weights.pruning import require_blocks, sparsity_by_layer, wanda
 
         chosen = sites(model, self.linears, layers=self.layers)
         if self.sparsity is None and require_blocks(chosen, self.pattern):
@@ -87,9 +87,9 @@ class BlockSparse(Method):
 
     def attach(self, model: "Decoder", prepared: Prepared) -> AbstractContextManager[None]:
         """Let the chosen maps run on their blocks alone."""
-        from harness.model.block_sparse import block_sparse_map, why_not
-        from harness.model.linear import sites, swapped
-        from harness.model.pruning import ROWS, Pruned
+        from harness.model.weights.block_sparse import block_sparse_map, why_not
+        from harness.model.weights.linear import sites, swapped
+        from harness.model.weights.pruning import ROWS, Pruned
 
         chosen = sites(model, self.linears, layers=self.layers)
         reasons = {reason: None for site in chosen if (reason := why_not(site.weight))}

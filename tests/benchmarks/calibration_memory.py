@@ -11,10 +11,10 @@ import time
 
 import torch
 
-from harness.calibration import Calibration
+from harness.contract.calibration import Calibration
+from harness.contract.stack import parse
 from harness.measure.memory import peak_memory
 from harness.measure.shape import ModelShape
-from harness.stack import parse
 from harness.testing.tiny import tiny_decoder
 
 TEXT = Calibration(("The keeper of the light wrote down every ship that passed, and its flag. " * 400,), "a sentence")

@@ -12,10 +12,10 @@ import time
 
 import torch
 
-from harness.calibration import Calibration
+from harness.contract.calibration import Calibration
+from harness.contract.decoder import Decoder
+from harness.contract.stack import parse
 from harness.measure.shape import ModelShape
-from harness.model.decoder import Decoder
-from harness.stack import parse
 from harness.testing.tiny import tiny_decoder
 
 METHODS = (

@@ -13,16 +13,15 @@ import time
 
 import torch
 
+from harness.contract.decoder import Decoder, ForwardContext, Row
+from harness.contract.method import Method
+from harness.contract.prepared import Prepared
 from harness.measure.flops import Flops, executed_flops
 from harness.measure.shape import ModelShape
 from harness.measure.trace import Tracer
-from harness.method import Method
 from harness.methods.dense import Dense
 from harness.methods.early_exit.calm import Calm
 from harness.methods.early_exit.mue import MuE
-from harness.model.context import ForwardContext, Row
-from harness.model.decoder import Decoder
-from harness.prepared import Prepared
 from harness.testing.tiny import tiny_decoder
 
 
@@ -72,7 +71,7 @@ def settings(layers: int) -> dict[str, Method]:
 
 def state(method: Method, model: Decoder) -> Prepared:
     """What ``prepare`` finds where nothing is calibrated."""
-    from harness.calibration import Calibration
+    from harness.contract.calibration import Calibration
 
     return method.prepare(model, Calibration((), "nothing"))
 

@@ -16,9 +16,9 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from harness.model.anatomy import dissect
-from harness.model.decoder import Decoder
-from harness.model.token_depth import TokenPolicy, Tokens, token_depth
+from harness.contract.decoder import Decoder
+from harness.model.layouts import dissect
+from harness.model.tokens.token_depth import TokenPolicy, Tokens, token_depth
 from harness.tasks.pocket import text
 
 MODEL = Path(text.__file__).parent / "model"

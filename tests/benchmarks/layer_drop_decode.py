@@ -13,13 +13,12 @@ from typing import Any
 
 import torch
 
+from harness.contract.decoder import Decoder, ForwardContext, Row
+from harness.contract.prepared import Prepared
 from harness.measure.flops import executed_flops
 from harness.measure.shape import ModelShape
 from harness.measure.trace import Tracer
 from harness.methods.pruning.layer_drop import LayerDrop
-from harness.model.context import ForwardContext, Row
-from harness.model.decoder import Decoder
-from harness.prepared import Prepared
 from harness.testing.tiny import tiny_decoder
 
 

@@ -16,8 +16,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch.nn.functional import linear
 
-from harness.model.block_sparse import block_sparse_map
-from harness.model.int8 import Int8Linear
+from harness.model.weights.block_sparse import block_sparse_map
+from harness.model.weights.int8 import Int8Linear
 
 Map = Callable[[torch.Tensor], torch.Tensor]
 

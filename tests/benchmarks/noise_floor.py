@@ -11,7 +11,7 @@ from contextlib import contextmanager, nullcontext
 
 from harness.measure.interleave import interleave
 from harness.measure.serve import CostRequest
-from harness.measure.stats.ratio import paired_ratio
+from harness.results.stats.ratio import paired_ratio
 from harness.testing.tiny import tiny_decoder
 from tests.silent import Silent
 

@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 
-from harness.model.controller import FixedPaths
-from harness.model.decoder import Decoder
-from harness.model.layer_path import routed
+from harness.contract.decoder import Decoder
+from harness.model.paths.controller import FixedPaths
+from harness.model.paths.layer_path import routed
 from harness.testing.tiny import tiny_decoder
 
 

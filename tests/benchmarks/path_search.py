@@ -18,13 +18,13 @@ from typing import Any
 
 import torch
 
-from harness.calibration import Question
+from harness.contract.calibration import Question
+from harness.contract.decoder import Decoder
 from harness.methods.routing.labels import Asked, groups, lockstep
 from harness.methods.routing.mcts import Found, Settings, search
-from harness.model.controller import FixedPaths
-from harness.model.decoder import Decoder
-from harness.model.layer_path import Engine, routed
-from harness.model.path_evaluator import PathEvaluator, Scored, Texts
+from harness.model.paths.controller import FixedPaths
+from harness.model.paths.layer_path import Engine, routed
+from harness.model.paths.path_evaluator import PathEvaluator, Scored, Texts
 from harness.testing.tiny import tiny_decoder
 
 

@@ -18,23 +18,23 @@ from typing import Any
 import numpy as np
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from harness.calibration import Calibration, Question, Workbench
+from harness.contract.calibration import Calibration, Question, Workbench
+from harness.contract.decoder import Decoder
+from harness.contract.method import Method
+from harness.contract.prepared import Prepared
 from harness.measure.flops import executed_flops
 from harness.measure.routes import path_of
 from harness.measure.shape import ModelShape
-from harness.measure.stats.paired import difference
-from harness.method import Method
 from harness.methods.dense import Dense
 from harness.methods.routing.dr_llm import DrLLM
 from harness.methods.routing.labels import Asked, groups, questions
 from harness.methods.routing.polar import Polar
 from harness.methods.routing.random_skip import RandomSkip
 from harness.methods.routing.static_path import StaticPath
-from harness.model.anatomy import dissect
-from harness.model.decoder import Decoder
-from harness.model.path_evaluator import PathEvaluator
+from harness.model.layouts import dissect
+from harness.model.paths.path_evaluator import PathEvaluator
 from harness.model.source import BUNDLED, locate
-from harness.prepared import Prepared
+from harness.results.stats.paired import difference
 from harness.tasks.pocket import arithmetic, choice
 from harness.tasks.pocket.splits import Document, Split, first
 from harness.testing.serve import Text, score

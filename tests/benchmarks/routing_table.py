@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from harness.measure.stats.paired import difference
-from harness.record import RunRecord
-from harness.store import RunFolder, Store
+from harness.results.record import RunRecord
+from harness.results.stats.paired import difference
+from harness.results.store import RunFolder, Store
 
 
 def main() -> None:

@@ -12,9 +12,8 @@ from statistics import median
 import torch
 from transformers import DynamicCache
 
+from harness.contract.decoder import Decoder, ForwardContext, Row
 from harness.measure.trace import Tracer
-from harness.model.context import ForwardContext, Row
-from harness.model.decoder import Decoder
 from harness.testing.tiny import tiny_decoder
 
 ROUNDS = 300

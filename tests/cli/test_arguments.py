@@ -6,7 +6,7 @@ import pytest
 
 from harness.cli import arguments
 from harness.cli.run import spread
-from harness.errors import HarnessError
+from harness.core.errors import HarnessError
 
 
 @pytest.mark.parametrize(

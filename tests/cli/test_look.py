@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from harness.session import Session
-from harness.spec import Job
-from harness.store import Store
+from harness.results.store import Store
+from harness.run.session import Session
+from harness.run.spec import Job
 from tests.cli.conftest import Harness
 from tests.silent import Silent
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from harness import registry
-from harness.describe import describe
-from harness.method import Family, Method, Savings
-from harness.prepared import Prepared
+from harness.contract import registry
+from harness.contract.describe import describe
+from harness.contract.method import Family, Method, Savings
+from harness.contract.prepared import Prepared
 from harness.testing.tiny import tiny_decoder
 
 FAMILIES = [family.value for family in Family if family is not Family.BASELINE]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.store import Store
+from harness.results.store import Store
 from tests.cli.conftest import Harness
 from tests.conftest import Cli
 
@@ -31,7 +31,7 @@ def refused(harness: Harness, tiny: list[object]) -> Refused:
 
 @pytest.fixture
 def no_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("harness.session.run", lambda *_: pytest.fail("evaluated before it was refused"))
+    monkeypatch.setattr("harness.run.session.run", lambda *_: pytest.fail("evaluated before it was refused"))
 
 
 @pytest.mark.parametrize(
@@ -263,7 +263,9 @@ def test_full_disk(moment: str, refused: Refused, harness: Harness, tiny: list[o
         if moment == "journal":
             patch.setattr(Path, "open", _open)
         else:
-            patch.setattr("harness.files.os.fsync", lambda _: _raise(OSError(errno.ENOSPC, "No space left on device")))
+            patch.setattr(
+                "harness.core.files.os.fsync", lambda _: _raise(OSError(errno.ENOSPC, "No space left on device"))
+            )
         sentence = refused(task="tiny_letters")
     assert "no space left while writing" in sentence
     assert "kept" in sentence
@@ -282,7 +284,7 @@ def _raise(error: Exception) -> None:
 LIMITED = """
 import resource, sys
 from harness.cli import main
-import harness.session, harness.evaluate.lm
+import harness.run.session, harness.evaluate.lm
 resource.setrlimit(resource.RLIMIT_FSIZE, (9000, resource.RLIM_INFINITY))
 sys.argv[0] = "harness"
 main()

@@ -9,9 +9,9 @@ import pytest
 from annotated_types import Ge, Gt, Interval, Le, Lt, MultipleOf
 from pydantic import Field
 
-from harness import registry
-from harness.describe import Parameter, describe, paper_url
-from harness.method import Family, Method, Phase, Savings
+from harness.contract import registry
+from harness.contract.describe import Parameter, describe, paper_url
+from harness.contract.method import Family, Method, Phase, Savings
 
 LOOSE = '''"""A file."""
 from contextlib import nullcontext

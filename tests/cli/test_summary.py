@@ -7,9 +7,10 @@ import pytest
 from rich.console import Console
 
 from harness.cli import summary
-from harness.costs import Baseline, Ideal, PairedScore, RatioInfo, Time
-from harness.record import RunRecord
-from harness.store import Store
+from harness.results.costs import Baseline, Ideal, RatioInfo, Time
+from harness.results.record import RunRecord
+from harness.results.scores import PairedScore
+from harness.results.store import Store
 from tests.cli.conftest import Harness
 
 

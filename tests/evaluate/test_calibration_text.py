@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from harness.calibration import Calibration
-from harness.errors import HarnessError
+from harness.contract.calibration import Calibration
+from harness.core.errors import HarnessError
 from harness.evaluate import tasks as tasks_module
 from harness.evaluate.calibration_text import DOCUMENTS, calibration_for
 from harness.evaluate.tasks import LoadedTask, Overrides, TaskLoader

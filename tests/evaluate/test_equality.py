@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from harness.session import Session
-from harness.spec import Job
-from harness.store import Store
+from harness.results.store import Store
+from harness.run.session import Session
+from harness.run.spec import Job
 from tests.silent import Silent
 
 OUTPUT_TYPES = ("tiny_choice", "tiny_letters", "tiny_last", "tiny_answer", "tiny_text")

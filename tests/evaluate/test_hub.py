@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from harness.session import Session
-from harness.spec import Job
-from harness.store import RunFolder, Store
+from harness.results.store import RunFolder, Store
+from harness.run.session import Session
+from harness.run.spec import Job
 from tests.conftest import Cli
 from tests.silent import Silent
 

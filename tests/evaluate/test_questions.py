@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from harness.calibration import Calibration
-from harness.errors import MethodError
+from harness.contract.calibration import Calibration
+from harness.core.errors import MethodError
 from harness.evaluate.calibration_text import calibration_for
 from harness.evaluate.questions import training_questions
 from harness.evaluate.tasks import Overrides, TaskLoader, refuse_without_prompt

@@ -9,10 +9,10 @@ import torch
 from harness.measure.routes import path_of
 from harness.measure.segment import Segment
 from harness.methods.routing.router import RouterController, new_router
-from harness.model.layer_path import routed
-from harness.session import Session
-from harness.spec import Job
-from harness.store import Store
+from harness.model.paths.layer_path import routed
+from harness.results.store import Store
+from harness.run.session import Session
+from harness.run.spec import Job
 from harness.testing.serve import Text, generate, score
 from harness.testing.tiny import tiny_decoder
 from tests.silent import Silent
@@ -75,7 +75,7 @@ def test_scoring_and_writing_take_the_same_path_after_the_same_prompt():
 
 
 def test_whole_texts_are_refused_before_anything_is_loaded(evaluated):
-    from harness.errors import MethodError
+    from harness.core.errors import MethodError
 
     with pytest.raises(MethodError, match="tiny_text scores whole texts"):
         evaluated(DR_LLM, "tiny_text")
@@ -96,7 +96,7 @@ def test_a_state_is_prepared_shared_and_refused(tiny_folder, tiny_tasks, tmp_pat
     assert record.routes.identity == 1
     assert record.method.state[0]["oracle"] == state.facts["oracle"]
 
-    from harness.errors import HarnessError, MethodError
+    from harness.core.errors import HarnessError, MethodError
 
     with pytest.raises(HarnessError, match="is there already"):
         session(DR_LLM).prepare(tmp_path / "state")

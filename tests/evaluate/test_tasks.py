@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from harness.errors import UnknownNameError
+from harness.core.errors import UnknownNameError
 from harness.evaluate import tasks as tasks_module
 from harness.evaluate.task_index import Known
 from harness.evaluate.tasks import LoadedTask, Overrides, TaskError, TaskLoader

@@ -9,7 +9,7 @@ from math import sqrt
 from pathlib import Path
 from typing import Any
 
-from harness.record import RunRecord
+from harness.results.record import RunRecord
 
 MODELS = ("tiny-a", "tiny-b", "org/tiny-c")
 TASKS = ("recall", "arithmetic", "reading")

@@ -13,8 +13,8 @@ from urllib.parse import unquote
 import pytest
 
 from harness.leaderboard.serve import server
-from harness.measure.stats import pareto
 from harness.reports.rows import rows, score_interval
+from harness.results.stats import pareto
 
 pytestmark = pytest.mark.slow  # a browser is started
 Open = Callable[..., Any]
@@ -185,7 +185,7 @@ def test_points_of_the_chart_are_walked_with_arrows(opened: Open) -> None:
 
 
 def test_the_front_is_that_of_the_reports(opened: Open, results: Path) -> None:
-    """The page's own script and harness.measure.stats.pareto agree on every group."""
+    """The page's own script and harness.results.stats.pareto agree on every group."""
     from harness.leaderboard.results import load_all
 
     page = opened("index.html?rows=1000")

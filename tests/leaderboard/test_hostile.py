@@ -14,7 +14,7 @@ from harness.leaderboard.results import load_all
 from harness.leaderboard.site import build
 from harness.leaderboard.submit import submit
 from harness.leaderboard.validate import validate
-from harness.store import Store
+from harness.results.store import Store
 from tests.leaderboard.generated import groups, manifest_of, runs, write_all
 
 MARKUP = '<img src=x onerror="window.hacked=1"></script><script>window.hacked=1</script>\'"&{{7*7}}'

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
+from harness.contract.decoder import ForwardContext, Row
 from harness.measure.segment import Segment
-from harness.model.context import ForwardContext, Row
 
 
 @pytest.fixture

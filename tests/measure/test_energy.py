@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from harness.costs import EnergyPart
 from harness.measure.energy import Window, WindowMeter, attribute, energy, missing_reason
 from harness.measure.meters import CodecarbonMeter, RaplMeter, meters, rapl_domains, why_not_measured
+from harness.results.costs import EnergyPart
 
 
 def part(joules, provenance="measured_counter", source="rapl_package"):

@@ -10,7 +10,7 @@ from harness.measure.audit import count_flops
 from harness.measure.flops import causal_flops, executed_flops
 from harness.measure.shape import ModelShape
 from harness.measure.trace import Tracer
-from harness.model.anatomy import dissect
+from harness.model.layouts import dissect
 from harness.testing.tiny import EAGER_ONLY, FAMILIES, tiny_decoder
 
 VARIANTS = [

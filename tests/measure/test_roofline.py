@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from harness.errors import UnknownNameError
+from harness.core.errors import UnknownNameError
 from harness.measure.accelerators import accelerator, names, prices
 from harness.measure.flops import causal_flops, executed_flops
 from harness.measure.helm import published

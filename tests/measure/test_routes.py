@@ -3,11 +3,11 @@
 import pytest
 import torch
 
+from harness.contract.decoder import ForwardContext, Row
 from harness.measure.routes import path_of, routes
 from harness.measure.trace import Tracer
-from harness.model.context import ForwardContext, Row
-from harness.model.controller import FixedPaths
-from harness.model.layer_path import routed
+from harness.model.paths.controller import FixedPaths
+from harness.model.paths.layer_path import routed
 from harness.model.surgery import without_branches
 from harness.testing.tiny import tiny_decoder
 

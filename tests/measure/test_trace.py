@@ -6,14 +6,13 @@ import pytest
 import torch
 from torch import nn
 
+from harness.contract.decoder import Auxiliary, ForwardContext, Row
 from harness.measure.audit import count_flops
 from harness.measure.flops import executed_flops
 from harness.measure.segment import Segment, ran_as_dense
 from harness.measure.shape import ModelShape
 from harness.measure.trace import TraceError, Tracer
 from harness.measure.traffic import kv_cache_bytes
-from harness.model.context import ForwardContext, Row
-from harness.model.decoder import Auxiliary
 from harness.testing.tiny import FAMILIES, tiny_decoder
 
 LAYERS = 4

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 import torch
 from torch.nn.functional import cosine_similarity
 
-from harness.calibration import Calibration
+from harness.contract.calibration import Calibration
 from harness.testing.serve import TEXTS, generate, identical, score
 
 TEXT = Calibration(("The keeper of the light wrote down every ship that passed. " * 12,), "a sentence")

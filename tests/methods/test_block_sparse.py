@@ -5,16 +5,16 @@ import logging
 import pytest
 import torch
 
-from harness.calibration import Calibration
-from harness.errors import MethodError
+from harness.contract.calibration import Calibration
+from harness.contract.method import Savings
+from harness.contract.preparation import Preparation
+from harness.contract.stack import Stack, parse
+from harness.core.errors import MethodError
 from harness.measure.shape import ModelShape
-from harness.method import Savings
 from harness.methods.pruning.wanda import Wanda
 from harness.methods.sparse.block_sparse import BlockSparse
-from harness.model import block_sparse
-from harness.model.linear import kernels
-from harness.prepared import Preparation
-from harness.stack import Stack, parse
+from harness.model.weights import block_sparse
+from harness.model.weights.linear import kernels, savings
 from harness.testing.tiny import tiny_decoder
 
 TEXT = Calibration(("The keeper of the light wrote down every ship that passed. " * 8,), "a sentence")
@@ -56,10 +56,10 @@ def test_a_stack_takes_the_zeros_as_they_are(tmp_path, ids):
     )
     with wanda.applied(decoder, preparation):
         pruned = logits(decoder, ids)
-        assert wanda.savings_on(decoder) is Savings.SIMULATED
+        assert savings(wanda, decoder) is Savings.SIMULATED
     with stack.applied(decoder, preparation) as states:
         assert error(logits(decoder, ids), pruned) < 1e-5
-        assert stack.savings_on(decoder) is Savings.REAL
+        assert savings(stack, decoder) is Savings.REAL
         shares = [layer.mlp.macs for layer in ModelShape.of(decoder).layers]
     dense = 3 * 32 * 48
     # inputs that stay: of up and gate of 32, of down of 48
@@ -93,7 +93,7 @@ def test_without_a_kernel_it_is_simulated_and_says_why(number, kernel, monkeypat
     with caplog.at_level(logging.WARNING, "harness"), method.attach(decoder, state):
         assert error(logits(decoder, ids), real) < 1e-5
         assert set(kernels(decoder)) == {kernel}
-        assert Stack((method,)).savings_on(decoder) is Savings.SIMULATED
+        assert savings(Stack((method,)), decoder) is Savings.SIMULATED
         shape = ModelShape.of(decoder)
     assert "block-sparse multiplies densely: no C compiler: install gcc" in caplog.text
     assert [layer.mlp.macs for layer in shape.layers] == [layer.mlp.macs for layer in dense.layers]

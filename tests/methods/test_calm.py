@@ -6,8 +6,8 @@ import math
 import pytest
 import torch
 
-from harness.calibration import Calibration
-from harness.errors import MethodError, UnsupportedModelError
+from harness.contract.calibration import Calibration
+from harness.core.errors import MethodError, UnsupportedModelError
 from harness.measure.audit import flops_audit_ratio
 from harness.measure.flops import executed_flops
 from harness.measure.shape import ModelShape

@@ -2,9 +2,9 @@
 
 import torch
 
-from harness.method import Family, Savings
+from harness.contract.method import Family, Savings
+from harness.contract.prepared import Prepared
 from harness.methods.dense import Dense
-from harness.prepared import Prepared
 from harness.testing.tiny import tiny_decoder
 
 

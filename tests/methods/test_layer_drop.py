@@ -7,9 +7,9 @@ import sys
 import pytest
 import torch
 
-from harness.calibration import Calibration
-from harness.errors import MethodError, UnknownNameError
-from harness.method import Method
+from harness.contract.calibration import Calibration
+from harness.contract.method import Method
+from harness.core.errors import MethodError, UnknownNameError
 from harness.methods.pruning.layer_drop import LayerDrop
 from harness.model.influence import influence
 from harness.testing.tiny import FAMILIES, tiny_decoder

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from harness.calibration import Calibration
-from harness.errors import MethodError, UnsupportedModelError
+from harness.contract.calibration import Calibration
+from harness.core.errors import MethodError, UnsupportedModelError
 from harness.measure.flops import executed_flops
 from harness.measure.shape import ModelShape
 from harness.methods.early_exit.mue import MuE

@@ -6,21 +6,21 @@ from pathlib import Path
 import pytest
 import torch
 
-from harness.calibration import Calibration
-from harness.errors import MethodError
+from harness.contract.calibration import Calibration
+from harness.contract.method import Savings
+from harness.contract.preparation import Preparation
+from harness.contract.stack import parse
+from harness.core.errors import MethodError
 from harness.measure.shape import ModelShape
-from harness.method import Savings
 from harness.methods.pruning.magnitude import Magnitude
 from harness.methods.pruning.wanda import Wanda
 from harness.methods.quantization.int8_dynamic import Int8Dynamic
-from harness.model import int8
-from harness.model.linear import kernels, sites
-from harness.prepared import Preparation
-from harness.record import RunRecord
-from harness.session import Session
-from harness.spec import Job, TaskRequest
-from harness.stack import parse
-from harness.store import Store
+from harness.model.weights import int8
+from harness.model.weights.linear import kernels, savings, sites
+from harness.results.record import RunRecord
+from harness.results.store import Store
+from harness.run.session import Session
+from harness.run.spec import Job, TaskRequest
 from harness.testing.tiny import tiny_decoder
 from tests.silent import Silent
 
@@ -84,7 +84,7 @@ def flops_bytes(record: RunRecord) -> int:
 
 
 def test_a_collapsed_map_marks_the_run(tiny_folder, tiny_tasks, tmp_path: Path, monkeypatch):
-    monkeypatch.setattr("harness.model.pruning.COLLAPSED", 0.5)
+    monkeypatch.setattr("harness.model.weights.pruning.COLLAPSED", 0.5)
     job = Job(
         tasks=TASKS,
         methods=("magnitude:sparsity=0.99",),
@@ -119,7 +119,7 @@ def test_int8_without_a_kernel_says_simulated(monkeypatch, ids):
     monkeypatch.setattr(int8, "int8_product", lambda device: None)
     stack = parse("int8-dynamic")
     with stack.parts[0].attach(decoder, None):
-        assert stack.savings_on(decoder) is Savings.SIMULATED
+        assert savings(stack, decoder) is Savings.SIMULATED
         assert kernels(decoder) == {"dense product over int8 values": 28}
         assert torch.allclose(logits(decoder, ids), real, atol=1e-4)
 
@@ -169,7 +169,7 @@ def test_label_and_parameters_come_round(name):
     ],
 )
 def test_nonsense_is_refused(written, says):
-    from harness.errors import HarnessError
+    from harness.core.errors import HarnessError
 
     with pytest.raises(HarnessError, match=says):
         parse(written)

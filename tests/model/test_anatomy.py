@@ -17,8 +17,9 @@ from transformers import (
 )
 from transformers.models.bart.modeling_bart import BartForCausalLM
 
-from harness.errors import UnsupportedModelError
-from harness.model.anatomy import LINEAR, dissect
+from harness.contract.anatomy import LINEAR
+from harness.core.errors import UnsupportedModelError
+from harness.model.layouts import dissect
 from harness.testing.tiny import FAMILIES, tiny_decoder, tiny_model
 
 # family -> layout, attention, its norms, MLP, its norms, parallel

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from harness.errors import MethodError
+from harness.core.errors import MethodError
 from harness.model.influence import influence
 from harness.model.surgery import without_branches
 from harness.testing.tiny import tiny_decoder

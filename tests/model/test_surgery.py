@@ -6,9 +6,9 @@ import pytest
 import torch
 from transformers import DynamicCache, GPTNeoConfig, GPTNeoForCausalLM
 
-from harness.errors import MethodError
-from harness.model.anatomy import dissect
-from harness.model.decoder import Decoder
+from harness.contract.decoder import Decoder
+from harness.core.errors import MethodError
+from harness.model.layouts import dissect
 from harness.model.surgery import without_blocks, without_branches
 from harness.testing.tiny import FAMILIES, tiny_decoder, tiny_tokenizer
 from tests.model.dropping import assert_same, bypassed, logits, snapshot

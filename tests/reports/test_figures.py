@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from harness.reports.report import ReportError, write
-from harness.store import Store
+from harness.results.store import Store
 from tests.leaderboard.generated import Made, groups, runs, write_all
 
 pytest.importorskip("matplotlib", reason="the extra 'report' is not installed")

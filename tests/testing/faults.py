@@ -14,10 +14,10 @@ import torch
 from pydantic import AfterValidator
 from torch import nn
 
-from harness.errors import UnsupportedModelError
-from harness.method import Family, Method, Savings
+from harness.contract.method import Family, Method, Savings
+from harness.contract.prepared import Prepared
+from harness.core.errors import UnsupportedModelError
 from harness.model.surgery import without_branches
-from harness.prepared import Prepared
 from tests.testing.sound import Sound
 
 FAULTS: dict[type[Method], set[str]] = {}

@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar
 
 from annotated_types import Ge
 
-from harness.method import Family, Method
+from harness.contract.method import Family, Method
 from harness.model.surgery import without_branches
 
 

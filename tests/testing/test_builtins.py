@@ -1,6 +1,6 @@
 """Every built-in method passes every check, at several settings; an exception would be listed with its reason."""
 
-from harness import registry
+from harness.contract import registry
 from harness.testing import parametrize_methods
 
 METHODS = ("dense", "layer-drop")

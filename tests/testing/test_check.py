@@ -9,11 +9,11 @@ import pytest
 from typer.testing import CliRunner
 
 from harness.cli import app
-from harness.errors import UnknownNameError
+from harness.core.errors import UnknownNameError
 from harness.evaluate import quiet
 from harness.testing import Check, Outcome, checks_for, parametrize_methods, run
-from harness.testing.check import Failed, Skipped
 from harness.testing.network import no_network
+from harness.testing.outcome import Failed, Skipped
 from harness.testing.subject import Subject
 from tests.testing.sound import Sound
 

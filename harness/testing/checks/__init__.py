@@ -6,17 +6,7 @@ They run on generated models of several families, on a CPU and offline, and take
 from collections.abc import Callable, Iterator, Sequence
 
 from harness.testing.check import Check
-from harness.testing.checks import (
-    answers,
-    batching,
-    contract,
-    isolation,
-    preparation,
-    restoring,
-    saving,
-    support,
-    work,
-)
+from harness.testing.checks import answers, batching, contract, isolation, preparation, restoring, saving, support, work
 from harness.testing.subject import FAMILIES, Checked, Subject
 
 _BODIES: tuple[Callable[[Subject], None], ...] = (

@@ -2,9 +2,9 @@
 
 from typing import TYPE_CHECKING
 
-from harness.method import Method
-from harness.stack import Stack
-from harness.testing.check import Failed, Skipped
+from harness.contract.method import Method
+from harness.contract.stack import Stack
+from harness.testing.outcome import Failed, Skipped
 from harness.testing.serve import (
     OTHER_CONTINUATIONS,
     TEXTS,
@@ -19,7 +19,7 @@ from harness.testing.snapshot import kept_random_state
 from harness.testing.subject import Subject, on
 
 if TYPE_CHECKING:
-    from harness.model.decoder import Decoder
+    from harness.contract.decoder import Decoder
 
 
 def neutral_is_dense(subject: Subject) -> None:

@@ -2,8 +2,8 @@
 
 from typing import TYPE_CHECKING
 
-from harness.method import Phase
-from harness.testing.check import Failed, Skipped
+from harness.contract.method import Phase
+from harness.testing.outcome import Failed, Skipped
 from harness.testing.serve import (
     TEXTS,
     TOLERANCE,
@@ -17,7 +17,7 @@ from harness.testing.serve import (
 from harness.testing.subject import Subject, on
 
 if TYPE_CHECKING:
-    from harness.model.decoder import Decoder
+    from harness.contract.decoder import Decoder
     from harness.testing.serve import Answers
 
 

@@ -5,9 +5,9 @@ import re
 from dataclasses import fields
 from typing import Any
 
-from harness.errors import HarnessError, UnknownNameError
-from harness.method import Family, Method, Phase, Savings
-from harness.testing.check import Failed
+from harness.contract.method import Family, Method, Phase, Savings
+from harness.core.errors import HarnessError, UnknownNameError
+from harness.testing.outcome import Failed
 from harness.testing.subject import Subject
 
 _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")

@@ -7,8 +7,8 @@ import sys
 from contextlib import suppress
 from functools import cache
 
-from harness.testing.check import Failed
 from harness.testing.network import no_network
+from harness.testing.outcome import Failed
 from harness.testing.serve import TEXTS, generate, score
 from harness.testing.snapshot import in_words
 from harness.testing.subject import Subject

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from harness.errors import MethodError
-from harness.prepared import Prepared
-from harness.testing.check import Failed, Skipped
+from harness.contract.prepared import Prepared
+from harness.core.errors import MethodError
+from harness.testing.outcome import Failed, Skipped
 from harness.testing.serve import TEXTS, Answers, generate, identical, score
 from harness.testing.snapshot import changes, global_snapshot, in_words, kept_random_state, model_snapshot
 from harness.testing.subject import TEXT, Subject
 
 if TYPE_CHECKING:
-    from harness.method import Method
-    from harness.model.decoder import Decoder
+    from harness.contract.decoder import Decoder
+    from harness.contract.method import Method
 
 
 def state_survives(subject: Subject) -> None:

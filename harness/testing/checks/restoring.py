@@ -4,14 +4,14 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from harness.testing.check import Failed
 from harness.testing.libraries import library_functions, replaced
+from harness.testing.outcome import Failed
 from harness.testing.serve import TEXTS, generate, identical, score
 from harness.testing.snapshot import changes, global_snapshot, in_words, kept_random_state, model_snapshot
 from harness.testing.subject import Subject, on
 
 if TYPE_CHECKING:
-    from harness.model.decoder import Decoder
+    from harness.contract.decoder import Decoder
 
 _UNUSUAL_SEED = 72_413_907
 """A method that seeds with 0 would not be seen where something had seeded with 0 before."""

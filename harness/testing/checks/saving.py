@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from harness.contract.method import Savings
 from harness.measure.shape import ModelShape
-from harness.method import Savings
-from harness.testing.check import Failed, Skipped
+from harness.testing.outcome import Failed, Skipped
 from harness.testing.subject import Subject
 
 if TYPE_CHECKING:
-    from harness.model.decoder import Decoder
+    from harness.contract.decoder import Decoder
 
 TOKENS = 128
 STEPS = 4

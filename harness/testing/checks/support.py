@@ -1,7 +1,8 @@
 """Which models a method works on, and how it refuses the others."""
 
-from harness.errors import UnsupportedModelError
-from harness.testing.check import Failed, raised
+from harness.core.errors import UnsupportedModelError
+from harness.testing.check import raised
+from harness.testing.outcome import Failed
 from harness.testing.subject import FAMILIES, Subject, refusal
 
 _UNUSUAL = ("mistral", "gemma2", "phi3", "gpt_neox_sequential", "olmo2")

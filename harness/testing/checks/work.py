@@ -5,19 +5,20 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
+from harness.contract.method import Phase, Savings
 from harness.measure.audit import flops_audit_ratio
 from harness.measure.flops import executed_flops
 from harness.measure.shape import ModelShape
 from harness.measure.trace import TraceError
 from harness.measure.traffic import traffic
-from harness.method import Phase, Savings
-from harness.testing.check import Failed, Skipped
+from harness.model.weights.linear import savings
+from harness.testing.outcome import Failed, Skipped
 from harness.testing.serve import TEXTS, Answers, generate, identical, score
 from harness.testing.subject import Subject, on
 
 if TYPE_CHECKING:
+    from harness.contract.decoder import Decoder
     from harness.measure.segment import Segment
-    from harness.model.decoder import Decoder
 
 AUDIT_TOLERANCE = 0.02
 
@@ -89,20 +90,20 @@ def saves_what_it_declares(subject: Subject) -> None:
         dense = _Served.by(decoder, subject).cost()
         with subject.attached(decoder):
             ours = _Served.by(decoder, subject)
-            savings = subject.stack.savings_on(decoder)
+            saved = savings(subject.stack, decoder)
         with on(family):
             cost = ours.cost()
             if not ours.segments():
                 raise Failed("nothing was traced: the modules of the dense model never ran")
-            _require_declared(savings, cost, dense)
+            _require_declared(saved, cost, dense)
 
 
-def _require_declared(savings: Savings, ours: tuple[float, float], dense: tuple[float, float]) -> None:
+def _require_declared(saved: Savings, ours: tuple[float, float], dense: tuple[float, float]) -> None:
     ratios = f"{ours[0] / dense[0]:.1%} of dense's FLOPs and {ours[1] / dense[1]:.1%} of its bytes"
     less = any(mine < theirs for mine, theirs in zip(ours, dense, strict=True))
-    if savings is Savings.REAL and not less:
+    if saved is Savings.REAL and not less:
         raise Failed(f"it declares real savings, but what ran is {ratios}: it was never executed, or only masks")
-    if savings is not Savings.REAL and less:
+    if saved is not Savings.REAL and less:
         raise Failed(f"it declares savings = {savings}, but counts as {ratios}; only real savings may be counted")
 
 

@@ -7,8 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from harness.calibration import Calibration, Question
-from harness.errors import MethodError
+from harness.contract.calibration import Calibration, Question
+from harness.contract.decoder import ForwardContext, Row
+from harness.contract.prepared import Prepared
+from harness.core.errors import MethodError
 from harness.measure.flops import executed_flops
 from harness.measure.shape import ModelShape
 from harness.measure.trace import Tracer
@@ -16,11 +18,9 @@ from harness.methods.pruning.layer_drop import LayerDrop
 from harness.methods.routing import labels
 from harness.methods.routing.random_skip import RandomSkip
 from harness.methods.routing.static_path import StaticPath
-from harness.model.context import ForwardContext, Row
-from harness.model.controller import FixedPaths
-from harness.model.layer_path import routed
-from harness.model.path_evaluator import PathEvaluator
-from harness.prepared import Prepared
+from harness.model.paths.controller import FixedPaths
+from harness.model.paths.layer_path import routed
+from harness.model.paths.path_evaluator import PathEvaluator
 from harness.testing.tiny import tiny_decoder
 
 IDS = torch.randint(3, 259, (2, 12), generator=torch.Generator().manual_seed(2))

@@ -7,13 +7,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from harness.calibration import Calibration, Question, Workbench
-from harness.errors import MethodError
+from harness.contract.calibration import Calibration, Question, Workbench
+from harness.core.errors import MethodError
 from harness.methods.routing import labels
 from harness.methods.routing.mcts import Settings
-from harness.model.controller import FixedPaths
-from harness.model.layer_path import routed
-from harness.model.path_evaluator import PathEvaluator
+from harness.model.paths.controller import FixedPaths
+from harness.model.paths.layer_path import routed
+from harness.model.paths.path_evaluator import PathEvaluator
 from harness.testing.tiny import tiny_decoder
 
 WORDS = "the keeper of light wrote down every ship that passed and its flag".split()  # noqa: SIM905

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from harness.methods.routing.programs import Predictor, ProgramController, best_path, segments
-from harness.model.controller import Prompts
+from harness.model.paths.controller import Prompts
 from harness.testing.tiny import tiny_decoder
 
 

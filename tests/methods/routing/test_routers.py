@@ -5,11 +5,11 @@ import math
 import pytest
 import torch
 
-from harness.errors import MethodError
+from harness.core.errors import MethodError
 from harness.methods.routing.features import Examples
 from harness.methods.routing.router import RouterController, controlled, load_routers, new_router, pool
 from harness.methods.routing.training import Recipe, class_weights, focal_loss, quality, train
-from harness.model.controller import Prompts
+from harness.model.paths.controller import Prompts
 from harness.testing.tiny import tiny_decoder
 
 

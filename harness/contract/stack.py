@@ -1,0 +1,135 @@
+"""The methods of one run, in the order they are applied: usually one, several when the user stacks ``a+b``."""
+
+import hashlib
+import re
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.contract import registry
+from harness.contract.method import Family, Method
+from harness.contract.preparation import Preparation
+from harness.contract.prepared import Prepared
+from harness.core.errors import MethodError
+
+if TYPE_CHECKING:
+    from harness.contract.decoder import Decoder
+
+_LOOSE = re.compile(r"(?P<path>.+\.py):(?P<cls>[A-Za-z_]\w*)(?::(?P<args>.*))?$")
+_PLUS = re.compile(r"(?<!\d[eE])\+|\+(?!\d)")  # not the plus of a number such as 1e+16
+
+
+@dataclass(frozen=True)
+class Stack:
+    """One or more methods applied together.
+
+    Raises:
+        MethodError: a method that may not be stacked is asked to be.
+    """
+
+    parts: tuple[Method, ...]
+
+    def __post_init__(self) -> None:
+        alone = [part.name for part in self.parts if not part.stackable]
+        if len(self.parts) > 1 and alone:
+            raise MethodError(f"{alone[0]} cannot be stacked with another method: run it alone")
+
+    @property
+    def label(self) -> str:
+        """As written on the command line."""
+        return "+".join(part.label for part in self.parts)
+
+    @property
+    def name(self) -> str:
+        """The methods' names without their parameters."""
+        return "+".join(part.name for part in self.parts)
+
+    @property
+    def family(self) -> str:
+        """The families of the parts, each once."""
+        return "+".join(dict.fromkeys(part.family.value for part in self.parts))
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether this is the unchanged model; the registry lets no outside method claim to be."""
+        return all(part.family is Family.BASELINE for part in self.parts)
+
+    @property
+    def exact(self) -> bool:
+        """Whether greedy output is unchanged."""
+        return all(part.exact for part in self.parts)
+
+    @property
+    def batchable(self) -> bool:
+        """Whether rows of a batch stay independent."""
+        return all(part.batchable for part in self.parts)
+
+    @property
+    def needs_preparation(self) -> bool:
+        """Whether any part calibrates, searches or trains first."""
+        return any(part.needs_preparation for part in self.parts)
+
+    @property
+    def pools_prompt(self) -> bool:
+        """Whether any part decides from the whole prompt."""
+        return any(part.pools_prompt for part in self.parts)
+
+    @property
+    def questions_needed(self) -> int:
+        """How many training questions the part that needs most is to have."""
+        return max(part.questions_needed for part in self.parts)
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of the parts in their order."""
+        return hashlib.sha256("+".join(part.fingerprint for part in self.parts).encode()).hexdigest()
+
+    @contextmanager
+    def applied(self, model: "Decoder", preparation: Preparation) -> Iterator[list[Prepared]]:
+        """Prepare and attach each part in turn; on exit everything is restored, in the reverse order.
+
+        A part is prepared on the model as the parts before it left it.
+        """
+        with ExitStack() as attached:
+            states = []
+            for index, part in enumerate(self.parts):
+                below = tuple(method.fingerprint for method in self.parts[:index])
+                state = preparation.state(part, model, below)
+                attached.enter_context(part.attach(model, state))
+                states.append(state)
+            yield states
+
+
+def parse(text: str, extra_args: dict[str, Any] | None = None) -> Stack:
+    """A stack from ``name``, ``name:key=value,...``, ``./file.py:Class`` or several of them joined by ``+``.
+
+    Raises:
+        UnknownNameError: unknown method or argument.
+        MethodError: a value that the method refuses.
+    """
+    return Stack(tuple(_parse_one(part.strip(), extra_args or {}) for part in _PLUS.split(text)))
+
+
+def _parse_one(text: str, extra_args: dict[str, Any]) -> Method:
+    if loose := _LOOSE.match(text):
+        cls = registry.from_file(Path(loose["path"]), loose["cls"])
+        args = loose["args"] or ""
+    elif text.endswith(".py"):
+        raise MethodError(f"which class of {text}? A loose method is written ./file.py:Class")
+    else:
+        name, _, args = text.partition(":")
+        cls = registry.get(name)
+    return cls.from_args({**_arguments(args), **extra_args})
+
+
+def _arguments(text: str) -> dict[str, Any]:
+    """``key=value,...`` as a dictionary of strings; the method converts them to its types."""
+    parsed: dict[str, Any] = {}
+    for item in filter(None, text.split(",")):
+        key, equals, value = item.partition("=")
+        if not equals:
+            raise MethodError(f"method argument {item!r} is not of the form key=value")
+        parsed[key.strip()] = value.strip()
+    return parsed

@@ -1,0 +1,109 @@
+"""The machine and the software of a run, as the record states them."""
+
+import os
+import platform
+import subprocess
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+_PACKAGES = ("efficiency-harness", "lm_eval", "torch", "transformers", "tokenizers", "datasets", "numpy")
+
+
+class Environment(BaseModel):
+    """Hardware and versions. The part that can change a result is in ``identity``.
+
+    Attributes:
+        device: "cpu", "cuda:0", ...; ``device_name`` is the processor or accelerator behind it.
+        threads: intra-op threads of torch.
+        ram_bytes: installed memory.
+        load_average: one-minute load when the run started, then when it ended.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    device: str
+    device_name: str
+    cpu_model: str
+    cpus: int
+    threads: int | None
+    ram_bytes: int
+    os: str
+    python: str
+    versions: dict[str, str]
+    load_average: tuple[float, ...] = ()
+
+    @property
+    def identity(self) -> dict[str, object]:
+        """What tells whether two results were made alike."""
+        return {
+            "device": self.device_name,
+            "python": self.python.rpartition(".")[0],
+            "versions": self.versions,
+        }
+
+
+def observe(device: str) -> Environment:
+    """The environment of a run on this device."""
+    import psutil
+    import torch
+
+    on_gpu = device.startswith("cuda")
+    return Environment(
+        device=device,
+        device_name=torch.cuda.get_device_name(device) if on_gpu else cpu_model(),
+        cpu_model=cpu_model(),
+        cpus=os.cpu_count() or 1,
+        threads=torch.get_num_threads(),
+        ram_bytes=psutil.virtual_memory().total,
+        os=f"{platform.system()} {platform.release()}",
+        python=platform.python_version(),
+        versions=versions(),
+        load_average=(load(),),
+    )
+
+
+def load() -> float:
+    """The one-minute load average; 0 where the system does not tell."""
+    return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else 0.0
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages that decide a result."""
+    found = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "absent"
+    return found
+
+
+@cache
+def cpu_model() -> str:
+    """The processor's name as the system gives it."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def git_state() -> dict[str, object] | None:
+    """Commit of the harness's own checkout and whether it has changes; None when installed from a wheel."""
+    package = Path(__file__).parents[1]
+    asked = (["rev-parse", "--show-toplevel"], ["rev-parse", "HEAD"], ["status", "--porcelain", "-uno"])
+    try:
+        top, commit, changes = (
+            subprocess.run(["git", "-C", package, *args], capture_output=True, text=True, check=True).stdout.strip()  # noqa: S603, S607
+            for args in asked
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    if Path(top) != package.parent:  # installed inside somebody else's checkout
+        return None
+    return {"commit": commit, "changed": bool(changes)}

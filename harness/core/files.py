@@ -1,0 +1,83 @@
+"""Files that are either whole or not there, and what to say when the disk is full."""
+
+import errno
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from harness.core.errors import HarnessError
+
+
+class DiskError(HarnessError):
+    """Results cannot be written where the user wants them."""
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn a failed write inside the ``with`` block into a sentence that names the place and the remedy.
+
+    Raises:
+        DiskError: the disk is full, or the place cannot be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskError(
+                f"no space left while writing {path}. What was finished before is kept: "
+                "free some space and give the same command again."
+            ) from error
+        raise DiskError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write text so that a reader, or a crash, sees the old file or the new one and nothing in between.
+
+    Raises:
+        DiskError: the disk is full, or the place cannot be written.
+    """
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        staging = _staging(path)
+        try:
+            with staging.open("w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            staging.replace(path)
+        except BaseException:
+            staging.unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
+def staged_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder that takes its final name when the ``with`` block ends well, and vanishes otherwise.
+
+    Raises:
+        DiskError: the disk is full, or the place cannot be written.
+    """
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        staging = _staging(path)
+        staging.mkdir()
+        try:
+            yield staging
+            if path.exists():  # another process was quicker
+                shutil.rmtree(staging)
+            else:
+                staging.replace(path)
+        except BaseException:
+            shutil.rmtree(staging, ignore_errors=True)
+            raise
+
+
+def _staging(path: Path) -> Path:
+    """A hidden neighbour of the path that nobody else has; made by plain open so that the user's umask holds.
+
+    Not by process number: in containers the next process has the number of the one that was killed.
+    """
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}")

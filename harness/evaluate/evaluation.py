@@ -1,0 +1,125 @@
+"""lm-eval's own evaluation of a task, with lm-eval's own defaults, and what it foreseeably dies of as sentences."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Protocol
+
+from harness.core.errors import HarnessError
+from harness.evaluate.tasks import LoadedTask
+
+if TYPE_CHECKING:
+    from harness.evaluate.lm import HarnessLM
+
+
+class Settings(Protocol):
+    """What an evaluation is asked, by lm-eval's own names; a job has them."""
+
+    @property
+    def pretrained(self) -> str: ...  # noqa: D102 - lm-eval documents them
+    @property
+    def model_args(self) -> dict[str, Any]: ...  # noqa: D102
+    @property
+    def num_fewshot(self) -> int | None: ...  # noqa: D102
+    @property
+    def batch_size(self) -> int: ...  # noqa: D102
+    @property
+    def limit(self) -> float | None: ...  # noqa: D102
+    @property
+    def samples(self) -> dict[str, list[int]] | None: ...  # noqa: D102
+    @property
+    def system_instruction(self) -> str | None: ...  # noqa: D102
+    @property
+    def apply_chat_template(self) -> bool | str: ...  # noqa: D102
+    @property
+    def fewshot_as_multiturn(self) -> bool: ...  # noqa: D102
+    @property
+    def gen_kwargs(self) -> dict[str, Any] | None: ...  # noqa: D102
+    @property
+    def seeds(self) -> tuple[int | None, int | None, int | None, int | None]: ...  # noqa: D102
+    @property
+    def confirm_run_unsafe_code(self) -> bool: ...  # noqa: D102
+    @property
+    def predict_only(self) -> bool: ...  # noqa: D102
+    @property
+    def write_out(self) -> bool: ...  # noqa: D102
+
+
+def simple_evaluate(
+    lm: "HarnessLM", task: LoadedTask, settings: Settings, samples: dict[str, list[int]] | None = None
+) -> dict[str, Any] | None:
+    """lm-eval's evaluation of the task; None on the processes of a launch that do not hold its results.
+
+    Args:
+        samples: evaluate these documents instead of those that the settings choose.
+    """
+    from lm_eval import evaluator
+
+    with _without_surveys(evaluator):
+        results: dict[str, Any] | None = evaluator.simple_evaluate(
+            model=lm,
+            model_args={"pretrained": settings.pretrained, **settings.model_args},
+            tasks=task.objects,
+            task_manager=task.manager,
+            num_fewshot=settings.num_fewshot,
+            batch_size=settings.batch_size,
+            device=str(lm.decoder.device),
+            limit=settings.limit if samples is None else None,
+            samples=settings.samples if samples is None else samples,
+            system_instruction=settings.system_instruction,
+            apply_chat_template=settings.apply_chat_template,
+            fewshot_as_multiturn=settings.fewshot_as_multiturn and bool(settings.apply_chat_template),
+            gen_kwargs=settings.gen_kwargs,
+            random_seed=settings.seeds[0],
+            numpy_random_seed=settings.seeds[1],
+            torch_random_seed=settings.seeds[2],
+            fewshot_random_seed=settings.seeds[3],
+            confirm_run_unsafe_code=settings.confirm_run_unsafe_code,
+            predict_only=settings.predict_only,
+            write_out=settings.write_out,
+        )
+    return results
+
+
+@contextmanager
+def _without_surveys(evaluator: Any) -> Iterator[None]:
+    """Spare lm-eval its survey of the machine (pip list, lscpu, ...) after every evaluation: seconds each.
+
+    The record has an environment of its own.
+    """
+    surveys = evaluator.get_git_commit_hash, evaluator.add_env_info
+    evaluator.get_git_commit_hash, evaluator.add_env_info = (lambda: None), (lambda results: None)
+    try:
+        yield
+    finally:
+        evaluator.get_git_commit_hash, evaluator.add_env_info = surveys
+
+
+@contextmanager
+def explained(what: str, batch_size: int) -> Iterator[None]:
+    """Turn what an evaluation foreseeably dies of into a sentence.
+
+    Raises:
+        HarnessError: memory ran out, or lm-eval or transformers refuses a request.
+    """
+    import torch
+
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise HarnessError(
+            f"{what}: out of memory at batch size {batch_size}. Finished documents are kept: give the same "
+            "command again when memory is free, or a smaller --batch_size (which is another run)."
+        ) from error
+    except (AssertionError, TypeError, ValueError) as error:
+        by = next((library for library in ("lm_eval", "transformers.generation") if _raised_by(library, error)), None)
+        if by is None:
+            raise
+        reason = str(error) or "a request is empty or longer than the model allows (max_length)"
+        raise HarnessError(f"{what}: {by.replace('_', '-')} refuses: {reason}") from error
+
+
+def _raised_by(package: str, error: BaseException) -> bool:
+    frame = error.__traceback__
+    while frame and frame.tb_next:
+        frame = frame.tb_next
+    return frame is not None and f"{frame.tb_frame.f_globals.get('__name__')}.".startswith(f"{package}.")

@@ -1,0 +1,169 @@
+"""The answers of an unfinished run, one line per batch, so that a killed run goes on where it stopped.
+
+A batch is the unit: its line is written once, after its forward, and a torn last line is as if the batch had
+not run. Recomputing whole batches keeps their composition, hence every rounding, as in an uninterrupted run.
+"""
+
+import json
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, NamedTuple, Self
+
+from filelock import BaseFileLock, FileLock, Timeout
+
+from harness.core.errors import HarnessError
+from harness.core.files import writing
+from harness.measure.segment import Segment
+
+PADDING = -1
+
+
+class Request(NamedTuple):
+    """One question to the model: which task, document, and part of the document.
+
+    Attributes:
+        part: the request within the document, such as the answer choice.
+        turn: the repetition of the same request, or the window of a long text; PADDING for a request that
+            lm-eval repeats only to keep the processes of a launch in step.
+    """
+
+    task: str
+    document: int
+    part: int
+    turn: int
+
+
+@dataclass(frozen=True)
+class Served:
+    """One row of a finished batch.
+
+    Attributes:
+        requests: what it answered.
+        answers: lm-eval's answers to them, in the same order.
+        prompt_tokens, output_tokens: tokens read (a scored text is all read) and tokens generated and used.
+        segments: what ran for it.
+    """
+
+    requests: tuple[Request, ...]
+    answers: tuple[Any, ...]
+    prompt_tokens: int
+    output_tokens: int
+    segments: tuple[Segment, ...]
+
+    @property
+    def is_padding(self) -> bool:
+        """Whether nobody asked for the row."""
+        return all(request.turn == PADDING for request in self.requests)
+
+    def to_json(self) -> dict[str, Any]:
+        """The row as plain JSON."""
+        plain = {"requests": self.requests, "answers": self.answers}
+        tokens = {"prompt_tokens": self.prompt_tokens, "output_tokens": self.output_tokens}
+        return plain | tokens | {"segments": [segment.to_json() for segment in self.segments]}
+
+    @classmethod
+    def from_json(cls, plain: dict[str, Any]) -> Self:
+        """The row that ``to_json`` wrote."""
+        return cls(
+            tuple(Request(*request) for request in plain["requests"]),
+            tuple(tuple(answer) if isinstance(answer, list) else answer for answer in plain["answers"]),
+            plain["prompt_tokens"],
+            plain["output_tokens"],
+            tuple(Segment.from_json(segment) for segment in plain["segments"]),
+        )
+
+
+@dataclass
+class Journal:
+    """Finished rows, kept in memory and in a file that one process at a time may hold.
+
+    Attributes:
+        processes: how many share the run. Another number forms other batches, so their answers are not taken up.
+        fresh: forget what the file holds.
+
+    Raises:
+        DiskError: the file cannot be written; what was written before is kept.
+        HarnessError: another process is at the same run.
+    """
+
+    path: Path
+    processes: int = 1
+    fresh: bool = False
+    served: list[Served] = field(default_factory=list)
+    _answers: dict[Request, Any] = field(default_factory=dict)
+    _file: IO[str] | None = None
+    _lock: BaseFileLock | None = None
+
+    def __enter__(self) -> Self:
+        with writing(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._lock = FileLock(f"{self.path}.lock")
+            try:
+                self._lock.acquire(blocking=False)
+            except Timeout as error:
+                raise HarnessError(f"another process is at this run: {self.path.parent}") from error
+            whole = self._read() if self.path.exists() and not self.fresh else 0
+            self._file = self.path.open("r+" if self.path.exists() else "w", encoding="utf-8")
+            self._file.seek(whole)
+            self._file.truncate()
+            if whole == 0 and self.processes > 1:
+                self._file.write(self._header)
+                self._file.flush()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        if self._file is not None:
+            with suppress(OSError):  # a full disk has been reported by the write; closing tries to write again
+                self._file.close()
+        if self._lock is not None:
+            self._lock.release()
+
+    def __contains__(self, request: Request) -> bool:
+        return request in self._answers
+
+    def __getitem__(self, request: Request) -> Any:
+        return self._answers[request]
+
+    def __len__(self) -> int:
+        return len(self._answers)
+
+    def write(self, batch: list[Served]) -> None:
+        """Keep a finished batch."""
+        assert self._file is not None
+        line = json.dumps([row.to_json() for row in batch], ensure_ascii=False)
+        with writing(self.path):
+            self._file.write(line + "\n")
+            self._file.flush()
+        self._remember(batch)
+
+    @property
+    def _header(self) -> str:
+        """The first line of a journal that is one of several."""
+        return json.dumps({"processes": self.processes}) + "\n" if self.processes > 1 else ""
+
+    def _remember(self, batch: list[Served]) -> None:
+        answers = [pair for row in batch for pair in zip(row.requests, row.answers, strict=True)]
+        self.served += batch
+        self._answers.update(answers)
+
+    def _read(self) -> int:
+        """Take in the batches of the file; return where the last whole one ends."""
+        header = self._header.encode()
+        with self.path.open("rb") as file:
+            if file.read(len(header)) != header:
+                return 0
+            whole = len(header)
+            for line in file:
+                try:
+                    batch = [Served.from_json(row) for row in json.loads(line)]
+                    if not line.endswith(b"\n"):
+                        break
+                    self._remember(batch)
+                except (ValueError, KeyError, TypeError):
+                    break
+                whole += len(line)
+        return whole

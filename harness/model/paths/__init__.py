@@ -1,0 +1,1 @@
+"""Engines that skip, run or repeat layers per sequence."""

@@ -1,0 +1,1 @@
+"""Engines that stop or skip layers per token."""

@@ -1,0 +1,1 @@
+"""Engines that compute linear layers in another way, or with other weights."""

@@ -1,0 +1,99 @@
+"""Calibrate layer by layer: what each layer reads, with the layers before it as a method leaves them.
+
+The hidden states of all windows are held at one layer at a time, and nothing else: memory is the model, these, and
+what the method itself makes of one layer. This is how Wanda and SparseGPT propagate (arXiv:2306.11695, section 4).
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from harness.contract.anatomy import Block
+from harness.contract.decoder import Decoder
+from harness.core.errors import MethodError
+
+Observers = Mapping[nn.Module, Callable[[torch.Tensor], None]]
+"""What is told, for some modules of a layer, the inputs of each forward as [tokens, in]."""
+
+Visit = Callable[[Block, Callable[[Observers], None]], AbstractContextManager[None]]
+"""A method's work on one layer. It may run the layer on all windows, as often as it likes, with observers; it returns
+what changes the layer while its outputs, the next layer's inputs, are computed."""
+
+
+class _EnoughError(Exception):
+    """The layers were reached; the rest of the forward is not needed."""
+
+
+@torch.no_grad()
+def layer_by_layer(model: Decoder, windows: Iterable[torch.Tensor], visit: Visit) -> int:
+    """Visit every layer that is in the model, in order, on token windows of shape [1, length]: how many tokens.
+
+    Raises:
+        MethodError: a layer's outputs are not finite.
+    """
+    live = list(getattr(model.anatomy.parent, model.anatomy.layers_name))
+    blocks = {block.module: block for block in model.anatomy.blocks}
+    calls: dict[int, dict[nn.Module, tuple[Any, Any]]] = {}  # by length: masks and positions depend on nothing else
+    states = [_entering(model, live, window, calls) for window in windows]
+
+    def forward(module: nn.Module, state: torch.Tensor) -> torch.Tensor:
+        args, kwargs = calls[state.shape[1]][module]
+        output = module(state, *args, **kwargs)
+        result: torch.Tensor = output[0] if isinstance(output, tuple) else output
+        return result
+
+    for module in live:
+
+        def run(observers: Observers, module: nn.Module = module) -> None:
+            with _observed(observers):
+                for state in states:
+                    forward(module, state)
+
+        with visit(blocks[module], run):
+            for index, state in enumerate(states):
+                states[index] = forward(module, state)
+        if not all(bool(torch.isfinite(state).all()) for state in states):
+            raise MethodError(f"on the calibration text, the output of layer {blocks[module].index} is not finite")
+    return sum(state.shape[1] for state in states)
+
+
+def _entering(
+    model: Decoder, live: list[nn.Module], window: torch.Tensor, calls: dict[int, dict[nn.Module, tuple[Any, Any]]]
+) -> torch.Tensor:
+    """What the first layer reads; the first window of a length also shows how each layer is called."""
+    seen: list[torch.Tensor] = []
+    known = window.shape[1] in calls
+    found = calls.setdefault(window.shape[1], {})
+
+    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        kwargs = dict(kwargs)
+        seen.append(args[0] if args else kwargs.pop("hidden_states"))
+        if known:
+            raise _EnoughError
+        found[module] = args[1:], kwargs
+
+    handles = [module.register_forward_pre_hook(hook, with_kwargs=True) for module in live]
+    try:
+        model.anatomy.parent(input_ids=window, use_cache=False)
+    except _EnoughError:
+        pass
+    finally:
+        for handle in handles:
+            handle.remove()
+    return seen[0]
+
+
+@contextmanager
+def _observed(observers: Observers) -> Iterator[None]:
+    def hook(module: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
+        observers[module](args[0].reshape(-1, args[0].shape[-1]))
+
+    handles = [module.register_forward_pre_hook(hook) for module in observers]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,184 @@
+"""Linear maps computed otherwise, in the place of a model's own for the length of a ``with`` block.
+
+The model's linear module stays where it is; its forward becomes that of the map, and its weight is set aside. So
+whoever knows the module, by hook or by place, still sees it run: traces, other engines, surgery. A tied weight stays
+with the embedding.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any, cast
+
+import torch
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from harness.contract.anatomy import LINEAR
+from harness.contract.decoder import Decoder
+from harness.contract.method import Savings
+from harness.contract.parameters import Pattern
+from harness.contract.stack import Stack
+from harness.core.errors import MethodError
+
+
+class LinearMap(nn.Module):
+    """What computes a linear map in the place of the dense product.
+
+    Its tensors, but for one named ``bias``, are what a pass over the weights reads.
+
+    Attributes:
+        kernel: what multiplies, in words, for the record.
+        savings: whether that is real on this machine.
+        macs_per_token: multiply-accumulates that the kernel does per token.
+        held: weights that it holds, as parameters are counted.
+        packed_bytes: bytes of weights that it holds outside its tensors.
+    """
+
+    kernel: str
+    savings: Savings
+    macs_per_token: int
+    held: int
+    packed_bytes: int = 0
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes read by one pass over the weights, scales and indices included."""
+        tensors = [*self.named_parameters(), *self.named_buffers()]
+        return self.packed_bytes + sum(tensor.nbytes for name, tensor in tensors if name != "bias")
+
+
+@dataclass(frozen=True, eq=False)
+class Site:
+    """A linear module of the model.
+
+    Attributes:
+        name: its path in the model, such as "model.layers.0.mlp.up_proj".
+        layer: the dense model's index of its layer; None for the head.
+    """
+
+    name: str
+    layer: int | None
+    module: nn.Module
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """Its weight, of shape [out, in]; a view where the module keeps it transposed."""
+        weight = cast("torch.Tensor", self.module.weight).detach()
+        return weight.T if isinstance(self.module, Conv1D) else weight
+
+    @property
+    def bias(self) -> torch.Tensor | None:
+        """Its bias, of shape [out]."""
+        bias = cast("torch.Tensor | None", getattr(self.module, "bias", None))
+        return None if bias is None else bias.detach()
+
+
+def sites(
+    model: Decoder, patterns: Sequence[str] = ("*",), *, layers: Iterable[int] = (), head: bool = False
+) -> list[Site]:
+    """The linear maps of the layers that are in the model now, in order, and the head's if it is asked for.
+
+    Args:
+        patterns: take those whose name fits one of these; the head needs none.
+        layers: take these layers alone, by their indices in the dense model; all of them where it is empty.
+
+    Raises:
+        MethodError: a pattern or a layer that fits nothing, or a map that another method computes already.
+    """
+    blocks, live = model.anatomy.blocks, set(getattr(model.anatomy.parent, model.anatomy.layers_name))
+    wanted = set(layers) or set(range(len(blocks)))
+    if beyond := sorted(wanted - set(range(len(blocks)))):
+        raise MethodError(f"there is no layer {beyond[0]}; the model's layers are 0 to {len(blocks) - 1}")
+    layer_of = {part: block.index for block in blocks if block.module in live for part in block.module.modules()}
+    every = [
+        Site(name, layer_of[module], module)
+        for name, module in model.module.named_modules()
+        if isinstance(module, LINEAR) and module in layer_of
+    ]
+    for pattern in patterns:
+        if not any(fnmatchcase(site.name, pattern) for site in every):
+            names = ", ".join(site.name for site in every[:3])
+            raise MethodError(f"no linear map of the layers is named {pattern!r}; they are named {names}, ...")
+    found = [
+        site for site in every if site.layer in wanted and any(fnmatchcase(site.name, pattern) for pattern in patterns)
+    ]
+    if head:
+        name = next(name for name, module in model.module.named_modules() if module is model.anatomy.head)
+        found.append(Site(name, None, model.anatomy.head))
+    for site in found:
+        if (there := computed_by(site.module)) is not None:
+            raise MethodError(f"{site.name} is computed by {there.kernel} already: put the other method behind")
+    return found
+
+
+def computed_by(module: nn.Module) -> LinearMap | None:
+    """What computes a linear module's map in its place, if anything does."""
+    return cast("LinearMap | None", module._modules.get("computed_by"))
+
+
+@contextmanager
+def swapped(maps: Iterable[tuple[Site, LinearMap]]) -> Iterator[None]:
+    """Let maps compute in the place of the model's linear modules; they are taken one by one as they are made."""
+    with ExitStack() as undo:
+        for site, linear_map in maps:
+            undo.callback(_restore, site.module, dict(site.module._parameters), vars(site.module).get("forward"))
+            del site.module._parameters["weight"]
+            site.module.add_module("computed_by", linear_map)
+            vars(site.module)["forward"] = linear_map.forward
+        yield
+
+
+def _restore(module: nn.Module, parameters: dict[str, Any], forward: Any) -> None:
+    module._parameters.clear()  # in their old order again
+    module._parameters.update(parameters)
+    del module._modules["computed_by"]
+    del vars(module)["forward"]
+    if forward is not None:
+        vars(module)["forward"] = forward
+
+
+@contextmanager
+def masked(weights: Iterable[tuple[Site, torch.Tensor, Pattern]]) -> Iterator[None]:
+    """Give linear modules weights of shape [out, in] with zeros in a pattern, for the dense product to multiply."""
+    with ExitStack() as undo:
+        for site, weight, pattern in weights:
+            undo.callback(_unmask, site.module, site.module._parameters["weight"])
+            weight = weight.T.contiguous() if isinstance(site.module, Conv1D) else weight
+            site.module._parameters["weight"] = nn.Parameter(weight, requires_grad=False)
+            vars(site.module)["zeros"] = pattern
+        yield
+
+
+def zeros(module: nn.Module) -> Pattern | None:
+    """The pattern in which a linear module's weight is masked, if it is."""
+    return cast("Pattern | None", vars(module).get("zeros"))
+
+
+def _unmask(module: nn.Module, weight: Any) -> None:
+    module._parameters["weight"] = weight
+    vars(module).pop("zeros", None)
+
+
+def kernels(model: Decoder) -> dict[str, int]:
+    """What computes the linear maps that a method changed, with how many each computes."""
+    return dict(Counter(kernel for kernel, _ in _changed(model)))
+
+
+def savings(stack: Stack, model: Decoder) -> Savings:
+    """What attached methods save on this model and machine: simulated as soon as one part of it is.
+
+    Of methods that replace linear layers, each replaced layer says it itself.
+    """
+    kinds = {part.savings for part in stack.parts if not part.swaps_linears} | {saved for _, saved in _changed(model)}
+    return next((kind for kind in (Savings.SIMULATED, Savings.REAL) if kind in kinds), Savings.NONE)
+
+
+def _changed(model: Decoder) -> Iterator[tuple[str, Savings]]:
+    for module in model.module.modules():
+        if (there := computed_by(module)) is not None:
+            yield there.kernel, there.savings
+        elif pattern := zeros(module):
+            yield f"dense product over {pattern} zeros", Savings.SIMULATED

@@ -1,0 +1,200 @@
+"""Which weights of a linear map go: scores, the patterns that zeros come in, and Wanda's pass over some text.
+
+Patterns, outputs x inputs: single weights ("unstructured"); the two least of each four neighbours of a row ("2:4");
+blocks of 4 or 16 outputs of one input ("4x1", "16x1"), which a sparse kernel can use. A block's score is the sum of
+its weights' squared scores.
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import torch
+from torch.nn.functional import pad
+
+from harness.contract.anatomy import Block
+from harness.contract.decoder import Decoder
+from harness.contract.parameters import Pattern
+from harness.contract.prepared import Prepared
+from harness.core.errors import MethodError
+from harness.model.weights.layerwise import Observers, layer_by_layer
+from harness.model.weights.linear import Site, masked, zeros
+
+log = logging.getLogger("harness")
+
+ROWS: dict[Pattern, int] = {"unstructured": 1, "4x1": 4, "16x1": 16}
+"""Outputs in a block."""
+
+COLLAPSED = 0.01
+"""A map that keeps less than this share of its squared scores computes next to nothing of what it did."""
+
+
+def keep(scores: torch.Tensor, pattern: Pattern, sparsity: float, within: Literal["rows", "map"]) -> torch.Tensor:
+    """Which weights stay, bool [out, in], by scores of that shape that are not negative.
+
+    Args:
+        within: every row (of blocks) loses the same number, or those that score least in the whole map go.
+
+    Raises:
+        MethodError: the map's inputs do not come in fours for 2:4.
+    """
+    if sparsity == 0:
+        return torch.ones_like(scores, dtype=torch.bool)
+    if pattern == "2:4":
+        if scores.shape[1] % 4:
+            raise MethodError(f"pattern=2:4 needs inputs in fours; a map here has {scores.shape[1]}")
+        return _without_least(scores.reshape(-1, 4), 2).view(scores.shape)
+    rows = ROWS[pattern]
+    blocks = scores
+    if rows > 1:
+        padded = pad(scores, (0, 0, 0, -len(scores) % rows))
+        blocks = padded.square().view(-1, rows, scores.shape[1]).sum(1)
+    groups = blocks if within == "rows" else blocks.reshape(1, -1)
+    kept = _without_least(groups, int(groups.shape[1] * sparsity)).view(blocks.shape)
+    return kept.repeat_interleave(rows, 0)[: len(scores)]
+
+
+def _without_least(scores: torch.Tensor, count: int) -> torch.Tensor:
+    """Everything but the ``count`` least of each row; among equals the first go."""
+    least = scores.argsort(dim=1, stable=True)[:, :count]
+    return torch.ones_like(scores, dtype=torch.bool).scatter_(1, least, False)
+
+
+def sparsity_by_layer(model: Decoder, sparsity: Sequence[float]) -> list[float]:
+    """The sparsity of each layer of the dense model.
+
+    Raises:
+        MethodError: there are several, and not one for each layer.
+    """
+    layers = len(model.anatomy.blocks)
+    if len(sparsity) not in (1, layers):
+        raise MethodError(f"{len(sparsity)} sparsities are given; the model has {layers} layers: give one, or {layers}")
+    return list(sparsity) * (layers // len(sparsity))
+
+
+@dataclass
+class Pruned:
+    """What a choice of weights came to.
+
+    Attributes:
+        masks: by the map's name, which weights stay, bool [out, in].
+        collapsed: names of maps that keep next to nothing.
+        tokens: how many tokens were looked at.
+    """
+
+    masks: dict[str, torch.Tensor] = field(default_factory=dict)
+    collapsed: list[str] = field(default_factory=list)
+    tokens: int = 0
+
+    def add(self, site: Site, scores: torch.Tensor, kept: torch.Tensor) -> None:
+        """Take a map's choice."""
+        self.masks[site.name] = kept
+        squares = scores.double().square()
+        if (squares * kept).sum() < COLLAPSED * squares.sum():
+            self.collapsed.append(site.name)
+
+    def state(self) -> Prepared:
+        """As it is kept: eight weights of a mask to a byte."""
+        packed = {name: torch.from_numpy(np.packbits(mask.cpu().numpy())) for name, mask in self.masks.items()}
+        return Prepared(packed, {"zeros": self.zeros, "tokens": self.tokens, "collapsed": self.collapsed})
+
+    @classmethod
+    def of(cls, state: Prepared, chosen: Sequence[Site]) -> "Pruned":
+        """The choice for these maps again."""
+        masks = {}
+        for site in chosen:
+            bits = np.unpackbits(state.tensors[site.name].cpu().numpy(), count=site.weight.numel()).astype(bool)
+            masks[site.name] = torch.from_numpy(bits).view(site.weight.shape).to(site.weight.device)
+        return cls(masks, state.facts["collapsed"], state.facts["tokens"])
+
+    def warn(self) -> None:
+        """Tell of maps that collapsed."""
+        if self.collapsed:
+            most = ", ".join(self.collapsed[:3]) + (", ..." if len(self.collapsed) > 3 else "")
+            log.warning(
+                f"{len(self.collapsed)} of {len(self.masks)} pruned maps keep less than {COLLAPSED:.0%} of the squares "
+                f"of their scores and compute next to nothing of what they did: {most}"
+            )
+
+    @property
+    def zeros(self) -> float:
+        """The share of weights that went."""
+        kept = sum(int(mask.sum()) for mask in self.masks.values())
+        return 1 - kept / sum(mask.numel() for mask in self.masks.values())
+
+
+@torch.no_grad()
+def wanda(
+    model: Decoder,
+    windows: Iterable[torch.Tensor],
+    chosen: Sequence[Site],
+    pattern: Pattern,
+    sparsity: Sequence[float],
+) -> Pruned:
+    """Choose by S = |W| ||x||, x an input's values over all tokens, layer by layer on the layers pruned before.
+
+    Args:
+        windows: tokens, each of shape [1, length].
+        sparsity: of each layer of the dense model.
+
+    Raises:
+        MethodError: activations are not finite.
+    """
+    pruned = Pruned()
+
+    def visit(block: Block, run: Callable[[Observers], None]) -> AbstractContextManager[None]:
+        own = [site for site in chosen if site.layer == block.index]
+        squares = {site.module: torch.zeros(site.weight.shape[1], dtype=torch.float64) for site in own}
+        run({site.module: _adder(squares[site.module]) for site in own})
+        for site in own:
+            scores = site.weight.abs().float() * squares[site.module].sqrt().to(site.weight.device, torch.float32)
+            if not torch.isfinite(scores).all():
+                raise MethodError(f"the scores of {site.name} are not finite: a weight or an activation is damaged")
+            pruned.add(site, scores, keep(scores, pattern, sparsity[block.index], "rows"))
+        return masked((site, site.weight * pruned.masks[site.name], pattern) for site in own)
+
+    pruned.tokens = layer_by_layer(model, windows, visit)
+    return pruned
+
+
+def _adder(total: torch.Tensor) -> Callable[[torch.Tensor], None]:
+    def add(x: torch.Tensor) -> None:
+        total.add_(x.double().square().sum(0).to(total.device))
+
+    return add
+
+
+def magnitude(chosen: Sequence[Site], pattern: Pattern, sparsity: Sequence[float]) -> Pruned:
+    """Choose by S = |W| alone, the least of each whole map."""
+    pruned = Pruned()
+    for site in chosen:
+        scores = site.weight.abs().float()
+        assert site.layer is not None
+        pruned.add(site, scores, keep(scores, pattern, sparsity[site.layer], "map"))
+    return pruned
+
+
+def without(chosen: Sequence[Site], pruned: Pruned, pattern: Pattern) -> AbstractContextManager[None]:
+    """Run the model with zeros for the weights that went; a map that collapsed is warned of."""
+    pruned.warn()
+    gone = ((site, pruned.masks[site.name]) for site in chosen)
+    return masked((site, site.weight * mask, pattern) for site, mask in gone if not mask.all())
+
+
+def require_blocks(chosen: Sequence[Site], pattern: Pattern) -> bool:
+    """Whether a method before has pruned any of the maps, in blocks that this pattern can skip.
+
+    Raises:
+        MethodError: in a pattern that leaves hardly a block without a weight.
+    """
+    below = {found for site in chosen if (found := zeros(site.module)) is not None}
+    for found in below:
+        if ROWS.get(found, 1) % ROWS[pattern]:
+            raise MethodError(
+                f"the weights are pruned in the pattern {found}, which leaves hardly a block of {pattern} all zero: "
+                f"prune with pattern={pattern}, or give block-sparse a sparsity of its own"
+            )
+    return bool(below)

@@ -1,0 +1,1 @@
+"""Results: their schemas, the folder they live in, and comparisons of them."""

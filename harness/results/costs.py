@@ -1,0 +1,313 @@
+"""The costs of a record: what was modelled and measured, in which terms, and how far to trust it.
+
+``COSTS`` is the one list of the costs by which methods are compared; tables, reports and the leaderboard read it.
+All units are SI base units; what was not measured is null, never 0.
+"""
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from pydantic import Field
+
+from harness.results.section import Section
+
+Kind = Literal["counted", "modelled", "measured", "estimated"]
+Provenance = Literal[
+    "measured_counter", "measured_power_sampled", "estimated_load_tdp", "estimated_constant", "modeled", "none"
+]
+
+
+SHARED_SHARE = 0.10
+"""Share of the machine's CPU time that may go elsewhere before timings are flagged."""
+
+
+class Conditions(Section):
+    """What happened around measurements.
+
+    Attributes:
+        threads: intra-op threads of torch.
+        load_before, load_after: one-minute load averages.
+        others_share: share of the machine's CPU time that other processes used meanwhile.
+        steal_share: share that the hypervisor gave to other machines; null where the system does not tell.
+        throttled: times that the container's CPU quota stopped it; null without a quota to read.
+        governor: the frequency governor; null where it cannot be read.
+        gpu_temperature_c: of the device, when the measurements ended; null without one.
+    """
+
+    threads: int
+    load_before: float
+    load_after: float
+    others_share: float
+    steal_share: float | None
+    throttled: int | None
+    governor: str | None
+    gpu_temperature_c: float | None = None
+
+    def doubts(self) -> list[str]:
+        """What a reader must know before believing the timings, in words."""
+        found = []
+        if self.others_share > SHARED_SHARE:
+            found.append(f"shared machine: other processes used {self.others_share:.0%} of its CPU time")
+        if self.steal_share and self.steal_share > 0.02:
+            found.append(f"shared machine: {self.steal_share:.0%} of its CPU time was given to other machines")
+        if self.throttled:
+            found.append(f"throttled: the CPU quota stopped the process {self.throttled} times")
+        return found
+
+
+class Summary(Section):
+    """A sample of measurements, in its own unit.
+
+    Attributes:
+        n: measurements.
+        median_low, median_high: 95 % interval of the median, by resampling.
+        relative_iqr: interquartile range over the median: how noisy it was.
+        p90, p95, p99: null where the sample is too small (44, 90 and 459 measurements).
+        drift: rank correlation of the measurements with their order: far from 0 if the machine changed meanwhile.
+    """
+
+    n: int
+    min: float
+    median: float
+    median_low: float
+    median_high: float
+    mad: float
+    relative_iqr: float
+    p90: float | None
+    p95: float | None
+    p99: float | None
+    drift: float | None
+
+
+class CostSettings(Section):
+    """How the cost pass was made.
+
+    Attributes:
+        prompts: requests drawn from the task's own, by seed, spread over their lengths.
+        rounds: times that each was measured, dense and the method taking turns.
+        warmup: unmeasured runs of each request before its first measured one.
+        new_tokens: tokens generated for a request, at most; the end token is not heeded, so that a method that
+            writes less is not credited with speed.
+        isolated: whether it ran in a process of its own.
+        chunk: requests run one after another before the turn changed.
+    """
+
+    prompts: int
+    rounds: int
+    warmup: int
+    new_tokens: int
+    seed: int
+    isolated: bool
+    chunk: int
+
+
+class Latency(Section):
+    """Wall time of single requests on this machine, at batch size 1.
+
+    Attributes:
+        kind: "generate" reads a prompt and writes tokens; "score" reads a given text once.
+        end_to_end: from submission to the last token.
+        ttft: to the first token. ``tpot``: (last - first) / (tokens - 1) per request. ``itl``: every gap.
+        prefill_tokens_per_s: prompt tokens per second of reading them.
+        decode_tokens_per_s: tokens after the first per second of writing them.
+        raw: every measurement of ``end_to_end``, request by request, [requests][rounds].
+        doubts: why not to trust it, in words; empty if nothing is known.
+    """
+
+    kind: Literal["generate", "score", "mixed"]
+    end_to_end: Summary
+    ttft: Summary | None = None
+    tpot: Summary | None = None
+    itl: Summary | None = None
+    prefill_tokens_per_s: float
+    decode_tokens_per_s: float | None = None
+    raw: list[list[float]]
+    conditions: Conditions
+    doubts: list[str] = Field(default=[])
+
+
+class Ideal(Section):
+    """Idealized runtime: seconds per document of the quality pass, from its trace and a cost profile of this host.
+
+    Attributes:
+        profile: key of the dense model's profile; ``label`` says how well it fits.
+        ref_s: with dense layers' costs: what skipping and adding work changes.
+        own_s: with the costs of the method's own modules; null where they could not be profiled.
+        parts: ``ref_s`` by component.
+        overhead_ratio: observed over idealized seconds of the cost pass's requests.
+    """
+
+    profile: str
+    label: Literal["good", "fair", "poor"]
+    clock: str
+    fit_error: float
+    held_out_error: float
+    ref_s: float
+    own_s: float | None
+    own_label: Literal["good", "fair", "poor"] | None = None
+    parts: dict[str, float]
+    overhead_ratio: float | None = None
+
+
+class RooflineInfo(Section):
+    """The least seconds per document on a named machine, and what follows from them.
+
+    Attributes:
+        dollars: at the price table's or the user's price; null without one.
+        energy_bound_j: joules at full power for that long (``modeled``), an upper bound; null without a stated power.
+    """
+
+    seconds: float
+    dtype: str
+    parts: dict[str, float]
+    dollars: float | None = None
+    price_usd_per_hour: float | None = None
+    energy_bound_j: float | None = None
+    peaks_source: str
+
+
+class Time(Section):
+    """Modelled and measured time."""
+
+    settings: CostSettings | None = None
+    latency: Latency | None = None
+    ideal: Ideal | None = None
+    roofline: dict[str, RooflineInfo] = Field(default={})
+
+
+class EnergyPart(Section):
+    """Energy of one component over the measured windows.
+
+    Attributes:
+        joules: per request of the cost pass; null if nothing could be read.
+        source: what was read or assumed, such as "rapl_package" or "psutil_load_tdp".
+        scope: whose energy it is.
+        watts_assumed: the nominal power behind an estimate.
+    """
+
+    joules: float | None
+    source: str
+    provenance: Provenance
+    scope: Literal["machine", "process", "device"] | None = None
+    watts_assumed: float | None = None
+
+
+class Energy(Section):
+    """Energy of a request, from windows of many.
+
+    Attributes:
+        measured_j: joules that counters saw; null, with the reason in ``missing``, where a component has none.
+        estimated_j: joules with nominal powers for what has no counter: time times a constant, no more.
+        active_j: the one of the two that is there, without what the idle machine would have used meanwhile.
+        idle_w: power of the machine with the model loaded and nothing running; ``busy_w`` while it worked.
+        prefill_share: share of the idealized time, hence of the energy, that reading prompts takes.
+        label: the weakest provenance that makes up 5 % of the total or more. Estimates are never ranked against
+            measurements.
+        note: what the label means, in words.
+        raw: joules of every window, per request.
+        requests_j: joules of each request of the cost pass, in proportion to its idealized seconds; empty where
+            ``ideal`` and ``latency`` were not measured with it.
+        co2_kg: joules times a carbon intensity that the user chose; null without one.
+    """
+
+    measured_j: float | None
+    estimated_j: float | None
+    active_j: float | None
+    idle_w: float | None
+    busy_w: float | None = None
+    parts: dict[str, EnergyPart]
+    label: Provenance
+    note: str
+    windows: int
+    window_s: float
+    raw: list[float] = Field(default=[])
+    prefill_share: float | None = None
+    requests_j: list[float] = Field(default=[])
+    co2_kg: float | None = None
+    intensity_g_per_kwh: float | None = None
+    doubts: list[str] = Field(default=[])
+
+
+class RatioInfo(Section):
+    """Method over dense; ``low`` and ``high`` bound it at 95 %, null where it is exact."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+class Baseline(Section):
+    """The dense run on the same documents that this one is compared with.
+
+    Attributes:
+        documents: pairs of documents found in both.
+        ratios: by the names of ``COSTS``.
+        noise: dense against dense, measured the same way at the same time: what a ratio of 1 looks like here.
+        answers_changed: share of documents whose answer is another than dense's.
+        output_tokens: generated tokens over dense's; null where nothing is generated.
+    """
+
+    run_id: str
+    documents: int
+    ratios: dict[str, RatioInfo] = Field(default={})
+    noise: dict[str, RatioInfo] = Field(default={})
+    answers_changed: float | None = None
+    output_tokens: float | None = None
+
+
+class Memory(Section):
+    """Bytes.
+
+    Attributes:
+        weights: parameters and buffers of the attached model by unique storage (counted).
+        kv_peak: largest key-value cache of one sequence, over the layers that ran (counted).
+        disk: the weight files; null for a model that is no folder here.
+        peak: most memory of the process (device) while requests ran; ``activations`` is that above the weights and
+            the cache.
+        rss_anonymous, rss_file: resident memory after a forward, by what backs it.
+        cuda_allocated, cuda_reserved: peaks of tensors and of torch's allocator; null without a GPU.
+    """
+
+    weights: int
+    kv_peak: int
+    disk: int | None = None
+    peak: int | None = None
+    activations: int | None = None
+    rss_anonymous: int | None = None
+    rss_file: int | None = None
+    cuda_allocated: int | None = None
+    cuda_reserved: int | None = None
+
+
+@dataclass(frozen=True)
+class Cost:
+    """A cost by which methods are compared, less being better.
+
+    Attributes:
+        name: key in ``Baseline.ratios``.
+        path: where a record has the absolute value.
+        kind: counted, modelled, measured or estimated; never ranked against another kind.
+    """
+
+    name: str
+    title: str
+    unit: str
+    path: str
+    kind: Kind
+
+
+COSTS: Final = (
+    Cost("flops", "FLOPs", "FLOP", "flops.total", "counted"),
+    Cost("weight_bytes", "weights read", "B", "flops.weight_bytes", "counted"),
+    Cost("kv_bytes", "KV read and written", "B", "flops.kv_bytes", "counted"),
+    Cost("weights", "weights in memory", "B", "memory.weights", "counted"),
+    Cost("kv_peak", "KV cache", "B", "memory.kv_peak", "counted"),
+    Cost("ideal_ref", "idealized time, dense layers", "s/doc", "time.ideal.ref_s", "modelled"),
+    Cost("ideal_own", "idealized time, own layers", "s/doc", "time.ideal.own_s", "modelled"),
+    Cost("latency", "latency", "s", "time.latency.end_to_end.median", "measured"),
+    Cost("ttft", "time to first token", "s", "time.latency.ttft.median", "measured"),
+    Cost("tpot", "time per output token", "s", "time.latency.tpot.median", "measured"),
+    Cost("peak_memory", "peak memory", "B", "memory.peak", "measured"),
+    Cost("energy", "energy per request", "J", "energy.measured_j", "measured"),
+    Cost("energy_estimated", "energy per request (time x a constant)", "J", "energy.estimated_j", "estimated"),
+)

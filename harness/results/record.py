@@ -1,0 +1,194 @@
+"""The record of a run: one JSON document, one schema, checked when written and when read.
+
+Three kinds of number are kept apart: counted (FLOPs, bytes, layers), modelled (idealized runtime) and measured
+(latency, energy; their sections are in ``harness.results.costs``). What was not measured is null, and ``missing`` says
+why. All units are SI base units.
+"""
+
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import Field
+
+from harness.core.environment import Environment
+from harness.results.costs import Baseline, Energy, Memory, Time
+from harness.results.scores import Score
+from harness.results.section import Section
+
+
+class MethodInfo(Section):
+    """The method, or the stack of methods, that ran.
+
+    Attributes:
+        label: as written on the command line.
+        params: hyper-parameters of each part.
+        savings: whether the running code did less work ("real") or the arithmetic on paper alone ("simulated").
+        kernels: what computed the linear maps that the method changed, with how many each computed.
+        state: what preparation found, part by part, such as the chosen layers.
+        calibration: where the calibration text came from; null when none was needed.
+    """
+
+    label: str
+    name: str
+    family: str
+    params: list[dict[str, Any]]
+    fingerprint: str
+    savings: Literal["none", "real", "simulated"]
+    exact: bool
+    kernels: dict[str, int] = Field(default={})
+    state: list[dict[str, Any]] = Field(default=[])
+    calibration: str | None = None
+
+
+class ModelInfo(Section):
+    """The model: where it came from and what it is.
+
+    Attributes:
+        name: short, for tables; ``pretrained`` is what the user gave.
+        fingerprint: digest of weights, configuration and tokenizer, or the hub's commit.
+        parameters: of the dense model, tied weights once.
+        layout: the anatomy that matched.
+    """
+
+    name: str
+    pretrained: str
+    revision: str | None
+    fingerprint: str
+    dtype: str
+    attention: str
+    layout: str
+    layers: int
+    parameters: int
+    args: dict[str, Any] = Field(default={})
+
+
+class EvaluationInfo(Section):
+    """What lm-eval was asked, by lm-eval's own names.
+
+    Attributes:
+        data: digest of the scored documents and of the few-shot documents.
+        limited: fewer documents than the task has; never to be published.
+    """
+
+    task: str
+    num_fewshot: int | None
+    batch_size: int
+    limit: float | None
+    samples: dict[str, list[int]] | None
+    seeds: list[int | None]
+    gen_kwargs: dict[str, Any] | None
+    apply_chat_template: bool | str
+    system_instruction: str | None
+    fewshot_as_multiturn: bool
+    data: str
+    limited: bool
+
+
+class TraceTotals(Section):
+    """Work observed on the modules that ran, summed over the run.
+
+    Attributes:
+        forwards: forward passes of the model.
+        prompt_tokens, pad_tokens, output_tokens: tokens of prompts and scored texts, of padding, and generated.
+        attention_layer_tokens, mlp_layer_tokens: executions of a layer's attention (MLP) times tokens.
+        layer_tokens_total: the same if every layer ran once on every token.
+        mean_depth_prefill, mean_depth_decode: executed share of all layers, attention and MLP each counting half.
+        head_tokens: tokens through the LM head.
+        executed: False when the method's work never differed from dense on any document.
+    """
+
+    forwards: int
+    prompt_tokens: int
+    pad_tokens: int
+    output_tokens: int
+    attention_layer_tokens: int
+    mlp_layer_tokens: int
+    layer_tokens_total: int
+    mean_depth_prefill: float | None
+    mean_depth_decode: float | None
+    head_tokens: int
+    executed: bool | None
+
+
+class Routes(Section):
+    """The paths through the layers that documents took, read off what ran; rows count once each.
+
+    Attributes:
+        distinct: how many different paths.
+        identity: share of rows whose path is the full one.
+        entropy: of the paths, in bits.
+        common: share of rows by path, the most frequent ones; a digit says how often a layer ran.
+        union_prefill, union_decode: layers that batches had to run for any row, in parts of dense's; beside the mean
+            depth, this is what a step that waits for memory saves.
+    """
+
+    distinct: int
+    identity: float
+    entropy: float
+    common: dict[str, float]
+    union_prefill: float | None
+    union_decode: float | None
+
+
+class Flops(Section):
+    """Counted arithmetic and traffic (1 multiply-add = 2 FLOPs; matrix products only).
+
+    Attributes:
+        total: executed, padding included, attention over the full rectangle; equals the dispatcher's counter.
+        useful: the same without padding.
+        causal: total with the causal half of attention.
+        parts: total by component.
+        dense_equivalent: what the dense model would have executed on the same tokens.
+        audit_ratio: dispatcher's count over our formula on a few real requests; 1 is agreement.
+        weight_bytes, kv_bytes: bytes of weights read, of keys and values read and written.
+    """
+
+    total: int
+    useful: int
+    causal: int
+    parts: dict[str, int]
+    dense_equivalent: int
+    audit_ratio: float | None
+    weight_bytes: int
+    kv_bytes: int
+
+
+class RunRecord(Section):
+    """One method on one model and one task.
+
+    Attributes:
+        missing: what is null, by its path, and why.
+        warnings: what a reader must know before believing the scores.
+    """
+
+    schema_version: Literal[2] = 2
+    id: str = Field(pattern=r"^[0-9a-f]{12}$")
+    started: datetime
+    duration_s: float
+    method: MethodInfo
+    model: ModelInfo
+    evaluation: EvaluationInfo
+    environment: Environment
+    scores: list[Score]
+    trace: TraceTotals
+    routes: Routes | None = None
+    flops: Flops
+    memory: Memory
+    time: Time | None = None
+    energy: Energy | None = None
+    baseline: Baseline | None = None
+    missing: dict[str, str] = Field(default={})
+    warnings: list[str] = Field(default=[])
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of a record, as it is checked into ``harness/results/record.schema.json``."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **RunRecord.model_json_schema()}
+
+
+MISSING = {
+    "time": "not measured: --measure asked for neither latency nor ideal",
+    "energy": "not measured: --measure did not ask for energy",
+    "memory.peak": "not measured: --measure did not ask for memory",
+}
+"""Of a record before its cost pass: the quality pass batches and observes requests, so its clock is no latency."""

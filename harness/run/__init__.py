@@ -1,0 +1,1 @@
+"""A job: from what was asked to finished records."""

@@ -1,0 +1,164 @@
+"""One run: attach the method, evaluate under observation, audit the counts, leave a record."""
+
+import shlex
+import sys
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from harness.contract.method import Savings
+from harness.contract.preparation import Preparation
+from harness.contract.prepared import Prepared
+from harness.core import environment
+from harness.evaluate import outcome
+from harness.evaluate.evaluation import explained, simple_evaluate
+from harness.evaluate.journal import Journal, Served
+from harness.evaluate.quiet import collected_warnings
+from harness.measure.shape import ModelShape
+from harness.results.compare import compared, with_intervals
+from harness.results.costs import Memory
+from harness.results.record import MISSING, MethodInfo, ModelInfo, RunRecord
+from harness.results.store import RunFolder
+from harness.run.spec import RunSpec
+
+if TYPE_CHECKING:
+    from harness.core.progress import Progress
+    from harness.evaluate.lm import HarnessLM
+
+
+@dataclass(frozen=True)
+class _Evaluated:
+    """What the evaluation left in memory."""
+
+    results: dict[str, Any] | None
+    served: list[Served]
+    states: list[Prepared]
+    shape: ModelShape
+    savings: Savings
+    kernels: dict[str, int]
+    audit: float | None
+    warnings: list[str]
+
+
+def run(
+    spec: RunSpec,
+    lm: "HarnessLM",
+    folder: RunFolder,
+    preparation: Preparation,
+    progress: "Progress",
+    baseline: RunFolder | None,
+) -> RunRecord | None:
+    """Carry out a run, going on from its journal if there is one, and write its three files.
+
+    On several processes (``accelerate launch``) every process calls this; the first one writes and returns the
+    record, the others return None.
+
+    Raises:
+        HarnessError: something the user can act on; what is finished stays in the journal.
+    """
+    started, clock = datetime.now(UTC), time.perf_counter()
+    dense = ModelShape.of(lm.decoder)
+    with explained(f"{spec.stack.label} on {spec.task.name}", spec.job.batch_size):
+        evaluated = _evaluate(spec, lm, folder, preparation, progress)
+    if evaluated.results is None:  # another process has them and writes
+        return None
+    lines = list(outcome.sample_lines(evaluated.results, evaluated.served, evaluated.shape, spec.job.samples))
+    here = spec.environment.model_copy(update={"load_average": (*spec.environment.load_average, environment.load())})
+    unchanged = outcome.same_work(evaluated.served, evaluated.shape, dense)
+    flops = outcome.flops_info(evaluated.served, evaluated.shape, dense, evaluated.audit)
+    record = RunRecord(
+        id=spec.id,
+        started=started,
+        duration_s=round(time.perf_counter() - clock, 3),
+        method=_method_info(spec, evaluated),
+        model=_model_info(spec, lm, dense),
+        evaluation=spec.evaluation,
+        environment=here,
+        scores=with_intervals(outcome.scores(evaluated.results), lines),
+        trace=outcome.trace_totals(evaluated.served, unchanged=None if spec.stack.is_dense else unchanged),
+        routes=None if spec.stack.is_dense else outcome.routes_info(evaluated.served),
+        flops=flops,
+        memory=Memory(weights=evaluated.shape.bytes, kv_peak=outcome.kv_peak(evaluated.served, evaluated.shape)),
+        missing=MISSING
+        | ({} if flops.audit_ratio is not None else {"flops.audit_ratio": "every answer came from the journal"}),
+        warnings=outcome.broken_answers(evaluated.served) + evaluated.warnings,
+    )
+    if baseline is not None:
+        record = compared(record, lines, baseline)
+    folder.finish(record, lines, _manifest(spec, evaluated.shape))
+    return record
+
+
+def _evaluate(
+    spec: RunSpec, lm: "HarnessLM", folder: RunFolder, preparation: Preparation, progress: "Progress"
+) -> _Evaluated:
+    """Evaluate under observation; everything attached is gone again when this returns."""
+    from harness.evaluate.lm import Watch
+    from harness.measure.trace import Tracer
+    from harness.model.weights.linear import kernels, savings
+
+    # random numbers that finished batches drew cannot be drawn again
+    fresh = spec.draws_at_random or not spec.job.resume
+    with ExitStack() as stack:
+        journal = stack.enter_context(Journal(folder.journal(lm.rank), lm.world_size, fresh))
+        collector = stack.enter_context(collected_warnings("lm_eval", "harness"))
+        states = stack.enter_context(spec.stack.applied(lm.decoder, preparation))
+        shape = ModelShape.of(lm.decoder)
+        saved, found = savings(spec.stack, lm.decoder), kernels(lm.decoder)
+        tracer = stack.enter_context(Tracer(lm.decoder))
+        bar = stack.enter_context(progress.bar(f"{spec.stack.label} · {spec.task.name}"))
+        lm.watch = Watch(tracer, journal, bar)
+        try:
+            results = simple_evaluate(lm, spec.task, spec.job)
+            audit = lm.audit(shape)
+        finally:
+            lm.watch = None
+        ranks = lm.gather_object(journal.served)
+        served = [row for rank in ranks or () for row in rank if not row.is_padding]
+        return _Evaluated(results, served, states, shape, saved, found, audit, collector.messages)
+
+
+def _method_info(spec: RunSpec, evaluated: _Evaluated) -> MethodInfo:
+    stack = spec.stack
+    return MethodInfo(
+        label=stack.label,
+        name=stack.name,
+        family=stack.family,
+        params=[part.params() for part in stack.parts],
+        fingerprint=stack.fingerprint,
+        savings=evaluated.savings.value,
+        kernels=evaluated.kernels,
+        exact=stack.exact,
+        state=[state.facts for state in evaluated.states],
+        calibration=spec.calibration.source if spec.calibration else None,
+    )
+
+
+def _model_info(spec: RunSpec, lm: "HarnessLM", dense: ModelShape) -> ModelInfo:
+    module = lm.decoder.module
+    return ModelInfo(
+        name=spec.model.name,
+        pretrained=spec.job.pretrained,
+        revision=spec.model.revision,
+        fingerprint=spec.model.fingerprint,
+        dtype=str(module.dtype).removeprefix("torch."),
+        attention=module.config._attn_implementation,
+        layout=lm.decoder.anatomy.layout,
+        layers=len(dense.layers),
+        parameters=dense.parameters,
+        args=spec.job.model_args,
+    )
+
+
+def _manifest(spec: RunSpec, shape: ModelShape) -> dict[str, Any]:
+    return {
+        "id": spec.id,
+        "command": shlex.join(["harness", *sys.argv[1:]]),
+        "identity": spec.identity,
+        "environment": spec.environment.model_dump(mode="json"),
+        "git": environment.git_state(),
+        "tasks": {name: task.dump_config() for name, task in spec.task.tasks.items()},
+        "shape": shape.model_dump(mode="json"),
+    }

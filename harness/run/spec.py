@@ -1,0 +1,201 @@
+"""What the user asked for, and the runs that follow from it, each with the id that its result will have."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from harness.contract.calibration import Calibration
+from harness.contract.stack import Stack
+from harness.core.environment import Environment
+from harness.core.errors import HarnessError
+from harness.evaluate.suites import TaskRequest
+from harness.evaluate.tasks import LoadedTask
+from harness.model.source import ModelSource
+from harness.results.record import EvaluationInfo
+
+UNSUPPORTED_MODEL_ARGS = {
+    "peft": "merge the adapter into a checkpoint first",
+    "delta": "merge the delta into a checkpoint first",
+    "autogptq": "load a checkpoint that transformers itself can read",
+    "gptqmodel": "load a checkpoint that transformers itself can read",
+    "gguf_file": "convert it to safetensors first",
+    "tp_plan": "use accelerate launch for data parallelism",
+    "parallelize": "use accelerate launch for data parallelism",
+}
+
+_Seed = Annotated[int, Field(ge=0, lt=2**32)] | None  # numpy takes no others
+
+
+class SpecError(HarnessError):
+    """A setting that cannot be, or settings that cannot be together."""
+
+
+Measure = Literal["flops", "ideal", "latency", "memory", "energy"]
+
+
+class CostPlan(BaseModel):
+    """What is measured beside the scores, and how.
+
+    Attributes:
+        measure: flops are always counted; the others as asked.
+        prompts, rounds, warmup, new_tokens, seed: see ``harness.results.costs.CostSettings``.
+        isolate: measure in a process of its own.
+        accelerators: machines whose roofline is worked out.
+        usd_per_hour: price of an accelerator, instead of the price table's.
+        carbon_intensity: grams of CO2 for a kilowatt-hour.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    measure: frozenset[Measure] = frozenset({"flops"})
+    prompts: int = Field(default=12, ge=2)
+    rounds: int = Field(default=5, ge=2)
+    warmup: int = Field(default=3, ge=0)
+    new_tokens: int = Field(default=32, ge=2)
+    seed: int = 0
+    isolate: bool = False
+    accelerators: tuple[str, ...] = ("a100-sxm-80", "h100-sxm", "this-host")
+    usd_per_hour: float | None = Field(default=None, gt=0)
+    carbon_intensity: float | None = Field(default=None, ge=0)
+
+
+class Job(BaseModel):
+    """The settings of one ``harness run``, by lm-eval's names where lm-eval has the setting.
+
+    Attributes:
+        methods: as written on the command line; dense comes first unless ``baseline`` is off.
+        tasks: names, or names with flags of their own, which the job's flags of the same name override.
+        limit: the first n documents of each task, or a share of them below 1.
+        seeds: for Python, numpy, torch and the few-shot sampler.
+        calibration: "task", "bundled", ``dataset:NAME:SPLIT:COLUMN`` or a text file.
+        costs: what is measured after the scores; no part of a run's id.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    methods: tuple[str, ...]
+    method_args: dict[str, Any] = {}
+    baseline: bool = True
+    tasks: tuple[TaskRequest, ...] = Field(min_length=1)
+    pretrained: str
+    model_args: dict[str, Any] = {}
+    device: str | None = None
+    batch_size: int = Field(default=1, ge=1)
+    num_fewshot: int | None = Field(default=None, ge=0)
+    limit: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    samples: dict[str, Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]] | None = None
+    gen_kwargs: dict[str, Any] | None = None
+    apply_chat_template: bool | str = False
+    system_instruction: str | None = None
+    fewshot_as_multiturn: bool = True
+    seeds: tuple[_Seed, _Seed, _Seed, _Seed] = (0, 1234, 1234, 1234)
+    include_path: str | None = None
+    metadata: dict[str, Any] = {}
+    trust_remote_code: bool = False
+    confirm_run_unsafe_code: bool = False
+    calibration: str = "task"
+    predict_only: bool = False
+    write_out: bool = False
+    resume: bool = True
+    costs: CostPlan = CostPlan()
+
+    @field_validator("model_args")
+    @classmethod
+    def _supported(cls, args: dict[str, Any]) -> dict[str, Any]:
+        for name in args:
+            if name in UNSUPPORTED_MODEL_ARGS:
+                raise ValueError(f"model argument {name!r} is not supported: {UNSUPPORTED_MODEL_ARGS[name]}")
+        return args
+
+    @field_validator("samples")
+    @classmethod
+    def _in_order(cls, samples: dict[str, list[int]] | None) -> dict[str, list[int]] | None:
+        """Documents in the task's order, each once, as lm-eval serves them."""
+        return samples and {task: sorted(set(indices)) for task, indices in samples.items()}
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Job":
+        if self.limit is not None and self.samples is not None:
+            raise ValueError("limit and samples exclude each other: give one of them")
+        if self.method_args and len([name for name in self.methods if name != "dense"]) != 1:
+            raise ValueError("method_args needs exactly one method; write the arguments as name:key=value instead")
+        return self
+
+    def asking(self, request: TaskRequest) -> "Job":
+        """The job as it is for one task: with the task's own flags where the user gave none."""
+        limit = request.limit if self.limit is None and self.samples is None else self.limit
+        flags = {
+            "num_fewshot": request.num_fewshot if self.num_fewshot is None else self.num_fewshot,
+            "limit": limit,
+            "gen_kwargs": {**(request.gen_kwargs or {}), **(self.gen_kwargs or {})} or None,
+        }
+        return self.model_copy(update=flags)
+
+
+@dataclass(frozen=True, eq=False)
+class RunSpec:
+    """One run: a stack of methods on a model and a task, with the job's flags as they are for this task."""
+
+    job: Job
+    stack: Stack
+    task: LoadedTask
+    model: ModelSource
+    environment: Environment
+    data: str
+    calibration: Calibration | None
+
+    @cached_property
+    def evaluation(self) -> EvaluationInfo:
+        """What lm-eval is asked."""
+        job = self.job
+        return EvaluationInfo(
+            task=self.task.name,
+            num_fewshot=job.num_fewshot,
+            batch_size=job.batch_size,
+            limit=job.limit,
+            samples=job.samples,
+            seeds=list(job.seeds),
+            gen_kwargs=job.gen_kwargs,
+            apply_chat_template=job.apply_chat_template,
+            system_instruction=job.system_instruction,
+            fewshot_as_multiturn=job.fewshot_as_multiturn and bool(job.apply_chat_template),
+            data=self.data,
+            limited=job.limit is not None or job.samples is not None,
+        )
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """Everything that determines the result, as plain JSON."""
+        # the model's fingerprint tells its revision
+        model_args = {name: value for name, value in self.job.model_args.items() if name != "revision"}
+        return {
+            "method": self.stack.fingerprint,
+            "calibration": self.calibration.fingerprint if self.calibration else None,
+            "model": self.model.fingerprint,
+            "model_args": {"trust_remote_code": self.job.trust_remote_code, **model_args},
+            "evaluation": self.evaluation.model_dump(mode="json"),
+            "metadata": self.job.metadata,
+            "predict_only": self.job.predict_only,
+            "environment": self.environment.identity,
+        }
+
+    @property
+    def id(self) -> str:
+        """Twelve hexadecimal digits of the identity's digest."""
+        text = json.dumps(self.identity, sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    @property
+    def draws_at_random(self) -> bool:
+        """Whether answers are sampled, so that finished ones cannot be kept apart from the generator's state."""
+        return any(_samples(task.config.generation_kwargs or {}) for task in self.task.tasks.values())
+
+
+def _samples(generation: dict[str, Any]) -> bool:
+    """As lm-eval reads it: at a temperature above 0 unless do_sample says no."""
+    chosen = generation.get("do_sample")
+    return bool(chosen) if chosen is not None else generation.get("temperature") not in (None, 0)

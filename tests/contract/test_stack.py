@@ -1,0 +1,183 @@
+"""Methods are parsed, applied in order, prepared on what is below them, and always restored."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.contract import registry
+from harness.contract.calibration import Calibration
+from harness.contract.method import Savings
+from harness.contract.preparation import Preparation
+from harness.contract.stack import Stack, parse
+from harness.core.errors import MethodError, UnknownNameError
+from harness.methods.dense import Dense
+from harness.model.weights.linear import savings
+from harness.results.store import Store
+from harness.run.session import Session
+from harness.run.spec import Job
+from harness.testing.tiny import tiny_decoder
+from tests.silent import Silent
+from tests.toys import Alone, Needy, Paper, Toy, toy_model, write_method
+
+TOYS = {"toy": Toy, "alone": Alone, "paper": Paper, "needy": Needy, "dense": Dense}
+
+
+@pytest.fixture
+def _toys(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "get", TOYS.__getitem__)
+
+
+@pytest.fixture
+def preparation(tmp_path: Path) -> Preparation:
+    return Preparation(tmp_path / "prepared", Calibration(("text",), "a text"))
+
+
+@pytest.mark.usefixtures("_toys")
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("toy", [Toy()]),
+        ("toy:", [Toy()]),
+        ("toy:count=3", [Toy(count=3)]),
+        (" toy : count = 3 , share = 1 ".replace(" :", ":"), [Toy(count=3, share=1)]),
+        ("toy:count=3,", [Toy(count=3)]),
+        ("toy:count=3,count=5", [Toy(count=5)]),
+        ("toy:note=a:b", [Toy(note="a:b")]),
+        ("toy:note=a=b", [Toy(note="a=b")]),
+        ("toy:note=", [Toy(note="")]),
+        ("toy:share=1e+0", [Toy(share=1)]),
+        ("toy:note=1E+16+paper", [Toy(note="1E+16"), Paper()]),
+        ("toy+paper", [Toy(), Paper()]),
+        ("paper+toy", [Paper(), Toy()]),
+        ("toy:count=1 + toy:count=2", [Toy(count=1), Toy(count=2)]),
+    ],
+)
+def test_a_stack_is_read(text: str, parts: list[Toy]) -> None:
+    assert parse(text).parts == tuple(parts)
+
+
+@pytest.mark.usefixtures("_toys")
+def test_arguments_given_apart_are_added_and_win() -> None:
+    assert parse("toy:count=3,flag=1", {"count": 5, "share": 0.1}) == Stack((Toy(count=5, share=0.1, flag=True),))
+
+
+@pytest.mark.parametrize("args", ["", ":", ":count=3"])
+def test_a_loose_file_is_read(args: str, tmp_path: Path) -> None:
+    (method,) = parse(f"{write_method(tmp_path / 'a.b-c' / 'my.py')}:Loose{args}").parts
+    assert method.params() == {"count": 3 if args.endswith("3") else 1}
+
+
+def test_a_loose_file_may_be_stacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(write_method(tmp_path / "my.py").parent)
+    assert parse("./my.py:Loose:count=2+layer-drop").name == "loose+layer-drop"
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("", "unknown method ''"),
+        ("layer-drop+", "unknown method ''"),
+        ("+layer-drop", "unknown method ''"),
+        ("layer-drop:count", "method argument 'count' is not of the form key=value"),
+        ("layer-drop:=3", "unknown argument of layer-drop ''"),
+        ("layer-drop:cuont=3", "Did you mean 'count'"),
+        ("layer-drop:count=three", "count='three' is not valid"),
+        ("./nowhere.py:Class", "no such file: nowhere.py"),
+        ("./nowhere.py", r"which class of ./nowhere.py\? A loose method is written ./file.py:Class"),
+        ("dense+layer-drop", "dense cannot be stacked with another method: run it alone"),
+        ("layer-drop+dense", "dense cannot be stacked with another method: run it alone"),
+    ],
+)
+def test_what_cannot_be_read_is_refused(text: str, error: str) -> None:
+    with pytest.raises((MethodError, UnknownNameError), match=error):
+        parse(text)
+
+
+def test_a_method_that_wants_to_be_alone_may_be_alone() -> None:
+    assert Stack((Alone(),)).name == "alone"
+
+
+def test_the_label_is_that_of_the_parts() -> None:
+    assert Stack((Toy(count=3), Paper())).label == "toy:count=3+paper"
+
+
+@pytest.mark.parametrize(
+    ("parts", "saved", "exact", "family"),
+    [
+        ((Toy(),), Savings.REAL, False, "pruning"),
+        ((Toy(), Paper()), Savings.SIMULATED, False, "pruning"),
+        ((Paper(),), Savings.SIMULATED, True, "pruning"),
+        ((Dense(),), Savings.NONE, True, "baseline"),
+    ],
+)
+def test_a_stack_promises_what_all_its_parts_do(parts: Any, saved: Savings, exact: bool, family: str) -> None:
+    stack = Stack(parts)
+    assert (savings(stack, tiny_decoder("llama")), stack.exact, stack.family) == (saved, exact, family)
+    assert stack.is_dense is (family == "baseline")
+
+
+def test_the_order_changes_the_fingerprint() -> None:
+    assert Stack((Toy(), Paper())).fingerprint != Stack((Paper(), Toy())).fingerprint
+
+
+def test_parts_are_prepared_and_attached_in_turn_and_restored_backwards(preparation: Preparation) -> None:
+    model = toy_model()
+    with Stack((Toy(), Paper())).applied(model, preparation) as states:
+        assert model.attached == ["toy", "paper"]
+        assert [state.facts for state in states] == [{"count": 4}, {"count": 4}]
+    assert model.log == [
+        "prepare toy on ",
+        "attach toy with {'count': 4}",
+        "prepare paper on toy",
+        "attach paper with {'count': 4}",
+        "restore paper",
+        "restore toy",
+    ]
+
+
+def test_a_part_is_prepared_anew_on_other_parts_below(preparation: Preparation) -> None:
+    model = toy_model()
+    for below in (Toy(count=1), Toy(count=2), Toy(count=2)):
+        with Stack((below, Paper())).applied(model, preparation):
+            pass
+    assert [line for line in model.log if line.startswith("prepare paper")] == [
+        "prepare paper on toy:count=1",
+        "prepare paper on toy:count=2",
+    ]
+
+
+def test_everything_is_restored_after_an_exception_inside(preparation: Preparation) -> None:
+    model = toy_model()
+    with pytest.raises(KeyboardInterrupt), Stack((Toy(), Paper())).applied(model, preparation):
+        raise KeyboardInterrupt
+    assert model.attached == []
+
+
+@pytest.mark.parametrize("step", ["prepare", "attach"])
+def test_the_first_part_is_restored_when_the_second_fails(
+    step: str, preparation: Preparation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise RuntimeError("no")
+
+    model = toy_model()
+    monkeypatch.setattr(Paper, step, fail)
+    with pytest.raises(RuntimeError, match="no"), Stack((Toy(), Paper())).applied(model, preparation):
+        pass
+    assert model.log[-1] == "restore toy"
+
+
+def test_a_batch_is_refused_where_rows_meet(tmp_path: Path) -> None:
+    path = write_method(tmp_path / "loose.py")
+    path.write_text(path.read_text().replace("count: int = 1", "batchable = False"))
+    job = Job(methods=(f"{path}:Loose",), tasks=("any",), pretrained="any", batch_size=2)
+    with pytest.raises(MethodError, match="--batch_size 1"):
+        _ = Session(job, Store(tmp_path), Silent()).specs
+
+
+def test_an_outside_method_cannot_be_the_baseline(tmp_path: Path) -> None:
+    path = write_method(tmp_path / "loose.py")
+    path.write_text(path.read_text().replace("PRUNING", "BASELINE"))
+    with pytest.raises(MethodError, match="baseline"):
+        parse(f"{path}:Loose")

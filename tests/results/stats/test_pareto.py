@@ -1,0 +1,27 @@
+"""Fronts respect uncertainty; the hypervolume is an area."""
+
+import pytest
+
+from harness.results.stats.pareto import Point, dominates, front, hypervolume
+
+POINTS = [(1.0, 0.70), (0.6, 0.68), (0.4, 0.60), (0.5, 0.55)]
+
+
+def test_hypervolume():
+    assert hypervolume(POINTS, (1.2, 0.5)) == pytest.approx(0.132)
+    assert hypervolume([*POINTS, (1.3, 0.9), (0.1, 0.4)], (1.2, 0.5)) == pytest.approx(0.132)
+    assert hypervolume([], (1.2, 0.5)) == 0
+
+
+def test_front():
+    assert front([Point(*point) for point in POINTS]) == [2, 1, 0]
+
+
+def test_points_that_differ_by_chance_are_tied():
+    better = Point(0.5, 0.70, quality_interval=(0.66, 0.74))
+    worse = Point(0.5, 0.69, quality_interval=(0.65, 0.73))
+    assert not dominates(better, worse)
+    assert front([better, worse]) == [0, 1]
+    assert dominates(better, Point(0.5, 0.60, quality_interval=(0.56, 0.64)))
+    assert dominates(Point(0.4, 0.70, (0.39, 0.41), (0.66, 0.74)), Point(0.5, 0.69, (0.49, 0.51), (0.65, 0.73)))
+    assert not dominates(worse, better)
