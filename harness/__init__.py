@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from harness.contract.calibration import Calibration
     from harness.contract.decoder import Decoder
-    from harness.contract.method import Family, Method, Savings
+    from harness.contract.families import Family
+    from harness.contract.method import Method, Savings
     from harness.contract.prepared import Prepared
     from harness.results.record import RunRecord
 
@@ -19,7 +20,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Calibration": "harness.contract.calibration",
     "Decoder": "harness.contract.decoder",
-    "Family": "harness.contract.method",
+    "Family": "harness.contract.families",
     "Method": "harness.contract.method",
     "Prepared": "harness.contract.prepared",
     "RunRecord": "harness.results.record",

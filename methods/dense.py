@@ -4,7 +4,8 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from harness.contract.method import Family, Method, Savings
+from harness.contract.families import Family
+from harness.contract.method import Method, Savings
 
 if TYPE_CHECKING:
     from harness.contract.decoder import Decoder

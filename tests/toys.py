@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Le
 
-from harness.contract.method import Family, Method, Savings
+from harness.contract.families import Family
+from harness.contract.method import Method, Savings
 from harness.contract.prepared import Prepared
 from harness.core.errors import MethodError
 

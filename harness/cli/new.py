@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 from typer import Argument, Option
 
-from harness.contract.method import Family
+from harness.contract.families import Family
 from harness.core.errors import HarnessError, UnknownNameError
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")

@@ -17,6 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self, get_type_hints
 
+from harness.contract.families import Family
 from harness.core.errors import MethodError, UnknownNameError
 
 if TYPE_CHECKING:
@@ -25,17 +26,6 @@ if TYPE_CHECKING:
     from harness.contract.calibration import Calibration
     from harness.contract.decoder import Decoder
     from harness.contract.prepared import Prepared
-
-
-class Family(StrEnum):
-    """The families a reader compares within and across."""
-
-    BASELINE = "baseline"
-    ROUTING = "routing"
-    EARLY_EXIT = "early-exit"
-    PRUNING = "pruning"
-    QUANTIZATION = "quantization"
-    SPARSE = "sparse"
 
 
 class Savings(StrEnum):

@@ -19,7 +19,8 @@ from importlib.metadata import EntryPoint, distributions, entry_points
 from pathlib import Path
 from typing import Any
 
-from harness.contract.method import Family, Method
+from harness.contract.families import Family
+from harness.contract.method import Method
 from harness.core.errors import MethodError, UnknownNameError
 
 GROUP = "harness.methods"

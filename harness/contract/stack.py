@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.contract import registry
-from harness.contract.method import Family, Method
+from harness.contract.families import Family
+from harness.contract.method import Method
 from harness.contract.preparation import Preparation
 from harness.contract.prepared import Prepared
 from harness.core.errors import MethodError

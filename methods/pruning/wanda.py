@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from annotated_types import Ge
 
-from harness.contract.method import Family, Method, Savings
+from harness.contract.families import Family
+from harness.contract.method import Method, Savings
 from harness.contract.parameters import Indices, Patterns, Sparsity
 from harness.contract.parameters import Pattern as ZeroPattern
 from harness.contract.prepared import Prepared

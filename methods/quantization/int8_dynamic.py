@@ -4,7 +4,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from harness.contract.method import Family, Method
+from harness.contract.families import Family
+from harness.contract.method import Method
 from harness.contract.parameters import Indices, Patterns
 
 if TYPE_CHECKING:

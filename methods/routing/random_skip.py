@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from annotated_types import Ge, Le
 
-from harness.contract.method import Family, Method
+from harness.contract.families import Family
+from harness.contract.method import Method
 from harness.contract.prepared import Prepared
 from harness.core.errors import MethodError
 

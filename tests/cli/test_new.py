@@ -10,7 +10,8 @@ import torch
 
 from harness.contract import registry
 from harness.contract.describe import describe
-from harness.contract.method import Family, Method, Savings
+from harness.contract.families import Family
+from harness.contract.method import Method, Savings
 from harness.contract.prepared import Prepared
 from harness.testing.tiny import tiny_decoder
 

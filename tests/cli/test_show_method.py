@@ -11,7 +11,8 @@ from pydantic import Field
 
 from harness.contract import registry
 from harness.contract.describe import Parameter, describe, paper_url
-from harness.contract.method import Family, Method, Phase, Savings
+from harness.contract.families import Family
+from harness.contract.method import Method, Phase, Savings
 
 LOOSE = '''"""A file."""
 from contextlib import nullcontext

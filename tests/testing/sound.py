@@ -5,7 +5,8 @@ from typing import Annotated, ClassVar
 
 from annotated_types import Ge
 
-from harness.contract.method import Family, Method
+from harness.contract.families import Family
+from harness.contract.method import Method
 from harness.model.surgery import without_branches
 
 

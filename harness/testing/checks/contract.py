@@ -5,7 +5,8 @@ import re
 from dataclasses import fields
 from typing import Any
 
-from harness.contract.method import Family, Method, Phase, Savings
+from harness.contract.families import Family
+from harness.contract.method import Method, Phase, Savings
 from harness.core.errors import HarnessError, UnknownNameError
 from harness.testing.outcome import Failed
 from harness.testing.subject import Subject
