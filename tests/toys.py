@@ -44,7 +44,9 @@ def write_method(path: Path, name: str = "Loose", label: str = "loose", body: st
 def toy_model(fingerprint: str = "model") -> Any:
     """What a toy method works on: a list of what was done, in order."""
     tokenizer = SimpleNamespace(get_vocab=dict, special_tokens_map={})
-    return SimpleNamespace(fingerprint=fingerprint, tokenizer=tokenizer, log=[], attached=[])
+    config = SimpleNamespace(to_dict=dict, _attn_implementation="eager")
+    parts = {"module": SimpleNamespace(dtype="float32", config=config), "device": SimpleNamespace(type="cpu")}
+    return SimpleNamespace(fingerprint=fingerprint, tokenizer=tokenizer, log=[], attached=[], **parts)
 
 
 @dataclass(frozen=True, kw_only=True)

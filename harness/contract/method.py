@@ -5,19 +5,15 @@ leaderboard column and the documentation all come from one place. Constraints ar
 (``Annotated[int, Ge(1)]``, ``Literal["block", "attention"]``) and are checked here and nowhere else.
 """
 
-import hashlib
-import inspect
-import json
-import sys
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager
 from dataclasses import MISSING, dataclass, fields
 from enum import StrEnum
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self, get_type_hints
 
 from harness.contract.families import Family
+from harness.contract.identity import method_fingerprint
 from harness.core.errors import MethodError, UnknownNameError
 
 if TYPE_CHECKING:
@@ -143,21 +139,8 @@ class Method(ABC):
 
     @property
     def fingerprint(self) -> str:
-        """A digest of everything that can change a result: the parameters, and the source that acts on them.
-
-        The source is that of the method's package and of the harness, whose engines do a method's work.
-        """
-        identity = {"class": type(self).__qualname__, "name": self.name, "params": self.params(), "source": self.source}
-        return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-
-    @property
-    def source(self) -> str:
-        """A digest of the source that acts on the parameters, whoever else shares it."""
-        digest = hashlib.sha256()
-        for base in type(self).__mro__:
-            if base not in (object, ABC):
-                digest.update(_source(base))
-        return digest.hexdigest()
+        """A digest of everything that can change a result: the parameters, and the source that acts on them."""
+        return method_fingerprint(self)
 
 
 @cache
@@ -168,26 +151,6 @@ def _adapters(method: type[Method]) -> "dict[str, TypeAdapter[Any]]":
     finite = ConfigDict(allow_inf_nan=False)
     hints = get_type_hints(method, include_extras=True)
     return {field.name: TypeAdapter(hints[field.name], config=finite) for field in fields(method)}
-
-
-@cache
-def _source(cls: type) -> bytes:
-    """Digest of the file that defines the class, of its folder where that is a package, and of the outermost package.
-
-    An edited method is another method. The built-in ones lie outside the folder of ``harness`` in a checkout.
-    """
-    digest = hashlib.sha256()
-    try:
-        files = {Path(inspect.getfile(cls))}
-    except (OSError, TypeError):
-        return cls.__qualname__.encode()
-    module = sys.modules.get(cls.__module__)
-    for name in {cls.__module__.partition(".")[0], getattr(module, "__package__", None) or ""}:
-        for folder in getattr(sys.modules.get(name), "__path__", ()):
-            files |= set(Path(folder).rglob("*.py"))
-    for path in sorted(files):
-        digest.update(path.name.encode() + path.read_bytes())
-    return digest.digest()
 
 
 def _plain(adapter: "TypeAdapter[Any]", value: Any) -> Any:

@@ -1,8 +1,4 @@
-"""What a method's preparation leaves behind, and the cache that spares doing it twice.
-
-Tensors are stored as safetensors, everything else as JSON; nothing is pickled. A state is keyed by everything it
-depends on: the method, the methods applied before it, the model, the calibration text and the library versions.
-"""
+"""What a method's preparation leaves behind: tensors as safetensors, everything else as JSON; nothing is pickled."""
 
 import json
 from dataclasses import dataclass, field
@@ -15,8 +11,7 @@ from harness.core.files import staged_folder, write_atomic
 if TYPE_CHECKING:
     import torch
 
-
-_TENSORS, _FACTS = "state.safetensors", "state.json"
+TENSORS, FACTS = "state.safetensors", "state.json"
 
 
 @dataclass(frozen=True)
@@ -31,18 +26,30 @@ class Prepared:
     tensors: dict[str, "torch.Tensor"] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
 
-    def save(self, folder: Path, key: dict[str, Any]) -> None:
-        """Write the state and what it belongs to; the folder appears whole or not at all."""
+    def save(self, folder: Path, key: dict[str, Any], label: str = "") -> None:
+        """Write the state in the bits that it needs, and what it belongs to; the folder appears whole or not at all.
+
+        Args:
+            key: everything that the state depends on.
+            label: what people know it by.
+
+        Raises:
+            DiskError: the disk is full, or the place cannot be written.
+        """
         from safetensors import SafetensorError
         from safetensors.torch import save_file
 
-        tensors = {name: tensor.detach().contiguous() for name, tensor in self.tensors.items()}
+        from harness.contract.packing import packed
+
+        stored = {name: packed(tensor.detach()) for name, tensor in self.tensors.items()}
+        unpack = {name: how for name, (_, how) in stored.items() if how}
+        about = {"key": key, "facts": self.facts} | ({"unpack": unpack} if unpack else {})
         with staged_folder(folder) as staging:
             try:
-                save_file(tensors, staging / _TENSORS)
+                save_file({name: tensor.contiguous() for name, (tensor, _) in stored.items()}, staging / TENSORS)
             except SafetensorError as error:  # its way of saying that the disk is full
                 raise OSError(f"{error}") from error
-            write_atomic(staging / _FACTS, json.dumps({"key": key, "facts": self.facts}, indent=2))
+            write_atomic(staging / FACTS, json.dumps(about | ({"label": label} if label else {}), indent=2))
 
     @classmethod
     def load(cls, folder: Path, key: dict[str, Any]) -> "Prepared":
@@ -54,14 +61,24 @@ class Prepared:
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
+        from harness.contract.packing import unpacked
+
         try:
-            stored = json.loads((folder / _FACTS).read_text())
-            made_for, facts = dict(stored["key"]), dict(stored["facts"])
-            tensors = load_file(folder / _TENSORS)
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-            raise MethodError(f"prepared state in {folder} cannot be read: {error!r}") from error
+            stored = json.loads((folder / FACTS).read_text())
+            made_for, facts, unpack = dict(stored["key"]), dict(stored["facts"]), dict(stored.get("unpack", {}))
+            tensors = {name: unpacked(tensor, unpack.get(name)) for name, tensor in load_file(folder / TENSORS).items()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
+            raise MethodError(f"prepared state in {folder} cannot be read: {_reason(folder, error)}") from error
         differing = [name for name in key if made_for.get(name) != key[name]]
         if differing:
             what = "; ".join(f"{name} ({made_for.get(name)}, not {key[name]})" for name in differing)
             raise MethodError(f"prepared state in {folder} was made for another {what}")
         return cls(tensors, facts)
+
+
+def _reason(folder: Path, error: Exception) -> str:
+    if folder.is_dir() or not folder.parent.is_dir():
+        return repr(error)
+    if any(folder.parent.glob(f".{folder.name}.*")):
+        return "another process is still writing it"
+    return "there is no such folder; `harness prepare -o` writes one"

@@ -18,6 +18,8 @@ class Environment(BaseModel):
     Attributes:
         device: "cpu", "cuda:0", ...; ``device_name`` is the processor or accelerator behind it.
         threads: intra-op threads of torch.
+        instructions: the instruction set that torch computes with, such as "AVX2", where that decides rounding; null on
+            an accelerator and in records that do not tell.
         ram_bytes: installed memory.
         load_average: one-minute load when the run started, then when it ended.
     """
@@ -33,6 +35,7 @@ class Environment(BaseModel):
     os: str
     python: str
     versions: dict[str, str]
+    instructions: str | None = None
     load_average: tuple[float, ...] = ()
 
     @property
@@ -40,8 +43,10 @@ class Environment(BaseModel):
         """What tells whether two results were made alike."""
         return {
             "device": self.device_name,
+            "instructions": self.instructions,
             "python": self.python.rpartition(".")[0],
-            "versions": self.versions,
+            # the harness's own source is told by what a run imports of it
+            "versions": {name: found for name, found in self.versions.items() if name != "efficiency-harness"},
         }
 
 
@@ -61,6 +66,7 @@ def observe(device: str) -> Environment:
         os=f"{platform.system()} {platform.release()}",
         python=platform.python_version(),
         versions=versions(),
+        instructions=None if on_gpu else torch.backends.cpu.get_cpu_capability(),
         load_average=(load(),),
     )
 

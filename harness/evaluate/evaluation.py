@@ -5,10 +5,10 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
 from harness.core.errors import HarnessError
-from harness.evaluate.tasks import LoadedTask
 
 if TYPE_CHECKING:
     from harness.evaluate.lm import HarnessLM
+    from harness.evaluate.tasks import LoadedTask
 
 
 class Settings(Protocol):
@@ -45,7 +45,7 @@ class Settings(Protocol):
 
 
 def simple_evaluate(
-    lm: "HarnessLM", task: LoadedTask, settings: Settings, samples: dict[str, list[int]] | None = None
+    lm: "HarnessLM", task: "LoadedTask", settings: Settings, samples: dict[str, list[int]] | None = None
 ) -> dict[str, Any] | None:
     """lm-eval's evaluation of the task; None on the processes of a launch that do not hold its results.
 

@@ -9,11 +9,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import harness.tasks
 from harness.core.errors import HarnessError, MethodError, UnknownNameError
+from harness.core.source import of_file
 from harness.evaluate.task_index import Known, known_names
 
 BUNDLED = Path(harness.tasks.__path__[0])
@@ -199,11 +201,14 @@ def _digest(value: Any) -> bytes:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
 
 
-def _stable(value: Any) -> str:
-    """What JSON cannot hold, written the same in every process: code is its file, as it may call its neighbours."""
+def _stable(value: Any) -> Any:
+    """What JSON cannot hold, written the same in every process: code is its file and what that imports."""
+    if isinstance(value, partial):
+        return [_stable(value.func), list(value.args), value.keywords]
     if inspect.isfunction(value) or inspect.isclass(value):
         with suppress(OSError, TypeError):
-            return f"{value.__qualname__} in {Path(inspect.getfile(value)).read_text(encoding='utf-8')}"
+            path = Path(inspect.getfile(value))
+            return f"{value.__qualname__} in {of_file(path, path.name).digest}"
     if isinstance(value, set | frozenset):
         return str(sorted(map(_stable, value)))
     return re.sub(r" at 0x[0-9a-f]+", "", str(value))

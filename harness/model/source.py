@@ -1,20 +1,24 @@
 """Where a model's files are, and the fingerprint that says which model it is."""
 
-import hashlib
+import json
 import os
 import re
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 import harness.tasks
+from harness.core.contents import digest_of_files, with_contents
 from harness.core.errors import HarnessError
 
 BUNDLED_NAME = "pocket"
 BUNDLED = Path(harness.tasks.__path__[0]) / "pocket" / "model"
 _HUB_NAME = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
 _FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.py")
-_IDENTITY = (*_FILES, "*.bin", "*.pt", "*.pth", "*.tiktoken", "additional_chat_templates/*.jinja")
+_TOKENIZER = ("*.json", "*.model", "*.txt", "*.jinja", "*.tiktoken", "*.py", "additional_chat_templates/*.jinja")
+_IDENTITY = (*_TOKENIZER, "*.safetensors", "*.bin", "*.pt", "*.pth")
+_ELSEWHERE = {"revision", "subfolder", "offload_folder", "cache_dir"}  # in the fingerprint, or mere places
 
 
 class ModelError(HarnessError):
@@ -47,30 +51,66 @@ class ModelSource:
         return self.pretrained if self.fingerprint.startswith("hub:") else str(self.folder)
 
 
-def locate(pretrained: str, revision: str | None = None) -> ModelSource:
+def locate(pretrained: str, revision: str | None = None, subfolder: str = "") -> ModelSource:
     """Find the bundled model, a model folder, or a model in the hub cache; download it where that is allowed.
+
+    Args:
+        subfolder: where in the folder, or in the hub's repository, the model is.
 
     Raises:
         ModelError: no such model, with what was searched and the command that would fetch it.
     """
     folder = BUNDLED if pretrained == BUNDLED_NAME else Path(pretrained).expanduser()
     if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            raise ModelError(f"{pretrained} is a folder without a config.json: not a Hugging Face model")
-        return ModelSource(pretrained, None, folder, _digest(folder))
+        if not (folder / subfolder / "config.json").is_file():
+            raise ModelError(_no_model(pretrained, folder, subfolder))
+        return ModelSource(pretrained, None, folder, _digest(folder, subfolder))
     if not _HUB_NAME.fullmatch(pretrained):
         raise ModelError(f"model path {pretrained!r} does not exist{_near(folder)}")
-    snapshot = _snapshot(pretrained, revision)
-    return ModelSource(pretrained, revision, snapshot, f"hub:{pretrained}@{snapshot.name}")
+    snapshot = _snapshot(pretrained, revision, subfolder)
+    within = f"/{subfolder}" if subfolder else ""
+    return ModelSource(pretrained, revision, snapshot, f"hub:{pretrained}@{snapshot.name}{within}")
 
 
-def _snapshot(pretrained: str, revision: str | None) -> Path:
+def identified(model_args: dict[str, Any]) -> dict[str, Any]:
+    """Model arguments as they identify a result: a folder by its contents, a tokenizer of the hub by its commit.
+
+    The model's fingerprint tells the revision and the subfolder.
+
+    Raises:
+        ModelError: the tokenizer is not there.
+    """
+    kept = with_contents({name: value for name, value in model_args.items() if name not in _ELSEWHERE})
+    if isinstance(tokenizer := model_args.get("tokenizer"), str):
+        kept["tokenizer"] = _tokenizer(tokenizer, model_args.get("revision"))
+    return kept
+
+
+def _tokenizer(name: str, revision: str | None) -> str:
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return digest_of_files(folder, _matching(folder, _TOKENIZER))
+    if not _HUB_NAME.fullmatch(name):
+        raise ModelError(f"--model_args tokenizer={name}: no such folder{_near(folder)}")
+    return f"hub:{name}@{_snapshot(name, revision, patterns=_TOKENIZER).name}"
+
+
+def _no_model(pretrained: str, folder: Path, subfolder: str) -> str:
+    """Why a folder is no model, and where in it one is, if one is."""
+    near = sorted(path.parent.name for path in folder.glob("*/config.json"))
+    where = f"; give --model_args subfolder={near[0]}" if near else ""
+    within = f" in its subfolder {subfolder}" if subfolder else ""
+    return f"{pretrained} is a folder without a config.json{within}: not a Hugging Face model{where}"
+
+
+def _snapshot(pretrained: str, revision: str | None, subfolder: str = "", patterns: tuple[str, ...] = _FILES) -> Path:
     """The hub snapshot of a model, named by its commit."""
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+    within = [f"{subfolder}/{pattern}" for pattern in patterns] if subfolder else []
     try:
-        return Path(snapshot_download(pretrained, revision=revision, allow_patterns=list(_FILES)))
+        return Path(snapshot_download(pretrained, revision=revision, allow_patterns=[*patterns, *within]))
     except HFValidationError as error:
         reason = str(error).partition("\n")[0]
         raise ModelError(
@@ -98,14 +138,27 @@ def _near(folder: Path) -> str:
     return f". Did you mean {os.fspath(folder.parent / near[0])!r}?" if near else ""
 
 
-def _digest(folder: Path) -> str:
-    digest = hashlib.sha256()
-    files = {path for pattern in _IDENTITY for path in folder.glob(pattern)}
-    for path in sorted(files):
-        digest.update(path.name.encode())
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return f"sha256:{digest.hexdigest()}"
+def _digest(folder: Path, subfolder: str = "") -> str:
+    """Of every file that can change an output: the folder's own, its subfolder's, and of what an adapter builds on."""
+    files = _matching(folder, _IDENTITY) | (_matching(folder / subfolder, _IDENTITY) if subfolder else set())
+    digest = digest_of_files(folder, files)
+    adapter = folder / subfolder / "adapter_config.json"
+    if adapter.is_file() and (base := _base_of(adapter)) is not None:
+        return f"{digest}+{_digest(base)}"
+    return digest
+
+
+def _base_of(adapter: Path) -> Path | None:
+    """The folder of the model that an adapter is for, if it names one that is here."""
+    try:
+        base = Path(json.loads(adapter.read_text())["base_model_name_or_path"]).expanduser()
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return base if base.is_dir() and base.resolve() != adapter.parent.resolve() else None
+
+
+def _matching(folder: Path, patterns: tuple[str, ...]) -> set[Path]:
+    return {path for pattern in patterns for path in folder.glob(pattern) if path.is_file()}
 
 
 def cached_models() -> dict[str, Path]:

@@ -12,6 +12,7 @@ from harness.contract.calibration import Workbench
 from harness.contract.preparation import Preparation
 from harness.contract.prepared import Prepared
 from harness.contract.stack import Stack, parse
+from harness.contract.states import States
 from harness.core import environment
 from harness.core.errors import HarnessError, MethodError, UnknownNameError
 from harness.core.paths import cache_folder
@@ -57,7 +58,8 @@ class Session:
     @cached_property
     def source(self) -> ModelSource:
         """Where the model is."""
-        return locate(self.job.pretrained, self.job.model_args.get("revision"))
+        args = self.job.model_args
+        return locate(self.job.pretrained, args.get("revision"), args.get("subfolder") or "")
 
     @cached_property
     def specs(self) -> list[RunSpec]:
@@ -252,7 +254,7 @@ class Session:
     def _preparation(self, spec: RunSpec) -> Preparation:
         workbench = Workbench(cache_folder() / "searches", self.progress.say, self.progress.bar)
         calibration = spec.calibration and replace(spec.calibration, workbench=workbench)
-        return Preparation(cache_folder() / "prepared", calibration, self.progress.say)
+        return Preparation(States.of_user(), calibration, self.progress.say)
 
     def _finished(self, folder: RunFolder, baseline: RunFolder | None) -> RunRecord:
         """A finished run's record, completed by the comparison if dense has been run only since."""

@@ -4,17 +4,19 @@ import hashlib
 import json
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from harness.contract.calibration import Calibration
 from harness.contract.stack import Stack
+from harness.core.contents import with_contents
 from harness.core.environment import Environment
 from harness.core.errors import HarnessError
+from harness.core.source import of_modules
 from harness.evaluate.suites import TaskRequest
 from harness.evaluate.tasks import LoadedTask
-from harness.model.source import ModelSource
+from harness.model.source import ModelSource, identified
 from harness.results.record import EvaluationInfo
 
 UNSUPPORTED_MODEL_ARGS = {
@@ -26,6 +28,9 @@ UNSUPPORTED_MODEL_ARGS = {
     "tp_plan": "use accelerate launch for data parallelism",
     "parallelize": "use accelerate launch for data parallelism",
 }
+
+OBSERVES: Final = ("harness.evaluate.evaluation", "harness.evaluate.lm", "harness.evaluate.outcome")
+"""Modules that evaluate and observe: with what they import, they are part of every run's id."""
 
 _Seed = Annotated[int, Field(ge=0, lt=2**32)] | None  # numpy takes no others
 
@@ -170,15 +175,14 @@ class RunSpec:
     @cached_property
     def identity(self) -> dict[str, Any]:
         """Everything that determines the result, as plain JSON."""
-        # the model's fingerprint tells its revision
-        model_args = {name: value for name, value in self.job.model_args.items() if name != "revision"}
         return {
             "method": self.stack.fingerprint,
+            "observation": of_modules(*OBSERVES).digest,
             "calibration": self.calibration.fingerprint if self.calibration else None,
             "model": self.model.fingerprint,
-            "model_args": {"trust_remote_code": self.job.trust_remote_code, **model_args},
+            "model_args": {"trust_remote_code": self.job.trust_remote_code, **identified(self.job.model_args)},
             "evaluation": self.evaluation.model_dump(mode="json"),
-            "metadata": self.job.metadata,
+            "metadata": with_contents(self.job.metadata),
             "predict_only": self.job.predict_only,
             "environment": self.environment.identity,
         }

@@ -13,6 +13,7 @@ from pathlib import Path as File
 from typing import TYPE_CHECKING, Any, Literal
 
 from harness.contract.calibration import Calibration, Question
+from harness.contract.identity import model_identity
 from harness.core.errors import MethodError
 from harness.core.files import write_atomic
 from harness.methods.routing.mcts import Found, Reward, Search, Settings, search
@@ -236,7 +237,7 @@ class _Journal:
     def __init__(
         self, folder: File | None, model: "Decoder", asked: Sequence[Asked], goal: Goal, settings: Settings
     ) -> None:
-        depends = [model.fingerprint, goal, asdict(settings), [each.question.digest for each in asked]]
+        depends = [model_identity(model), goal, asdict(settings), [each.question.digest for each in asked]]
         digest = hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()
         self._file = None if folder is None else folder / f"paths-{digest[:16]}.json"
 

@@ -1,6 +1,5 @@
 """What the methods that learn from searched paths have in common: the search's parameters, and a shared state."""
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -52,16 +51,6 @@ class Searched(Method):
     def questions_needed(self) -> int:
         """How many training questions the search is to have."""
         return self.questions
-
-    @property
-    def fingerprint(self) -> str:
-        """As of any method; a given state counts with its contents, wherever it lies."""
-        if self.state is None:
-            return super().fingerprint
-        digest = hashlib.sha256(super().fingerprint.encode())
-        for file in sorted(self.state.iterdir()):
-            digest.update(file.read_bytes())
-        return digest.hexdigest()
 
     def labels(self, model: "Decoder", calibration: "Calibration") -> "Labels":
         """Search the calibration's questions, or go on with a search that was interrupted.

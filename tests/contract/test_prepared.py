@@ -12,6 +12,7 @@ from harness.contract.calibration import Calibration
 from harness.contract.method import Method
 from harness.contract.preparation import Preparation
 from harness.contract.prepared import Prepared
+from harness.contract.states import States
 from harness.core.errors import MethodError
 from harness.core.files import DiskError
 from harness.methods.dense import Dense
@@ -24,6 +25,11 @@ TEXT = Calibration(("text",), "a text")
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return tmp_path / "prepared" / "state"
+
+
+def states(folder: Path) -> list[Path]:
+    """Everything in the cache but the locks."""
+    return [path for path in folder.iterdir() if path.name != ".locks"]
 
 
 def test_a_state_comes_back_as_it_was(folder: Path) -> None:
@@ -44,7 +50,7 @@ def test_a_view_is_saved_as_its_values(tensor: torch.Tensor, folder: Path) -> No
 
 
 def test_a_state_is_two_plain_files(folder: Path) -> None:
-    Prepared({"a": torch.ones(1)}, {"b": 1}).save(folder, KEY)
+    Prepared({"a": torch.rand(8)}, {"b": 1}).save(folder, KEY)
     assert {path.name for path in folder.iterdir()} == {"state.safetensors", "state.json"}
     assert json.loads((folder / "state.json").read_text()) == {"key": KEY, "facts": {"b": 1}}
     assert list(folder.parent.iterdir()) == [folder]
@@ -91,9 +97,9 @@ def test_a_corrupt_state_is_refused_in_a_sentence(what: str, folder: Path) -> No
 @pytest.mark.parametrize("what", CORRUPT)
 def test_a_corrupt_state_is_prepared_again_and_said(what: str, tmp_path: Path) -> None:
     said: list[str] = []
-    preparation, model = Preparation(tmp_path, TEXT, said.append), toy_model()
+    preparation, model = Preparation(States(tmp_path), TEXT, said.append), toy_model()
     good = preparation.state(Toy(), model)
-    (stored,) = tmp_path.iterdir()
+    (stored,) = states(tmp_path)
     CORRUPT[what](stored)
     assert preparation.state(Toy(), model) == good
     assert "preparing again" in said[1]
@@ -104,7 +110,7 @@ def test_a_corrupt_state_is_prepared_again_and_said(what: str, tmp_path: Path) -
 def test_a_state_is_prepared_once(tmp_path: Path) -> None:
     said: list[str] = []
     model = toy_model()
-    states = [Preparation(tmp_path, TEXT, said.append).state(Toy(), model) for _ in range(3)]
+    states = [Preparation(States(tmp_path), TEXT, said.append).state(Toy(), model) for _ in range(3)]
     assert states[0] == states[1] == states[2]
     assert len(model.log) == 1
     assert said == ["preparing toy on a text"]
@@ -118,7 +124,7 @@ class Loose(Toy):
 
 
 def test_the_first_run_is_given_what_later_ones_are(tmp_path: Path) -> None:
-    first, second = (Preparation(tmp_path, TEXT).state(Loose(), toy_model()) for _ in range(2))
+    first, second = (Preparation(States(tmp_path), TEXT).state(Loose(), toy_model()) for _ in range(2))
     assert first.facts == second.facts == {"layers": [1, 2], "by_layer": {"3": 0.5}}
 
 
@@ -135,27 +141,27 @@ def test_the_first_run_is_given_what_later_ones_are(tmp_path: Path) -> None:
 def test_what_determines_a_state_makes_another(
     method: Method, text: Calibration, model: str, below: tuple[str, ...], tmp_path: Path
 ) -> None:
-    Preparation(tmp_path, TEXT).state(Toy(), toy_model())
-    Preparation(tmp_path, text).state(method, toy_model(model), below)
-    assert len(list(tmp_path.iterdir())) == 2
+    Preparation(States(tmp_path), TEXT).state(Toy(), toy_model())
+    Preparation(States(tmp_path), text).state(method, toy_model(model), below)
+    assert len(states(tmp_path)) == 2
 
 
 def test_the_name_of_the_text_makes_no_difference(tmp_path: Path) -> None:
     for source in ("here", "there"):
-        Preparation(tmp_path, Calibration(("text",), source)).state(Toy(), toy_model())
-    assert len(list(tmp_path.iterdir())) == 1
+        Preparation(States(tmp_path), Calibration(("text",), source)).state(Toy(), toy_model())
+    assert len(states(tmp_path)) == 1
 
 
 def test_a_method_without_preparation_leaves_nothing_behind(tmp_path: Path) -> None:
-    assert Preparation(tmp_path, TEXT).state(Dense(), toy_model()) == Prepared()
-    assert list(tmp_path.iterdir()) == []
+    assert Preparation(States(tmp_path), TEXT).state(Dense(), toy_model()) == Prepared()
+    assert states(tmp_path) == []
 
 
 def test_a_failed_preparation_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Toy, "prepare", lambda *_: Prepared(facts={"what": object()}))
     with pytest.raises(TypeError):
-        Preparation(tmp_path, TEXT).state(Toy(), toy_model())
-    assert list(tmp_path.iterdir()) == []
+        Preparation(States(tmp_path), TEXT).state(Toy(), toy_model())
+    assert states(tmp_path) == []
 
 
 @pytest.mark.parametrize("kind", ["OSError", "SafetensorError"])

@@ -10,6 +10,7 @@ from harness.contract.calibration import Calibration
 from harness.contract.method import Savings
 from harness.contract.preparation import Preparation
 from harness.contract.stack import Stack, parse
+from harness.contract.states import States
 from harness.core.errors import MethodError, UnknownNameError
 from harness.methods.dense import Dense
 from harness.model.weights.linear import savings
@@ -30,7 +31,7 @@ def _toys(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def preparation(tmp_path: Path) -> Preparation:
-    return Preparation(tmp_path / "prepared", Calibration(("text",), "a text"))
+    return Preparation(States(tmp_path / "prepared"), Calibration(("text",), "a text"))
 
 
 @pytest.mark.usefixtures("_toys")

@@ -9,6 +9,7 @@ from harness.contract.calibration import Calibration
 from harness.contract.method import Savings
 from harness.contract.preparation import Preparation
 from harness.contract.stack import Stack, parse
+from harness.contract.states import States
 from harness.core.errors import MethodError
 from harness.measure.shape import ModelShape
 from harness.methods.pruning.wanda import Wanda
@@ -46,7 +47,7 @@ def test_it_answers_as_the_pruned_weights_do(family, pattern, ids):
 
 
 def test_a_stack_takes_the_zeros_as_they_are(tmp_path, ids):
-    decoder, preparation = tiny_decoder("llama"), Preparation(tmp_path, TEXT)
+    decoder, preparation = tiny_decoder("llama"), Preparation(States(tmp_path), TEXT)
     wanda, stack = (
         parse(text)
         for text in (
@@ -75,7 +76,7 @@ def test_zeros_that_leave_no_blocks_are_refused(below, tmp_path):
     stack = parse(f"{below}+block-sparse")
     with (
         pytest.raises(MethodError, match="leaves hardly a block of 16x1 all zero: prune with pattern=16x1"),
-        stack.applied(tiny_decoder("llama"), Preparation(tmp_path, TEXT)),
+        stack.applied(tiny_decoder("llama"), Preparation(States(tmp_path), TEXT)),
     ):
         pass
 

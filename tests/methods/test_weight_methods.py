@@ -10,6 +10,7 @@ from harness.contract.calibration import Calibration
 from harness.contract.method import Savings
 from harness.contract.preparation import Preparation
 from harness.contract.stack import parse
+from harness.contract.states import States
 from harness.core.errors import MethodError
 from harness.measure.shape import ModelShape
 from harness.methods.pruning.magnitude import Magnitude
@@ -187,7 +188,7 @@ def test_nonsense_is_refused(written, says):
 def test_what_does_not_go_together_is_refused_by_name(stack, says, tmp_path):
     with (
         pytest.raises(MethodError, match=says),
-        parse(stack).applied(tiny_decoder("llama"), Preparation(tmp_path, TEXT)),
+        parse(stack).applied(tiny_decoder("llama"), Preparation(States(tmp_path), TEXT)),
     ):
         pass
 

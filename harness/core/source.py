@@ -1,0 +1,204 @@
+"""Which source can change an answer: a module, what it imports of its own project, and the files that it names.
+
+The text of the modules is read, nothing is imported. Two copies of one source, in a wheel and in a checkout, have one
+digest: a file counts by its module's name and its bytes.
+"""
+
+import ast
+import hashlib
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.machinery import ModuleSpec, PathFinder
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Final
+
+ROOMS: Final = frozenset({"contract", "evaluate", "measure", "methods", "model", "tasks"})
+"""Rooms of the harness whose code can change an answer or a count; the others show, store and compare."""
+STATED: Final = frozenset({"datasets", "lm_eval", "numpy", "tokenizers", "torch", "transformers"})
+"""Libraries whose versions every run's environment states already."""
+_OTHERS: Final = {"site-packages", "dist-packages"}
+_DOCUMENTED: Final = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A closure of imports.
+
+    Attributes:
+        files: contents by name: a module's name, or "module/file" for a file that a module names.
+        libraries: other projects' packages that an outside method or task imports, by top-level name; their versions
+            stand for their source.
+    """
+
+    files: dict[str, bytes] = field(default_factory=dict)
+    libraries: frozenset[str] = frozenset()
+
+    @property
+    def digest(self) -> str:
+        """Hexadecimal SHA-256 of the files' names and contents and of the libraries' versions."""
+        digest = hashlib.sha256()
+        for name, content in sorted(self.files.items()):
+            digest.update(f"{name}\0{len(content)}\0".encode() + content)
+        for library in sorted(self.libraries):
+            digest.update(f"{library}=={_version(library)}\0".encode())
+        return digest.hexdigest()
+
+    @property
+    def compiled(self) -> bool:
+        """Whether C files are part of it."""
+        return any(name.endswith(".c") for name in self.files)
+
+
+def of_modules(*modules: str) -> Source:
+    """The closure of modules, by their names; one that has no source file has no part in it."""
+    return _closure((name, path) for name in modules if (path := _locate(name, None)) is not None)
+
+
+def of_file(path: Path, name: str) -> Source:
+    """The closure of a file that is no module of a package, such as a loose method or a task's own code.
+
+    Args:
+        name: what the file counts as, in the place of a module's name.
+    """
+    return _closure([(name, path.resolve())])
+
+
+def closure_digest(module: str) -> str:
+    """Digest of a module of the harness and of what it imports from whichever room."""
+    path = _locate(module, None)
+    return _closure([] if path is None else [(module, path)], rooms=None).digest
+
+
+def _closure(start: Iterable[tuple[str, Path]], rooms: frozenset[str] | None = ROOMS) -> Source:
+    pending = list(start)
+    own = {name.partition(".")[0] for name, _ in pending} | {"harness"}
+    homes = {path.parent for _, path in pending}
+    files: dict[str, bytes] = {}
+    libraries: set[str] = set()
+    while pending:
+        module, path = pending.pop()
+        if module in files:
+            continue
+        files[module] = path.read_bytes()
+        imported, strings = _read(files[module], module, is_package=path.name == "__init__.py")
+        files |= {f"{module}/{file.name}": file.read_bytes() for file in _beside(path.parent, strings)}
+        for name in imported:
+            top = name.partition(".")[0]
+            if top in sys.stdlib_module_names or (top == "harness" and not _in_rooms(name, rooms)):
+                continue
+            found = _locate(name, path.parent)
+            if found is None:
+                continue
+            if top in own or not _OTHERS & set(found.parts) or any(home in found.parents for home in homes):
+                pending.append((name, found))
+            else:
+                libraries.add(top)
+    outside = any(name.partition(".")[0] != "harness" for name in files)
+    return Source(files, frozenset(libraries - STATED) if outside else frozenset())
+
+
+def _in_rooms(module: str, rooms: frozenset[str] | None) -> bool:
+    """Whether a module of the harness belongs to these rooms; the outermost package holds names alone."""
+    room = module.split(".")[1] if "." in module else ""
+    return bool(room) if rooms is None else room in rooms
+
+
+@cache
+def _read(content: bytes, module: str, *, is_package: bool) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What a module's text imports, and its strings; nothing where it is no Python."""
+    try:
+        tree = ast.parse(content)
+    except (SyntaxError, ValueError):
+        return (), ()
+    imports: dict[str, None] = {}
+    strings: dict[str, None] = {}
+    for node in _running(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            strings[node.value] = None
+        for name in _imported(node, module, is_package=is_package):
+            parts = name.split(".")  # importing a.b.c runs a and a.b too
+            imports |= dict.fromkeys(".".join(parts[:end]) for end in range(1, len(parts) + 1))
+    return tuple(imports), tuple(strings)
+
+
+def _running(node: ast.AST) -> Iterator[ast.AST]:
+    """All nodes below one but docstrings and the blocks that only a type checker reads."""
+    children = list(ast.iter_child_nodes(node))
+    if isinstance(node, _DOCUMENTED) and ast.get_docstring(node, clean=False) is not None:
+        children.remove(node.body[0])
+    for child in children:
+        if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.dump(child.test):
+            for part in child.orelse:
+                yield part
+                yield from _running(part)
+        else:
+            yield child
+            yield from _running(child)
+
+
+def _imported(node: ast.AST, module: str, *, is_package: bool) -> list[str]:
+    """Modules that one statement may import: a name after ``from a import`` may be a module of ``a``."""
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if not isinstance(node, ast.ImportFrom):
+        return []
+    package = node.module or ""
+    if node.level:
+        parents = module.split(".")
+        package = ".".join([*parents[: len(parents) - node.level + is_package], *filter(None, [node.module])])
+    handed_on = getattr(sys.modules.get(package), "_HOMES", {}) if package.partition(".")[0] == "harness" else {}
+    names = [alias.name for alias in node.names]
+    homes = [handed_on[name] for name in names if name in handed_on]
+    return [*filter(None, [package]), *(f"{package}.{name}" for name in names), *homes]
+
+
+def _beside(folder: Path, strings: Iterable[str]) -> Iterator[Path]:
+    """Files beside a module that its strings name: data, or the C files of a folder."""
+    for name in strings:
+        if not 0 < len(name) <= 100 or not name[0].isalnum() or "\0" in name:
+            continue
+        named = folder / name
+        if named.is_dir():
+            yield from (file for pattern in ("*.c", "*.h") for file in named.glob(pattern))
+        elif named.suffix not in ("", ".py") and named.is_file():
+            yield named
+
+
+def _locate(module: str, folder: Path | None) -> Path | None:
+    """A module's source file: of the module in memory, else beside the importing file, else on the search path."""
+    loaded = getattr(sys.modules.get(module), "__file__", None)
+    if loaded:
+        return Path(loaded).resolve() if str(loaded).endswith(".py") and Path(loaded).is_file() else None
+    parent, _, leaf = module.rpartition(".")
+    search: list[str] | None = None
+    if parent:
+        package = _locate(parent, folder)
+        if package is None or package.name != "__init__.py":
+            return None
+        search = list(getattr(sys.modules.get(parent), "__path__", [str(package.parent)]))
+    elif folder is not None:
+        for candidate in (folder / f"{leaf}.py", folder / leaf / "__init__.py"):
+            if candidate.is_file():
+                return candidate.resolve()
+    spec = _found_on(module, None if search is None else tuple(search))
+    origin = spec.origin if spec else None
+    return Path(origin).resolve() if origin and origin.endswith(".py") and Path(origin).is_file() else None
+
+
+@cache
+def _found_on(module: str, search: tuple[str, ...] | None) -> ModuleSpec | None:
+    """Where the import system would find a module, by every finder: an editable installation has one of its own."""
+    path = None if search is None else list(search)
+    finders: list[Any] = [PathFinder, *(finder for finder in sys.meta_path if hasattr(finder, "find_spec"))]
+    return next((spec for finder in finders if (spec := finder.find_spec(module, path)) is not None), None)
+
+
+@cache
+def _version(library: str) -> str:
+    try:
+        return version(library)
+    except PackageNotFoundError:
+        return "unknown"
