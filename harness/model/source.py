@@ -8,17 +8,13 @@ from difflib import get_close_matches
 from pathlib import Path
 
 import harness.tasks
-from harness.core.errors import HarnessError
+from harness.core.errors import ModelError
 
 BUNDLED_NAME = "pocket"
 BUNDLED = Path(harness.tasks.__path__[0]) / "pocket" / "model"
 _HUB_NAME = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
 _FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.py")
 _IDENTITY = (*_FILES, "*.bin", "*.pt", "*.pth", "*.tiktoken", "additional_chat_templates/*.jinja")
-
-
-class ModelError(HarnessError):
-    """A model cannot be found or loaded."""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from harness.contract.calibration import Calibration
 from harness.contract.stack import Stack
 from harness.core.environment import Environment
-from harness.core.errors import HarnessError
 from harness.evaluate.suites import TaskRequest
 from harness.evaluate.tasks import LoadedTask
 from harness.model.source import ModelSource
@@ -28,10 +27,6 @@ UNSUPPORTED_MODEL_ARGS = {
 }
 
 _Seed = Annotated[int, Field(ge=0, lt=2**32)] | None  # numpy takes no others
-
-
-class SpecError(HarnessError):
-    """A setting that cannot be, or settings that cannot be together."""
 
 
 Measure = Literal["flops", "ideal", "latency", "memory", "energy"]
