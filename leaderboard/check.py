@@ -5,7 +5,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from harness.leaderboard.site import SiteError
+from harness.core.errors import SiteError
 
 _LOADS = {("img", "src"), ("script", "src"), ("iframe", "src"), ("source", "src"), ("object", "data"), ("embed", "src")}
 _MOST = 100  # problems that are worth reading

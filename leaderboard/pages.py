@@ -6,9 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from harness.core.errors import ResultError
 from harness.leaderboard.board import short
 from harness.leaderboard.evidence import Bar, Flips, flips, histogram
-from harness.leaderboard.results import Result, ResultError
+from harness.leaderboard.results import Result
 from harness.reports.columns import BY_KEY, Column, Ratio, at, columns, ratio, trust, value, why_missing
 from harness.reports.rows import Record, Row, difference
 from harness.reports.strength import by_strength

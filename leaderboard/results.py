@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 from pydantic import ValidationError
 
-from harness.core.errors import HarnessError
+from harness.core.errors import ResultError
 from harness.results.record import RunRecord
 from harness.results.store import MANIFEST, RECORD, SAMPLES
 
@@ -23,10 +23,6 @@ MAX_RECORD, MAX_MANIFEST, MAX_SAMPLES = 1 << 20, 4 << 20, 256 << 20  # bytes, un
 MAX_LINES = 200_000
 MAX_LARGEST = 1e30  # no quantity of a run is larger
 PACKED_SAMPLES = f"{SAMPLES}.gz"
-
-
-class ResultError(HarnessError):
-    """A folder is not a result that can be shown."""
 
 
 @dataclass(frozen=True)

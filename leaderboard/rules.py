@@ -11,8 +11,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Literal
 
+from harness.core.errors import ResultError
 from harness.leaderboard.aggregates import aggregations, disagreements
-from harness.leaderboard.results import PACKED_SAMPLES, Result, ResultError
+from harness.leaderboard.results import PACKED_SAMPLES, Result
 from harness.measure.accelerators import accelerator, names
 from harness.measure.energy import ROUNDS as LEAST_WINDOWS
 from harness.measure.energy import WINDOW_S

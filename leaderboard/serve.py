@@ -6,7 +6,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from harness.leaderboard.site import SiteError
+from harness.core.errors import SiteError
 
 
 class _Quiet(SimpleHTTPRequestHandler):

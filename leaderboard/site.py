@@ -8,21 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from harness.contract.describe import Description, describe, paper_url
-from harness.core.errors import HarnessError
+from harness.core.errors import ResultError, SiteError
 from harness.core.files import staged_folder
 from harness.leaderboard import board, exports, pages
 from harness.leaderboard.render import ASSETS, inline_json, page, script, slug
-from harness.leaderboard.results import PACKED_SAMPLES, Result, ResultError, load_all
+from harness.leaderboard.results import PACKED_SAMPLES, Result, load_all
 from harness.reports.columns import COLUMNS
 from harness.reports.rows import Row, difference, rows
 from harness.results.record import json_schema
 from harness.results.store import MANIFEST, RECORD, SAMPLES
 
 _LARGEST_COPY = 2 << 20  # bytes of a samples file that the site carries along
-
-
-class SiteError(HarnessError):
-    """A site cannot be built where it was asked for."""
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from harness.core.errors import HarnessError
+from harness.core.errors import SubmitError
 from harness.core.files import staged_folder
 from harness.leaderboard.evidence import answer
 from harness.leaderboard.results import PACKED_SAMPLES, Result, load
@@ -19,10 +19,6 @@ from harness.results.store import MANIFEST, RECORD, Store
 _LEFT_OUT = ("prompt_hash", "target_hash")
 _LONGEST = 120  # characters of an expected answer
 _PLACE = re.compile(r"(?<![\w:/.])/(?:[\w.@+-]+/)+([\w.@+-]*)")
-
-
-class SubmitError(HarnessError):
-    """A run cannot be published as it is."""
 
 
 def submit(name: str, store: Store, board: Path) -> list[Path]:

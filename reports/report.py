@@ -7,16 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.core.errors import HarnessError
+from harness.core.errors import ReportError, StoreError
 from harness.core.files import writing
 from harness.reports.figures import Plot
 from harness.reports.plots import plots
 from harness.reports.rows import Row, rows
-from harness.results.store import RunFolder, StoreError
-
-
-class ReportError(HarnessError):
-    """A report cannot be made of these runs, or here."""
+from harness.results.store import RunFolder
 
 
 @dataclass(frozen=True)

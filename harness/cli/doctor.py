@@ -8,6 +8,8 @@ from typing import Annotated
 
 from typer import Exit, Option
 
+from harness.core.errors import HarnessError
+
 
 def doctor(
     output_path: Annotated[Path, Option("--output_path", "-o", help="Folder of results.")] = Path("runs"),
@@ -75,7 +77,6 @@ def _devices() -> Iterator[tuple[str, str, str]]:
 def _plugins() -> Iterator[tuple[str, str, str]]:
     """Every method, imported for real."""
     from harness.contract import registry
-    from harness.core.errors import HarnessError
 
     for item in registry.listings():
         try:

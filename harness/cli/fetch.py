@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 from typer import Argument, Option
 
-from harness.core.errors import HarnessError, UnknownNameError
+from harness.core.errors import HarnessError, ModelError, TaskError, UnknownNameError
 
 if TYPE_CHECKING:
     from harness.evaluate.availability import Catalogue
@@ -89,7 +89,6 @@ def _task(name: str, catalogue: "Catalogue", include_path: str | None) -> _Fetch
     from huggingface_hub import constants
 
     from harness.evaluate.availability import State
-    from harness.evaluate.tasks import TaskError
 
     data, state = catalogue.data(name).values(), catalogue.summary(name)
     absent = {each.source for each in data if each.state is State.ABSENT}
@@ -121,7 +120,7 @@ def _load(name: str, include_path: str | None) -> None:
 
 
 def _models(names: Sequence[str]) -> Iterator[_Fetched]:
-    from harness.model.source import BUNDLED_NAME, ModelError, cached_models, locate
+    from harness.model.source import BUNDLED_NAME, cached_models, locate
 
     for name in names:
         before = cached_models()

@@ -8,6 +8,8 @@ from typing import Annotated, Any
 import typer
 from typer import Argument, Option
 
+from harness.core.errors import StoreError
+
 app = typer.Typer(help="List methods, tasks, suites, models or runs.", no_args_is_help=True, rich_markup_mode=None)
 
 _Json = Annotated[bool, Option("--json", help="Print as JSON.")]
@@ -92,7 +94,7 @@ def runs(
     as_json: _Json = False,
 ) -> None:
     """Runs in a results folder, the newest first; one that cannot be read is listed with the reason."""
-    from harness.results.store import Store, StoreError
+    from harness.results.store import Store
 
     rows = []
     for folder in Store(output_path).folders():

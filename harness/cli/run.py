@@ -8,7 +8,7 @@ from typing import Annotated, Any, get_args
 from typer import Exit, Option
 
 from harness.cli import arguments
-from harness.core.errors import HarnessError
+from harness.core.errors import HarnessError, SpecError, UnknownNameError
 
 _Many = list[str] | None
 
@@ -231,7 +231,7 @@ def build_job(**settings: Any) -> Any:
     """The job, with pydantic's complaints as a sentence."""
     from pydantic import ValidationError
 
-    from harness.run.spec import Job, SpecError
+    from harness.run.spec import Job
 
     try:
         return Job(**settings)
@@ -247,7 +247,6 @@ def build_job(**settings: Any) -> Any:
 
 def _costs(measure: _Many, accelerators: _Many, **settings: Any) -> Any:
     """What is measured, with names checked."""
-    from harness.core.errors import UnknownNameError
     from harness.measure.accelerators import HOST, names
     from harness.run.spec import CostPlan, Measure
 

@@ -1,4 +1,25 @@
-"""Errors a user can act on. The CLI prints their message alone; anything else is a bug and keeps its traceback."""
+"""Errors that a user can act on. The CLI prints their message alone; anything else is a bug and keeps its traceback.
+
+HarnessError
+  + UnknownNameError         a name that nothing answers to
+  + DiskError                files cannot be written
+  + StoreError               a result folder cannot be read
+  + UnlikeRunsError          two runs cannot be compared
+  + SpecError                a setting that cannot be
+  + ModelError               a model cannot be found or loaded
+  + UnsupportedModelError    a model that a method or an engine cannot handle
+  + MethodError              a method cannot be built, prepared or attached
+  + CompileError             the C kernels cannot be compiled or loaded
+  + KernelError              a kernel computes something else than it should
+  + TraceError               work that cannot be counted
+  + TaskError                a task cannot be loaded
+  + SuiteError               a suite's file cannot be read
+  + ArchiveError             an archive cannot be packed or unpacked
+  + ReportError              a report cannot be made
+  + ResultError              a published result cannot be shown
+  + SiteError                a leaderboard cannot be built
+  + SubmitError              a run cannot be published
+"""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -17,9 +38,69 @@ class UnknownNameError(HarnessError):
         super().__init__(f"unknown {kind} {name!r}.{hint}{' ' + see if see else ''}")
 
 
-class MethodError(HarnessError):
-    """A method cannot be built, prepared or attached as asked."""
+class DiskError(HarnessError):
+    """Results cannot be written where the user wants them."""
+
+
+class StoreError(HarnessError):
+    """A result folder cannot be read as one."""
+
+
+class UnlikeRunsError(HarnessError):
+    """Two runs that answer different questions, so that their difference would mean nothing."""
+
+
+class SpecError(HarnessError):
+    """A setting that cannot be, or settings that cannot be together."""
+
+
+class ModelError(HarnessError):
+    """A model cannot be found or loaded."""
 
 
 class UnsupportedModelError(HarnessError):
     """A model whose parts could not be found, or that a method cannot handle."""
+
+
+class MethodError(HarnessError):
+    """A method cannot be built, prepared or attached as asked."""
+
+
+class CompileError(HarnessError):
+    """There is no library: no compiler, or it refuses, or what it made cannot be loaded."""
+
+
+class KernelError(HarnessError):
+    """A kernel computes something else than the dense product."""
+
+
+class TraceError(HarnessError):
+    """Work was done that cannot be charged to the rows of the batch."""
+
+
+class TaskError(HarnessError):
+    """A task cannot be loaded: its data is missing, or its definition is broken."""
+
+
+class SuiteError(HarnessError):
+    """A suite's file cannot be read, or says what a suite cannot say."""
+
+
+class ArchiveError(HarnessError):
+    """A file that is not an archive of this project, or holds what must not be unpacked."""
+
+
+class ReportError(HarnessError):
+    """A report cannot be made of these runs, or here."""
+
+
+class ResultError(HarnessError):
+    """A folder is not a result that can be shown."""
+
+
+class SiteError(HarnessError):
+    """A site cannot be built where it was asked for."""
+
+
+class SubmitError(HarnessError):
+    """A run cannot be published as it is."""

@@ -8,11 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from harness.core.errors import HarnessError
-
-
-class DiskError(HarnessError):
-    """Results cannot be written where the user wants them."""
+from harness.core.errors import DiskError
 
 
 @contextmanager

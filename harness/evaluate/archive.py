@@ -11,17 +11,13 @@ import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from harness.core.errors import HarnessError
+from harness.core.errors import ArchiveError
 from harness.core.files import staged_folder, write_atomic, writing
 from harness.evaluate.availability import datasets_cache
 
 # The folder that is packed as a whole, then the files in it.
 _DATA_SET = re.compile(r"(datasets/[^/]+/[^/]+/[\w.]+/[0-9a-f]+)/([^/]+\.arrow|dataset_info\.json)")
 _MODEL = re.compile(r"(hub/models--[\w.-]+/snapshots/[0-9a-f]{40})/(.+\.(?:json|safetensors|model|txt|jinja|tiktoken))")
-
-
-class ArchiveError(HarnessError):
-    """A file that is no archive of ours, or holds what must not be unpacked."""
 
 
 def pack(folders: Iterable[Path], target: Path) -> None:

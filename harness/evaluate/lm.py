@@ -18,7 +18,7 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils import Collator
 
 from harness.contract.decoder import Decoder, ForwardContext, Row
-from harness.core.errors import HarnessError, UnknownNameError
+from harness.core.errors import HarnessError, ModelError, UnknownNameError
 from harness.evaluate.journal import PADDING, Journal, Request, Served
 from harness.measure.audit import flops_audit_ratio
 from harness.measure.segment import Segment
@@ -26,7 +26,6 @@ from harness.measure.serve import CostRequest
 from harness.measure.shape import ModelShape
 from harness.measure.trace import Tracer
 from harness.model.layouts import dissect
-from harness.model.source import ModelError
 
 if TYPE_CHECKING:
     from harness.core.progress import Bar

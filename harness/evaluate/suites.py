@@ -8,13 +8,9 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 import harness.tasks
-from harness.core.errors import HarnessError, UnknownNameError
+from harness.core.errors import HarnessError, SuiteError, UnknownNameError
 
 BUNDLED = Path(harness.tasks.__path__[0]) / "suites"
-
-
-class SuiteError(HarnessError):
-    """A suite's file cannot be read, or says what a suite cannot say."""
 
 
 class TaskRequest(BaseModel):

@@ -18,7 +18,8 @@ from typing import Any, NamedTuple, TypeGuard
 
 import yaml
 
-from harness.core.files import DiskError, write_atomic
+from harness.core.errors import DiskError
+from harness.core.files import write_atomic
 from harness.core.paths import cache_folder
 
 # A top-level naming key with its value: the rest of the line and the indented or dashed lines under it.

@@ -14,15 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import harness.tasks
-from harness.core.errors import HarnessError, MethodError, UnknownNameError
+from harness.core.errors import MethodError, TaskError, UnknownNameError
 from harness.core.source import of_file
 from harness.evaluate.task_index import Known, known_names
 
 BUNDLED = Path(harness.tasks.__path__[0])
-
-
-class TaskError(HarnessError):
-    """A task cannot be loaded: its data is missing, or its definition is broken."""
 
 
 @dataclass(frozen=True)

@@ -13,17 +13,13 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from harness.contract.decoder import Auxiliary, Decoder, ForwardContext
-from harness.core.errors import HarnessError
+from harness.core.errors import TraceError
 from harness.measure.segment import Phase, Segment
 from harness.measure.shape import Linears
 
 if TYPE_CHECKING:
     from torch import nn
     from torch.utils.hooks import RemovableHandle
-
-
-class TraceError(HarnessError):
-    """Work was done that cannot be charged to the rows of the batch."""
 
 
 # One run of a module: its slot, the rows it saw (None: all), its output's shape. Plain, so that hooks stay cheap.

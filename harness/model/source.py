@@ -10,7 +10,7 @@ from typing import Any
 
 import harness.tasks
 from harness.core.contents import digest_of_files, with_contents
-from harness.core.errors import HarnessError
+from harness.core.errors import ModelError
 
 BUNDLED_NAME = "pocket"
 BUNDLED = Path(harness.tasks.__path__[0]) / "pocket" / "model"
@@ -19,10 +19,6 @@ _FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.py")
 _TOKENIZER = ("*.json", "*.model", "*.txt", "*.jinja", "*.tiktoken", "*.py", "additional_chat_templates/*.jinja")
 _IDENTITY = (*_TOKENIZER, "*.safetensors", "*.bin", "*.pt", "*.pth")
 _ELSEWHERE = {"revision", "subfolder", "offload_folder", "cache_dir"}  # in the fingerprint, or mere places
-
-
-class ModelError(HarnessError):
-    """A model cannot be found or loaded."""
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from harness.core.errors import HarnessError
+from harness.core.errors import HarnessError, UnlikeRunsError
 from harness.results.costs import Baseline, RatioInfo
 from harness.results.record import RunRecord
 from harness.results.scores import PairedScore, Score
@@ -20,10 +20,6 @@ MARGIN: Final = 0.01
 """Loss of a score, in its own unit, that non-inferiority must exclude."""
 Key = tuple[str, int, str]
 Line = dict[str, Any]
-
-
-class UnlikeRunsError(HarnessError):
-    """Two runs that answer different questions, so that their difference would mean nothing."""
 
 
 def mean(values: Floats) -> Floats:

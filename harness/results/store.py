@@ -14,15 +14,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from harness.core.errors import HarnessError, UnknownNameError
+from harness.core.errors import StoreError, UnknownNameError
 from harness.core.files import write_atomic, writing
 from harness.results.record import RunRecord
 
 RECORD, SAMPLES, MANIFEST = "record.json", "samples.jsonl", "manifest.json"
-
-
-class StoreError(HarnessError):
-    """A result folder cannot be read as one."""
 
 
 @dataclass(frozen=True)

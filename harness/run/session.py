@@ -14,17 +14,17 @@ from harness.contract.prepared import Prepared
 from harness.contract.stack import Stack, parse
 from harness.contract.states import States
 from harness.core import environment
-from harness.core.errors import HarnessError, MethodError, UnknownNameError
+from harness.core.errors import HarnessError, MethodError, ModelError, StoreError, UnknownNameError
 from harness.core.paths import cache_folder
 from harness.core.progress import Progress
 from harness.evaluate.calibration_text import calibration_for
 from harness.evaluate.quiet import collected_warnings
 from harness.evaluate.tasks import LoadedTask, Overrides, TaskLoader, refuse_without_prompt
 from harness.measure.shape import ModelShape
-from harness.model.source import ModelError, ModelSource, locate
+from harness.model.source import ModelSource, locate
 from harness.results.compare import compared
 from harness.results.record import RunRecord
-from harness.results.store import RunFolder, Store, StoreError
+from harness.results.store import RunFolder, Store
 from harness.run.quality import run
 from harness.run.spec import Job, RunSpec
 

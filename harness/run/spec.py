@@ -12,7 +12,6 @@ from harness.contract.calibration import Calibration
 from harness.contract.stack import Stack
 from harness.core.contents import with_contents
 from harness.core.environment import Environment
-from harness.core.errors import HarnessError
 from harness.core.source import of_modules
 from harness.evaluate.suites import TaskRequest
 from harness.evaluate.tasks import LoadedTask
@@ -33,10 +32,6 @@ OBSERVES: Final = ("harness.evaluate.evaluation", "harness.evaluate.lm", "harnes
 """Modules that evaluate and observe: with what they import, they are part of every run's id."""
 
 _Seed = Annotated[int, Field(ge=0, lt=2**32)] | None  # numpy takes no others
-
-
-class SpecError(HarnessError):
-    """A setting that cannot be, or settings that cannot be together."""
 
 
 Measure = Literal["flops", "ideal", "latency", "memory", "energy"]

@@ -13,7 +13,7 @@ from harness.contract.method import Method
 from harness.contract.preparation import Preparation
 from harness.contract.prepared import Prepared
 from harness.contract.states import States
-from harness.core.errors import MethodError
+from harness.core.errors import DiskError, MethodError
 from harness.core.files import DiskError
 from harness.methods.dense import Dense
 from tests.toys import Paper, Toy, toy_model

@@ -1,8 +1,12 @@
 """An unknown name is answered with those that are near."""
 
+import ast
+
 import pytest
 
+from harness.core import errors
 from harness.core.errors import HarnessError, UnknownNameError
+from tests.conftest import ROOT
 
 
 @pytest.mark.parametrize(
@@ -28,3 +32,17 @@ def test_the_reader_is_told_where_to_look() -> None:
     error = UnknownNameError("task", "x", [], see="`harness ls tasks` lists them.")
     assert str(error) == "unknown task 'x'. `harness ls tasks` lists them."
     assert isinstance(error, HarnessError)
+
+
+def test_the_tree_of_errors_is_drawn_whole_and_lives_in_one_module() -> None:
+    drawn = [line.split("+ ")[1].split()[0] for line in (errors.__doc__ or "").splitlines() if "+ " in line]
+    assert sorted(drawn) == sorted(error.__name__ for error in HarnessError.__subclasses__())
+    elsewhere = [
+        f"{path.relative_to(ROOT)}: {node.name}"
+        for room in ("harness", "methods", "tasks", "reports", "leaderboard")
+        for path in (ROOT / room).rglob("*.py")
+        if path.name != "errors.py"
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ClassDef) and any(getattr(base, "id", "") == "HarnessError" for base in node.bases)
+    ]
+    assert not elsewhere

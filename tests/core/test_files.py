@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from harness.core.files import DiskError, staged_folder, write_atomic, writing
+from harness.core.errors import DiskError
+from harness.core.files import staged_folder, write_atomic, writing
 
 
 def failing(code: int) -> Callable[..., Any]:

@@ -11,8 +11,7 @@ from typing import Any
 
 import pytest
 
-from harness.core.errors import HarnessError
-from harness.core.files import DiskError
+from harness.core.errors import DiskError, HarnessError
 from harness.evaluate.journal import PADDING, Journal, Request, Served
 from harness.measure.segment import Segment
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from harness.core.errors import UnknownNameError
+from harness.core.errors import TaskError, UnknownNameError
 from harness.evaluate import tasks as tasks_module
 from harness.evaluate.task_index import Known
-from harness.evaluate.tasks import LoadedTask, Overrides, TaskError, TaskLoader
+from harness.evaluate.tasks import LoadedTask, Overrides, TaskLoader
 
 TASK = """
 task: {name}

@@ -8,11 +8,12 @@ from pathlib import Path
 import jsonschema
 import pytest
 
+from harness.core.errors import SiteError
 from harness.leaderboard.check import check
 from harness.leaderboard.evidence import flips, histogram
 from harness.leaderboard.exports import every_eval_ever
 from harness.leaderboard.results import load_all
-from harness.leaderboard.site import SiteError, build
+from harness.leaderboard.site import build
 from harness.reports.rows import rows
 from tests.conftest import Cli
 from tests.leaderboard.generated import Made, groups, manifest_of, runs, write_all

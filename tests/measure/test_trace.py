@@ -7,11 +7,12 @@ import torch
 from torch import nn
 
 from harness.contract.decoder import Auxiliary, ForwardContext, Row
+from harness.core.errors import TraceError
 from harness.measure.audit import count_flops
 from harness.measure.flops import executed_flops
 from harness.measure.segment import Segment, ran_as_dense
 from harness.measure.shape import ModelShape
-from harness.measure.trace import TraceError, Tracer
+from harness.measure.trace import Tracer
 from harness.measure.traffic import kv_cache_bytes
 from harness.testing.tiny import FAMILIES, tiny_decoder
 

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from harness.core.errors import ModelError
 from harness.model import source
-from harness.model.source import ModelError, ModelSource, cached_models, locate
+from harness.model.source import ModelSource, cached_models, locate
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.reports.report import ReportError, write
+from harness.core.errors import ReportError
+from harness.reports.report import write
 from harness.results.store import Store
 from tests.leaderboard.generated import Made, groups, runs, write_all
 

@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness.core.errors import UnknownNameError
-from harness.core.files import DiskError
+from harness.core.errors import DiskError, StoreError, UnknownNameError
 from harness.results.record import RunRecord
-from harness.results.store import RunFolder, Store, StoreError
+from harness.results.store import RunFolder, Store
 from tests.toys import record_json
 
 IDS = ("0123456789ab", "0123ffffffff", "ffffffffffff")

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from harness.core.errors import HarnessError
+from harness.core.errors import HarnessError, UnlikeRunsError
 from harness.measure import energy, profiling
-from harness.results.compare import UnlikeRunsError, answer, compare, statistic_of, values_of
+from harness.results.compare import answer, compare, statistic_of, values_of
 from harness.results.costs import COSTS
 from harness.results.record import RunRecord
 from harness.results.store import Store

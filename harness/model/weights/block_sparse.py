@@ -20,7 +20,7 @@ from torch.nn.functional import linear, pad
 from torch.utils.flop_counter import register_flop_formula
 
 from harness.contract.method import Savings
-from harness.core.errors import HarnessError, MethodError
+from harness.core.errors import HarnessError, KernelError, MethodError
 from harness.model.weights.compiled import library
 from harness.model.weights.int8 import Int8Linear, quantize_rows
 from harness.model.weights.linear import LinearMap
@@ -36,10 +36,6 @@ TENSORS = ("start", "column", "value", "scale", "offset")
 _TOLERANCE = 1e-4
 
 log = logging.getLogger("harness")
-
-
-class KernelError(HarnessError):
-    """A kernel computes something else than the dense product."""
 
 
 @dataclass(frozen=True)

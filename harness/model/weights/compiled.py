@@ -10,15 +10,11 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness.core.errors import HarnessError
+from harness.core.errors import CompileError
 from harness.core.paths import cache_folder
 
 FLAGS = ("-O3", "-shared", "-fPIC")
 _TIMEOUT = 300.0
-
-
-class CompileError(HarnessError):
-    """There is no library: no compiler, or it refuses, or what it made cannot be loaded."""
 
 
 def library(folder: Path) -> ctypes.CDLL:

@@ -6,10 +6,10 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from harness.contract.method import Phase, Savings
+from harness.core.errors import TraceError
 from harness.measure.audit import flops_audit_ratio
 from harness.measure.flops import executed_flops
 from harness.measure.shape import ModelShape
-from harness.measure.trace import TraceError
 from harness.measure.traffic import traffic
 from harness.model.weights.linear import savings
 from harness.testing.outcome import Failed, Skipped

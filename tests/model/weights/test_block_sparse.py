@@ -6,20 +6,19 @@ import pytest
 import torch
 from torch.nn.functional import linear
 
-from harness.core.errors import MethodError
+from harness.core.errors import CompileError, KernelError, MethodError
 from harness.measure.audit import count_flops
 from harness.model.weights import block_sparse, compiled
 from harness.model.weights.block_sparse import (
     SOURCE,
     Blocks,
     BlockSparseLinear,
-    KernelError,
     Kernels,
     block_sparse_map,
     check,
     why_not,
 )
-from harness.model.weights.compiled import CompileError, library
+from harness.model.weights.compiled import library
 from harness.model.weights.int8 import Int8Linear
 
 
