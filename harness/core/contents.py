@@ -44,7 +44,7 @@ def _identified(value: Any) -> Any:
     written = isinstance(value, str) and (os.sep in value or value.startswith((".", "~"))) and len(value) < 4096
     if not (written or isinstance(value, Path)) or "\0" in str(value):
         return value
-    path = Path(value).expanduser()
+    path = Path(os.path.expanduser(value))  # noqa: PTH111 - Path's own raises for a user that is not there
     return digest_of(path) if path.exists() else str(value)
 
 

@@ -183,17 +183,15 @@ def _locate(module: str, folder: Path | None) -> Path | None:
         for candidate in (folder / f"{leaf}.py", folder / leaf / "__init__.py"):
             if candidate.is_file():
                 return candidate.resolve()
-    spec = _found_on(module, None if search is None else tuple(search))
+    spec = _found_on(module, search)
     origin = spec.origin if spec else None
     return Path(origin).resolve() if origin and origin.endswith(".py") and Path(origin).is_file() else None
 
 
-@cache
-def _found_on(module: str, search: tuple[str, ...] | None) -> ModuleSpec | None:
+def _found_on(module: str, search: list[str] | None) -> ModuleSpec | None:
     """Where the import system would find a module, by every finder: an editable installation has one of its own."""
-    path = None if search is None else list(search)
     finders: list[Any] = [PathFinder, *(finder for finder in sys.meta_path if hasattr(finder, "find_spec"))]
-    return next((spec for finder in finders if (spec := finder.find_spec(module, path)) is not None), None)
+    return next((spec for finder in finders if (spec := finder.find_spec(module, search)) is not None), None)
 
 
 @cache

@@ -14,7 +14,6 @@ from harness.contract.preparation import Preparation
 from harness.contract.prepared import Prepared
 from harness.contract.states import States
 from harness.core.errors import DiskError, MethodError
-from harness.core.files import DiskError
 from harness.methods.dense import Dense
 from tests.toys import Paper, Toy, toy_model
 

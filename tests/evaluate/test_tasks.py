@@ -307,6 +307,34 @@ def test_what_makes_a_score_changes_the_fingerprint(what: str, write: Write) -> 
     assert fingerprint(write(**CHANGES[what])) != before
 
 
+HELPED = """
+import os, sys
+sys.path.insert(0, os.path.dirname(__file__))
+from fingerprint_helper import MARK
+"""
+
+
+def test_a_module_that_the_tasks_code_imports_changes_the_fingerprint(
+    write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    folder = write(utils=HELPED + UTILS)
+    (folder / "fingerprint_helper.py").write_text("MARK = 1\n")
+    before = fingerprint(folder)
+    assert fingerprint(folder) == before
+    (folder / "fingerprint_helper.py").write_text("MARK = 2\n")
+    assert fingerprint(folder) != before
+
+
+def test_a_helper_module_that_fails_is_a_sentence(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delitem(sys.modules, "fingerprint_helper", raising=False)
+    folder = write(utils=HELPED + UTILS)
+    (folder / "fingerprint_helper.py").write_text("import a_library_that_is_not_here\n")
+    with pytest.raises(TaskError, match=r"task 'mine' cannot be loaded: .*a_library_that_is_not_here"):
+        load("mine", folder)
+
+
 @pytest.mark.parametrize(
     "change", [{"num_fewshot": 1}, {"limit": 7}, {"limit": 0.5}, {"samples": {"mine": [1]}}], ids=str
 )

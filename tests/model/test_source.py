@@ -1,5 +1,6 @@
 """A model is found by folder or by hub name, known by its files, and missed with advice."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pytest
 
 from harness.core.errors import ModelError
 from harness.model import source
-from harness.model.source import ModelSource, cached_models, locate
+from harness.model.source import ModelSource, cached_models, identified, locate
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -158,3 +159,76 @@ def test_what_is_neither_name_nor_folder_is_refused(name: str) -> None:
 
 def test_the_cached_models_are_listed(hub: Path) -> None:
     assert cached_models() == {"org/small": hub / "models--org--small" / "snapshots" / COMMIT}
+
+
+def test_an_adapter_is_known_with_the_model_that_it_is_for(folder: Path) -> None:
+    base = shutil.copytree(folder, folder.parent / "base")
+    (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(base)}))
+    before = locate(str(folder)).fingerprint
+    (base / "model.safetensors").write_text("changed")
+    assert locate(str(folder)).fingerprint != before
+
+
+# ---- models in a subfolder
+
+
+@pytest.fixture
+def nested(folder: Path) -> Path:
+    """A folder that holds only a subfolder model."""
+    (folder / "README.md").unlink()
+    outer = folder.parent / "outer"
+    outer.mkdir()
+    folder.rename(outer / "inner")
+    return outer
+
+
+def test_a_folder_with_only_a_subfolder_model_is_a_model(nested: Path) -> None:
+    found = locate(str(nested), subfolder="inner")
+    assert (found.folder, found.loadable) == (nested, str(nested))
+    (nested / "inner" / "model.safetensors").write_text("changed")
+    assert locate(str(nested), subfolder="inner").fingerprint != found.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("subfolder", "reason"),
+    [
+        ("", r"outer is a folder without a config.json: not a Hugging Face model; give --model_args subfolder=inner"),
+        ("innner", r"without a config.json in its subfolder innner: .*; give --model_args subfolder=inner"),
+    ],
+)
+def test_a_subfolder_model_is_pointed_at(subfolder: str, reason: str, nested: Path) -> None:
+    with pytest.raises(ModelError, match=reason):
+        locate(str(nested), subfolder=subfolder)
+
+
+# ---- model arguments
+
+
+def test_a_tokenizer_folder_counts_by_its_contents(folder: Path) -> None:
+    args = {"dtype": "float32", "tokenizer": str(folder), "revision": "main", "subfolder": "x", "offload_folder": "y"}
+    before = identified(args)
+    assert before.keys() == {"dtype", "tokenizer"}
+    copy = shutil.copytree(folder, folder.parent / "copy")
+    (copy / "model.safetensors").write_text("weights are no part of a tokenizer")
+    assert identified(args | {"tokenizer": str(copy)}) == before
+    (folder / "tokenizer.model").write_text("changed")
+    assert identified(args) != before
+
+
+@pytest.mark.usefixtures("hub")
+def test_a_tokenizer_of_the_hub_counts_by_its_commit() -> None:
+    assert identified({"tokenizer": "org/small"}) == {"tokenizer": f"hub:org/small@{COMMIT}"}
+
+
+def test_a_tokenizer_that_is_not_there_is_a_sentence(folder: Path) -> None:
+    with pytest.raises(
+        ModelError, match=r"--model_args tokenizer=.*my-modle: no such folder. Did you mean '.*my-model'"
+    ):
+        identified({"tokenizer": str(folder.parent / "my-modle")})
+
+
+@pytest.mark.parametrize("name", ["peft", "chat_template", "anything"])
+def test_any_argument_that_is_a_path_counts_by_its_contents(name: str, folder: Path) -> None:
+    before = identified({name: str(folder)})
+    (folder / "adapter_model.safetensors").write_text("trained further")
+    assert identified({name: str(folder)}) != before

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
@@ -20,8 +20,10 @@ from harness.contract.anatomy import LINEAR
 from harness.contract.decoder import Decoder
 from harness.contract.method import Savings
 from harness.contract.parameters import Pattern
-from harness.contract.stack import Stack
 from harness.core.errors import MethodError
+
+if TYPE_CHECKING:
+    from harness.contract.stack import Stack
 
 
 class LinearMap(nn.Module):
@@ -167,7 +169,7 @@ def kernels(model: Decoder) -> dict[str, int]:
     return dict(Counter(kernel for kernel, _ in _changed(model)))
 
 
-def savings(stack: Stack, model: Decoder) -> Savings:
+def savings(stack: "Stack", model: Decoder) -> Savings:
     """What attached methods save on this model and machine: simulated as soon as one part of it is.
 
     Of methods that replace linear layers, each replaced layer says it itself.
