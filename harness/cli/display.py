@@ -1,7 +1,6 @@
 """What a person sees: sentences, progress bars, and one table per task. Progress goes to stderr, results to stdout."""
 
 import json
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
@@ -19,6 +18,8 @@ from rich.progress import (
 )
 from rich.table import Table
 from rich.text import Text
+
+from harness.core import environment
 
 if TYPE_CHECKING:
     from harness.run.session import Session
@@ -58,8 +59,8 @@ class Reporter:
     """Reports a session's progress on stderr."""
 
     def __init__(self) -> None:
-        first = os.environ.get("RANK", "0") == "0"  # one voice for all processes of a launch
-        self._console = Console(stderr=True, highlight=False, quiet=not first)
+        # one voice for all processes of a launch
+        self._console = Console(stderr=True, highlight=False, quiet=environment.rank() != 0)
 
     def say(self, message: str) -> None:
         """Print a sentence."""
@@ -82,7 +83,7 @@ class Reporter:
 def plan(session: "Session", *, as_json: bool) -> None:
     """The resolved runs and their ids, and which of them are done."""
     with redirect_stdout(sys.stderr):  # tasks may print as they load
-        specs = session.specs
+        specs = session.plan.specs
     rows = []
     for spec in specs:
         folder = session.folder(spec)
@@ -130,5 +131,5 @@ def prepared(found: list[dict[str, Any]], folder: Path | None) -> None:
 
 def configurations(session: "Session", *, on_stderr: bool) -> None:
     """The tasks' configurations as lm-eval holds them, as JSON."""
-    configs = {name: task.dump_config() for spec in session.specs for name, task in spec.task.tasks.items()}
+    configs = {name: task.dump_config() for spec in session.plan.specs for name, task in spec.task.tasks.items()}
     print(json.dumps(configs, indent=2, default=str), file=sys.stderr if on_stderr else sys.stdout)

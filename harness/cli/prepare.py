@@ -4,12 +4,16 @@ import json
 import sys
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Exit, Option
 
 from harness.cli import arguments
 from harness.core.errors import HarnessError
+from harness.core.files import writing
+
+if TYPE_CHECKING:
+    from harness.run.session import Session
 
 
 def prepare(
@@ -57,20 +61,60 @@ def prepare(
     from harness.run.session import Session
 
     session = Session(job, Store(Path("runs")), display.Reporter())
-    for stack in session.stacks:
+    for stack in session.plan.stacks:
         if not stack.needs_preparation:
             raise HarnessError(f"{stack.label} needs no preparation: run it")
     try:
         with redirect_stdout(sys.stderr):
-            prepared = session.prepare(output_path)
+            found = _prepared(session) if output_path is None else [_written(session, output_path)]
     except KeyboardInterrupt:
         display.Reporter().say("stopped. Finished parts are kept: give the same command again to go on.")
         raise Exit(130) from None
-    found: list[dict[str, Any]] = [
-        {"method": spec.stack.label, "task": spec.task.name, "state": [state.facts for state in states]}
-        for spec, states in prepared
-    ]
+
     if as_json:
         print(json.dumps(found, indent=2))  # noqa: T201
     else:
         display.prepared(found, output_path)
+
+
+def _prepared(session: "Session") -> list[dict[str, Any]]:
+    """Prepare every run of the job; what was found, run by run."""
+    found = []
+    for spec in session.plan.specs:
+        with session.attached(spec) as states:
+            facts = [state.facts for state in states]
+        found.append({"method": spec.stack.label, "task": spec.task.name, "state": facts})
+    return found
+
+
+def _written(session: "Session", output: Path) -> dict[str, Any]:
+    """Prepare the one run of the job and write its state.
+
+    Raises:
+        HarnessError: more than one state would go into the folder, the method takes none, or the folder is there or
+            being written.
+    """
+    from filelock import FileLock, Timeout
+
+    specs = session.plan.specs
+    if len(specs) > 1 or len(specs[0].stack.parts) > 1:
+        raise HarnessError(f"--output_path {output}: one state goes into a folder; give one method and one task")
+    (spec,), (part,) = specs, specs[0].stack.parts
+    if "state" not in part.params():
+        raise HarnessError(f"--output_path {output}: {part.name} takes no state; its preparation is kept for itself")
+    try:
+        with writing(output):
+            output.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(lock := output.with_name(f".{output.name}.lock"), blocking=False):
+            if output.exists():
+                raise HarnessError(
+                    f"--output_path {output} is there already; a prepared state gets a folder of its own"
+                )
+            preparation = session.preparation(spec)
+            with spec.stack.applied(session.lm.decoder, preparation) as (state,):
+                facts = [state.facts]
+            state.save(output, preparation.key(part, session.lm.decoder), spec.stack.label)
+            lock.unlink(missing_ok=True)
+    except Timeout as error:
+        raise HarnessError(f"--output_path {output}: another process is writing it") from error
+    return {"method": spec.stack.label, "task": spec.task.name, "state": facts}

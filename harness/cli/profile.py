@@ -1,7 +1,6 @@
 """``harness profile``: what a layer costs on this host, fitted, with how far to trust it; or HELM's published table."""
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from typer import Option
@@ -52,16 +51,13 @@ def _profile(
 
     quiet.silence(offline=offline)
     from harness.measure.profiling import measure_profile, stored_profile
-    from harness.results.store import Store
-    from harness.run.session import Session
-    from harness.run.spec import Job
+    from harness.run import loading
+    from harness.run.spec import ModelSettings
 
     args = arguments.key_values("--model_args", model_args)
-    # a job has a task; this one is never loaded
-    settings = {"methods": ("dense",), "tasks": ("pocket_choice",), "pretrained": pretrained}
-    job = Job.model_validate(settings | {"model_args": args, "device": device})
+    settings = ModelSettings(pretrained=pretrained, model_args=args, device=device)
     progress = Reporter()
-    decoder = Session(job, Store(Path("runs")), progress).lm.decoder
+    decoder = loading.load(settings, loading.source_of(settings), loading.device_of(settings), progress).decoder
     kept = None if again else stored_profile(decoder)
     if kept is not None:
         return kept

@@ -79,6 +79,6 @@ class Prepared:
 def _reason(folder: Path, error: Exception) -> str:
     if folder.is_dir() or not folder.parent.is_dir():
         return repr(error)
-    if any(folder.parent.glob(f".{folder.name}.*")):
+    if any(folder.parent.glob(f".{folder.name}.????????")):
         return "another process is still writing it"
     return "there is no such folder; `harness prepare -o` writes one"

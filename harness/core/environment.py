@@ -71,6 +71,16 @@ def observe(device: str) -> Environment:
     )
 
 
+def rank() -> int:
+    """Which process of a launch this is; 0 where there is one."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def processes() -> int:
+    """How many processes a launch has."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def load() -> float:
     """The one-minute load average; 0 where the system does not tell."""
     return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else 0.0

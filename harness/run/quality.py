@@ -17,7 +17,7 @@ from harness.evaluate.evaluation import explained, simple_evaluate
 from harness.evaluate.journal import Journal, Served
 from harness.evaluate.quiet import collected_warnings
 from harness.measure.shape import ModelShape
-from harness.results.compare import compared, with_intervals
+from harness.results.compare import with_intervals
 from harness.results.costs import Memory
 from harness.results.record import MISSING, MethodInfo, ModelInfo, RunRecord
 from harness.results.store import RunFolder
@@ -42,18 +42,10 @@ class _Evaluated:
     warnings: list[str]
 
 
-def run(
-    spec: RunSpec,
-    lm: "HarnessLM",
-    folder: RunFolder,
-    preparation: Preparation,
-    progress: "Progress",
-    baseline: RunFolder | None,
-) -> RunRecord | None:
-    """Carry out a run, going on from its journal if there is one, and write its three files.
+def evaluate(spec: RunSpec, lm: "HarnessLM", folder: RunFolder, preparation: Preparation, progress: "Progress") -> None:
+    """Evaluate a run, resuming from its journal if there is one, and write its three files.
 
-    On several processes (``accelerate launch``) every process calls this; the first one writes and returns the
-    record, the others return None.
+    On several processes (``accelerate launch``) every process calls this, and the first one writes.
 
     Raises:
         HarnessError: something the user can act on; what is finished stays in the journal.
@@ -63,7 +55,7 @@ def run(
     with explained(f"{spec.stack.label} on {spec.task.name}", spec.job.batch_size):
         evaluated = _evaluate(spec, lm, folder, preparation, progress)
     if evaluated.results is None:  # another process has them and writes
-        return None
+        return
     lines = list(outcome.sample_lines(evaluated.results, evaluated.served, evaluated.shape, spec.job.samples))
     here = spec.environment.model_copy(update={"load_average": (*spec.environment.load_average, environment.load())})
     unchanged = outcome.same_work(evaluated.served, evaluated.shape, dense)
@@ -85,10 +77,7 @@ def run(
         | ({} if flops.audit_ratio is not None else {"flops.audit_ratio": "every answer came from the journal"}),
         warnings=outcome.broken_answers(evaluated.served) + evaluated.warnings,
     )
-    if baseline is not None:
-        record = compared(record, lines, baseline)
     folder.finish(record, lines, _manifest(spec, evaluated.shape))
-    return record
 
 
 def _evaluate(

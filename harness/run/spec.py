@@ -63,7 +63,34 @@ class CostPlan(BaseModel):
     carbon_intensity: float | None = Field(default=None, ge=0)
 
 
-class Job(BaseModel):
+class ModelSettings(BaseModel):
+    """Which model is loaded, and how, by lm-eval's names.
+
+    Attributes:
+        model_args: what lm-eval's backend hands on to transformers.
+        device: None takes a GPU where there is one.
+        apply_chat_template: the name of one of the tokenizer's templates, or whether its only one is used.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    pretrained: str
+    model_args: dict[str, Any] = {}
+    device: str | None = None
+    batch_size: int = Field(default=1, ge=1)
+    trust_remote_code: bool = False
+    apply_chat_template: bool | str = False
+
+    @field_validator("model_args")
+    @classmethod
+    def _supported(cls, args: dict[str, Any]) -> dict[str, Any]:
+        for name in args:
+            if name in UNSUPPORTED_MODEL_ARGS:
+                raise ValueError(f"model argument {name!r} is not supported: {UNSUPPORTED_MODEL_ARGS[name]}")
+        return args
+
+
+class Job(ModelSettings):
     """The settings of one ``harness run``, by lm-eval's names where lm-eval has the setting.
 
     Attributes:
@@ -75,41 +102,25 @@ class Job(BaseModel):
         costs: what is measured after the scores; no part of a run's id.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
-
     methods: tuple[str, ...]
     method_args: dict[str, Any] = {}
     baseline: bool = True
     tasks: tuple[TaskRequest, ...] = Field(min_length=1)
-    pretrained: str
-    model_args: dict[str, Any] = {}
-    device: str | None = None
-    batch_size: int = Field(default=1, ge=1)
     num_fewshot: int | None = Field(default=None, ge=0)
     limit: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     samples: dict[str, Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]] | None = None
     gen_kwargs: dict[str, Any] | None = None
-    apply_chat_template: bool | str = False
     system_instruction: str | None = None
     fewshot_as_multiturn: bool = True
     seeds: tuple[_Seed, _Seed, _Seed, _Seed] = (0, 1234, 1234, 1234)
     include_path: str | None = None
     metadata: dict[str, Any] = {}
-    trust_remote_code: bool = False
     confirm_run_unsafe_code: bool = False
     calibration: str = "task"
     predict_only: bool = False
     write_out: bool = False
     resume: bool = True
     costs: CostPlan = CostPlan()
-
-    @field_validator("model_args")
-    @classmethod
-    def _supported(cls, args: dict[str, Any]) -> dict[str, Any]:
-        for name in args:
-            if name in UNSUPPORTED_MODEL_ARGS:
-                raise ValueError(f"model argument {name!r} is not supported: {UNSUPPORTED_MODEL_ARGS[name]}")
-        return args
 
     @field_validator("samples")
     @classmethod

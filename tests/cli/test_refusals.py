@@ -31,7 +31,7 @@ def refused(harness: Harness, tiny: list[object]) -> Refused:
 
 @pytest.fixture
 def no_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("harness.run.session.run", lambda *_: pytest.fail("evaluated before it was refused"))
+    monkeypatch.setattr("harness.run.session.evaluate", lambda *_: pytest.fail("evaluated before it was refused"))
 
 
 @pytest.mark.parametrize(

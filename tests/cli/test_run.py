@@ -82,7 +82,7 @@ def test_dry_run_for_people(harness: Harness, tiny: list[object]) -> None:
 def test_same_run_again_is_not_computed(harness: Harness, tiny: list[object], monkeypatch: pytest.MonkeyPatch) -> None:
     first = run(harness, tiny)
     with monkeypatch.context() as patch:
-        patch.setattr("harness.run.session.run", lambda *_: pytest.fail("computed again"))
+        patch.setattr("harness.run.session.evaluate", lambda *_: pytest.fail("computed again"))
         again = harness("run", *tiny, "--tasks", "tiny_letters", "--limit", 3, "--json")
     assert again.json() == first
     assert "nothing to do" in again.err

@@ -174,7 +174,7 @@ def test_a_batch_is_refused_where_rows_meet(tmp_path: Path) -> None:
     path.write_text(path.read_text().replace("count: int = 1", "batchable = False"))
     job = Job(methods=(f"{path}:Loose",), tasks=("any",), pretrained="any", batch_size=2)
     with pytest.raises(MethodError, match="--batch_size 1"):
-        _ = Session(job, Store(tmp_path), Silent()).specs
+        _ = Session(job, Store(tmp_path), Silent()).plan.specs
 
 
 def test_an_outside_method_cannot_be_the_baseline(tmp_path: Path) -> None:

@@ -1,0 +1,130 @@
+"""The plan of a job: every run that was asked for, with its id, before anything slow is done."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from harness.contract.calibration import Calibration
+from harness.contract.stack import Stack, parse
+from harness.core import environment
+from harness.core.errors import HarnessError, MethodError, UnknownNameError
+from harness.evaluate.calibration_text import calibration_for
+from harness.evaluate.quiet import collected_warnings
+from harness.evaluate.tasks import LoadedTask, Overrides, TaskLoader, refuse_without_prompt
+from harness.model.source import ModelSource
+from harness.run.loading import device_of, source_of
+from harness.run.spec import Job, RunSpec
+from harness.run.units import Unit
+
+
+@dataclass
+class Plan:
+    """What a job comes to.
+
+    Raises, each when it is first asked for:
+        UnknownNameError: an unknown method, task or argument of one.
+        MethodError: a method that cannot do what is asked.
+        ModelError, TaskError: the model or a task's data is not there.
+    """
+
+    job: Job
+    _calibrations: dict[tuple[str, int], Calibration] = field(default_factory=dict, init=False)
+
+    @cached_property
+    def stacks(self) -> list[Stack]:
+        """The methods, dense first unless switched off, each once."""
+        args = self.job.method_args
+        stacks = [parse(text, args if text != "dense" else None) for text in self.job.methods]
+        if self.job.baseline:
+            stacks = [parse("dense"), *stacks]
+        return list({stack.fingerprint: stack for stack in stacks}.values())
+
+    @cached_property
+    def source(self) -> ModelSource:
+        """Where the model is."""
+        return source_of(self.job)
+
+    @cached_property
+    def device(self) -> str:
+        """The torch device that the model goes to."""
+        return device_of(self.job)
+
+    @cached_property
+    def specs(self) -> list[RunSpec]:
+        """Every run: all methods of the first task, then of the next."""
+        self._refuse_batches(self.stacks)  # a wrong method costs no loading of tasks
+        machine = environment.observe(self.device)
+        specs = [
+            RunSpec(
+                job=job,
+                stack=stack,
+                task=task,
+                model=self.source,
+                environment=machine,
+                data=data,
+                calibration=self._calibration(stack, task),
+            )
+            for job, task, data in self._tasks()
+            for stack in self.stacks
+        ]
+        leaves = {leaf for spec in specs for leaf in spec.task.tasks}
+        for name in self.job.samples or {}:
+            if name not in leaves:
+                raise UnknownNameError("task in --samples", name, leaves)
+        return specs
+
+    def units(self) -> list[Unit]:
+        """The parts of the job that can be carried out by themselves, in an order that can be kept."""
+        tasks = list(dict.fromkeys(spec.task.name for spec in self.specs))
+        units = [Unit(kind="quality", task=spec.task.name, run=spec.id) for spec in self.specs]
+        if not self.job.costs.measure <= {"flops"}:
+            units += [Unit(kind="costs", task=task) for task in tasks]
+        return units
+
+    def spec(self, unit: Unit) -> RunSpec:
+        """The run of a unit that is about one."""
+        return next(spec for spec in self.specs if spec.id == unit.run)
+
+    def of_task(self, task: str) -> list[RunSpec]:
+        """The runs on one task, dense first where there is one."""
+        return [spec for spec in self.specs if spec.task.name == task]
+
+    def _refuse_batches(self, stacks: list[Stack]) -> None:
+        for stack in stacks:
+            if self.job.batch_size > 1 and not stack.batchable:
+                raise MethodError(f"{stack.label}: rows of a batch influence each other; give --batch_size 1")
+
+    def _tasks(self) -> Iterator[tuple[Job, LoadedTask, str]]:
+        """Each task loaded, with the job as it is for this task and the digest of its documents."""
+        job = self.job
+        loader = TaskLoader(job.include_path, {"pretrained": self.source.loadable, **job.model_args, **job.metadata})
+        jobs: dict[str, Job] = {}
+        for request in job.tasks:
+            for name in loader.resolve([request.task]):
+                jobs.setdefault(name, job.asking(request))
+        for name, task_job in jobs.items():
+            with collected_warnings("lm_eval", "datasets"):
+                task = loader.load(name, Overrides(task_job.num_fewshot, task_job.gen_kwargs, task_job.seeds[3]))
+            self._refuse_samples(task)
+            for stack in self.stacks:
+                if stack.pools_prompt:
+                    refuse_without_prompt(stack.label, task)
+            yield task_job, task, task.fingerprint(task_job.limit, task_job.samples)
+
+    def _refuse_samples(self, loaded: LoadedTask) -> None:
+        """Refuse documents that a task does not have."""
+        for name, task in loaded.tasks.items():
+            chosen = (self.job.samples or {}).get(name, [0])
+            if max(chosen) >= len(task.eval_docs):
+                raise HarnessError(
+                    f"--samples: {name} has no document {max(chosen)}; it has 0 to {len(task.eval_docs) - 1}"
+                )
+
+    def _calibration(self, stack: Stack, task: LoadedTask) -> Calibration | None:
+        """The stack's calibration text; read once for all stacks that need as many questions."""
+        if not stack.needs_preparation:
+            return None
+        key = (task.name, stack.questions_needed)
+        if key not in self._calibrations:
+            self._calibrations[key] = calibration_for(task, self.job.calibration, questions=stack.questions_needed)
+        return self._calibrations[key]
