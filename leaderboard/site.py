@@ -15,7 +15,7 @@ from harness.leaderboard.render import ASSETS, inline_json, page, script, slug
 from harness.leaderboard.results import PACKED_SAMPLES, Result, load_all
 from harness.reports.columns import COLUMNS
 from harness.reports.rows import Row, difference, rows
-from harness.results.record import json_schema
+from harness.results.schemas import schemas
 from harness.results.store import MANIFEST, RECORD, SAMPLES
 
 _LARGEST_COPY = 2 << 20  # bytes of a samples file that the site carries along
@@ -85,7 +85,8 @@ def _write_shared(folder: Path, table: Sequence[Row], url: str | None, refused: 
     _write(folder / "about.html", about)
     _write(folder / "index.json", exports.index(table).model_dump_json())
     _write(folder / "index.schema.json", json.dumps(exports.Index.model_json_schema(), indent=1))
-    _write(folder / "record.schema.json", json.dumps(json_schema(), indent=1))
+    for name, schema in schemas().items():
+        _write(folder / name, json.dumps(schema, indent=1))
     _write(folder / "feed.xml", exports.feed(table, url))
     shared = (json.dumps(exports.every_eval_ever(row.record), ensure_ascii=False) + "\n" for row in table)
     _write(folder / "every_eval_ever.jsonl", "".join(shared))

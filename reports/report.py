@@ -12,6 +12,7 @@ from harness.core.files import writing
 from harness.reports.figures import Plot
 from harness.reports.plots import plots
 from harness.reports.rows import Row, rows
+from harness.results.samples import SampleLine
 from harness.results.store import RunFolder
 
 
@@ -85,7 +86,7 @@ def _groups(folders: Iterable[RunFolder], cost: str) -> list[Group]:
     return groups
 
 
-def _samples(folder: RunFolder) -> list[dict[str, Any]]:
+def _samples(folder: RunFolder) -> list[SampleLine]:
     """A run's documents; without them figures of documents are left out."""
     try:
         return list(folder.samples())

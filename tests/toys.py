@@ -110,6 +110,13 @@ class Needy(Toy):
     state: str
 
 
+def sample_json(**changes: Any) -> dict[str, Any]:
+    """The smallest line of a document."""
+    line = {"task": "t", "doc_id": 0, "doc_hash": "a" * 64, "target": 1, "scores": {"acc,none": 1.0}}
+    work = {"prompt_tokens": 3, "output_tokens": 0, "pad_tokens": 0, "depth": 1.0, "flops": 100}
+    return {**line, **work, **changes}
+
+
 def record_json(**changes: Any) -> dict[str, Any]:
     """A whole record as JSON."""
     info = {"savings": "real", "exact": False, "params": [{"count": 1}], "fingerprint": "f", "family": "pruning"}

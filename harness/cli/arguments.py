@@ -3,6 +3,7 @@
 import ast
 import json
 from collections.abc import Iterable
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,17 @@ def samples(text: str | None) -> dict[str, list[int]] | None:
         if not isinstance(indices, list) or not all(isinstance(index, int) and index >= 0 for index in indices):
             raise HarnessError(f"--samples: {task} needs a list of document indices, got {indices!r}")
     return parsed
+
+
+def seconds(option: str, given: float | None) -> float | None:
+    """A duration, if one was given.
+
+    Raises:
+        HarnessError: not a finite number above 0.
+    """
+    if given is not None and not (isfinite(given) and given > 0):
+        raise HarnessError(f"{option} {given:g}: expected a number of seconds above 0")
+    return given
 
 
 def seeds(text: str) -> tuple[int | None, int | None, int | None, int | None]:

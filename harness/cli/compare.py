@@ -25,9 +25,13 @@ def compare(
     from harness.cli.display import plain, stdout
     from harness.results.compare import compare as compared
     from harness.results.store import Store
+    from harness.run.renewal import renew_stored
 
     store = Store(output_path)
-    found = compared(store.find(a), store.find(b), margin=margin)
+    folders = store.find(a), store.find(b)
+    for folder in folders:
+        renew_stored(store, folder)
+    found = compared(*folders, margin=margin)
     if as_json:
         scores = [score.model_dump(mode="json") for score in found.scores]
         plain_json = {"a": found.a.id, "b": found.b.id, "scores": scores, "unlike": found.unlike}

@@ -1,22 +1,24 @@
-"""The child process of an isolated cost pass: a job on standard input, the folder of results as argument."""
+"""The child process of an isolated launch: an order of units of work on standard input."""
 
 import sys
-from pathlib import Path
 
 from harness.core.errors import HarnessError
-from harness.run.spec import Job
+from harness.run.launch import Order
 
 
 def main() -> None:
-    """The child: a job on standard input, the folder of results as argument."""
+    """Carry out the units; what they leave goes into the folder of results."""
     from harness.cli.display import Reporter
     from harness.evaluate import quiet
     from harness.results.store import Store
     from harness.run.session import Session
 
     quiet.silence()
+    order = Order.model_validate_json(sys.stdin.read())
     try:
-        Session(Job.model_validate_json(sys.stdin.read()), Store(Path(sys.argv[1])), Reporter()).measure_costs()
+        session = Session(order.job, Store(order.results), Reporter())
+        for unit in order.units:
+            session.carry_out(unit)
     except HarnessError as error:
         print(f"harness: {error}", file=sys.stderr)  # noqa: T201
         sys.exit(2)

@@ -18,8 +18,11 @@ def report(
     """Write tables (CSV, Markdown, LaTeX), figures (SVG, PNG) with their data, and one self-contained HTML page."""
     from harness.reports.report import write
     from harness.results.store import Store
+    from harness.run.renewal import renew_stored
 
     store = Store(results)
     folders = [store.find(name) for name in runs or ()] or [folder for folder in store.folders() if folder.finished]
+    for folder in folders:
+        renew_stored(store, folder)
     written = write(folders, output_path, cost)
     typer.echo(f"{len(written)} files in {output_path}/; begin with {output_path / 'report.html'}")

@@ -82,6 +82,10 @@ def run(
     cost_tokens: Annotated[
         int, Option("--cost_tokens", min=2, help="Tokens generated for a measured request, at most.")
     ] = 32,
+    cost_budget: Annotated[
+        float | None,
+        Option("--cost_budget", help="Seconds for a cost profile; else a fifth of the evaluation, from 10 to 60."),
+    ] = None,
     isolate: Annotated[bool, Option("--isolate", help="Measure in a process of its own.")] = False,
     accelerator: Annotated[
         _Many, Option("--accelerator", help="Machines to work out a roofline for; this-host is measured. Repeatable.")
@@ -159,6 +163,7 @@ def run(
             warmup=warmup,
             new_tokens=cost_tokens,
             isolate=isolate,
+            budget_s=arguments.seconds("--cost_budget", cost_budget),
             usd_per_hour=price,
             carbon_intensity=carbon_intensity,
         ),

@@ -14,6 +14,7 @@ from harness.measure.shape import ModelShape
 from harness.measure.traffic import kv_cache_bytes, traffic
 from harness.results.record import Flops as FlopsInfo
 from harness.results.record import Routes, TraceTotals
+from harness.results.samples import SampleLine
 from harness.results.scores import Score
 
 
@@ -102,7 +103,7 @@ def by_document(served: Iterable[Served]) -> dict[tuple[str, int], Document]:
 
 def sample_lines(
     results: dict[str, Any], served: Iterable[Served], shape: ModelShape, chosen: dict[str, list[int]] | None
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[SampleLine]:
     """One line per document: its scores under every filter, its tokens, its work."""
     documents = by_document(served)
     for task, samples in results["samples"].items():
@@ -116,7 +117,7 @@ def sample_lines(
         for number, line in sorted(merged.items()):
             # under --samples, lm-eval numbers requests by position and documents by their own index
             position = indices.index(number) if indices else number
-            yield line | _work((task, position), documents[task, position], shape)
+            yield {**line, **_work((task, position), documents[task, position], shape)}  # type: ignore[typeddict-item]
 
 
 def _line(task: str, sample: dict[str, Any]) -> dict[str, Any]:

@@ -6,11 +6,15 @@ from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
 
 from harness.measure.meters import Meter, why_not_measured
 from harness.results.costs import Energy, EnergyPart, Provenance
 
-WINDOW_S, IDLE_S, COOLDOWN_S, ROUNDS = 10.0, 10.0, 5.0, 3
+WINDOW_S: Final = 10.0
+"""Least seconds of a window that is trusted: counters are updated every 1 to 100 ms, estimates every second."""
+ROUNDS: Final = 3
+"""Least windows that are trusted."""
 TRUST: Final[tuple[Provenance, ...]] = (
     "none",
     "modeled",
@@ -27,6 +31,27 @@ NOTES: Final[dict[str, str]] = {
     "measured_counter": "read from hardware counters",
     "none": "nothing could be read",
 }
+
+
+class Windows(BaseModel):
+    """How energy is measured.
+
+    Attributes:
+        window_s: least seconds of a busy window; ``idle_s`` of each of the two idle ones.
+        cooldown_s: seconds of rest after a busy window.
+        rounds: busy windows of each participant.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    window_s: float = Field(default=WINDOW_S, gt=0)
+    idle_s: float = Field(default=10.0, gt=0)
+    cooldown_s: float = Field(default=5.0, ge=0)
+    rounds: int = Field(default=ROUNDS, ge=1)
+
+    def seconds(self, participants: int) -> float:
+        """How long measuring so many participants takes."""
+        return self.rounds * participants * (self.window_s + self.cooldown_s) + 2 * self.idle_s
 
 
 @dataclass(frozen=True)
@@ -48,29 +73,35 @@ class WindowMeter:
     """Opens all meters together.
 
     Attributes:
+        plan: how long windows are.
         clock, sleep: so that tests need not wait.
     """
 
     meters: Sequence[Meter]
+    plan: Windows = field(default_factory=Windows)
     clock: Callable[[], float] = field(default=time.perf_counter)
     sleep: Callable[[float], None] = field(default=time.sleep)
 
-    def busy(self, work: Callable[[], int], least_s: float = WINDOW_S) -> Window:
+    def busy(self, work: Callable[[], int]) -> Window:
         """Run ``work``, which returns its number of requests, until the window is long enough."""
         for meter in self.meters:
             meter.begin()
         began, requests = self.clock(), 0
-        while self.clock() - began < least_s:
+        while self.clock() - began < self.plan.window_s:
             requests += work()
         return Window(self.clock() - began, self._read(), requests)
 
-    def idle(self, seconds: float = IDLE_S) -> Window:
+    def idle(self) -> Window:
         """Do nothing for as long."""
         for meter in self.meters:
             meter.begin()
         began = self.clock()
-        self.sleep(seconds)
+        self.sleep(self.plan.idle_s)
         return Window(self.clock() - began, self._read(), 0)
+
+    def cool_down(self) -> None:
+        """Rest between windows, so that one does not heat the next."""
+        self.sleep(self.plan.cooldown_s)
 
     def _read(self) -> dict[str, EnergyPart]:
         parts: dict[str, EnergyPart] = {}
@@ -91,9 +122,10 @@ def energy(
     """Energy per request of a method's windows.
 
     Args:
-        windows: busy ones; ``idle`` those around them.
+        windows: busy ones; ``idle`` the idle ones around them.
         others_share: share of the machine that other processes used meanwhile.
-        weights: idealized seconds of each request, by which the energy is theirs; none if unknown.
+        prefill_share: share of the idealized time that reading prompts takes.
+        weights: idealized seconds of each request, in proportion to which energy is attributed; none if unknown.
         intensity_g_per_kwh: grams of CO2 for a kilowatt-hour, if the user wants them.
     """
     names = sorted({name for window in windows for name in window.parts})
@@ -132,16 +164,16 @@ def missing_reason(result: Energy) -> str | None:
 
 
 def attribute(joules: float, weights: Sequence[float]) -> list[float]:
-    """A window's energy over its requests, in proportion to their idealized seconds."""
+    """Joules of each request, [requests]: their sum in proportion to idealized seconds, ``weights`` [requests]."""
     total = sum(weights)
     return [joules * weight / total for weight in weights]
 
 
 def _part(name: str, windows: Sequence[Window], requests: int) -> EnergyPart:
     """A component over all windows: null if one of them lacks it, and only as trusted as its least trusted window."""
-    found = [window.parts.get(name) for window in windows]
-    joules = [None if part is None else part.joules for part in found]
-    weakest = min((part for part in found if part is not None), key=lambda part: TRUST.index(part.provenance))
+    parts = [window.parts.get(name) for window in windows]
+    joules = [None if part is None else part.joules for part in parts]
+    weakest = min((part for part in parts if part is not None), key=lambda part: TRUST.index(part.provenance))
     if any(value is None for value in joules):
         return weakest.model_copy(update={"joules": None, "provenance": "none"})
     return weakest.model_copy(update={"joules": sum(value for value in joules if value is not None) / requests})
@@ -162,12 +194,12 @@ def _watts(idle: Sequence[Window]) -> float | None:
 
 
 def _doubts(windows: Sequence[Window], idle_w: float | None, others_share: float, label: Provenance) -> list[str]:
-    found = []
+    doubts = []
     if min(window.seconds for window in windows) < WINDOW_S:
-        found.append(f"a window was shorter than {WINDOW_S:.0f} s")
+        doubts.append(f"a window was shorter than {WINDOW_S:.0f} s")
     busy_w = sum(map(_joules, windows)) / sum(window.seconds for window in windows)
     if idle_w is not None and busy_w < 0.5 * idle_w:
-        found.append("working took less than half the power of idling: the meter cannot be right")
+        doubts.append("working took less than half the power of idling: the meter cannot be right")
     if others_share > 0.1 and label.startswith("measured"):
-        found.append(f"other processes used {others_share:.0%} of the machine, and their energy is counted too")
-    return found
+        doubts.append(f"other processes used {others_share:.0%} of the machine, and their energy is counted too")
+    return doubts

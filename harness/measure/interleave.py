@@ -1,24 +1,33 @@
-"""Dense and methods taking turns over the same requests, so that whatever the machine does falls on all alike."""
+"""Participants take turns over the same requests, so that machine noise affects all of them equally."""
 
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-import numpy as np
-
 from harness.measure.serve import CostRequest, Served, serve
-from harness.results.stats.paired import Floats
 
 if TYPE_CHECKING:
     from harness.contract.decoder import Decoder
     from harness.core.progress import Bar
 
-Attach = Callable[[], AbstractContextManager[object]]
 ATTACH_SHARE: Final = 0.3
 """Turns are so long that attaching takes no more than this share of serving."""
+
+
+@dataclass(frozen=True, eq=False)
+class Participant:
+    """What takes turns: a method, or dense, which may take part twice.
+
+    Attributes:
+        label: for messages.
+        attach: applies its methods to the model for the length of a ``with`` block.
+    """
+
+    label: str
+    attach: Callable[[], AbstractContextManager[object]]
 
 
 @dataclass(frozen=True)
@@ -30,18 +39,13 @@ class Turns:
         chunk: requests that were served before the turn changed.
     """
 
-    served: dict[str, list[list[Served]]]
+    served: dict[Participant, list[list[Served]]]
     chunk: int
-
-    def seconds(self, name: str, of: Callable[[Served], float | None]) -> Floats | None:
-        """A time of every measurement, [requests, rounds]; None if some have none."""
-        values = [[of(one) for one in rounds] for rounds in self.served[name]]
-        return None if any(value is None for row in values for value in row) else np.array(values, dtype=float)
 
 
 def interleave(
     model: "Decoder",
-    participants: Mapping[str, Attach],
+    participants: Sequence[Participant],
     requests: Sequence[CostRequest],
     *,
     rounds: int,
@@ -57,36 +61,36 @@ def interleave(
     draw = random.Random(seed)
     bar.expect((rounds + warmup) * len(participants) * len(requests))
     chunk = _warm_up(model, participants, requests, warmup, bar)
-    served: dict[str, list[list[Served]]] = {name: [[] for _ in requests] for name in participants}
+    served: dict[Participant, list[list[Served]]] = {each: [[] for _ in requests] for each in participants}
     for _ in range(rounds):
         order = draw.sample(range(len(requests)), len(requests))
         for start in range(0, len(order), chunk):
-            for name in draw.sample(list(participants), len(participants)):
-                with participants[name]():
+            for participant in draw.sample(list(participants), len(participants)):
+                with participant.attach():
                     for index in order[start : start + chunk]:
-                        served[name][index].append(serve(model, requests[index]))
+                        served[participant][index].append(serve(model, requests[index]))
                         bar.advance(1)
     return Turns(served, chunk)
 
 
 def _warm_up(
-    model: "Decoder", participants: Mapping[str, Attach], requests: Sequence[CostRequest], warmup: int, bar: "Bar"
+    model: "Decoder", participants: Sequence[Participant], requests: Sequence[CostRequest], warmup: int, bar: "Bar"
 ) -> int:
-    """Serve everything unmeasured; returns the requests of a turn."""
-    attaching = serving = 0.0
-    for attach in participants.values():
+    """Serve every request unmeasured, once at the least; the requests that a turn should hold.
+
+    So many that the slowest attaching and detaching takes ``ATTACH_SHARE`` of the slowest serving of a turn.
+    """
+    attaching_s = serving_s = 0.0
+    times = max(warmup, 1)
+    for participant in participants:
         began = time.perf_counter()
-        context = attach()
-        context.__enter__()
-        attached = time.perf_counter()
-        try:
+        with participant.attach():
+            attached = time.perf_counter()
             for request in requests:
-                for _ in range(max(warmup, 1)):
+                for _ in range(times):
                     serve(model, request)
                     bar.advance(1 if warmup else 0)
             ended = time.perf_counter()
-        finally:
-            context.__exit__(None, None, None)
-        attaching = max(attaching, attached - began + time.perf_counter() - ended)
-        serving = max(serving, (ended - attached) / (max(warmup, 1) * len(requests)))
-    return min(len(requests), max(1, round(attaching / (ATTACH_SHARE * max(serving, 1e-9)))))
+        attaching_s = max(attaching_s, attached - began + time.perf_counter() - ended)
+        serving_s = max(serving_s, (ended - attached) / (times * len(requests)))
+    return min(len(requests), max(1, round(attaching_s / (ATTACH_SHARE * max(serving_s, 1e-9)))))

@@ -14,7 +14,6 @@ from typing import Any, Final, Protocol
 from harness.results.costs import EnergyPart
 
 POWERCAP: Final = Path("/sys/class/powercap")
-LEAST_CODECARBON: Final = "3.3"
 
 
 class Meter(Protocol):
@@ -56,12 +55,12 @@ class RaplMeter:
 
 def rapl_domains(root: Path = POWERCAP) -> tuple[Path, ...]:
     """Readable package counters; parts of a package, and mirrors of another's counter, are left out."""
-    found: dict[int, Path] = {}
+    by_counter: dict[int, Path] = {}  # microjoules: a mirror shows the same number
     for domain in sorted(root.glob("intel-rapl:*")):
         with suppress(OSError, ValueError):
             if (domain / "name").read_text().startswith("package"):
-                found.setdefault(int((domain / "energy_uj").read_text()), domain)
-    return tuple(found.values())
+                by_counter.setdefault(int((domain / "energy_uj").read_text()), domain)
+    return tuple(by_counter.values())
 
 
 @dataclass
@@ -149,7 +148,7 @@ class CodecarbonMeter:
         measured = mode == "intel_rapl"
         return {
             "cpu": EnergyPart(
-                joules=data.cpu_energy * 3.6e6,
+                joules=data.cpu_energy * 3.6e6,  # from kWh
                 source="codecarbon_rapl" if measured else "psutil_load_tdp" if mode == "cpu_load" else "constant",
                 provenance="measured_counter"
                 if measured
@@ -201,9 +200,9 @@ def _nvml(device: str) -> Iterator[Meter]:
 
 def measured_sources() -> list[str]:
     """The hardware counters that can be read here, in words."""
-    found = [f"RAPL, {len(rapl_domains())} packages"] if rapl_domains() else []
-    found += ["the processor through Zeus" for _ in _zeus()]
-    return found + ["the GPU's counter (NVML)" for _ in _nvml("cuda:0")]
+    sources = [f"RAPL, {len(rapl_domains())} packages"] if rapl_domains() else []
+    sources += ["the processor through Zeus" for _ in _zeus()]
+    return sources + ["the GPU's counter (NVML)" for _ in _nvml("cuda:0")]
 
 
 def why_not_measured(root: Path = POWERCAP) -> str:

@@ -9,6 +9,7 @@ token, so the unit is a layer's branch:
 for n tokens that end at context c; pairs(n, c) = n c - n (n - 1) / 2. Reading a prompt and decoding are fitted apart.
 """
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, Self
@@ -19,11 +20,15 @@ from pydantic import BaseModel, ConfigDict
 from harness.results.stats.paired import Floats
 
 LINEAR_ENOUGH: Final = 0.02
-"""Mean relative error up to which straight lines describe the reading of prompts; above it a table does."""
-
-
+"""Largest mean relative error at which prefill cost is modelled as linear; above it, a lookup table is used."""
 FALLING: Final = 0.10
-"""Mean relative error of a table of rising costs above which they may fall."""
+"""Largest mean relative error of a table whose costs may not fall with length; above it, they may."""
+GOOD: Final = (0.05, 0.08)
+"""Largest mean relative errors, fitted and held out, of a good profile; ``FAIR`` of a fair one."""
+FAIR: Final = (0.10, 0.15)
+
+
+Label = Literal["good", "fair", "poor"]
 
 
 def pairs(n: float, c: float) -> float:
@@ -90,8 +95,8 @@ class LinearCosts(_Frozen):
     @classmethod
     def fit(cls, works: Sequence[Work], seconds: Sequence[float]) -> Self:
         """The costs closest to measurements in relative terms, none of them negative."""
-        found = nonnegative_fit([work.features() for work in works], seconds)
-        return cls(**dict(zip(cls.model_fields, found, strict=True)))
+        coefficients = nonnegative_fit([work.features() for work in works], seconds)
+        return cls(**dict(zip(cls.model_fields, coefficients, strict=True)))
 
     def fixed_seconds(self, n: int) -> float:
         """What a forward costs around its layers."""
@@ -131,12 +136,12 @@ class TableCosts(_Frozen):
         lengths = tuple(sorted({work.n for work in works}))
         rows = []
         for length in lengths:
-            here = [(work, time) for work, time in zip(works, seconds, strict=True) if work.n == length]
-            design = [[1, work.attention, work.mlp, work.head_rows - 1] for work, _ in here]
-            rows.append(nonnegative_fit(design, [time for _, time in here]))
-        fixed, attention, mlp, head = np.array(rows).T
+            timed = [(work, time) for work, time in zip(works, seconds, strict=True) if work.n == length]
+            design = [[1, work.attention, work.mlp, work.head_rows - 1] for work, _ in timed]  # [timings, 4]
+            rows.append(nonnegative_fit(design, [time for _, time in timed]))
+        fixed, attention, mlp, head = np.array(rows).T  # [lengths] each
         if rising:
-            fixed, attention, mlp = (np.maximum.accumulate(one) for one in (fixed, attention, mlp))
+            fixed, attention, mlp = (np.maximum.accumulate(costs) for costs in (fixed, attention, mlp))
         return cls(
             lengths=lengths,
             fixed=tuple(fixed),
@@ -216,7 +221,7 @@ class CostProfile(_Frozen):
     """The costs of a model's parts on a host, and how far to trust them.
 
     Attributes:
-        key: digest of the model's shape, data type, attention implementation and the host.
+        key: digest of the modules in place, their data type, the attention implementation and the host.
         layers: that the profiled model has.
         clock: what was read: CPU time of the thread, wall time, or events on the device.
         head: the head alone, as an exit check calls it.
@@ -224,6 +229,9 @@ class CostProfile(_Frozen):
         router: an added module's call, and seconds per multiply-accumulate in it.
         relative_iqr: median over the cells of the interquartile range of the raw timings over their median.
         others_share: share of the machine that other processes used meanwhile.
+        seconds: that measuring took, of ``budget_s``; ``rounds`` that were completed.
+        cut_short: whether the budget ended it before it was good.
+        complete: whether every cell of the grid was timed; without it a profile is never good.
     """
 
     key: str
@@ -242,14 +250,37 @@ class CostProfile(_Frozen):
     others_share: float
     load_average: tuple[float, float]
     seconds: float
+    budget_s: float
+    rounds: int
+    cut_short: bool
+    complete: bool
 
     @property
-    def label(self) -> Literal["good", "fair", "poor"]:
-        """Whether to rank by it: good within 5 % fitted and 8 % held out, fair within 10 % and 15 %."""
-        fitted = max(self.prefill_fit.mape, self.decode_fit.mape)
-        if fitted <= 0.05 and self.held_out.mape <= 0.08:
-            return "good"
-        return "fair" if fitted <= 0.10 and self.held_out.mape <= 0.15 else "poor"
+    def id(self) -> str:
+        """Of this measurement: two profiles of one key were fitted to other timings."""
+        costs = self.model_dump_json(include={"prefill", "decode", "head", "fill", "router"})
+        return f"{self.key}-{hashlib.sha256(costs.encode()).hexdigest()[:8]}"
+
+    @property
+    def fitted_error(self) -> float:
+        """The larger mean relative error of the two fits."""
+        return max(self.prefill_fit.mape, self.decode_fit.mape)
+
+    @property
+    def label(self) -> Label:
+        """Whether to rank by it."""
+        return label_of(self.fitted_error, self.held_out.mape, complete=self.complete)
+
+    def improvable(self, budget_s: float | None) -> bool:
+        """Whether a budget that somebody asked for is more than the one that ended it; never without asking."""
+        return self.cut_short and budget_s is not None and budget_s > self.budget_s
+
+
+def label_of(fitted: float, held_out: float, *, complete: bool) -> Label:
+    """Good within 5 % fitted and 8 % held out, fair within 10 % and 15 %, by mean relative errors."""
+    if complete and fitted <= GOOD[0] and held_out <= GOOD[1]:
+        return "good"
+    return "fair" if fitted <= FAIR[0] and held_out <= FAIR[1] else "poor"
 
 
 def fit_prefill(works: Sequence[Work], seconds: Sequence[float], attention_pair: float) -> tuple[Costs, Fit]:
@@ -259,15 +290,15 @@ def fit_prefill(works: Sequence[Work], seconds: Sequence[float], attention_pair:
         attention_pair: seconds of a query-key pair, for a table, whose cells all have context n.
     """
     linear = LinearCosts.fit(works, seconds)
-    quality = _quality(linear, works, seconds)
-    if quality.mape <= LINEAR_ENOUGH:
-        return linear, quality
+    fit = _quality(linear, works, seconds)
+    if fit.mape <= LINEAR_ENOUGH:
+        return linear, fit
     table = TableCosts.fit(works, seconds, attention_pair)
-    quality = _quality(table, works, seconds)
-    if quality.mape > FALLING:  # a kernel for one token may be slower than that for eight
+    fit = _quality(table, works, seconds)
+    if fit.mape > FALLING:  # a kernel for one token may be slower than that for eight
         table = TableCosts.fit(works, seconds, attention_pair, rising=False)
-        quality = _quality(table, works, seconds)
-    return table, quality
+        fit = _quality(table, works, seconds)
+    return table, fit
 
 
 def fit_decode(works: Sequence[Work], seconds: Sequence[float]) -> tuple[LinearCosts, Fit]:
@@ -288,12 +319,12 @@ def nonnegative_fit(design: Sequence[Sequence[float]], seconds: Sequence[float])
     """Least squares of relative errors with no negative coefficient: rows are divided by what was timed."""
     from scipy.optimize import nnls
 
-    rows = np.array(design, dtype=float) / np.array(seconds, dtype=float)[:, None]
+    rows = np.array(design, dtype=float) / np.array(seconds, dtype=float)[:, None]  # [timings, coefficients]
     # columns of very different sizes would be solved to very different precision
-    scale = np.linalg.norm(rows, axis=0)
+    scale = np.linalg.norm(rows, axis=0)  # [coefficients]
     scale[scale == 0] = 1.0
-    found, _ = nnls(rows / scale, np.ones(len(rows)))
-    return [float(value) for value in found / scale]
+    scaled, _ = nnls(rows / scale, np.ones(len(rows)))
+    return [float(value) for value in scaled / scale]
 
 
 def _quality(costs: Costs, works: Sequence[Work], seconds: Sequence[float]) -> Fit:

@@ -46,11 +46,13 @@ def roofline(shape: ModelShape, segments: Iterable[Segment], machine: Accelerato
     for segment in segments:
         n, times = segment.queries, segment.forwards
         for index, layer in enumerate(shape.layers):
-            ran, fed = segment.attention[index], segment.mlp[index]
-            attention += times * slower(2 * layer.attention.macs * ran, -(-ran // n) * layer.attention.bytes)
+            attended, fed = segment.attention[index], segment.mlp[index]  # tokens per forward
+            attention += times * slower(2 * layer.attention.macs * attended, -(-attended // n) * layer.attention.bytes)
             mlp += times * slower(2 * layer.mlp.macs * fed, -(-fed // n) * layer.mlp.bytes)
-            scores = 4 * layer.query_width * segment.causal_pairs(layer.window) * ran / n
-            positions = -(-ran // n) * (segment.attended(layer.window) - times * n) + times * ran
+            # two products over the pairs: 2 FLOPs x 2 x query width for each
+            scores = 4 * layer.query_width * segment.causal_pairs(layer.window) * attended / n
+            earlier = segment.attended(layer.window) - times * n  # positions before the forwards' own
+            positions = -(-attended // n) * earlier + times * attended
             cache += slower(scores, positions * shape.kv_bytes(index))
         reads = max(1, -(-segment.head // n)) * shape.head.bytes if segment.head else 0
         head += times * slower(2 * shape.head.macs * segment.head, reads)
@@ -61,16 +63,11 @@ def roofline(shape: ModelShape, segments: Iterable[Segment], machine: Accelerato
     return Bound(attention, cache, mlp, head, rest)
 
 
-def device_seconds(seconds: float, accelerators: int = 1) -> float:
-    """Seconds times the number of accelerators that they keep busy."""
-    return seconds * accelerators
+def dollars(seconds: float, usd_per_hour: float) -> float:
+    """What so many seconds of an accelerator cost at a price per hour."""
+    return seconds * usd_per_hour / 3600
 
 
-def dollars(seconds: float, usd_per_hour: float, accelerators: int = 1) -> float:
-    """What the device-seconds cost at a price per accelerator and hour."""
-    return device_seconds(seconds, accelerators) * usd_per_hour / 3600
-
-
-def energy_bound(seconds: float, machine: Accelerator, accelerators: int = 1) -> float | None:
+def energy_bound(seconds: float, machine: Accelerator) -> float | None:
     """Joules at full power for that long, an upper bound for this many seconds; None without a stated power."""
-    return None if machine.tdp is None else device_seconds(seconds, accelerators) * machine.tdp
+    return None if machine.tdp is None else seconds * machine.tdp

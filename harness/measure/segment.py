@@ -5,10 +5,13 @@ the work stays the same from token to token, one more segment for all decode ste
 model, so a stored trace can be costed again anywhere.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+if TYPE_CHECKING:
+    from harness.results.samples import SegmentLine
 
 Phase = Literal["score", "prefill", "decode"]
 """What a forward is for: scoring a given text, reading a prompt, or writing tokens after it."""
@@ -18,6 +21,10 @@ Phase = Literal["score", "prefill", "decode"]
 class Segment:
     """Consecutive forwards of one row that did the same work, each seeing ``queries`` positions more.
 
+    Tokens say how much was computed, reads how often weights were fetched for it. Where four rows share a forward of 10
+    tokens each, a layer has 10 tokens and 1/4 read; if one of the rows runs the layer once more alone, that row has 20
+    tokens and 5/4 reads.
+
     Attributes:
         phase: what the forwards were for.
         queries: tokens of the row in each forward, padding included.
@@ -25,15 +32,15 @@ class Segment:
         context: attended positions at the first forward, its own queries and any left padding included.
         forwards: how many forwards.
         rows: rows of the batch that shared each forward.
-        attention: tokens that each dense layer's attention ran on, per forward; twice ``queries`` if it ran
-            twice.
+        attention: tokens that each dense layer's attention ran on, per forward, [layers]; twice ``queries`` if it
+            ran twice.
         mlp: the same of each dense layer's MLP.
         head: tokens that the language-model head ran on, per forward.
-        attention_reads: this row's share of the passes over each layer's attention weights, per forward: 1/4
-            where four rows shared one pass, 2 where the row ran the layer twice alone.
+        attention_reads: this row's share of the passes over each layer's attention weights, per forward, [layers].
         mlp_reads: the same of the MLP weights.
         head_reads: the same of the head's weights.
-        fill: tokens for which each dense layer's keys and values alone were projected, per forward; empty if none.
+        fill: tokens for which each dense layer's keys and values alone were projected, per forward, [layers]; empty
+            if none.
         fill_macs: multiply-accumulates of that, per forward.
         router: tokens that routers and exit classifiers ran on, per forward.
         router_macs: multiply-accumulates of that, per forward.
@@ -59,30 +66,32 @@ class Segment:
     auxiliary_bytes: float = 0.0
 
     def attended(self, window: int | None = None) -> int:
-        """Key positions that a layer holds for its queries, summed over the forwards.
+        """Key positions in a layer's cache during a forward, its own queries included, summed over the forwards.
 
         With a sliding window of w positions, the cache holds the last w - 1 once it is full, so a forward
         sees w - 1 + queries; until then, and in the whole first forward, it sees everything before it.
         """
-        seen = self.context - self.queries
-        growing = self.forwards
+        before = self.context - self.queries  # positions before the first forward
+        growing = self.forwards  # forwards that still see everything
         if window is not None:
-            growing = min(max(-(-(window - seen) // self.queries), 0), self.forwards)
+            growing = min(max(-(-(window - before) // self.queries), 0), self.forwards)
+        # context, context + queries, ...: an arithmetic series
         grown = growing * self.context + self.queries * (growing * (growing - 1) // 2)
         sliding = (self.forwards - growing) * ((window or 0) - 1 + self.queries)
         return grown + sliding
 
     def rectangle(self, window: int | None = None) -> int:
-        """Query-key pairs, summed over the forwards, of every query with every position held."""
+        """Query-key pairs per head, summed over the forwards, of every query with every position in the cache."""
         return self.queries * self.attended(window)
 
     def causal_pairs(self, window: int | None = None) -> int:
-        """Query-key pairs, summed over the forwards, of each query with itself and what precedes it."""
+        """Query-key pairs per head, summed over the forwards, of each query with itself and what precedes it."""
         first = self.context - self.queries
         return _pairs_up_to(first + self.forwards * self.queries, window) - _pairs_up_to(first, window)
 
-    def to_json(self) -> dict[str, Any]:
-        """The segment as JSON values; like neighbouring layers are one [tokens, reads, layers]."""
+    def to_json(self) -> "SegmentLine":
+        """The segment as JSON values; like neighbouring layers are one (tokens, reads, layers)."""
+        added = {name: value for name in _ADDED if (value := getattr(self, name))}
         return {
             "phase": self.phase,
             "queries": self.queries,
@@ -92,12 +101,12 @@ class Segment:
             "rows": self.rows,
             "attention": _packed(self.attention, self.attention_reads),
             "mlp": _packed(self.mlp, self.mlp_reads),
-            "head": [self.head, self.head_reads],
-            **{name: getattr(self, name) for name in _ADDED if getattr(self, name)},
+            "head": (self.head, self.head_reads),
+            **added,  # type: ignore[typeddict-item] # the names are those of the type
         }
 
     @classmethod
-    def from_json(cls, plain: dict[str, Any]) -> Self:
+    def from_json(cls, plain: Mapping[str, Any]) -> Self:
         """The segment that ``to_json`` wrote."""
         rest = dict(plain)
         rest["attention"], rest["attention_reads"] = _unpacked(plain["attention"])
@@ -190,10 +199,12 @@ def _pairs_up_to(length: int, window: int | None) -> int:
     return window * (window + 1) // 2 + (length - window) * window
 
 
-def _packed(tokens: Sequence[int], reads: Sequence[float]) -> list[list[float]]:
-    return [[*work, len(list(layers))] for work, layers in groupby(zip(tokens, reads, strict=True))]
+def _packed(tokens: Sequence[int], reads: Sequence[float]) -> list[tuple[int, float, int]]:
+    """Runs of like layers: (tokens, reads, layers) each."""
+    return [(*work, len(list(layers))) for work, layers in groupby(zip(tokens, reads, strict=True))]
 
 
-def _unpacked(runs: list[list[Any]]) -> tuple[tuple[int, ...], tuple[float, ...]]:
+def _unpacked(runs: Sequence[Sequence[Any]]) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    """Tokens and reads, [layers] each."""
     tokens = tuple(tokens for tokens, _, layers in runs for _ in range(layers))
     return tokens, tuple(reads for _, reads, layers in runs for _ in range(layers))

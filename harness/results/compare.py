@@ -1,54 +1,48 @@
 """Two finished runs on the same documents: differences of scores and ratios of costs, each with its interval."""
 
-import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
-
-import numpy as np
+from typing import Final, Self
 
 from harness.core.errors import HarnessError, UnlikeRunsError
-from harness.results.costs import Baseline, RatioInfo
+from harness.results.cost_lines import CostLines, costs_within
+from harness.results.costs import Baseline, Beside
+from harness.results.documents import answer, mean, statistic_of, values_of
+from harness.results.ratios import beside_dense, counted, modelled
 from harness.results.record import RunRecord
+from harness.results.samples import Key, SampleLine, key_of
 from harness.results.scores import PairedScore, Score
-from harness.results.stats.paired import Z_95, Difference, Floats, difference, holm, statistic_difference, wilson
-from harness.results.stats.ratio import Ratio, total_ratio
+from harness.results.sources import digest
+from harness.results.stats.paired import difference, holm, statistic_difference
 from harness.results.store import RunFolder
 
 MARGIN: Final = 0.01
 """Loss of a score, in its own unit, that non-inferiority must exclude."""
-Key = tuple[str, int, str]
-Line = dict[str, Any]
 
 
-def mean(values: Floats) -> Floats:
-    """Scores that are a mean over documents."""
-    means: Floats = values[..., 0].mean(axis=-1)
-    return means
+@dataclass(frozen=True)
+class StoredRun:
+    """A run's record with the lines of its documents and of their costs."""
 
+    record: RunRecord
+    samples: Mapping[Key, SampleLine]
+    costs: CostLines = field(default_factory=dict)
 
-def perplexity(values: Floats) -> Floats:
-    """Scores of log-likelihoods, one a document."""
-    return np.exp(-mean(values))
+    @classmethod
+    def of(cls, record: RunRecord, samples: Iterable[SampleLine], costs: CostLines | None = None) -> Self:
+        """A run by its parts."""
+        return cls(record, {key_of(line): line for line in samples}, costs or {})
 
+    @classmethod
+    def read(cls, folder: RunFolder) -> Self:
+        """The run in a folder.
 
-def weighted_perplexity(values: Floats) -> Floats:
-    """Scores of (log-likelihood, words or bytes) of each document."""
-    return np.exp(-_per_unit(values))
-
-
-def bits_per_unit(values: Floats) -> Floats:
-    """Scores of (log-likelihood, bytes) of each document, in bits."""
-    return -_per_unit(values) / math.log(2)
-
-
-def _per_unit(values: Floats) -> Floats:
-    total: Floats = values[..., 0].sum(axis=-1) / values[..., 1].sum(axis=-1)
-    return total
-
-
-_STATISTICS: Final[tuple[Callable[[Floats], Floats], ...]] = (mean, perplexity, weighted_perplexity, bits_per_unit)
+        Raises:
+            StoreError: it cannot be read.
+        """
+        samples = list(folder.samples())
+        return cls.of(folder.record(), samples, folder.costs() or costs_within(samples))
 
 
 @dataclass(frozen=True)
@@ -73,131 +67,105 @@ def compare(a: RunFolder, b: RunFolder, *, margin: float = MARGIN) -> Comparison
 
     Raises:
         StoreError: one cannot be read.
-        UnlikeRunsError: they did not answer the same questions.
+        UnlikeRunsError: they did not answer the same questions, or share no document.
     """
-    first, second = a.record(), b.record()
-    reasons = _different_questions(first, second)
+    first, second = StoredRun.read(a), StoredRun.read(b)
+    reasons = _different_questions(first.record, second.record)
     if reasons:
         raise UnlikeRunsError(
-            f"{first.id} and {second.id} cannot be compared, they differ in:\n  " + "\n  ".join(reasons)
+            f"{first.record.id} and {second.record.id} cannot be compared, they differ in:\n  " + "\n  ".join(reasons)
         )
-    lines = by_key(first.id, a.samples()), by_key(second.id, b.samples())
-    scores, baseline = paired(first, second, *lines, margin=margin)
-    return Comparison(first, second, scores, baseline, _other_settings(first, second))
+    scores, baseline = paired(first, second, margin=margin)
+    return Comparison(first.record, second.record, scores, baseline, _other_settings(first.record, second.record))
 
 
-def paired(
-    a: RunRecord, b: RunRecord, a_lines: dict[Key, Line], b_lines: dict[Key, Line], *, margin: float = MARGIN
-) -> tuple[list[Score], Baseline]:
+def paired(a: StoredRun, b: StoredRun, *, margin: float = MARGIN) -> tuple[list[Score], Baseline]:
     """B's scores with their differences to A's, and the ratios of what was counted and modelled.
 
     Raises:
         UnlikeRunsError: the two share no document.
     """
-    keys = [key for key in b_lines if key in a_lines]
-    if not keys:
-        raise UnlikeRunsError(f"{a.id} and {b.id} have no document in common")
-    values = {(score.task, score.metric, score.filter): score for score in a.scores}
-    scores = []
-    for score in b.scores:
-        base = values.get((score.task, score.metric, score.filter))
-        change = _change(base, score, [a_lines[key] for key in keys], [b_lines[key] for key in keys], margin)
-        scores.append(score.model_copy(update={"vs_baseline": change}))
-    pairs = [(a_lines[key], b_lines[key]) for key in keys]
-    baseline = Baseline(
-        run_id=a.id,
-        documents=len(keys),
-        ratios=_ratios(a, b, pairs),
-        answers_changed=_changed([(answer(x), answer(y)) for x, y in pairs]),
-        output_tokens=_share([x["output_tokens"] for x, _ in pairs], [y["output_tokens"] for _, y in pairs]),
+    documents = {key: (a.samples[key], line) for key, line in b.samples.items() if key in a.samples}
+    if not documents:
+        raise UnlikeRunsError(f"{a.record.id} and {b.record.id} have no document in common")
+    pairs = list(documents.values())
+    before, after = [line for line, _ in pairs], [line for _, line in pairs]
+    base = {(score.task, score.metric, score.filter): score for score in a.record.scores}
+    scores = [
+        score.model_copy(
+            update={
+                "vs_baseline": _change(base.get((score.task, score.metric, score.filter)), score, before, after, margin)
+            }
+        )
+        for score in b.record.scores
+    ]
+    written = sum(line["output_tokens"] for line in before)
+    return _adjusted(scores), Baseline(
+        run_id=a.record.id,
+        documents=len(documents),
+        ratios=counted(a.record, b.record, pairs) | modelled(a.record, b.record, documents.keys(), a.costs, b.costs),
+        answers_changed=_changed(pairs),
+        output_tokens=sum(line["output_tokens"] for line in after) / written if written else None,
     )
-    return _adjusted(scores), baseline
 
 
-def by_key(run: object, lines: Iterable[Line]) -> dict[Key, Line]:
-    """A run's documents by task, number and content.
+def compared(run: StoredRun, dense: RunFolder, beside: Beside | None = None) -> RunRecord:
+    """The run's record with its differences to the dense run of the same documents.
+
+    Args:
+        beside: what dense measured beside the run; the record's own if it was measured before.
 
     Raises:
-        HarnessError: a line is not one of a run's.
+        StoreError: the dense run cannot be read.
+        HarnessError: it has none of the documents.
     """
-    try:
-        return {(line["task"], line["doc_id"], line["doc_hash"]): _checked(line) for line in lines}
-    except (KeyError, TypeError) as error:
-        raise HarnessError(f"the samples of {run} are not those of a run: {error} in a line") from error
-
-
-def values_of(score: Score, lines: Sequence[Line]) -> Floats | None:
-    """What each document that has the score adds to it, [documents, parts]; None where that is no number."""
-    name = f"{score.metric},{score.filter}"
-    having = [line for line in lines if name in line["scores"]]  # a level's score is of that level's documents
-    found = [line["scores"][name] for line in having if line["task"] == score.task]
-    if not found:  # a group's score is over all of its tasks
-        found = [line["scores"][name] for line in having]
-    rows = [value if isinstance(value, list | tuple) else [value] for value in found]
-    try:
-        values = np.array(rows, dtype=float)
-    except (TypeError, ValueError):
-        return None
-    return values if values.ndim == 2 and np.isfinite(values).all() else None
-
-
-def statistic_of(score: Score, values: Floats) -> Callable[[Floats], Floats] | None:
-    """The statistic that makes the score of its documents, found by making it: None if none of ours does."""
-    for statistic in _STATISTICS:
-        if statistic in (weighted_perplexity, bits_per_unit) and values.shape[1] < 2:
-            continue
-        with np.errstate(all="ignore"):
-            made = float(statistic(values))
-        if score.value is not None and math.isclose(made, score.value, rel_tol=1e-6, abs_tol=1e-9):
-            return statistic
-    return None
-
-
-def with_intervals(scores: Sequence[Score], lines: Sequence[Line]) -> list[Score]:
-    """The scores with their 95 % intervals: Wilson's for shares of right answers, else from the standard error."""
-    found = []
-    for score in scores:
-        values = values_of(score, lines)
-        low = high = None
-        if score.value is not None and values is not None and statistic_of(score, values) is mean:
-            right = values[:, 0]
-            if set(np.unique(right)) <= {0.0, 1.0}:
-                low, high = wilson(int(right.sum()), len(right))
-        if low is None and score.value is not None and score.stderr is not None:
-            low, high = score.value - Z_95 * score.stderr, score.value + Z_95 * score.stderr
-        found.append(score.model_copy(update={"low": low, "high": high}))
-    return found
+    baseline = StoredRun.read(dense)
+    if not run.samples.keys() & baseline.samples.keys():
+        raise HarnessError(f"{dense.path} has none of this run's documents: compute it again with --no_resume")
+    scores, section = paired(baseline, run)
+    # dense was measured beside this run, and its times of those rounds are in this run's files
+    beside = beside or (run.record.baseline.beside if run.record.baseline else None)
+    ratios, noise = beside_dense(run.record, run.costs, beside)
+    section = section.model_copy(update={"ratios": ratios | section.ratios, "noise": noise, "beside": beside})
+    sources = run.record.sources | {"baseline": digest("baseline")}
+    return run.record.model_copy(update={"scores": scores, "baseline": section, "sources": sources})
 
 
 def _change(
-    base: Score | None, score: Score, a: Sequence[Line], b: Sequence[Line], margin: float
+    base: Score | None, score: Score, a: Sequence[SampleLine], b: Sequence[SampleLine], margin: float
 ) -> PairedScore | None:
     if base is None or base.value is None or score.value is None:
         return None
-    difference_of_scores = score.value - base.value
-    ours, theirs = values_of(score, b), values_of(base, a)
-    statistic = None if ours is None else statistic_of(score, ours)
-    if ours is None or theirs is None or statistic is None or len(ours) != len(theirs) or len(ours) < 2:
-        reason = "too few documents" if ours is not None and len(ours) < 2 else "the score is no sum over documents"
-        return PairedScore(difference=difference_of_scores, n=score.n, reason=reason)
-    found = difference(theirs[:, 0], ours[:, 0]) if statistic is mean else statistic_difference(theirs, ours, statistic)
-    return _described(found, margin, higher_is_better=score.higher_is_better is not False)
-
-
-def _described(found: Difference, margin: float, *, higher_is_better: bool) -> PairedScore:
+    before, after = values_of(base, a), values_of(score, b)  # [documents, parts]
+    statistic = None if after is None else statistic_of(score, after)
+    if before is None or after is None or statistic is None or len(before) != len(after) or len(after) < 2:
+        reason = "too few documents" if after is not None and len(after) < 2 else "the score is no sum over documents"
+        return PairedScore(difference=score.value - base.value, n=score.n, reason=reason)
+    if statistic is mean:
+        change = difference(before[:, 0], after[:, 0])
+    else:
+        change = statistic_difference(before, after, statistic)
     return PairedScore(
-        difference=found.value,
-        low=found.low,
-        high=found.high,
-        p=found.p,
-        test=found.test,
-        n=found.n,
-        gained=found.gained,
-        lost=found.lost,
-        detectable=found.detectable,
+        difference=change.value,
+        low=change.low,
+        high=change.high,
+        p=change.p,
+        test=change.test,
+        n=change.n,
+        gained=change.gained,
+        lost=change.lost,
+        detectable=change.detectable,
         margin=margin,
-        noninferior=found.noninferior(margin, higher_is_better=higher_is_better),
+        noninferior=change.noninferior(margin, higher_is_better=score.higher_is_better is not False),
     )
+
+
+def _changed(pairs: Sequence[tuple[SampleLine, SampleLine]]) -> float | None:
+    """Share of the documents that two runs answered differently; None unless both answered all of them."""
+    answers = [(answer(before), answer(after)) for before, after in pairs]
+    if any(given is None for pair in answers for given in pair):
+        return None
+    return len([1 for before, after in answers if before != after]) / len(answers)
 
 
 def _adjusted(scores: list[Score]) -> list[Score]:
@@ -208,79 +176,11 @@ def _adjusted(scores: list[Score]) -> list[Score]:
             families[score.metric, score.filter].append(index)
     adjusted = list(scores)
     for members in families.values():
-        found = [scores[index].vs_baseline for index in members]
-        for index, old, p in zip(members, found, holm([one.p or 0.0 for one in found if one]), strict=True):
-            assert old is not None
-            adjusted[index] = scores[index].model_copy(update={"vs_baseline": old.model_copy(update={"p_adjusted": p})})
+        changes = [change for index in members if (change := scores[index].vs_baseline) is not None]
+        for index, change, p in zip(members, changes, holm([change.p or 0.0 for change in changes]), strict=True):
+            corrected = change.model_copy(update={"p_adjusted": p})
+            adjusted[index] = scores[index].model_copy(update={"vs_baseline": corrected})
     return adjusted
-
-
-def _ratios(a: RunRecord, b: RunRecord, pairs: list[tuple[Line, Line]]) -> dict[str, RatioInfo]:
-    """Ratios of what does not depend on the moment: counted work, memory, idealized time on the same profile."""
-    found: dict[str, Ratio | float | None] = {"flops": _total(pairs, "flops")}
-    for name, ours, theirs in (
-        ("weight_bytes", b.flops.weight_bytes, a.flops.weight_bytes),
-        ("kv_bytes", b.flops.kv_bytes, a.flops.kv_bytes),
-        ("weights", b.memory.weights, a.memory.weights),
-        ("kv_peak", b.memory.kv_peak, a.memory.kv_peak),
-    ):
-        found[name] = ours / theirs if theirs else None
-    ideal = [record.time.ideal if record.time else None for record in (a, b)]
-    if ideal[0] and ideal[1] and ideal[0].profile == ideal[1].profile:
-        found["ideal_ref"] = _total(pairs, "ideal_s")
-        own = ideal[1].own_s
-        found["ideal_own"] = None if own is None else own / ideal[0].ref_s
-    for name in (a.time.roofline if a.time else {}).keys() & (b.time.roofline if b.time else {}).keys():
-        assert a.time is not None
-        assert b.time is not None
-        found[f"roofline:{name}"] = b.time.roofline[name].seconds / a.time.roofline[name].seconds
-    return {name: ratio_info(ratio) for name, ratio in found.items() if ratio is not None}
-
-
-def ratio_info(ratio: Ratio | float) -> RatioInfo:
-    """A ratio as the record has it."""
-    if isinstance(ratio, float):
-        return RatioInfo(value=ratio)
-    return RatioInfo(value=ratio.value, low=ratio.low, high=ratio.high)
-
-
-def _total(pairs: list[tuple[Line, Line]], name: str) -> Ratio | None:
-    dense, method = (np.array([pair[side].get(name) or 0.0 for pair in pairs], dtype=float) for side in (0, 1))
-    return total_ratio(dense, method) if (dense > 0).all() and (method > 0).all() else None
-
-
-def answer(line: Line) -> Any:
-    """What a document was answered: the text, the choice of highest likelihood, or whether the target is likeliest.
-
-    None where there is no answer, as in scoring a text.
-    """
-    given = next(iter((line.get("filtered") or {}).values()), None)
-    if isinstance(given, list) and len(given) == 1 and isinstance(given[0], list):
-        given = given[0]
-    scored = isinstance(given, list) and bool(given) and all(isinstance(one, list) and len(one) == 2 for one in given)
-    if scored and isinstance(given, list):
-        return max(range(len(given)), key=lambda index: given[index][0])
-    if isinstance(given, list) and len(given) == 2 and isinstance(given[1], bool):
-        return given[1]
-    texts = given if isinstance(given, list) else [given]
-    return given if texts and all(isinstance(text, str) for text in texts) else None
-
-
-def _changed(answers: list[tuple[Any, Any]]) -> float | None:
-    """Share of the answers that differ; None unless all are answers."""
-    if any(one is None for pair in answers for one in pair):
-        return None
-    return len([1 for a, b in answers if a != b]) / len(answers)
-
-
-def _share(dense: list[int], method: list[int]) -> float | None:
-    return sum(method) / sum(dense) if sum(dense) else None
-
-
-def _checked(line: Line) -> Line:
-    for name in ("scores", "flops", "output_tokens"):
-        line[name]
-    return line
 
 
 def _different_questions(a: RunRecord, b: RunRecord) -> list[str]:
@@ -311,22 +211,3 @@ def _other_settings(a: RunRecord, b: RunRecord) -> list[str]:
         ("versions", a.environment.versions, b.environment.versions),
     ]
     return [f"{name}: {x} and {y}" for name, x, y in pairs if x != y]
-
-
-def compared(record: RunRecord, lines: Iterable[dict[str, Any]], baseline: RunFolder) -> RunRecord:
-    """The record with its differences to the dense run of the same documents.
-
-    Raises:
-        StoreError: the dense run cannot be read.
-        HarnessError: it has none of the documents.
-    """
-    dense = baseline.record()
-    ours, theirs = by_key(record.id, lines), by_key(baseline.path, baseline.samples())
-    if not ours.keys() & theirs.keys():
-        raise HarnessError(f"{baseline.path} has none of this run's documents: compute it again with --no_resume")
-    scores, found = paired(dense, record, theirs, ours)
-    if record.baseline is not None:  # what was measured beside dense stays
-        found = found.model_copy(
-            update={"ratios": {**record.baseline.ratios, **found.ratios}, "noise": record.baseline.noise}
-        )
-    return record.model_copy(update={"scores": scores, "baseline": found})

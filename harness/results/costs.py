@@ -17,7 +17,7 @@ Provenance = Literal[
 ]
 
 
-SHARED_SHARE = 0.10
+SHARED_SHARE: Final = 0.10
 """Share of the machine's CPU time that may go elsewhere before timings are flagged."""
 
 
@@ -45,14 +45,14 @@ class Conditions(Section):
 
     def doubts(self) -> list[str]:
         """What a reader must know before believing the timings, in words."""
-        found = []
+        doubts = []
         if self.others_share > SHARED_SHARE:
-            found.append(f"shared machine: other processes used {self.others_share:.0%} of its CPU time")
+            doubts.append(f"shared machine: other processes used {self.others_share:.0%} of its CPU time")
         if self.steal_share and self.steal_share > 0.02:
-            found.append(f"shared machine: {self.steal_share:.0%} of its CPU time was given to other machines")
+            doubts.append(f"shared machine: {self.steal_share:.0%} of its CPU time was given to other machines")
         if self.throttled:
-            found.append(f"throttled: the CPU quota stopped the process {self.throttled} times")
-        return found
+            doubts.append(f"throttled: the CPU quota stopped the process {self.throttled} times")
+        return doubts
 
 
 class Summary(Section):
@@ -107,10 +107,12 @@ class Latency(Section):
     Attributes:
         kind: "generate" reads a prompt and writes tokens; "score" reads a given text once.
         end_to_end: from submission to the last token.
-        ttft: to the first token. ``tpot``: (last - first) / (tokens - 1) per request. ``itl``: every gap.
-        prefill_tokens_per_s: prompt tokens per second of reading them.
-        decode_tokens_per_s: tokens after the first per second of writing them.
-        raw: every measurement of ``end_to_end``, request by request, [requests][rounds].
+        ttft: to the first token. ``itl``: every gap between arrivals of tokens.
+        tpot: of each request, from the first arrival of tokens to the last, per token that came after the first
+            arrival: (last - first) / (tokens - 1) where tokens come one by one.
+        prefill_tokens_per_s: prompt tokens per second until the first token.
+        decode_tokens_per_s: tokens after the first arrival per second of writing them.
+        raw: every measurement of ``end_to_end``, [requests][rounds]; ``costs.jsonl`` says of which documents.
         doubts: why not to trust it, in words; empty if nothing is known.
     """
 
@@ -130,9 +132,11 @@ class Ideal(Section):
     """Idealized runtime: seconds per document of the quality pass, from its trace and a cost profile of this host.
 
     Attributes:
-        profile: key of the dense model's profile; ``label`` says how well it fits.
+        profile: the measurement of the dense model's costs; ``label`` says how well it fits.
+        profile_s: seconds that measuring it took; ``cut_short`` if its budget ended it before it was good.
         ref_s: with dense layers' costs: what skipping and adding work changes.
         own_s: with the costs of the method's own modules; null where they could not be profiled.
+        own_profile: the measurement of those; ``profile`` where the modules are dense's.
         parts: ``ref_s`` by component.
         overhead_ratio: observed over idealized seconds of the cost pass's requests.
     """
@@ -142,8 +146,11 @@ class Ideal(Section):
     clock: str
     fit_error: float
     held_out_error: float
+    profile_s: float | None = None
+    cut_short: bool | None = None
     ref_s: float
     own_s: float | None
+    own_profile: str | None = None
     own_label: Literal["good", "fair", "poor"] | None = None
     parts: dict[str, float]
     overhead_ratio: float | None = None
@@ -155,6 +162,7 @@ class RooflineInfo(Section):
     Attributes:
         dollars: at the price table's or the user's price; null without one.
         energy_bound_j: joules at full power for that long (``modeled``), an upper bound; null without a stated power.
+        peak, bandwidth: the machine's FLOP/s in ``dtype`` and bytes/s; ``tdp`` its watts.
     """
 
     seconds: float
@@ -164,6 +172,9 @@ class RooflineInfo(Section):
     price_usd_per_hour: float | None = None
     energy_bound_j: float | None = None
     peaks_source: str
+    peak: float | None = None
+    bandwidth: float | None = None
+    tdp: float | None = None
 
 
 class Time(Section):
@@ -236,6 +247,19 @@ class RatioInfo(Section):
     high: float | None = None
 
 
+class Beside(Section):
+    """What dense measured beside the run, in the same rounds, of what is not measured request by request.
+
+    Attributes:
+        peak_memory: bytes.
+        energy_j: joules per request, window by window; ``energy_is_measured`` if counters saw all of them.
+    """
+
+    peak_memory: int | None = None
+    energy_j: list[float] = Field(default=[])
+    energy_is_measured: bool = False
+
+
 class Baseline(Section):
     """The dense run on the same documents that this one is compared with.
 
@@ -245,6 +269,7 @@ class Baseline(Section):
         noise: dense against dense, measured the same way at the same time: what a ratio of 1 looks like here.
         answers_changed: share of documents whose answer is another than dense's.
         output_tokens: generated tokens over dense's; null where nothing is generated.
+        beside: dense's own numbers behind the measured ratios; those of single requests are in ``costs.jsonl``.
     """
 
     run_id: str
@@ -253,6 +278,7 @@ class Baseline(Section):
     noise: dict[str, RatioInfo] = Field(default={})
     answers_changed: float | None = None
     output_tokens: float | None = None
+    beside: Beside | None = None
 
 
 class Memory(Section):

@@ -23,8 +23,8 @@ class MethodInfo(Section):
         label: as written on the command line.
         params: hyper-parameters of each part.
         savings: whether the running code did less work ("real") or the arithmetic on paper alone ("simulated").
-        kernels: what computed the linear maps that the method changed, with how many each computed.
-        state: what preparation found, part by part, such as the chosen layers.
+        kernels: what computed the linear layers that the method changed, with how many each computed.
+        state: what preparation chose, part by part, such as the chosen layers.
         calibration: where the calibration text came from; null when none was needed.
     """
 
@@ -157,6 +157,9 @@ class RunRecord(Section):
     """One method on one model and one task.
 
     Attributes:
+        measured: what the cost pass was asked for and has answered, if only with a reason in ``missing``.
+        sources: digest of the source that computed a section from what was stored, by the section; no part of the
+            id. Such a section is made anew, without the model, when its source has changed.
         missing: what is null, by its path, and why.
         warnings: what a reader must know before believing the scores.
     """
@@ -177,13 +180,10 @@ class RunRecord(Section):
     time: Time | None = None
     energy: Energy | None = None
     baseline: Baseline | None = None
+    measured: list[Literal["ideal", "latency", "memory", "energy"]] = Field(default=[])
+    sources: dict[str, str] = Field(default={})
     missing: dict[str, str] = Field(default={})
     warnings: list[str] = Field(default=[])
-
-
-def json_schema() -> dict[str, Any]:
-    """The JSON Schema of a record, as it is checked into ``harness/results/record.schema.json``."""
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **RunRecord.model_json_schema()}
 
 
 MISSING = {

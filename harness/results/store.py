@@ -1,7 +1,8 @@
-"""Results on disk: a folder of runs, each a folder of three plain files that can be copied, diffed and mailed.
+"""Results on disk: a folder of runs, each a folder of plain files that can be copied, diffed and mailed.
 
-``record.json`` is the result, ``samples.jsonl`` has a line per document, ``manifest.json`` says what ran. A run
-without a record is unfinished; its ``journal*.jsonl`` holds the answers so far.
+``record.json`` is the result, ``samples.jsonl`` has a line per document, ``manifest.json`` says what ran, and
+``costs.jsonl`` what the documents cost, once that was measured. A run without a record is unfinished; its
+``journal*.jsonl`` holds the answers so far.
 """
 
 import json
@@ -10,15 +11,18 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Any
+from typing import Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from harness.core.errors import StoreError, UnknownNameError
 from harness.core.files import write_atomic, writing
+from harness.results.cost_lines import COST_LINE, CostLine, CostLines
 from harness.results.record import RunRecord
+from harness.results.samples import SAMPLE_LINE, SampleLine, key_of
 
-RECORD, SAMPLES, MANIFEST = "record.json", "samples.jsonl", "manifest.json"
+RECORD, SAMPLES, COSTS, MANIFEST = "record.json", "samples.jsonl", "costs.jsonl", "manifest.json"
+_Line = TypeVar("_Line")
 
 
 @dataclass(frozen=True)
@@ -50,39 +54,58 @@ class RunFolder:
         except OSError as error:
             raise StoreError(f"{path} cannot be read: {error.strerror}") from error
         except ValidationError as error:
-            problem = error.errors()[0]
-            where = ".".join(str(part) for part in problem["loc"]) or "the document"
-            raise StoreError(f"{path} is not a run record: {where}: {problem['msg']}") from error
+            raise StoreError(f"{path} is not a run record: {_problem(error)}") from error
 
-    def samples(self) -> Iterator[dict[str, Any]]:
+    def samples(self) -> Iterator[SampleLine]:
         """The run's documents, one by one.
 
         Raises:
-            StoreError: missing or not JSON lines.
+            StoreError: missing, or a line that is not a document's.
         """
-        path = self.path / SAMPLES
+        return _lines(self.path / SAMPLES, SAMPLE_LINE)
+
+    def costs(self) -> CostLines:
+        """What the documents cost, by document; empty if the run has no such file.
+
+        Raises:
+            StoreError: a line that is not one of costs.
+        """
+        path = self.path / COSTS
+        return {key_of(line): line for line in _lines(path, COST_LINE)} if path.exists() else {}
+
+    def manifest(self) -> dict[str, Any]:
+        """How the run was made.
+
+        Raises:
+            StoreError: missing or not a JSON object.
+        """
+        path = self.path / MANIFEST
         try:
-            with path.open(encoding="utf-8") as file:
-                for line in file:
-                    yield json.loads(line)
+            manifest = json.loads(path.read_bytes())
         except (OSError, ValueError) as error:
             raise StoreError(f"{path} cannot be read: {error}") from error
+        if not isinstance(manifest, dict):
+            raise StoreError(f"{path} is not a JSON object")
+        return manifest
 
-    def finish(self, record: RunRecord, samples: Iterable[dict[str, Any]], manifest: dict[str, Any]) -> None:
+    def finish(self, record: RunRecord, samples: Iterable[SampleLine], manifest: dict[str, Any]) -> None:
         """Write the three files, the record last: with it the run is finished, and the journal goes.
+
+        Costs of the run as it was computed before go too.
 
         Raises:
             DiskError: no space; the journal is kept, so that the same command ends the run.
         """
-        self.write_samples(samples)
+        _write_lines(self.path / SAMPLES, samples)
         write_atomic(self.path / MANIFEST, json.dumps(manifest, indent=2, default=str) + "\n")
+        (self.path / COSTS).unlink(missing_ok=True)
         self.rewrite(record)
         for path in self.path.glob("journal*.jsonl*"):
             path.unlink(missing_ok=True)
 
-    def write_samples(self, samples: Iterable[dict[str, Any]]) -> None:
-        """Write the documents' lines, in the place of older ones."""
-        write_atomic(self.path / SAMPLES, "".join(f"{_line(sample)}\n" for sample in samples))
+    def write_costs(self, lines: Iterable[CostLine]) -> None:
+        """Write what the documents cost, in the place of older lines."""
+        _write_lines(self.path / COSTS, lines)
 
     def rewrite(self, record: RunRecord) -> None:
         """Put the record in the place of an older one."""
@@ -116,8 +139,8 @@ class Store:
         """All runs, finished or not, the newest first."""
         if not self.root.is_dir():
             return []
-        found = [path for path in self.root.iterdir() if re.search(r"_[0-9a-f]{12}$", path.name) and path.is_dir()]
-        return [RunFolder(path) for path in sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)]
+        paths = [path for path in self.root.iterdir() if re.search(r"_[0-9a-f]{12}$", path.name) and path.is_dir()]
+        return [RunFolder(path) for path in sorted(paths, key=lambda path: path.stat().st_mtime, reverse=True)]
 
     def find(self, name: str) -> RunFolder:
         """A run by folder, by id, or by the beginning of its id.
@@ -139,12 +162,36 @@ class Store:
         return matches[0]
 
 
-def _line(sample: dict[str, Any]) -> str:
+def _lines(path: Path, kind: TypeAdapter[_Line]) -> Iterator[_Line]:
+    """The lines of a file, each checked as it is parsed."""
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                try:
+                    yield kind.validate_json(line)
+                except ValidationError as error:
+                    raise StoreError(f"{path} cannot be read: line {number}: {_problem(error)}") from error
+    except OSError as error:
+        raise StoreError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _problem(error: ValidationError) -> str:
+    """The first of what is wrong, with where it is."""
+    problem = error.errors()[0]
+    where = ".".join(str(part) for part in problem["loc"]) or "the document"
+    return f"{where}: {problem['msg']}"
+
+
+def _write_lines(path: Path, lines: Iterable[SampleLine | CostLine]) -> None:
+    write_atomic(path, "".join(f"{_line(line)}\n" for line in lines))
+
+
+def _line(line: SampleLine | CostLine) -> str:
     """One line of JSON; infinities and NaN, which JSON does not have, become null."""
     try:
-        return json.dumps(sample, ensure_ascii=False, allow_nan=False, default=_plain)
+        return json.dumps(line, ensure_ascii=False, allow_nan=False, default=_plain)
     except ValueError:
-        loose = json.dumps(sample, ensure_ascii=False, default=_plain)
+        loose = json.dumps(line, ensure_ascii=False, default=_plain)
         return json.dumps(json.loads(loose, parse_constant=lambda _: None), ensure_ascii=False)
 
 

@@ -1,288 +1,240 @@
-"""After the scores: work out and measure the costs of a task's runs, and complete their records."""
+"""The cost pass of a task: cost profiles, then the measured passes, then the records of its runs are completed."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 from harness.core.errors import HarnessError, MethodError
-from harness.measure.accelerators import HOST, Accelerator, accelerator, prices
-from harness.measure.ideal import Runtime, ideal_runtime
+from harness.measure.energy import energy
+from harness.measure.interleave import Participant, Turns
+from harness.measure.memory import Peak
+from harness.measure.modules import profile_key
 from harness.measure.profile import CostProfile
-from harness.measure.profiling import measure_profile, stored_profile
-from harness.measure.roofline import dollars, energy_bound, roofline
-from harness.measure.segment import Segment, unpadded
+from harness.measure.profiles import described, kept_profile
+from harness.measure.profiling import default_budget, measure_profile
+from harness.measure.segment import Segment
 from harness.measure.shape import ModelShape
-from harness.measure.this_host import this_host
-from harness.measure.trace import Tracer
 from harness.results import costs
-from harness.results.compare import Line, compared, ratio_info
-from harness.results.record import MISSING, RunRecord
-from harness.results.stats.ratio import paired_ratio
+from harness.results.record import RunRecord
+from harness.results.samples import SampleLine
+from harness.results.sources import stale
 from harness.results.store import RunFolder
-from harness.run.measured import AGAIN, CostPass, kv_of, missing_energy, run_name
-from harness.run.spec import RunSpec
+from harness.run.bench import Bench
+from harness.run.completion import Latencies, Observed, Subject, complete
+from harness.run.measured import EnergyWindows, Serving, draw_requests
+from harness.run.modelled import Profiles, RequestTimes, request_times
+from harness.run.spec import Measure, RunSpec
 
 if TYPE_CHECKING:
-    from harness.run.session import Session
+    from harness.evaluate.lm import HarnessLM
 
 
-@dataclass
+@dataclass(eq=False)
 class _Run:
-    """A finished run of the task, being completed."""
+    """A finished run of the task.
+
+    Attributes:
+        lacking: what was asked for and is not in its record, or was measured with other settings.
+        participant: the run in the measured passes.
+        shape, key: of the model with its methods attached.
+    """
 
     spec: RunSpec
     folder: RunFolder
     record: RunRecord
-    lines: list[Line]
-    time: costs.Time = field(default_factory=costs.Time)
-
-    @property
-    def name(self) -> str:
-        return run_name(self.spec)
-
-    @property
-    def pending(self) -> bool:
-        """Whether something that was asked for has not been measured so."""
-        record, plan = self.record, self.spec.job.costs
-        time = record.time or costs.Time()
-        done = {
-            "flops": True,
-            "ideal": time.ideal is not None and set(plan.accelerators) <= time.roofline.keys(),
-            "latency": time.latency is not None and _same_settings(time.settings, self.spec),
-            "memory": record.missing.get("memory.peak") != MISSING["memory.peak"],
-            "energy": record.energy is not None,
-        }
-        return not all(done[what] for what in plan.measure) or (plan.measure > {"flops"} and not self.spec.job.resume)
+    lines: list[SampleLine]
+    lacking: frozenset[Measure]
+    participant: Participant
+    shape: ModelShape = field(init=False)
+    key: str = field(init=False)
+    profiles: Profiles | None = None
+    traces: list[list[Segment]] | None = None
+    times: RequestTimes | None = None
 
 
-def measure_costs(session: "Session", specs: Sequence[RunSpec]) -> None:
+def measure_costs(bench: Bench, specs: Sequence[RunSpec]) -> None:
     """Complete the records of a task's runs; those that have their costs already stay as they are.
 
     Dense is measured again beside every new method, so that no time is compared across sessions; its own finished
     record is kept.
     """
-    runs = [_load(spec, session.folder(spec)) for spec in specs]
-    pending = [run for run in runs if run.pending]
-    if not pending:
-        return
-    taking_part = [run for run in runs if run in pending or run.spec.stack.is_dense]
-    stage = _Stage(session, taking_part)
-    stage.carry_out()
-    dense = next((run for run in taking_part if run.spec.stack.is_dense), None)
-    for run in pending:
-        record = stage.completed(run)
-        run.folder.write_samples(run.lines)
-        if dense is not None and run is not dense:
-            record = compared(record, run.lines, dense.folder)
-        run.folder.rewrite(record)
+    runs = [_load(bench, spec) for spec in specs]
+    if any(run.lacking for run in runs):
+        _CostPass(bench, [run for run in runs if run.lacking or run.spec.stack.is_dense]).carry_out()
+
+
+def _load(bench: Bench, spec: RunSpec) -> _Run:
+    folder = bench.folder(spec)
+    record, lines = folder.record(), list(folder.samples())
+    if not lines:
+        raise HarnessError(f"{folder.path} has no documents to measure costs with")
+    participant = Participant(spec.stack.label, lambda: bench.attach(spec))
+    return _Run(spec, folder, record, lines, lacking(record, spec), participant)
+
+
+def lacking(record: RunRecord, spec: RunSpec) -> frozenset[Measure]:
+    """What was asked for and is not in a record, or was measured with other settings."""
+    plan, time = spec.job.costs, record.time or costs.Time()
+    done = set[str](record.measured if spec.job.resume else ())
+    names = ("rounds", "warmup", "new_tokens", "seed")
+    if time.settings is None or any(getattr(time.settings, name) != getattr(plan, name) for name in names):
+        done.discard("latency")
+    profile = kept_profile(time.ideal.profile.partition("-")[0]) if time.ideal else None
+    is_improvable = profile is not None and profile.improvable(plan.budget_s)
+    is_old = bool({"time.ideal", "time.roofline"} & stale(record))
+    if is_improvable or is_old or not set(plan.accelerators) <= time.roofline.keys():
+        done.discard("ideal")
+    return plan.measure - {"flops"} - done
 
 
 @dataclass
-class _Stage:
-    session: "Session"
+class _CostPass:
+    """The cost pass of one task.
+
+    Attributes:
+        runs: those whose records lack something, and dense.
+    """
+
+    bench: Bench
     runs: list[_Run]
-    memory: dict[str, costs.Memory] = field(default_factory=dict)
-    energy: dict[str, costs.Energy] = field(default_factory=dict)
-    prefill_shares: dict[str, float | None] = field(default_factory=dict)
-    weights: dict[str, list[float]] = field(default_factory=dict)
+    _turns: Turns | None = None
+    _conditions: costs.Conditions | None = None
+    _peaks: dict[Participant, Peak | None] = field(default_factory=dict)
+    _windows: EnergyWindows | None = None
 
     def __post_init__(self) -> None:
-        job, first = self.session.job, self.runs[0]
-        self.plan = job.costs
-        self.cost_pass = CostPass(
-            self.session.lm,
-            [run.spec for run in self.runs],
-            first.lines,
-            self.session.attached,
-            self.session.progress,
-            isolated=job.costs.isolate,
-        )
+        self.plan = self.runs[0].spec.job.costs
+        self.wanted = frozenset[Measure]().union(*(run.lacking for run in self.runs))
+        self.dense = next((run for run in self.runs if run.spec.stack.is_dense), None)
+        self.repeat = Participant("dense (repeat)", self.dense.participant.attach) if self.dense else None
+
+    @cached_property
+    def lm(self) -> "HarnessLM":
+        """The model."""
+        return self.bench.load()
+
+    @cached_property
+    def serving(self) -> Serving:
+        """The measured passes, on requests drawn when the first one needs them."""
+        first = self.runs[0]
+        requests = draw_requests(self.lm, first.spec, first.lines)
+        return Serving(self.lm.decoder, requests, self.plan, self.bench.progress, first.spec.task.name)
 
     def carry_out(self) -> None:
-        """Idealized first, which is arithmetic once the profile is there; then the passes, one kind at a time."""
-        measure = self.plan.measure
-        if "ideal" in measure:
-            for run in self.runs:
-                self._ideal(run)
-        if "latency" in measure:
-            for name, time in self.cost_pass.latency().items():
-                for run in self.runs:
-                    if run.name == name:
-                        run.time = run.time.model_copy(update={"settings": time.settings, "latency": time.latency})
-            for run in self.runs:
-                self._overhead(run)
-        if "memory" in measure:
-            for run in self.runs:
-                kv = kv_of(run.lines, ModelShape.of(self.session.lm.decoder))
-                self.memory[run.name] = self.cost_pass.memory(run.spec, run.record, kv)
-        if "energy" in measure:
-            self.energy = self.cost_pass.energy(self.prefill_shares, self.weights)
+        """Profiles, then the passes, one kind at a time, then the records, dense's first."""
+        for run in self.runs:
+            with run.participant.attach():
+                run.shape, run.key = ModelShape.of(self.lm.decoder), profile_key(self.lm.decoder)
+        self._announce()
+        if "ideal" in self.plan.measure:
+            self._profile()
+        if "latency" in self.wanted:
+            repeat = [self.repeat] if self.repeat else []
+            self._turns, self._conditions = self.serving.latency([*self._participants("latency"), *repeat])
+        if "memory" in self.wanted:
+            self._peaks = self.serving.memory(self._participants("memory"))
+        if "energy" in self.wanted:
+            self._windows = self.serving.energy(self._participants("energy"))
+        for run in self.runs:
+            if run.profiles is not None and run.lacking & {"latency", "energy"}:
+                run.traces = self.serving.traces(run.participant)
+                run.times = request_times(run.profiles.dense, run.shape, run.traces)
+            if run.lacking:
+                dense = self.dense.folder if self.dense is not None and self.dense is not run else None
+                complete(self._subject(run), self._observed(run), dense)
 
-    def completed(self, run: _Run) -> RunRecord:
-        """The record with everything that was measured, and reasons for what was not."""
-        record = run.record
-        old = record.time or costs.Time()
-        updates = {name: value for name in costs.Time.model_fields if (value := getattr(run.time, name))}
-        time = old.model_copy(update=updates)
-        memory = self.memory.get(run.name, record.memory)
-        power = self.energy.get(run.name, record.energy)
-        there = {"time": bool(updates), "energy": power is not None, "memory.peak": memory.peak is not None}
-        missing = {path: why for path, why in record.missing.items() if not there.get(path, False)}
-        if "memory" in self.plan.measure and memory.peak is None:
-            missing["memory.peak"] = "this system does not tell a process's peak memory"
-        if power is not None:
-            missing |= missing_energy(power)
-        if time.ideal is not None and time.ideal.own_s is None:
-            missing["time.ideal.own_s"] = "the method's own modules could not be profiled at other depths"
-        return record.model_copy(
-            update={
-                "time": time if updates or record.time else None,
-                "memory": memory,
-                "energy": power,
-                "missing": missing,
-                "baseline": self._measured_ratios(run),
-            }
+    def _participants(self, measure: Measure) -> list[Participant]:
+        return [run.participant for run in self.runs if measure in run.lacking or run is self.dense]
+
+    def _announce(self) -> None:
+        """Say how long it will take before it starts."""
+        budgets = 0.0
+        if "ideal" in self.plan.measure:
+            by_key = {run.key: run for run in reversed(self.runs)} | {profile_key(self.lm.decoder): self._reference}
+            budgets = sum(self._budget(run) for key, run in by_key.items() if not self._kept(key))
+        seconds = budgets
+        if passes := self.wanted - {"ideal"}:
+            seconds += self.serving.seconds_for(passes, len(self.runs), self._reference.participant)
+        profiles = f", at most {_words(budgets)} of it for cost profiles" if budgets else ""
+        count = f"{len(self.runs)} run{'s' if len(self.runs) > 1 else ''}"
+        self.bench.progress.say(f"costs: about {_words(seconds)} for {count}{profiles}")
+
+    @property
+    def _reference(self) -> _Run:
+        """Dense, or the first run of a job without it."""
+        return self.dense or self.runs[0]
+
+    # ---- profiles -----------------------------------------------------------------------------------------
+
+    def _profile(self) -> None:
+        """The dense model's profile, and that of each run's own modules where they differ from dense's."""
+        dense_key = profile_key(self.lm.decoder)
+        dense = self._kept(dense_key) or self._measured(self._reference, self._reference.spec.job.pretrained)
+        for run in self.runs:
+            own: CostProfile | None = dense if run.key == dense_key else self._kept(run.key)
+            if own is None:
+                try:
+                    with run.participant.attach():
+                        own = self._measured(run, run.spec.stack.label)
+                except MethodError:  # layers of the attached model cannot be taken out
+                    own = None
+            run.profiles = Profiles(dense, own)
+
+    def _kept(self, key: str) -> CostProfile | None:
+        profile = kept_profile(key)
+        return None if profile is None or profile.improvable(self.plan.budget_s) else profile
+
+    def _budget(self, run: _Run) -> float:
+        """Seconds for a profile: the user's, or a fifth of the run's quality pass."""
+        return self.plan.budget_s or default_budget(run.record.duration_s)
+
+    def _measured(self, run: _Run, name: str) -> CostProfile:
+        with self.bench.progress.bar(f"cost profile of {name}") as bar:
+            profile = measure_profile(self.lm.decoder, bar, self._budget(run))
+        self.bench.progress.say(f"cost profile of {name}: {described(profile)}")
+        return profile
+
+    # ---- what each run is completed by --------------------------------------------------------------------
+
+    def _subject(self, run: _Run) -> Subject:
+        return Subject(run.spec, run.folder, run.record, run.lines, run.shape, self.lm.decoder.module.dtype)
+
+    def _observed(self, run: _Run) -> Observed:
+        beside = self.dense.participant if self.dense is not None and self.dense is not run else None
+        return Observed(
+            measured=run.lacking,
+            profiles=run.profiles,
+            traces=run.traces,
+            times=run.times,
+            latencies=self._latencies(run) if "latency" in run.lacking else None,
+            peak=self._peaks.get(run.participant),
+            energy=self._energy(run.participant, run.times) if "energy" in run.lacking else None,
+            dense_peak=self._peaks.get(beside) if beside else None,
+            dense_energy=self._energy(beside, None) if beside else None,
         )
 
-    def _measured_ratios(self, run: _Run) -> costs.Baseline | None:
-        """Ratios to dense of what was measured beside it; the rest follows when the two are compared."""
-        dense = next((other for other in self.runs if other.spec.stack.is_dense), None)
-        if dense is None or run is dense:
-            return run.record.baseline
-        before = run.record.baseline or costs.Baseline(run_id=dense.record.id, documents=0)
-        ratios = before.ratios | self.cost_pass.ratios(run.name)
-        noise = before.noise | self.cost_pass.ratios(AGAIN)
-        mine, its = self.memory.get(run.name), self.memory.get(dense.name)
-        if mine and its and mine.peak and its.peak:
-            ratios["peak_memory"] = costs.RatioInfo(value=mine.peak / its.peak)
-        power, base = self.energy.get(run.name), self.energy.get(dense.name)
-        if power and base:
-            label = "energy" if power.measured_j and base.measured_j else "energy_estimated"
-            ours, theirs = (np.array([one.raw]) for one in (power, base))
-            ratios[label] = ratio_info(paired_ratio(theirs, ours))
-        return costs.Baseline(run_id=dense.record.id, documents=0, ratios=ratios, noise=noise)
+    def _latencies(self, run: _Run) -> Latencies:
+        assert self._turns is not None
+        assert self._conditions is not None
+        roles = {"run": self._turns.served[run.participant]}
+        if self.dense is not None and self.repeat is not None and run is not self.dense:
+            roles |= {"dense": self._turns.served[self.dense.participant]}
+            roles |= {"dense_repeat": self._turns.served[self.repeat]}
+        return Latencies(self.serving.requests, roles, self._conditions, self._turns.chunk)
 
-    # ---- idealized ----------------------------------------------------------------------------------------
-
-    def _ideal(self, run: _Run) -> None:
-        """Idealized seconds and rooflines of every document of the run."""
-        decoder = self.session.lm.decoder
-        profile = self._profile()
-        with self.session.attached(run.spec):
-            shape = ModelShape.of(decoder)
-            own = self._own_profile(run, shape, profile)
-        total, own_total = Runtime(), 0.0
-        for line in run.lines:
-            runtime = _sum(profile, shape, line)
-            line["ideal_s"] = runtime.total
-            total += runtime
-            own_total += runtime.total if own is profile else 0.0 if own is None else _sum(own, shape, line).total
-        count = len(run.lines)
-        ideal = costs.Ideal(
-            profile=profile.key,
-            label=profile.label,
-            clock=profile.clock,
-            fit_error=max(profile.prefill_fit.mape, profile.decode_fit.mape),
-            held_out_error=profile.held_out.mape,
-            ref_s=total.total / count,
-            own_s=None if own is None else own_total / count,
-            own_label=None if own is None else own.label,
-            parts={name: value / count for name, value in total.parts().items()},
-        )
-        run.time = run.time.model_copy(update={"ideal": ideal, "roofline": self._rooflines(run, shape)})
-
-    def _profile(self) -> CostProfile:
-        decoder, progress = self.session.lm.decoder, self.session.progress
-        stored = stored_profile(decoder)
-        if stored is not None:
-            return stored
-        with progress.bar(f"cost profile of {self.session.job.pretrained}") as bar:
-            return measure_profile(decoder, bar)
-
-    def _own_profile(self, run: _Run, shape: ModelShape, profile: CostProfile) -> CostProfile | None:
-        """The profile of the modules in place, which is dense's where they are dense's."""
-        decoder = self.session.lm.decoder
-        dense = self.session.dense_shape
-        if (shape.layers, shape.head) == (dense.layers, dense.head):
-            return profile
-        stored = stored_profile(decoder, run.spec.stack.fingerprint)
-        if stored is not None:
-            return stored
-        try:
-            with self.session.progress.bar(f"cost profile of {run.spec.stack.label}") as bar:
-                return measure_profile(decoder, bar, own=run.spec.stack.fingerprint)
-        except MethodError:  # layers of the attached model cannot be taken out
+    def _energy(self, participant: Participant, times: RequestTimes | None) -> costs.Energy | None:
+        if self._windows is None:
             return None
-
-    def _rooflines(self, run: _Run, shape: ModelShape) -> dict[str, costs.RooflineInfo]:
-        return {name: self._roofline(run, shape, name) for name in self.plan.accelerators}
-
-    def _roofline(self, run: _Run, shape: ModelShape, name: str) -> costs.RooflineInfo:
-        module = self.session.lm.decoder.module
-        machine: Accelerator = this_host(run.spec.environment, module.dtype) if name == HOST else accelerator(name)
-        dtype = str(module.dtype).removeprefix("torch.")
-        bounds = [roofline(shape, unpadded(row), machine, dtype) for line in run.lines for row in _rows(line)]
-        count = len(run.lines)
-        seconds = sum(bound.total for bound in bounds) / count
-        table = prices().usd_per_hour
-        price = self.plan.usd_per_hour or table.get(name)
-        return costs.RooflineInfo(
-            seconds=seconds,
-            dtype=dtype,
-            parts={
-                part: sum(getattr(bound, part) for bound in bounds) / count
-                for part in ("attention", "cache", "mlp", "head", "rest")
-            },
-            dollars=None if price is None else dollars(seconds, price),
-            price_usd_per_hour=price,
-            energy_bound_j=energy_bound(seconds, machine),
-            peaks_source=machine.source,
+        return energy(
+            self._windows.busy[participant],
+            self._windows.idle,
+            others_share=self._windows.others_share,
+            prefill_share=times.prefill_share if times else None,
+            weights=times.seconds if times else (),
+            intensity_g_per_kwh=self.plan.carbon_intensity,
         )
 
-    def _overhead(self, run: _Run) -> None:
-        """Serve the requests once more under observation: what they would take idealized, against what they took."""
-        if run.time.ideal is None or run.time.latency is None:
-            return
-        from harness.measure.serve import serve
 
-        decoder, profile = self.session.lm.decoder, self._profile()
-        shape, ratios, reading, weights = ModelShape.of(decoder), [], 0.0, list[float]()
-        with self.session.attached(run.spec), Tracer(decoder) as tracer:
-            for request, observed in zip(self.cost_pass.requests, run.time.latency.raw, strict=True):
-                serve(decoder, request)
-                segments = tracer.collect()[0]
-                ideal = ideal_runtime(profile, shape, segments).total
-                reading += ideal_runtime(profile, shape, [one for one in segments if one.phase != "decode"]).total
-                weights.append(ideal)
-                ratios.append(float(np.median(observed)) / ideal)
-        self.weights[run.name] = weights
-        self.prefill_shares[run.name] = reading / sum(weights)
-        updated = run.time.ideal.model_copy(update={"overhead_ratio": float(np.median(ratios))})
-        run.time = run.time.model_copy(update={"ideal": updated})
-
-
-def _load(spec: RunSpec, folder: RunFolder) -> _Run:
-    record = folder.record()
-    lines = list(folder.samples())
-    if not lines:
-        raise HarnessError(f"{folder.path} has no documents to measure costs with")
-    return _Run(spec, folder, record, lines)
-
-
-def _rows(line: Line) -> list[list[Segment]]:
-    return [[Segment.from_json(segment) for segment in row["segments"]] for row in line["rows"]]
-
-
-def _sum(profile: CostProfile, shape: ModelShape, line: Line) -> Runtime:
-    total = Runtime()
-    for row in _rows(line):
-        total += ideal_runtime(profile, shape, row)
-    return total
-
-
-def _same_settings(settings: costs.CostSettings | None, spec: RunSpec) -> bool:
-    plan: Any = spec.job.costs
-    names = ("rounds", "warmup", "new_tokens", "seed")
-    return settings is not None and all(getattr(settings, name) == getattr(plan, name) for name in names)
+def _words(seconds: float) -> str:
+    return f"{max(seconds, 1):.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"

@@ -17,9 +17,10 @@ from harness.evaluate.evaluation import explained, simple_evaluate
 from harness.evaluate.journal import Journal, Served
 from harness.evaluate.quiet import collected_warnings
 from harness.measure.shape import ModelShape
-from harness.results.compare import with_intervals
 from harness.results.costs import Memory
+from harness.results.intervals import with_intervals
 from harness.results.record import MISSING, MethodInfo, ModelInfo, RunRecord
+from harness.results.sources import digest
 from harness.results.store import RunFolder
 from harness.run.spec import RunSpec
 
@@ -73,6 +74,7 @@ def evaluate(spec: RunSpec, lm: "HarnessLM", folder: RunFolder, preparation: Pre
         routes=None if spec.stack.is_dense else outcome.routes_info(evaluated.served),
         flops=flops,
         memory=Memory(weights=evaluated.shape.bytes, kv_peak=outcome.kv_peak(evaluated.served, evaluated.shape)),
+        sources={"scores": digest("scores")},
         missing=MISSING
         | ({} if flops.audit_ratio is not None else {"flops.audit_ratio": "every answer came from the journal"}),
         warnings=outcome.broken_answers(evaluated.served) + evaluated.warnings,

@@ -14,13 +14,14 @@ from harness.core import environment
 from harness.core.errors import HarnessError, StoreError
 from harness.core.paths import cache_folder
 from harness.core.progress import Progress
-from harness.measure.shape import ModelShape
-from harness.results.compare import compared
 from harness.results.record import RunRecord
 from harness.results.store import RunFolder, Store
 from harness.run import loading
+from harness.run.bench import Bench
+from harness.run.launch import Inline, Isolated
 from harness.run.plan import Plan
 from harness.run.quality import evaluate
+from harness.run.renewal import renew
 from harness.run.spec import Job, RunSpec
 from harness.run.units import Unit
 
@@ -51,11 +52,6 @@ class Session:
     def lm(self) -> "HarnessLM":
         """The model, loaded when the first unit needs it and shared by all."""
         return loading.load(self.job, self.plan.source, self.plan.device, self.progress)
-
-    @cached_property
-    def dense_shape(self) -> ModelShape:
-        """The shape of the model with nothing attached."""
-        return ModelShape.of(self.lm.decoder)
 
     def execute(self) -> list[RunRecord]:
         """Carry out every unit that is not done yet; the records of all runs, in order.
@@ -112,19 +108,16 @@ class Session:
         return self.job.resume and self.folder(spec).finished
 
     def _compare(self) -> None:
-        """Complete the records of runs that have not been compared with dense yet."""
-        for dense in (spec for spec in self.plan.specs if spec.stack.is_dense):
-            for spec in self.plan.of_task(dense.task.name):
-                folder = self.folder(spec)
-                record = self._record(folder)
-                if spec is not dense and record.baseline is None:
-                    folder.rewrite(compared(record, folder.samples(), self.folder(dense)))
-
-    def _record(self, folder: RunFolder) -> RunRecord:
-        try:
-            return folder.record()
-        except StoreError as error:
-            raise StoreError(f"{error}. Give --no_resume to compute the run again.") from error
+        """Compare runs with dense that have not been, and renew what another source computed."""
+        dense: dict[str, RunFolder] = {}
+        for spec in self.plan.specs:  # dense first
+            folder = self.folder(spec)
+            try:
+                renew(folder, dense.get(spec.task.name))
+            except StoreError as error:
+                raise StoreError(f"{error}. Give --no_resume to compute the run again.") from error
+            if spec.stack.is_dense:
+                dense[spec.task.name] = folder
 
     def _costs(self, units: Sequence[Unit]) -> None:
         """Model and measure costs, here or in a process of its own."""
@@ -133,19 +126,9 @@ class Session:
         if environment.processes() > 1:  # the others have ended, and would be waited for
             self.progress.say("costs are measured by one process: give the same command without accelerate launch")
             return
-        if self.job.costs.isolate:
-            from harness.run.isolated import measure_isolated
-
-            measure_isolated(self.job, self.store.root)
-            return
-        for unit in units:
-            self.carry_out(unit)
-
-    def measure_costs(self) -> None:
-        """Complete the finished runs' records by what the job wants measured, task by task."""
-        for unit in self.plan.units():
-            if unit.kind == "costs":
-                self.carry_out(unit)
+        isolated = self.job.costs.isolate
+        launcher = Isolated(self.job, self.store.root) if isolated else Inline(self.carry_out)
+        launcher.launch(units)
 
     def _measure(self, specs: Sequence[RunSpec]) -> None:
         import torch
@@ -153,7 +136,7 @@ class Session:
         from harness.run.costs import measure_costs
 
         try:
-            measure_costs(self, specs)
+            measure_costs(Bench(lambda: self.lm, self.attached, self.folder, self.progress), specs)
         except (torch.OutOfMemoryError, MemoryError) as error:
             raise HarnessError(
                 f"measuring costs on {specs[0].task.name}: out of memory. The scores are kept: give the same command "

@@ -15,6 +15,7 @@ from harness.core.environment import Environment
 from harness.core.source import of_modules
 from harness.evaluate.suites import TaskRequest
 from harness.evaluate.tasks import LoadedTask
+from harness.measure.energy import Windows
 from harness.model.source import ModelSource, identified
 from harness.results.record import EvaluationInfo
 
@@ -47,6 +48,8 @@ class CostPlan(BaseModel):
         accelerators: machines whose roofline is worked out.
         usd_per_hour: price of an accelerator, instead of the price table's.
         carbon_intensity: grams of CO2 for a kilowatt-hour.
+        budget_s: seconds for a cost profile; a fifth of the quality pass, at least 10 and at most 60, if not given.
+        windows: how long energy is measured.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -61,6 +64,8 @@ class CostPlan(BaseModel):
     accelerators: tuple[str, ...] = ("a100-sxm-80", "h100-sxm", "this-host")
     usd_per_hour: float | None = Field(default=None, gt=0)
     carbon_intensity: float | None = Field(default=None, ge=0)
+    budget_s: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    windows: Windows = Windows()
 
 
 class ModelSettings(BaseModel):

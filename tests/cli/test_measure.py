@@ -1,5 +1,7 @@
 """The command line of measurement: refusals in sentences, comparisons for people and as JSON, what doctor says."""
 
+import pytest
+
 from tests.cli.conftest import Harness
 
 
@@ -39,11 +41,13 @@ def test_wrong_names_are_answered(harness: Harness, tiny: list[object]) -> None:
     flags = ["run", *tiny, "-t", "tiny_choice"]
     assert "latency" in harness(*flags, "--measure", "latncy").sentence
     assert "h100-sxm" in harness(*flags, "--accelerator", "h100-smx").sentence
-    assert "j1-large" in harness("profile", "--helm", "j1-lrge").sentence
 
 
-def test_helms_table(harness: Harness) -> None:
-    assert "0.329 s" in harness("profile", "--helm", "j1-large", "--prompt", 1024, "--output", 11).out
+@pytest.mark.parametrize("budget", ["0", "-1", "nan", "inf"])
+def test_a_budget_that_is_none_is_refused_in_a_sentence(budget: str, harness: Harness, tiny: list[object]) -> None:
+    for command in (["run", *tiny, "-t", "tiny_choice"], ["profile"]):
+        sentence = harness(*command, "--cost_budget", budget).sentence
+        assert f"--cost_budget {budget}: expected a number of seconds above 0" in sentence
 
 
 def test_doctor_says_what_can_be_measured(harness: Harness) -> None:

@@ -84,7 +84,7 @@ def test_doubts():
 def test_windows_are_long_enough():
     now = iter(range(100))
     meter = WindowMeter([], clock=lambda: float(next(now)), sleep=lambda seconds: None)
-    assert meter.busy(lambda: 2, least_s=10).requests >= 10
+    assert meter.busy(lambda: 2).requests >= 10
 
 
 def test_energy_goes_to_requests_by_their_work():

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from harness.measure.ideal import ideal_runtime
-from harness.measure.profile import CostProfile, Fit, HeldOut, Line, LinearCosts
+from harness.measure.profile import CostProfile, Fit, HeldOut, Line, LinearCosts, TableCosts
 from harness.measure.segment import unpadded
 from harness.measure.shape import ModelShape
 from harness.testing.tiny import tiny_decoder
@@ -33,6 +33,10 @@ PROFILE = CostProfile(
     others_share=0,
     load_average=(0, 0),
     seconds=0,
+    budget_s=60,
+    rounds=2,
+    cut_short=False,
+    complete=True,
 )
 LAYER = 2e-4 + 1e-6 + 3e-4 + 2e-6
 """A layer in a decode step."""
@@ -121,3 +125,18 @@ def test_a_part_of_the_tokens_costs_a_call_and_its_share(shape, dense_segment):
     part = replace(whole, attention=(4, 10, 10, 10), mlp=(4, 10, 10, 10))
     less = 6 * (1e-6 + 2e-6) + 1e-9 * 55 * 0.6
     assert total(shape, [whole]) - total(shape, [part]) == pytest.approx(less)
+
+
+@pytest.mark.parametrize(("prompt", "written", "seconds"), [(1024, 11, 0.329), (1024, 1, 0.089), (128, 2, 0.051)])
+def test_helms_published_times(shape, generation, prompt, written, seconds):
+    """T = F(p) + g (o - 1) with HELM's own table of j1-large on an A100: arXiv:2305.02440, helm-efficiency."""
+    nothing = dict.fromkeys(("attention", "mlp", "head_row"), (0.0,) * 6)
+    reading = TableCosts(
+        lengths=(1, 128, 256, 512, 1024, 1920),
+        fixed=(0.027, 0.027, 0.029, 0.047, 0.089, 0.167),
+        attention_pair=0.0,
+        **nothing,
+    )
+    writing = LinearCosts(**dict.fromkeys(LinearCosts.model_fields, 0.0) | {"fixed": 0.024})
+    published = PROFILE.model_copy(update={"prefill": reading, "decode": writing})
+    assert ideal_runtime(published, shape, generation(prompt, written)).total == pytest.approx(seconds)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from harness.measure.interleave import interleave
+from harness.measure.interleave import Participant, interleave
 from harness.measure.serve import CostRequest, Served, serve
 from harness.testing.tiny import tiny_decoder
 from tests.silent import Silent
@@ -18,12 +18,35 @@ def model():
 
 
 def test_times_are_mlperfs():
-    served = Served((0.5, 0.7, 0.8, 1.4))
+    served = Served((0.5, 0.7, 0.8, 1.4), (1, 2, 3, 4))
     assert (served.ttft, served.end_to_end) == (0.5, 1.4)
     assert served.tpot == pytest.approx(0.3)
     assert served.gaps == pytest.approx([0.2, 0.1, 0.6])
-    assert Served((0.5,)).tpot is None
-    assert Served((0.5,)).gaps == []
+    for alone in (Served((0.5,), (1,)), Served((0.5,), (0,)), Served((0.5,), (4,))):
+        assert alone.tpot is None
+        assert alone.gaps == []
+
+
+def test_tokens_that_arrive_together_share_their_time():
+    served = Served((0.5, 0.7, 1.1), (2, 3, 7))  # a draft of several tokens was accepted twice
+    assert served.tokens_after_first == 5
+    assert served.tpot == pytest.approx(0.6 / 5)
+    assert served.gaps == pytest.approx([0.2, 0.4])
+
+
+def test_rounds_of_several_tokens_are_counted_by_tokens(model, monkeypatch):
+    """A generation that asks whether to stop once for several tokens, as speculation does."""
+
+    def generate(ids, *, stopping_criteria, max_new_tokens, **_):
+        for accepted in (3, 4, max_new_tokens):
+            ids = torch.cat([ids, ids[:, : accepted - (ids.shape[1] - len(PROMPT.tokens))]], dim=1)
+            assert not stopping_criteria(ids, None).any()
+        return ids
+
+    monkeypatch.setattr(model.module, "generate", generate)
+    served = serve(model, PROMPT)
+    assert served.tokens == (3, 4, 5)
+    assert served.tpot == pytest.approx((served.times[-1] - served.times[0]) / 2)
 
 
 def test_as_many_tokens_as_asked_for_whatever_the_model_wants(model):
@@ -68,13 +91,12 @@ def test_everybody_serves_every_request_in_every_round(model):
         def __exit__(self, *_):
             order.append(None)
 
-    people = {name: (lambda name=name: Attached(name)) for name in ("dense", "method")}
+    participants = [Participant(name, lambda name=name: Attached(name)) for name in ("dense", "method")]
     bar = Silent()
-    turns = interleave(model, people, [PROMPT, TEXT], rounds=3, warmup=1, seed=0, bar=bar)
+    turns = interleave(model, participants, [PROMPT, TEXT], rounds=3, warmup=1, seed=0, bar=bar)
     assert bar.expected == bar.advanced == (3 + 1) * 2 * 2
-    for name in people:
-        assert [len(rounds) for rounds in turns.served[name]] == [3, 3]
-        assert turns.seconds(name, lambda one: one.end_to_end).shape == (2, 3)
-        assert turns.seconds(name, lambda one: one.tpot) is None  # a scored text has none
+    for participant in participants:
+        assert [len(rounds) for rounds in turns.served[participant]] == [3, 3]
+        assert all(served.tpot is None for served in turns.served[participant][1])  # a scored text has none
     assert order.count("dense") == order.count("method")
     assert torch.is_grad_enabled()

@@ -1,5 +1,6 @@
-"""The schema of a record is checked in, and a record that leaves it is refused."""
+"""The schemas of results are checked in, and what leaves them is refused."""
 
+import gzip
 import json
 from typing import Any
 
@@ -7,16 +8,19 @@ import jsonschema
 import pytest
 from pydantic import ValidationError
 
-from harness.results.record import RunRecord, json_schema
+from harness.results.cost_lines import COST_LINE
+from harness.results.record import RunRecord
+from harness.results.samples import SAMPLE_LINE
+from harness.results.schemas import schemas
 from tests.conftest import ROOT
-from tests.toys import record_json
+from tests.toys import record_json, sample_json
 
-SCHEMA = ROOT / "harness" / "results" / "record.schema.json"
+FOLDER = ROOT / "harness" / "results"
 
 
 @pytest.fixture(scope="module")
 def validator() -> Any:
-    schema = json.loads(SCHEMA.read_text())
+    schema = json.loads((FOLDER / "record.schema.json").read_text())
     jsonschema.Draft202012Validator.check_schema(schema)
     return jsonschema.Draft202012Validator(schema)
 
@@ -25,8 +29,45 @@ def written(**changes: Any) -> dict[str, Any]:
     return json.loads(RunRecord.model_validate(record_json(**changes)).model_dump_json())
 
 
-def test_the_schema_in_the_tree_is_that_of_the_code() -> None:
-    assert json.loads(SCHEMA.read_text()) == json_schema()
+@pytest.mark.parametrize("name", schemas())
+def test_the_schema_in_the_tree_is_that_of_the_code(name: str) -> None:
+    assert json.loads((FOLDER / name).read_text()) == schemas()[name]
+
+
+SEGMENT = {
+    "phase": "decode", "queries": 1, "padding": 0, "context": 4, "forwards": 2, "rows": 1,
+    "attention": [[1, 1.0, 4]], "mlp": [[1, 1.0, 4]], "head": [1, 1.0], "fill": [1, 0, 0, 0],
+}  # fmt: skip
+COSTS = {
+    "task": "t", "doc_id": 0, "doc_hash": "a", "ideal_s": 0.5,
+    "requests": [{"prompt_tokens": 3, "new_tokens": 0, "run": {"latency": [0.1]}, "segments": [SEGMENT]}],
+}  # fmt: skip
+LINES = {
+    "a run's document": (SAMPLE_LINE, sample_json(rows=[{"requests": [[0, 0]], "segments": [SEGMENT]}])),
+    "a packed document": (SAMPLE_LINE, sample_json(answer="x", ideal_s=0.25, depth=None)),
+    "costs": (COST_LINE, COSTS),
+}
+
+
+@pytest.mark.parametrize("name", LINES)
+def test_lines_fit_their_types_and_schemas(name: str) -> None:
+    kind, line = LINES[name]
+    schema = "costs" if kind is COST_LINE else "samples"
+    jsonschema.validate(line, schemas()[f"{schema}.schema.json"])
+    assert json.loads(json.dumps(kind.validate_json(json.dumps(line)))) == line
+    for change in ({"more": 1}, {"doc_id": "first"}, {"task": None}):
+        with pytest.raises(ValidationError):
+            kind.validate_json(json.dumps(line | change))
+
+
+def test_published_runs_of_older_schemas_can_be_read() -> None:
+    """Records without the newer sections, and documents that hold their idealized seconds themselves."""
+    folders = sorted((ROOT / "leaderboard" / "data").glob("*/"))
+    assert folders
+    for folder in folders:
+        RunRecord.model_validate_json((folder / "record.json").read_bytes())
+        with gzip.open(folder / "samples.jsonl.gz") as file:
+            assert SAMPLE_LINE.validate_json(next(file))["scores"]
 
 
 def test_a_record_fits_the_schema(validator: Any) -> None:

@@ -12,7 +12,7 @@ import pytest
 from harness.core.errors import DiskError, StoreError, UnknownNameError
 from harness.results.record import RunRecord
 from harness.results.store import RunFolder, Store
-from tests.toys import record_json
+from tests.toys import record_json, sample_json
 
 IDS = ("0123456789ab", "0123ffffffff", "ffffffffffff")
 
@@ -35,7 +35,7 @@ def test_a_run_is_three_plain_files(tmp_path: Path) -> None:
     folder.path.mkdir()
     for rank in (0, 1):
         folder.journal(rank).write_text("")
-    finish(folder, [{"doc_id": 0}, {"doc_id": 1}])
+    finish(folder, [sample_json(), sample_json(doc_id=1)])
     assert {path.name for path in folder.path.iterdir()} == {"record.json", "samples.jsonl", "manifest.json"}
 
 
@@ -44,7 +44,7 @@ def test_a_record_comes_back_as_it_was(store: Store) -> None:
 
 
 def test_samples_come_back_as_they_were(tmp_path: Path) -> None:
-    samples = [{"doc_id": 0, "target": "a\nb\u2028\r\n\x00é😀", "responses": [[[-1.25, True]]]}, {"doc_id": 1}]
+    samples = [sample_json(target="a\nb\u2028\r\n\x00é😀", responses=[[[-1.25, True]]]), sample_json(doc_id=1)]
     finish(RunFolder(tmp_path), samples)
     assert list(RunFolder(tmp_path).samples()) == samples
 
@@ -67,9 +67,9 @@ def test_samples_come_back_as_they_were(tmp_path: Path) -> None:
     ],
 )
 def test_samples_hold_json_values_alone(value: Any, read: Any, tmp_path: Path) -> None:
-    finish(RunFolder(tmp_path), [{"x": value}])
+    finish(RunFolder(tmp_path), [sample_json(scores={"x": value})])
     (line,) = (tmp_path / "samples.jsonl").read_text().splitlines()
-    stored = json.loads(line, parse_constant=pytest.fail)["x"]
+    stored = json.loads(line, parse_constant=pytest.fail)["scores"]["x"]
     assert stored == read
     assert type(stored) is type(read)
 
@@ -174,7 +174,7 @@ def test_a_record_that_may_not_be_read_is_refused(store: Store, monkeypatch: pyt
         store.find(IDS[0]).record()
 
 
-@pytest.mark.parametrize("content", [None, b"{}\n{", b"\xff\n", b"{}\n\n"])
+@pytest.mark.parametrize("content", [None, b"{}\n{", b"\xff\n", b"{}\n\n", b"{}\n", b'{"task": "t", "doc_id": 0}\n'])
 def test_samples_that_cannot_be_read_are_refused(content: bytes | None, store: Store) -> None:
     folder = store.find(IDS[0])
     (folder.path / "samples.jsonl").unlink()

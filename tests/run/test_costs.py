@@ -9,8 +9,9 @@ import pytest
 
 from harness.core.errors import HarnessError, UnlikeRunsError
 from harness.measure import energy, profiling
-from harness.results.compare import answer, compare, statistic_of, values_of
+from harness.results.compare import compare
 from harness.results.costs import COSTS
+from harness.results.documents import answer, statistic_of, values_of
 from harness.results.record import RunRecord
 from harness.results.store import Store
 from harness.run.measured import spread_sample
@@ -208,7 +209,7 @@ def test_out_of_memory_keeps_the_scores(measured: Measured, monkeypatch: pytest.
 
     monkeypatch.setattr("harness.run.costs.measure_costs", full)
     with pytest.raises(HarnessError, match=r"out of memory\. The scores are kept"):
-        Session(measured.job, measured.store, Silent()).measure_costs()
+        Session(measured.job, measured.store, Silent()).execute()
 
 
 @pytest.mark.slow

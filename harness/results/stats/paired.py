@@ -16,7 +16,7 @@ RESAMPLES: Final = 2000
 SEED: Final = 20240611
 Z_95: Final = 1.959963984540054
 Z_POWER: Final = 0.8416212335729143
-"""The 80 % point of the normal distribution: how sure a real difference should be found."""
+"""The 80 % point of the normal distribution: the power at which a difference counts as detectable."""
 
 Floats = NDArray[np.float64]
 Statistic = Callable[[Floats], Floats]
@@ -30,7 +30,7 @@ class Difference:
     Attributes:
         value: difference of the scores; ``low`` and ``high`` bound it at 95 %.
         p: two-sided probability of a difference as large if there were none.
-        test: how ``p`` was found.
+        test: that gave ``p``.
         gained, lost: documents on which the method scored higher, and lower.
         detectable: smallest difference that this many documents show in four of five tries at the 5 % level.
     """
@@ -50,13 +50,12 @@ class Difference:
         return self.low > -margin if higher_is_better else self.high < margin
 
 
-def difference(dense: Floats, method: Floats, *, clusters: Sequence[object] | None = None) -> Difference:
+def difference(dense: Floats, method: Floats) -> Difference:
     """Difference of two means over the same documents.
 
     Args:
         dense: each document's score, [documents].
         method: the same documents' scores, in the same order.
-        clusters: what documents share, such as a passage; their errors are then not taken for independent.
 
     Raises:
         ValueError: fewer than two documents, or different numbers of them.
@@ -65,15 +64,20 @@ def difference(dense: Floats, method: Floats, *, clusters: Sequence[object] | No
         raise ValueError(f"cannot pair {len(dense)} with {len(method)} documents: at least 2 of the same are needed")
     change = method - dense
     gained, lost = int((change > 0).sum()), int((change < 0).sum())
-    error = _standard_error(change, clusters)
+    error = float(change.std(ddof=1)) / math.sqrt(len(change))
     value = float(change.mean())
     binary = set(np.unique(np.concatenate([dense, method]))) <= {0.0, 1.0}
-    if binary and clusters is None:
-        p, test = mcnemar(lost, gained), "mcnemar-exact"
-    else:
-        p, test = sign_flip(change, clusters), "sign-flip"
-    detectable = detectable_difference(change)
-    return Difference(value, value - Z_95 * error, value + Z_95 * error, p, test, len(change), gained, lost, detectable)  # type: ignore[arg-type]
+    return Difference(
+        value=value,
+        low=value - Z_95 * error,
+        high=value + Z_95 * error,
+        p=mcnemar(lost, gained) if binary else sign_flip(change),
+        test="mcnemar-exact" if binary else "sign-flip",
+        n=len(change),
+        gained=gained,
+        lost=lost,
+        detectable=detectable_difference(change),
+    )
 
 
 def statistic_difference(dense: Floats, method: Floats, statistic: Statistic) -> Difference:
@@ -85,7 +89,8 @@ def statistic_difference(dense: Floats, method: Floats, statistic: Statistic) ->
         statistic: the score of values [..., documents, parts].
     """
     rng, n = np.random.default_rng(SEED), len(dense)
-    draws = rng.integers(0, n, (RESAMPLES, n))
+    draws = rng.integers(0, n, (RESAMPLES, n))  # [resamples, documents]
+    # in twenty parts: values[draws] is [resamples, documents, parts]
     spread = np.concatenate([statistic(method[part]) - statistic(dense[part]) for part in np.array_split(draws, 20)])
     low, high = np.quantile(spread, [0.025, 0.975])
     beyond = min((spread <= 0).mean(), (spread >= 0).mean())
@@ -103,8 +108,8 @@ def statistic_difference(dense: Floats, method: Floats, statistic: Statistic) ->
     )
 
 
-def mcnemar(lost: int, gained: int, *, mid: bool = False) -> float:
-    """Exact two-sided p of McNemar's test; ``mid`` subtracts half of the observed outcome's own probability twice.
+def mcnemar(lost: int, gained: int) -> float:
+    """Exact two-sided p of McNemar's test.
 
     Args:
         lost: documents that dense alone got right.
@@ -115,18 +120,16 @@ def mcnemar(lost: int, gained: int, *, mid: bool = False) -> float:
     changed, fewer = lost + gained, min(lost, gained)
     if not changed:
         return 1.0
-    p = 2 * float(binom.cdf(fewer, changed, 0.5)) - (float(binom.pmf(fewer, changed, 0.5)) if mid else 0.0)
-    return min(1.0, p)
+    return min(1.0, 2 * float(binom.cdf(fewer, changed, 0.5)))
 
 
-def sign_flip(change: Floats, clusters: Sequence[object] | None = None) -> float:
-    """Two-sided p of a mean change, by flipping signs at random; the signs of a cluster flip together."""
-    sums = change if clusters is None else _cluster_sums(change, clusters)
-    observed = abs(sums.sum())
+def sign_flip(change: Floats) -> float:
+    """Two-sided p of a mean change, [documents], by flipping signs at random."""
+    observed = abs(change.sum())
     if observed == 0:
         return 1.0
-    signs = np.random.default_rng(SEED).integers(0, 2, (RESAMPLES, len(sums))) * 2 - 1
-    beyond = int((np.abs(signs @ sums) >= observed * (1 - 1e-12)).sum())
+    signs = np.random.default_rng(SEED).integers(0, 2, (RESAMPLES, len(change))) * 2 - 1  # [resamples, documents]
+    beyond = int((np.abs(signs @ change) >= observed * (1 - 1e-12)).sum())
     return (beyond + 1) / (RESAMPLES + 1)
 
 
@@ -141,11 +144,6 @@ def detectable_difference(change: Floats) -> float | None:
         return None
     factor = (Z_95 + Z_POWER) ** 2
     return math.sqrt(factor * psi / (len(change) + factor))
-
-
-def documents_needed(discordant: float, found: float) -> int:
-    """Documents that show a difference of ``found`` where ``discordant`` of the answers change."""
-    return round((Z_95 + Z_POWER) ** 2 * (discordant - found**2) / found**2)
 
 
 def wilson(right: int, n: int) -> tuple[float, float]:
@@ -163,15 +161,3 @@ def holm(values: Sequence[float]) -> list[float]:
         largest = max(largest, min(1.0, (len(values) - rank) * values[index]))
         adjusted[index] = largest
     return adjusted
-
-
-def _standard_error(change: Floats, clusters: Sequence[object] | None) -> float:
-    if clusters is None:
-        return float(change.std(ddof=1)) / math.sqrt(len(change))
-    sums = _cluster_sums(change - change.mean(), clusters)
-    return math.sqrt(float((sums**2).sum())) / len(change)
-
-
-def _cluster_sums(change: Floats, clusters: Sequence[object]) -> Floats:
-    order = {name: place for place, name in enumerate(dict.fromkeys(clusters))}
-    return np.bincount([order[name] for name in clusters], weights=change).astype(np.float64)

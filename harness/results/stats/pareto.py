@@ -1,8 +1,7 @@
-"""Which points are worth having: the Pareto front of quality against cost, and its hypervolume."""
+"""Which points are worth having: the Pareto front of quality against cost."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 
 @dataclass(frozen=True)
@@ -29,23 +28,9 @@ def front(points: Sequence[Point]) -> list[int]:
     kept = [
         index
         for index, point in enumerate(points)
-        if not any(dominates(other, point) for other in points if other is not point)
+        if not any(dominates(rival, point) for rival in points if rival is not point)
     ]
     return sorted(kept, key=lambda index: points[index].cost)
-
-
-def hypervolume(points: Sequence[tuple[float, float]], reference: tuple[float, float]) -> float:
-    """Area between the front of (cost, quality) points and a reference that is worse in both.
-
-    Points at or beyond the reference add nothing. Use the logarithm of the cost where costs span more than 4 times.
-    """
-    worst_cost, worst_quality = reference
-    steps: list[tuple[float, float]] = []
-    for cost, quality in sorted(points, key=lambda point: (point[0], -point[1])):
-        if cost < worst_cost and quality > (steps[-1][1] if steps else worst_quality):
-            steps.append((cost, quality))
-    corners = [*steps, (worst_cost, worst_quality)]
-    return sum((after - cost) * (quality - worst_quality) for (cost, quality), (after, _) in pairwise(corners))
 
 
 def _apart(a: float, around_a: tuple[float, float] | None, b: float, around_b: tuple[float, float] | None) -> bool:

@@ -1,16 +1,8 @@
-"""Fronts respect uncertainty; the hypervolume is an area."""
+"""Fronts respect uncertainty."""
 
-import pytest
-
-from harness.results.stats.pareto import Point, dominates, front, hypervolume
+from harness.results.stats.pareto import Point, dominates, front
 
 POINTS = [(1.0, 0.70), (0.6, 0.68), (0.4, 0.60), (0.5, 0.55)]
-
-
-def test_hypervolume():
-    assert hypervolume(POINTS, (1.2, 0.5)) == pytest.approx(0.132)
-    assert hypervolume([*POINTS, (1.3, 0.9), (0.1, 0.4)], (1.2, 0.5)) == pytest.approx(0.132)
-    assert hypervolume([], (1.2, 0.5)) == 0
 
 
 def test_front():

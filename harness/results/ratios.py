@@ -1,0 +1,110 @@
+"""Ratios of a run's costs to dense's: counted, modelled and measured, each with the interval that it has."""
+
+from collections.abc import Collection, Sequence
+from typing import Final, Literal
+
+import numpy as np
+
+from harness.results.cost_lines import CostLines, RequestLine, Role, requests_of
+from harness.results.costs import COSTS, Beside, RatioInfo
+from harness.results.record import RunRecord
+from harness.results.samples import Key, SampleLine
+from harness.results.stats.paired import Floats
+from harness.results.stats.ratio import Ratio, paired_ratio, total_ratio
+
+MEASURED: Final = frozenset(cost.name for cost in COSTS if cost.kind in ("measured", "estimated"))
+_Time = Literal["latency", "ttft", "tpot"]
+_TIMES: Final[tuple[_Time, ...]] = ("latency", "ttft", "tpot")
+Pairs = Sequence[tuple[SampleLine, SampleLine]]
+"""Lines of the same documents, dense's first."""
+
+
+def counted(dense: RunRecord, method: RunRecord, pairs: Pairs) -> dict[str, RatioInfo]:
+    """Ratios of counted work and memory, which are exact; of FLOPs also over the drawing of documents."""
+    flops = _of_totals([line["flops"] for line, _ in pairs], [line["flops"] for _, line in pairs])
+    totals = {
+        "weight_bytes": (dense.flops.weight_bytes, method.flops.weight_bytes),
+        "kv_bytes": (dense.flops.kv_bytes, method.flops.kv_bytes),
+        "weights": (dense.memory.weights, method.memory.weights),
+        "kv_peak": (dense.memory.kv_peak, method.memory.kv_peak),
+    }
+    exact = {name: RatioInfo(value=after / before) for name, (before, after) in totals.items() if before}
+    return ({} if flops is None else {"flops": _info(flops)}) | exact
+
+
+def modelled(
+    dense: RunRecord, method: RunRecord, keys: Collection[Key], dense_costs: CostLines, method_costs: CostLines
+) -> dict[str, RatioInfo]:
+    """Ratios of idealized time, where both are of the same cost profile, and of rooflines."""
+    before, after = dense.time, method.time
+    if before is None or after is None:
+        return {}
+    ratios = {
+        f"roofline:{name}": RatioInfo(value=after.roofline[name].seconds / before.roofline[name].seconds)
+        for name in before.roofline.keys() & after.roofline.keys()
+    }
+    if before.ideal is None or after.ideal is None or before.ideal.profile != after.ideal.profile:
+        return ratios
+    reference = _of_totals(_ideal_seconds(keys, dense_costs), _ideal_seconds(keys, method_costs))
+    if reference is not None:
+        ratios["ideal_ref"] = _info(reference)
+    if after.ideal.own_s is not None:
+        ratios["ideal_own"] = RatioInfo(value=after.ideal.own_s / before.ideal.ref_s)
+    return ratios
+
+
+def measured(requests: Sequence[RequestLine], role: Role = "run") -> dict[str, RatioInfo]:
+    """Ratios of times to those of dense in the same rounds, request by request; none where dense was not there."""
+    ratios = dict[str, RatioInfo]()
+    for name in _TIMES:
+        dense, times = (_seconds(requests, whose, name) for whose in ("dense", role))
+        if dense is not None and times is not None:
+            ratios[name] = _info(paired_ratio(dense, times))
+    return ratios
+
+
+def beside_dense(
+    record: RunRecord, costs: CostLines, dense: Beside | None
+) -> tuple[dict[str, RatioInfo], dict[str, RatioInfo]]:
+    """Ratios of what a run measured to what dense measured in the same rounds, and those of dense repeated (noise).
+
+    Ratios of older runs, which did not keep dense's measurements, stay as they are.
+    """
+    requests, old = requests_of(costs.values()), record.baseline
+    kept = {name: ratio for name, ratio in old.ratios.items() if name in MEASURED} if old else {}
+    totals = _of_windows(record, dense) if dense else {}
+    noise = measured(requests, "dense_repeat") or (old.noise if old else {})
+    return kept | measured(requests) | totals, noise
+
+
+def _of_windows(record: RunRecord, dense: Beside) -> dict[str, RatioInfo]:
+    """Ratios of peak memory and of energy."""
+    ratios = {}
+    if record.memory.peak and dense.peak_memory:
+        ratios["peak_memory"] = RatioInfo(value=record.memory.peak / dense.peak_memory)
+    if record.energy is not None and record.energy.raw and len(record.energy.raw) == len(dense.energy_j):
+        name = "energy" if record.energy.measured_j and dense.energy_is_measured else "energy_estimated"
+        # windows are rounds of one request: [1, rounds]
+        ratios[name] = _info(paired_ratio(np.array([dense.energy_j]), np.array([record.energy.raw])))
+    return ratios
+
+
+def _seconds(requests: Sequence[RequestLine], role: Role, name: _Time) -> Floats | None:
+    """Times of every request, [requests, rounds]; None where there are none, or not of every request."""
+    times = [request.get(role, {}).get(name) for request in requests]
+    return None if not times or any(rounds is None for rounds in times) else np.array(times, dtype=float)
+
+
+def _ideal_seconds(keys: Collection[Key], costs: CostLines) -> list[float]:
+    """Idealized seconds of the documents, 0 where there are none."""
+    return [costs[key].get("ideal_s", 0.0) if key in costs else 0.0 for key in keys]
+
+
+def _of_totals(dense: Sequence[float], method: Sequence[float]) -> Ratio | None:
+    """The ratio of sums over documents, in their order; None unless every document has a positive number."""
+    before, after = np.array(dense, dtype=float), np.array(method, dtype=float)
+    return total_ratio(before, after) if (before > 0).all() and (after > 0).all() else None
+
+
+def _info(ratio: Ratio) -> RatioInfo:
+    return RatioInfo(value=ratio.value, low=ratio.low, high=ratio.high)

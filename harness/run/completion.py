@@ -1,0 +1,229 @@
+"""From what the cost pass observed of a run to its files: ``costs.jsonl``, and the sections of its record."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from harness.measure.accelerators import HOST, accelerator, prices
+from harness.measure.energy import missing_reason
+from harness.measure.memory import Peak, weight_files_bytes
+from harness.measure.segment import Segment
+from harness.measure.serve import CostRequest, Served
+from harness.measure.shape import ModelShape
+from harness.measure.this_host import this_host
+from harness.measure.traffic import kv_cache_bytes
+from harness.results import costs
+from harness.results.compare import StoredRun, compared
+from harness.results.cost_lines import CostLine, CostLines, RequestLine
+from harness.results.costs import Beside
+from harness.results.record import RunRecord
+from harness.results.samples import Key, SampleLine, key_of
+from harness.results.sources import digest
+from harness.results.store import RunFolder
+from harness.run.measured import latency_of, timings_of
+from harness.run.modelled import Profiles, RequestTimes, ideal, rooflines, rows_of
+from harness.run.spec import Measure, RunSpec
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The run whose files are completed; ``shape`` is of the model with its methods attached."""
+
+    spec: RunSpec
+    folder: RunFolder
+    record: RunRecord
+    lines: Sequence[SampleLine]
+    shape: ModelShape
+    dtype: torch.dtype
+
+
+@dataclass(frozen=True)
+class Latencies:
+    """Times of the requests.
+
+    Attributes:
+        served: by the roles of ``harness.results.cost_lines``, [requests][rounds] each.
+        conditions: what happened on the machine meanwhile.
+        chunk: requests that were served before the turn changed.
+    """
+
+    requests: Sequence[CostRequest]
+    served: Mapping[str, Sequence[Sequence[Served]]]
+    conditions: costs.Conditions
+    chunk: int
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What the cost pass observed of a run, and of dense beside it; None where it was not asked for.
+
+    Attributes:
+        measured: what was asked for.
+        traces: what ran for each of the requests that were served; ``times`` is their idealized seconds.
+    """
+
+    measured: frozenset[Measure]
+    profiles: Profiles | None
+    traces: Sequence[Sequence[Segment]] | None
+    times: RequestTimes | None
+    latencies: Latencies | None
+    peak: Peak | None
+    energy: costs.Energy | None
+    dense_peak: Peak | None
+    dense_energy: costs.Energy | None
+
+
+def complete(run: Subject, observed: Observed, dense: RunFolder | None) -> None:
+    """Write the run's costs, then its record with everything that was observed and its ratios to dense."""
+    old = run.record.time or costs.Time()
+    modelled, seconds, bounds = old.ideal, dict[Key, float](), old.roofline
+    if observed.profiles is not None:
+        overhead = _overhead(observed) or (old.ideal.overhead_ratio if old.ideal else None)
+        modelled, seconds = ideal(run.lines, run.shape, observed.profiles, overhead)
+        bounds = bounds | _rooflines(run)
+    settings, latency = _latency(run, observed)
+    time = costs.Time(
+        settings=settings or old.settings, latency=latency or old.latency, ideal=modelled, roofline=bounds
+    )
+    sections: dict[str, object] = {
+        "time": time if time.latency or time.ideal else None,
+        "memory": _memory(run, observed),
+        "energy": observed.energy or run.record.energy,
+        "measured": sorted({*run.record.measured, *observed.measured}),
+    }
+    if observed.profiles is not None:
+        modelled_sources = {"time.ideal": digest("time.ideal"), "time.roofline": digest("time.roofline")}
+        sections["sources"] = run.record.sources | modelled_sources
+    record = run.record.model_copy(update=sections)
+    record.missing = _missing(record, observed)
+    lines = _cost_lines(run, observed, seconds)
+    run.folder.write_costs(lines.values())
+    if dense is not None:
+        beside = _beside(run.record.baseline, observed)
+        record = compared(StoredRun.of(record, run.lines, lines), dense, beside)
+    run.folder.rewrite(record)
+
+
+def _overhead(observed: Observed) -> float | None:
+    if observed.times is None or observed.latencies is None:
+        return None
+    return observed.times.overhead(
+        [[each.end_to_end for each in rounds] for rounds in observed.latencies.served["run"]]
+    )
+
+
+def _rooflines(run: Subject) -> dict[str, costs.RooflineInfo]:
+    plan, table = run.spec.job.costs, prices().usd_per_hour
+    machines = [
+        this_host(run.spec.environment, run.dtype) if name == HOST else accelerator(name) for name in plan.accelerators
+    ]
+    priced = [(machine, plan.usd_per_hour or table.get(machine.name)) for machine in machines]
+    return rooflines(run.lines, run.shape, priced, str(run.dtype).removeprefix("torch."))
+
+
+def _latency(run: Subject, observed: Observed) -> tuple[costs.CostSettings | None, costs.Latency | None]:
+    plan, latencies = run.spec.job.costs, observed.latencies
+    if latencies is None:
+        return None, None
+    settings = costs.CostSettings(
+        prompts=len(latencies.requests),
+        rounds=plan.rounds,
+        warmup=plan.warmup,
+        new_tokens=plan.new_tokens,
+        seed=plan.seed,
+        isolated=plan.isolate,
+        chunk=latencies.chunk,
+    )
+    return settings, latency_of(latencies.requests, latencies.served["run"], latencies.conditions)
+
+
+def _memory(run: Subject, observed: Observed) -> costs.Memory:
+    memory, peak = run.record.memory, observed.peak
+    if "memory" not in observed.measured:
+        return memory
+    disk = weight_files_bytes(Path(run.spec.model.loadable))
+    if peak is None:
+        return memory.model_copy(update={"disk": disk})
+    cached = max(kv_cache_bytes(run.shape, segments) for line in run.lines for segments in rows_of(line))
+    return costs.Memory(
+        weights=memory.weights,
+        kv_peak=memory.kv_peak,
+        disk=disk,
+        peak=peak.peak,
+        activations=max(peak.peak - peak.before - cached, 0),
+        rss_anonymous=peak.anonymous,
+        rss_file=peak.file,
+        cuda_allocated=peak.allocated,
+        cuda_reserved=peak.reserved,
+    )
+
+
+def _beside(old: costs.Baseline | None, observed: Observed) -> Beside:
+    """What dense measured beside the run now, and before of what is not new."""
+    before = (old and old.beside) or Beside()
+    peak, power = observed.dense_peak, observed.dense_energy
+    return Beside(
+        peak_memory=peak.peak if peak else before.peak_memory,
+        energy_j=power.raw if power else before.energy_j,
+        energy_is_measured=power.measured_j is not None if power else before.energy_is_measured,
+    )
+
+
+def _missing(record: RunRecord, observed: Observed) -> dict[str, str]:
+    """Why what is null is null, now that costs were measured."""
+    power, modelled = record.energy, record.time.ideal if record.time else None
+    present = {
+        "time": record.time is not None,
+        "energy": power is not None,
+        "memory.peak": record.memory.peak is not None,
+        "energy.measured_j": power is not None and power.measured_j is not None,
+        "time.ideal.own_s": modelled is not None and modelled.own_s is not None,
+    }
+    missing = {path: why for path, why in record.missing.items() if not present.get(path, False)}
+    if "memory" in observed.measured and record.memory.peak is None:
+        missing["memory.peak"] = "this system does not tell a process's peak memory"
+    if power is not None and (reason := missing_reason(power)):
+        missing["energy.measured_j"] = reason
+    if modelled is not None and modelled.own_s is None:
+        missing["time.ideal.own_s"] = "the method's own modules could not be profiled at other depths"
+    return missing
+
+
+def _cost_lines(run: Subject, observed: Observed, seconds: Mapping[Key, float]) -> CostLines:
+    """The run's costs by document: what is new, and what older lines have beside it."""
+    old, requests = run.folder.costs(), _request_lines(observed)
+    lines: CostLines = {}
+    for document in run.lines:
+        key = key_of(document)
+        line = CostLine(task=key[0], doc_id=key[1], doc_hash=key[2])
+        before = old.get(key, line)
+        if key in seconds:
+            line["ideal_s"] = seconds[key]
+        elif "ideal_s" in before:
+            line["ideal_s"] = before["ideal_s"]
+        measured = before.get("requests") if requests is None else requests.get(key[:2])
+        if measured:
+            line["requests"] = measured
+        if len(line) > len(key):
+            lines[key] = line
+    return lines
+
+
+def _request_lines(observed: Observed) -> dict[tuple[str, int], list[RequestLine]] | None:
+    """The measured requests by task and document; None if latency was not measured now."""
+    latencies = observed.latencies
+    if latencies is None:
+        return None
+    by_document: dict[tuple[str, int], list[RequestLine]] = {}
+    for index, request in enumerate(latencies.requests):
+        timings = {role: timings_of(request, served[index]) for role, served in latencies.served.items()}
+        line = RequestLine(prompt_tokens=len(request.tokens), new_tokens=request.new_tokens, run=timings["run"])
+        if "dense" in timings:
+            line["dense"], line["dense_repeat"] = timings["dense"], timings["dense_repeat"]
+        if observed.traces is not None and observed.times is not None:
+            line["segments"] = [segment.to_json() for segment in observed.traces[index]]
+            line["ideal_s"] = observed.times.seconds[index]
+        by_document.setdefault((request.task, request.document), []).append(line)
+    return by_document
