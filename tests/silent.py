@@ -7,6 +7,7 @@ from contextlib import contextmanager
 class Silent:
     def __init__(self) -> None:
         self.said: list[str] = []
+        self.titles: list[str] = []
         self.expected = self.advanced = 0
 
     def say(self, message: str) -> None:
@@ -14,6 +15,7 @@ class Silent:
 
     @contextmanager
     def bar(self, title: str) -> Iterator["Silent"]:
+        self.titles.append(title)
         yield self
 
     def expect(self, requests: int) -> None:

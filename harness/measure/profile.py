@@ -168,12 +168,12 @@ class TableCosts(_Frozen):
         return float(np.interp(n, self.lengths, self.head_row))
 
     def _at(self, values: tuple[float, ...], n: int) -> float:
-        """Interpolated; the first value below the grid, the last segment's slope above it."""
+        """Interpolated; the first value below the grid, the last segment's slope above it, unless that falls."""
         lengths = self.lengths
         if n <= lengths[-1] or len(lengths) < 2:
             return float(np.interp(n, lengths, values))
         slope = (values[-1] - values[-2]) / (lengths[-1] - lengths[-2])
-        return values[-1] + slope * (n - lengths[-1])
+        return values[-1] + max(slope, 0.0) * (n - lengths[-1])
 
 
 Costs = LinearCosts | TableCosts
@@ -232,6 +232,7 @@ class CostProfile(_Frozen):
         seconds: that measuring took, of ``budget_s``; ``rounds`` that were completed.
         cut_short: whether the budget ended it before it was good.
         complete: whether every cell of the grid was timed; without it a profile is never good.
+        longest: tokens of the longest prompt that was timed.
     """
 
     key: str
@@ -254,6 +255,7 @@ class CostProfile(_Frozen):
     rounds: int
     cut_short: bool
     complete: bool
+    longest: int
 
     @property
     def id(self) -> str:
@@ -270,6 +272,10 @@ class CostProfile(_Frozen):
     def label(self) -> Label:
         """Whether to rank by it."""
         return label_of(self.fitted_error, self.held_out.mape, complete=self.complete)
+
+    def label_for(self, tokens: int) -> Label:
+        """The label for prompts of so many tokens: poor beyond those that the budget left time for."""
+        return self.label if self.complete or tokens <= self.longest else "poor"
 
     def improvable(self, budget_s: float | None) -> bool:
         """Whether a budget that somebody asked for is more than the one that ended it; never without asking."""

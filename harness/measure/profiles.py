@@ -29,7 +29,7 @@ def keep_profile(profile: CostProfile) -> None:
 def described(profile: CostProfile) -> str:
     """What a measurement got, in a line."""
     ended = "ended by its budget (--cost_budget SECONDS for more)" if profile.cut_short else "good enough"
-    part = "" if profile.complete else ", long prompts not timed"
+    part = "" if profile.complete else f", prompts timed up to {profile.longest} tokens"
     return (
         f"{profile.label}, off by {profile.fitted_error:.0%} fitted and {profile.held_out.mape:.0%} held out; "
         f"{profile.seconds:.0f} s, {ended}{part}"

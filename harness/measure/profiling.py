@@ -81,6 +81,7 @@ def measure_profile(model: Decoder, bar: "Bar", budget_s: float = MOST_BUDGET_S,
         rounds=timing.rounds,
         cut_short=timing.cut_short and label != "good",
         complete=timing.complete,
+        longest=max(work.n for work, cell in grid.prefill if cell.samples),
     )
     keep_profile(profile)
     return profile

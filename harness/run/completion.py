@@ -109,9 +109,10 @@ def complete(run: Subject, observed: Observed, dense: RunFolder | None) -> None:
 def _overhead(observed: Observed) -> float | None:
     if observed.times is None or observed.latencies is None:
         return None
-    return observed.times.overhead(
-        [[each.end_to_end for each in rounds] for rounds in observed.latencies.served["run"]]
-    )
+    latencies = observed.latencies
+    pairs = zip(latencies.requests, latencies.served["run"], strict=True)
+    # of the times as they are stored, so that the same comes of them again
+    return observed.times.overhead([timings_of(request, rounds)["latency"] for request, rounds in pairs])
 
 
 def _rooflines(run: Subject) -> dict[str, costs.RooflineInfo]:

@@ -73,9 +73,10 @@ def ideal(
         overhead: observed over idealized seconds of the cost pass's requests.
     """
     profile, own = profiles.dense, profiles.own
-    own_total, total, seconds = 0.0, Runtime(), {}
+    own_total, total, seconds, longest = 0.0, Runtime(), {}, 0
     for line in lines:
         rows = rows_of(line)
+        longest = max([longest, *(segment.queries - segment.padding for segments in rows for segment in segments)])
         runtime = _sum(profile, shape, rows)
         seconds[key_of(line)] = runtime.total
         total += runtime
@@ -83,7 +84,7 @@ def ideal(
             own_total += runtime.total if own.id == profile.id else _sum(own, shape, rows).total
     section = costs.Ideal(
         profile=profile.id,
-        label=profile.label,
+        label=profile.label_for(longest),
         clock=profile.clock,
         fit_error=profile.fitted_error,
         held_out_error=profile.held_out.mape,
@@ -91,7 +92,7 @@ def ideal(
         cut_short=profile.cut_short,
         ref_s=total.total / len(lines),
         own_s=None if own is None else own_total / len(lines),
-        own_label=None if own is None else own.label,
+        own_label=None if own is None else own.label_for(longest),
         own_profile=None if own is None else own.id,
         parts={name: value / len(lines) for name, value in total.parts().items()},
         overhead_ratio=overhead,

@@ -5,8 +5,7 @@ from dataclasses import replace
 
 from pydantic import ValidationError
 
-from harness.core.errors import UnknownNameError
-from harness.core.files import DiskError
+from harness.core.errors import DiskError, StoreError, UnknownNameError
 from harness.measure.accelerators import Accelerator, accelerator, names
 from harness.measure.energy import attribute
 from harness.measure.profiles import measured_profile
@@ -18,7 +17,7 @@ from harness.results.cost_lines import CostLines, modelled_line, requests_of
 from harness.results.intervals import with_intervals
 from harness.results.record import RunRecord
 from harness.results.sources import ComputedSection, digest, stale
-from harness.results.store import RunFolder, Store, StoreError
+from harness.results.store import RunFolder, Store
 from harness.run.modelled import Profiles, RequestTimes, ideal, request_times, rooflines
 
 

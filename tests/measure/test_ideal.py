@@ -37,6 +37,7 @@ PROFILE = CostProfile(
     rounds=2,
     cut_short=False,
     complete=True,
+    longest=512,
 )
 LAYER = 2e-4 + 1e-6 + 3e-4 + 2e-6
 """A layer in a decode step."""

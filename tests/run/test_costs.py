@@ -2,14 +2,17 @@
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from harness.core.errors import HarnessError, UnlikeRunsError
-from harness.measure import energy, profiling
+from harness.core.errors import HarnessError
+from harness.measure.energy import Windows
+from harness.results import ratios
 from harness.results.compare import compare
+from harness.results.cost_lines import ROLES, requests_of
 from harness.results.costs import COSTS
 from harness.results.documents import answer, statistic_of, values_of
 from harness.results.record import RunRecord
@@ -25,7 +28,13 @@ if TYPE_CHECKING:
 TASKS = ("tiny_choice", "tiny_answer", "tiny_text", "tiny_last")
 HALF = "layer-drop:layers=0/2"
 PLAN = CostPlan(
-    measure={"flops", "ideal", "latency", "memory"}, prompts=3, rounds=3, warmup=1, new_tokens=4, accelerators=("l4",)
+    measure={"flops", "ideal", "latency", "memory"},
+    prompts=3,
+    rounds=3,
+    warmup=1,
+    new_tokens=4,
+    accelerators=("l4",),
+    budget_s=2,
 )
 
 
@@ -35,7 +44,8 @@ class Measured:
         self.job = Job(
             methods=(HALF,), tasks=TASKS, pretrained=str(model), include_path=str(tasks), device="cpu", costs=PLAN
         )
-        self.session = Session(self.job, self.store, Silent())
+        self.reporter = Silent()
+        self.session = Session(self.job, self.store, self.reporter)
         self.records = {(r.method.name, r.evaluation.task): r for r in self.session.execute()}
 
     def lines(self, record: RunRecord) -> list[dict]:
@@ -44,10 +54,7 @@ class Measured:
 
 @pytest.fixture(scope="module")
 def measured(tiny_folder: Path, tiny_tasks: Path, tmp_path_factory: pytest.TempPathFactory) -> Measured:
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in (("LENGTHS", (1, 16, 64)), ("CONTEXTS", (16, 48)), ("ROUNDS", 3), ("REPEATS", 1)):
-            patch.setattr(profiling, name, value)
-        return Measured(tmp_path_factory.mktemp("measured"), tiny_folder, tiny_tasks)
+    return Measured(tmp_path_factory.mktemp("measured"), tiny_folder, tiny_tasks)
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -86,11 +93,57 @@ def test_half_of_the_layers_takes_less(measured: Measured, task: str) -> None:
     assert half.time.ideal.ref_s / dense.time.ideal.ref_s == pytest.approx(ratios["ideal_ref"].value)
 
 
-def test_idealized_seconds_stand_in_every_document(measured: Measured) -> None:
+def test_idealized_seconds_of_every_document_stand_in_a_file_of_their_own(measured: Measured) -> None:
     record = measured.records["layer-drop", "tiny_choice"]
-    seconds = [line["ideal_s"] for line in measured.lines(record)]
+    seconds = [line["ideal_s"] for line in measured.store.find(record.id).costs().values()]
     assert len(seconds) == 24
     assert sum(seconds) / 24 == pytest.approx(record.time.ideal.ref_s)
+    assert not any("ideal_s" in line for line in measured.lines(record))
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_measured_requests_stand_beside_dense_s(measured: Measured, task: str) -> None:
+    dense, half = (measured.records[name, task] for name in ("dense", "layer-drop"))
+    requests = requests_of(measured.store.find(half.id).costs().values())
+    assert len(requests) == 3
+    raw = [[round(seconds, 7) for seconds in request["run"]["latency"]] for request in requests]
+    assert raw == half.time.latency.raw
+    for request in requests:
+        assert request["ideal_s"] > 0
+        assert request["segments"]
+        kinds = {"latency", "ttft", "tpot"} if task == "tiny_answer" else {"latency"}
+        for role in ROLES:
+            assert request[role].keys() == kinds
+    assert all("dense" not in line for line in requests_of(measured.store.find(dense.id).costs().values()))
+    # the ratios are those of the stored times
+    assert ratios.measured(requests)["latency"] == half.baseline.ratios["latency"]
+    assert ratios.measured(requests, "dense_repeat") == half.baseline.noise
+
+
+def test_documents_are_written_once(measured: Measured) -> None:
+    """By the quality pass; the cost pass has files of its own."""
+    for record in measured.records.values():
+        folder = measured.store.find(record.id).path
+        times = [(folder / name).stat().st_mtime_ns for name in ("samples.jsonl", "manifest.json", "costs.jsonl")]
+        assert times == sorted(times)
+
+
+def test_one_profile_for_all_whose_modules_are_alike(measured: Measured) -> None:
+    """Four tasks, dense and a method that takes layers out: nothing is measured twice."""
+    assert len([title for title in measured.reporter.titles if title.startswith("cost profile")]) == 1
+    ideals = [record.time.ideal for record in measured.records.values()]
+    assert len({ideal.profile for ideal in ideals}) == 1
+    assert all(ideal.own_profile == ideal.profile for ideal in ideals)
+    (said,) = [text for text in measured.reporter.said if text.startswith("cost profile")]
+    assert re.search(r"(good|fair|poor), off by \d+% fitted and \d+% held out; \d+ s, ", said)
+
+
+def test_time_left_is_said_before_it_is_spent(measured: Measured) -> None:
+    announced = [text for text in measured.reporter.said if text.startswith("costs: about")]
+    assert len(announced) == len(TASKS)
+    assert re.fullmatch(r"costs: about \d+ s for 2 runs, at most 2 s of it for cost profiles", announced[0])
+    assert re.fullmatch(r"costs: about \d+ s for 2 runs", announced[1])
+    assert measured.reporter.expected == measured.reporter.advanced
 
 
 def test_measuring_again_is_not_needed(measured: Measured) -> None:
@@ -173,13 +226,10 @@ def test_a_sample_is_spread_over_the_lengths() -> None:
     assert len(spread_sample(lines[:3], 10, seed=0)) == 3
 
 
-def test_energy_is_estimated_and_says_so(measured: Measured, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(energy.WindowMeter.busy, "__defaults__", (0.3,))
-    monkeypatch.setattr(energy.WindowMeter.idle, "__defaults__", (0.1,))
-    monkeypatch.setattr("harness.run.measured.COOLDOWN_S", 0.0)
-    job = measured.job.model_copy(
-        update={"tasks": measured.job.tasks[:1], "costs": PLAN.model_copy(update={"measure": frozenset({"energy"})})}
-    )
+def test_energy_is_estimated_and_says_so(measured: Measured) -> None:
+    windows = Windows(window_s=0.3, idle_s=0.1, cooldown_s=0)
+    plan = PLAN.model_copy(update={"measure": frozenset({"energy"}), "windows": windows})
+    job = measured.job.model_copy(update={"tasks": measured.job.tasks[:1], "costs": plan})
     dense, half = Session(job, measured.store, Silent()).execute()
     for record in (dense, half):
         assert record.energy.parts["ram"].provenance == "estimated_constant"

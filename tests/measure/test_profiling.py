@@ -1,0 +1,94 @@
+"""A profile is kept by the modules in place, whatever method put them there, and is measured again only on request."""
+
+from contextlib import contextmanager
+
+import pytest
+import torch
+
+from harness.measure.modules import profile_key
+from harness.measure.profiles import kept_profile, measured_profile
+from harness.measure.profiling import default_budget, measure_profile
+from harness.model.surgery import without_blocks
+from harness.testing.tiny import tiny_decoder
+from tests.silent import Silent
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_decoder("llama", layers=4)
+
+
+@pytest.fixture(scope="module")
+def profile(model):
+    return measure_profile(model, Silent(), budget_s=1e-9)
+
+
+def test_the_budget_follows_the_quality_pass():
+    assert [default_budget(seconds) for seconds in (0, 40, 100, 299, 1e6)] == [10, 10, 20, pytest.approx(59.8), 60]
+
+
+def test_a_profile_that_had_no_time_says_so(profile):
+    assert profile.cut_short
+    assert not profile.complete
+    assert profile.label != "good"
+    assert profile.longest == 16
+    assert profile.label_for(16) == profile.label
+    assert profile.label_for(17) == "poor"
+    assert profile.rounds == 0
+    assert profile.held_out.schedules >= 2
+
+
+def test_a_profile_is_kept_and_known_by_its_measurement(model, profile):
+    assert kept_profile(profile_key(model)) == profile == measured_profile(profile.id)
+    assert measured_profile(f"{profile.key}-00000000") is None
+    assert kept_profile("0" * 16) is None
+
+
+def test_more_budget_is_spent_on_request_alone(profile):
+    assert not profile.improvable(None)
+    assert not profile.improvable(profile.budget_s)
+    assert profile.improvable(1.0)
+    assert not profile.model_copy(update={"cut_short": False}).improvable(1e6)
+
+
+def test_layers_that_are_gone_do_not_change_what_the_others_cost(model):
+    dense = profile_key(model)
+    with without_blocks(model, {1, 2}):
+        assert profile_key(model) == dense
+
+
+@contextmanager
+def replaced(model, **attributes):
+    """One linear layer computed by a stand-in."""
+
+    class Other(torch.nn.Module):
+        macs_per_token, weight_bytes, kernel = 1024, 4096, "dense"
+
+        def __init__(self, rows):
+            super().__init__()
+            self.register_buffer("packed", torch.zeros(rows, 4, dtype=torch.int8))
+
+    other = Other(attributes.pop("rows", 8))
+    for name, value in attributes.items():
+        setattr(other, name, value)
+    linear = model.anatomy.blocks[0].mlp.linears()[0]
+    linear.add_module("computed_by", other)
+    try:
+        yield
+    finally:
+        del linear._modules["computed_by"]
+
+
+@pytest.mark.parametrize("change", [{}, {"kernel": "int8"}, {"rows": 16}, {"macs_per_token": 512}])
+def test_other_modules_have_a_profile_of_their_own(model, change):
+    """Kernel, tensors and work tell them apart; the same ones are the same, whoever put them there."""
+    dense = profile_key(model)
+    with replaced(model, **change):
+        key = profile_key(model)
+    assert key != dense
+    with replaced(model, **change):
+        assert profile_key(model) == key
+    if change:
+        with replaced(model):
+            assert profile_key(model) != key
+    assert profile_key(model) == dense

@@ -1,0 +1,151 @@
+"""What is computed from stored observations is made anew when its source has changed: same id, no model."""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from harness.measure import ideal
+from harness.results import sources
+from harness.results.costs import RatioInfo
+from harness.results.record import RunRecord
+from harness.results.store import RunFolder, Store
+from harness.run import renewal
+from harness.run.renewal import renew, renew_stored
+from harness.run.session import Session
+from harness.run.spec import CostPlan, Job
+from tests.silent import Silent
+
+PLAN = CostPlan(
+    measure={"flops", "ideal", "latency"}, prompts=2, rounds=2, warmup=0, accelerators=("l4",), budget_s=0.1
+)
+
+
+@pytest.fixture(scope="module")
+def job(tiny_folder: Path, tiny_tasks: Path) -> Job:
+    return Job(
+        methods=("layer-drop:layers=0/2",),
+        tasks=("tiny_choice",),
+        pretrained=str(tiny_folder),
+        include_path=str(tiny_tasks),
+        device="cpu",
+        limit=8,
+        costs=PLAN,
+    )
+
+
+@pytest.fixture(scope="module")
+def measured(job: Job, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Dense and a method, measured."""
+    folder = tmp_path_factory.mktemp("measured")
+    Session(job, Store(folder), Silent()).execute()
+    return folder
+
+
+@pytest.fixture
+def store(measured: Path, tmp_path: Path) -> Store:
+    return Store(shutil.copytree(measured, tmp_path / "runs"))
+
+
+def damaged(folder: RunFolder, sections: Sequence[str] = tuple(sources.MODULES)) -> RunRecord:
+    """The record of a folder, in which numbers of some sections are now those that nothing computed."""
+    record = folder.record()
+    time = record.time.model_copy(
+        update={
+            "ideal": record.time.ideal.model_copy(update={"ref_s": 1e6, "overhead_ratio": 1e6}),
+            "roofline": {"l4": record.time.roofline["l4"].model_copy(update={"seconds": 1e6})},
+        }
+    )
+    changed = {}
+    if "scores" in sections:
+        changed["scores"] = [score.model_copy(update={"low": -9.0}) for score in record.scores]
+    if "time.ideal" in sections or "time.roofline" in sections:
+        changed["time"] = time
+    if record.baseline is not None:
+        ratios = {name: RatioInfo(value=1e6) for name in record.baseline.ratios}
+        changed["baseline"] = record.baseline.model_copy(update={"ratios": ratios})
+    folder.rewrite(record.model_copy(update=changed))
+    return record
+
+
+def records(store: Store) -> dict[str, RunRecord]:
+    return {record.id: record for record in (folder.record() for folder in store.folders())}
+
+
+def test_a_rerun_renews_what_another_source_computed(job: Job, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = {folder.record().id: damaged(folder) for folder in store.folders()}
+    assert len(whole) == 2
+    monkeypatch.setattr(sources, "closure_digest", lambda module: f"another {module}")
+    session = Session(job, store, Silent())
+    renewed = {record.id: record for record in session.execute()}
+    assert "lm" not in vars(session)  # no model was loaded
+    assert renewed.keys() == whole.keys()
+    for run_id, record in renewed.items():
+        assert record == records(store)[run_id]
+        assert all(digest.startswith("another harness.") for digest in record.sources.values())
+        assert record.model_copy(update={"sources": whole[run_id].sources}) == whole[run_id]
+
+
+def test_nothing_is_renewed_while_its_source_is_the_same(job: Job, store: Store) -> None:
+    for folder in store.folders():
+        damaged(folder)
+    before = records(store)
+    Session(job, store, Silent()).execute()
+    assert records(store) == before
+
+
+@pytest.mark.parametrize("section", sources.MODULES)
+def test_one_changed_source_renews_its_sections(section: str, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = {folder.record().id: damaged(folder, [section]) for folder in store.folders()}
+    changed, known = sources.MODULES[section], sources.closure_digest
+    monkeypatch.setattr(sources, "closure_digest", lambda module: "new" if module == changed else known(module))
+    for folder in store.folders():
+        renew_stored(store, folder)
+    for run_id, record in records(store).items():
+        assert record.model_copy(update={"sources": whole[run_id].sources}) == whole[run_id]
+        assert record.sources.get(section) == (None if section == "baseline" and not record.baseline else "new")
+
+
+def test_a_new_formula_changes_the_times_of_all_documents(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = {folder.record().id: (folder.record(), folder.costs()) for folder in store.folders()}
+    monkeypatch.setattr(sources, "closure_digest", lambda module: "new")
+    runtime = ideal.ideal_runtime
+    monkeypatch.setattr("harness.run.modelled.ideal_runtime", lambda *given: runtime(*given) + runtime(*given))
+    for folder in store.folders():
+        renew_stored(store, folder)
+        old, costs = before[folder.record().id]
+        assert folder.record().time.ideal.ref_s == pytest.approx(2 * old.time.ideal.ref_s)
+        assert folder.record().time.ideal.overhead_ratio == pytest.approx(old.time.ideal.overhead_ratio / 2)
+        assert folder.record().time.latency == old.time.latency
+        for key, line in folder.costs().items():
+            assert line["ideal_s"] == pytest.approx(2 * costs[key]["ideal_s"])
+            for request, measured in zip(line.get("requests", ()), costs[key].get("requests", ()), strict=True):
+                assert request["ideal_s"] == pytest.approx(2 * measured["ideal_s"])
+                assert request["run"] == measured["run"]
+
+
+def test_without_the_profile_times_stay_and_the_next_run_measures_them(
+    job: Job, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (dense,) = [folder for folder in store.folders() if folder.record().baseline is None]
+    damaged(dense)
+    monkeypatch.setattr(sources, "closure_digest", lambda module: "new")
+    monkeypatch.setattr(renewal, "measured_profile", lambda _: None)
+    record = renew(dense, None)
+    assert record.time.ideal.ref_s == 1e6
+    assert record.sources["scores"] == "new"
+    assert record.sources["time.ideal"] != "new"
+    session = Session(job, store, Silent())
+    again = session.execute()[0]
+    assert again.sources["time.ideal"] == "new"
+    assert again.time.ideal.ref_s < 1
+
+
+def test_looking_does_not_need_what_is_gone(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    (method,) = [folder for folder in store.folders() if folder.record().baseline is not None]
+    record = method.record()
+    (method.path / "samples.jsonl").unlink()
+    monkeypatch.setattr(sources, "closure_digest", lambda module: "new")
+    renew_stored(store, method)
+    assert method.record() == record
