@@ -1,5 +1,7 @@
 """Which source computes which section of a record, so that a section is made anew when its source has changed."""
 
+from collections.abc import Callable
+from functools import cache
 from typing import Final, Literal
 
 from harness.core.source import closure_digest
@@ -17,7 +19,13 @@ MODULES: Final[dict[ComputedSection, str]] = {
 
 def digest(section: ComputedSection) -> str:
     """The digest of the source that computes the section."""
-    return closure_digest(MODULES[section])
+    return _digest(closure_digest, MODULES[section])
+
+
+@cache
+def _digest(closure: Callable[[str], str], module: str) -> str:
+    """Sources do not change under a process that runs them, and many records ask."""
+    return closure(module)
 
 
 def stale(record: RunRecord) -> set[ComputedSection]:

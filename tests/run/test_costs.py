@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from harness.core.errors import HarnessError
+from harness.core.errors import HarnessError, UnlikeRunsError
 from harness.measure.energy import Windows
 from harness.results import ratios
 from harness.results.compare import compare

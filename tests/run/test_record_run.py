@@ -167,8 +167,8 @@ def test_choices_of_one_token_share_a_row(runs: Callable[[int], Runs]) -> None:
     letters = runs(1).lines(runs(1).records["dense", "tiny_letters"])
     choices = runs(1).lines(runs(1).records["dense", "tiny_choice"])
     for number in letters:
-        assert [row["requests"] for row in letters[number]["rows"]] == [[[0, 0], [1, 0], [2, 0]]]
-        assert sorted(row["requests"] for row in choices[number]["rows"]) == [[[0, 0]], [[1, 0]], [[2, 0]]]
+        assert [row["requests"] for row in letters[number]["rows"]] == [[(0, 0), (1, 0), (2, 0)]]
+        assert sorted(row["requests"] for row in choices[number]["rows"]) == [[(0, 0)], [(1, 0)], [(2, 0)]]
 
 
 def test_group_has_its_own_score_and_those_of_its_tasks(runs: Callable[[int], Runs]) -> None:
@@ -206,7 +206,7 @@ def test_documents_that_share_a_row_are_each_charged_for_it(
     record, found = execute(Store(tmp_path), tiny_folder, folder, "tiny_letters", batch_size=batch_size)
     first, second, third, fourth = found
     for line in found:
-        assert [row["requests"] for row in line["rows"]] == [[[0, 0], [1, 0], [2, 0]]]
+        assert [row["requests"] for row in line["rows"]] == [[(0, 0), (1, 0), (2, 0)]]
     assert first["flops"] == third["flops"] == fourth["flops"]
     assert first["responses"] == third["responses"] == fourth["responses"]
     assert record.flops.total == first["flops"] + second["flops"]
