@@ -1,8 +1,7 @@
 """Two finished runs on the same documents: differences of scores and ratios of costs, each with its interval."""
 
-import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -10,9 +9,10 @@ import numpy as np
 
 from harness.core.errors import HarnessError, UnlikeRunsError
 from harness.results.costs import Baseline, RatioInfo
+from harness.results.documents import answer, mean, statistic_of, values_of
 from harness.results.record import RunRecord
 from harness.results.scores import PairedScore, Score
-from harness.results.stats.paired import Z_95, Difference, Floats, difference, holm, statistic_difference, wilson
+from harness.results.stats.paired import Z_95, Difference, difference, holm, statistic_difference, wilson
 from harness.results.stats.ratio import Ratio, total_ratio
 from harness.results.store import RunFolder
 
@@ -20,35 +20,6 @@ MARGIN: Final = 0.01
 """Loss of a score, in its own unit, that non-inferiority must exclude."""
 Key = tuple[str, int, str]
 Line = dict[str, Any]
-
-
-def mean(values: Floats) -> Floats:
-    """Scores that are a mean over documents."""
-    means: Floats = values[..., 0].mean(axis=-1)
-    return means
-
-
-def perplexity(values: Floats) -> Floats:
-    """Scores of log-likelihoods, one a document."""
-    return np.exp(-mean(values))
-
-
-def weighted_perplexity(values: Floats) -> Floats:
-    """Scores of (log-likelihood, words or bytes) of each document."""
-    return np.exp(-_per_unit(values))
-
-
-def bits_per_unit(values: Floats) -> Floats:
-    """Scores of (log-likelihood, bytes) of each document, in bits."""
-    return -_per_unit(values) / math.log(2)
-
-
-def _per_unit(values: Floats) -> Floats:
-    total: Floats = values[..., 0].sum(axis=-1) / values[..., 1].sum(axis=-1)
-    return total
-
-
-_STATISTICS: Final[tuple[Callable[[Floats], Floats], ...]] = (mean, perplexity, weighted_perplexity, bits_per_unit)
 
 
 @dataclass(frozen=True)
@@ -124,33 +95,6 @@ def by_key(run: object, lines: Iterable[Line]) -> dict[Key, Line]:
         return {(line["task"], line["doc_id"], line["doc_hash"]): _checked(line) for line in lines}
     except (KeyError, TypeError) as error:
         raise HarnessError(f"the samples of {run} are not those of a run: {error} in a line") from error
-
-
-def values_of(score: Score, lines: Sequence[Line]) -> Floats | None:
-    """What each document that has the score adds to it, [documents, parts]; None where that is no number."""
-    name = f"{score.metric},{score.filter}"
-    having = [line for line in lines if name in line["scores"]]  # a level's score is of that level's documents
-    found = [line["scores"][name] for line in having if line["task"] == score.task]
-    if not found:  # a group's score is over all of its tasks
-        found = [line["scores"][name] for line in having]
-    rows = [value if isinstance(value, list | tuple) else [value] for value in found]
-    try:
-        values = np.array(rows, dtype=float)
-    except (TypeError, ValueError):
-        return None
-    return values if values.ndim == 2 and np.isfinite(values).all() else None
-
-
-def statistic_of(score: Score, values: Floats) -> Callable[[Floats], Floats] | None:
-    """The statistic that makes the score of its documents, found by making it: None if none of ours does."""
-    for statistic in _STATISTICS:
-        if statistic in (weighted_perplexity, bits_per_unit) and values.shape[1] < 2:
-            continue
-        with np.errstate(all="ignore"):
-            made = float(statistic(values))
-        if score.value is not None and math.isclose(made, score.value, rel_tol=1e-6, abs_tol=1e-9):
-            return statistic
-    return None
 
 
 def with_intervals(scores: Sequence[Score], lines: Sequence[Line]) -> list[Score]:
@@ -247,23 +191,6 @@ def ratio_info(ratio: Ratio | float) -> RatioInfo:
 def _total(pairs: list[tuple[Line, Line]], name: str) -> Ratio | None:
     dense, method = (np.array([pair[side].get(name) or 0.0 for pair in pairs], dtype=float) for side in (0, 1))
     return total_ratio(dense, method) if (dense > 0).all() and (method > 0).all() else None
-
-
-def answer(line: Line) -> Any:
-    """What a document was answered: the text, the choice of highest likelihood, or whether the target is likeliest.
-
-    None where there is no answer, as in scoring a text.
-    """
-    given = next(iter((line.get("filtered") or {}).values()), None)
-    if isinstance(given, list) and len(given) == 1 and isinstance(given[0], list):
-        given = given[0]
-    scored = isinstance(given, list) and bool(given) and all(isinstance(one, list) and len(one) == 2 for one in given)
-    if scored and isinstance(given, list):
-        return max(range(len(given)), key=lambda index: given[index][0])
-    if isinstance(given, list) and len(given) == 2 and isinstance(given[1], bool):
-        return given[1]
-    texts = given if isinstance(given, list) else [given]
-    return given if texts and all(isinstance(text, str) for text in texts) else None
 
 
 def _changed(answers: list[tuple[Any, Any]]) -> float | None:

@@ -157,6 +157,7 @@ class RunRecord(Section):
     """One method on one model and one task.
 
     Attributes:
+        command: what runs it again, from everything that was asked; null in records from before it was kept.
         missing: what is null, by its path, and why.
         warnings: what a reader must know before believing the scores.
     """
@@ -165,6 +166,7 @@ class RunRecord(Section):
     id: str = Field(pattern=r"^[0-9a-f]{12}$")
     started: datetime
     duration_s: float
+    command: str | None = None
     method: MethodInfo
     model: ModelInfo
     evaluation: EvaluationInfo

@@ -9,8 +9,9 @@ import pytest
 
 from harness.core.errors import HarnessError, UnlikeRunsError
 from harness.measure import energy, profiling
-from harness.results.compare import answer, compare, statistic_of, values_of
+from harness.results.compare import compare
 from harness.results.costs import COSTS
+from harness.results.documents import answer, statistic_of, values_of
 from harness.results.record import RunRecord
 from harness.results.store import Store
 from harness.run.measured import spread_sample
