@@ -1,4 +1,4 @@
-"""``harness ls methods|tasks|suites|models|runs``: what there is, without importing it."""
+"""``harness ls methods|tasks|suites|models|runs|states``: what there is, without importing it."""
 
 import json
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from typer import Argument, Option
 
 from harness.core.errors import StoreError
 
-app = typer.Typer(help="List methods, tasks, suites, models or runs.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(help="List methods, tasks, suites, models, runs or prepared states.", no_args_is_help=True, rich_markup_mode=None)
 
 _Json = Annotated[bool, Option("--json", help="Print as JSON.")]
 
@@ -118,6 +118,30 @@ def runs(
     _print(rows, as_json=as_json)
     if not rows and not as_json:
         typer.echo(f"no runs in {output_path}/", err=True)
+
+
+@app.command()
+def states(as_json: _Json = False) -> None:
+    """Prepared states on this machine, the one used last first, with what they take of their quota."""
+    from datetime import datetime
+
+    from harness.contract.states import States
+
+    cache = States.of_user()
+    found = cache.all()
+    rows = [
+        {
+            "method": state.label,
+            "size": f"{state.size / 1e6:.2f} MB",
+            "used": datetime.fromtimestamp(state.used).astimezone().isoformat(" ", "minutes"),
+            "folder": str(state.folder),
+        }
+        for state in found
+    ]
+    _print(rows, as_json=as_json)
+    if not as_json:
+        total = sum(state.size for state in found)
+        typer.echo(f"{len(found)} states, {total / 1e6:.1f} MB of {cache.quota / 1e6:.0f} MB", err=True)
 
 
 def _facts(folder: Path) -> dict[str, str]:

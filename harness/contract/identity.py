@@ -11,7 +11,7 @@ from abc import ABC
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.core import source
+from harness.core import environment, source
 from harness.core.contents import with_contents
 from harness.core.source import Source
 
@@ -67,7 +67,7 @@ def model_identity(model: "Decoder") -> dict[str, str]:
         "dtype": str(model.module.dtype).removeprefix("torch."),
         "attention": str(model.module.config._attn_implementation),
         "configuration": digest(configuration)[:16],
-        "device": model.device.type,
+        "device": environment.processor(str(model.device)),
     }
 
 

@@ -71,6 +71,15 @@ def observe(device: str) -> Environment:
     )
 
 
+def processor(device: str) -> str:
+    """What computes, as far as it decides rounding: an accelerator by name, a processor with its instruction set."""
+    import torch
+
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_name(device)
+    return f"{cpu_model()}, {torch.backends.cpu.get_cpu_capability()}"
+
+
 def rank() -> int:
     """Which process of a launch this is; 0 where there is one."""
     return int(os.environ.get("RANK", "0"))
