@@ -69,9 +69,7 @@ class DenseOverZeros(ReplacementLayer):
         return linear(x, self.weight, self.bias)
 
 
-def block_sparse_layer(
-    weight: torch.Tensor, bias: torch.Tensor | None, rows: int, number: Number
-) -> ReplacementLayer:
+def block_sparse_layer(weight: torch.Tensor, bias: torch.Tensor | None, rows: int, number: Number) -> ReplacementLayer:
     """The replacement for a linear layer with weight [out, in], on the best kernel that this machine has."""
     if why_not(weight) is None:
         return BlockSparseLinear(weight, bias, rows, number)

@@ -67,10 +67,8 @@ def layer_by_layer(model: Decoder, windows: Iterable[torch.Tensor], visit: Visit
     return sum(state.shape[1] for state in states)
 
 
-def _first_input(
-    model: Decoder, live: list[nn.Module], window: torch.Tensor, calls: dict[int, Calls]
-) -> torch.Tensor:
-    """The first layer's input [1, length, width]; the first window of a length also records how each layer is called."""
+def _first_input(model: Decoder, live: list[nn.Module], window: torch.Tensor, calls: dict[int, Calls]) -> torch.Tensor:
+    """The first layer's input [1, length, width]; the first window of a length also records the layers' calls."""
     inputs: list[torch.Tensor] = []
     known = window.shape[1] in calls
     recorded = calls.setdefault(window.shape[1], {})

@@ -114,8 +114,8 @@ def sites(
     for site in chosen:
         if (replacement := computed_by(site.module)) is not None:
             raise MethodError(
-                f"{site.name} is computed by {replacement.kernel} already, and one method computes a linear layer: name "
-                "a method that prunes first, as in wanda+int8-dynamic, or give each its own linears"
+                f"{site.name} is computed by {replacement.kernel} already, and one method computes a linear layer: "
+                "name a method that prunes first, as in wanda+int8-dynamic, or give each its own linears"
             )
     return chosen
 

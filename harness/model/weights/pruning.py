@@ -134,7 +134,7 @@ def wanda(
     pattern: Pattern,
     sparsity: Sequence[float],
 ) -> Pruned:
-    """Choose by S = |W| ||x||, x an input's values over all tokens; each layer reads what the pruned ones before it give.
+    """Choose by S = |W| ||x||, x an input's values over all tokens; a layer reads what the pruned ones before it give.
 
     Args:
         windows: tokens, each of shape [1, length].

@@ -63,7 +63,7 @@ class Kernels:
 
 
 def load() -> Kernels | str:
-    """The kernels for the best instruction set that this processor has and ``HARNESS_ISA`` allows; or why there are none.
+    """The kernels for the best instruction set that the processor has and ``HARNESS_ISA`` allows, or why none runs.
 
     Raises:
         SpecError: ``HARNESS_ISA`` names no instruction set, or one that this processor does not have.

@@ -1,4 +1,4 @@
-"""Int8: the stated error, the same for every token; a product that is not exact is seen, and another takes its place."""
+"""Int8: the stated error, the same for every token; a product that is not exact is seen and not used."""
 
 import math
 import os

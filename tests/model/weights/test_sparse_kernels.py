@@ -52,7 +52,7 @@ def test_a_limit_above_the_processor_is_a_sentence(kernels, monkeypatch):
             return 1
 
     monkeypatch.setattr(sparse_kernels, "library", lambda source: Library())
-    with pytest.raises(SpecError, match="HARNESS_ISA=amx: the best that this processor has is avx512$"):
+    with pytest.raises(SpecError, match=r"HARNESS_ISA=amx: the best that this processor has is avx512$"):
         sparse_kernels._load.__wrapped__("amx")
 
 
