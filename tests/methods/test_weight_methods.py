@@ -125,6 +125,14 @@ def test_int8_without_a_kernel_says_simulated(monkeypatch, ids):
         assert torch.allclose(logits(decoder, ids), real, atol=1e-4)
 
 
+def test_a_simulated_part_of_a_stack_leaves_the_others_what_they_save(monkeypatch):
+    from harness.testing.checks.work import saves_what_it_declares
+    from harness.testing.subject import Subject
+
+    monkeypatch.setattr(int8, "int8_product", lambda device: None)
+    saves_what_it_declares(Subject.of("layer-drop:layers=1+int8-dynamic", ["llama"]))
+
+
 @pytest.mark.parametrize("pattern", ["unstructured", "2:4", "4x1", "16x1"])
 @pytest.mark.parametrize("method", [Wanda, Magnitude])
 def test_no_sparsity_is_dense_bit_for_bit(method, pattern, ids):
