@@ -40,6 +40,7 @@ def _findings(output_path: Path) -> Iterator[tuple[str, str, str]]:
     quiet.silence()
     yield from _software()
     yield from _devices()
+    yield from _arithmetic()
     yield from _plugins()
     yield from _measurements()
     yield from _data()
@@ -72,6 +73,21 @@ def _devices() -> Iterator[tuple[str, str, str]]:
     for index in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(index)
         yield f"cuda:{index}", "ok", f"{properties.name}, {properties.total_memory / 1e9:.0f} GB"
+
+
+def _arithmetic() -> Iterator[tuple[str, str, str]]:
+    """Instruction sets and the operators that depend on them."""
+    import torch
+
+    from harness.core import cpu
+    from harness.measure.operators import operators
+
+    sets = cpu.instruction_sets()
+    names = "not told by this system" if sets is None else ", ".join(sets) or "nothing beyond x86-64"
+    used = ", ".join([f"torch uses {torch.backends.cpu.get_cpu_capability()}", *cpu.limits()])
+    yield "instruction sets", "ok" if sets else "note", f"{names}; {used}"
+    for operator in operators():
+        yield operator.name, "ok" if operator.fast else "note", operator.detail
 
 
 def _plugins() -> Iterator[tuple[str, str, str]]:

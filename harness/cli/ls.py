@@ -10,7 +10,9 @@ from typer import Argument, Option
 
 from harness.core.errors import StoreError
 
-app = typer.Typer(help="List methods, tasks, suites, models, runs or prepared states.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(
+    help="List methods, tasks, suites, models, runs or prepared states.", no_args_is_help=True, rich_markup_mode=None
+)
 
 _Json = Annotated[bool, Option("--json", help="Print as JSON.")]
 

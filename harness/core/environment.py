@@ -9,6 +9,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
+from harness.core import cpu
+
 _PACKAGES = ("efficiency-harness", "lm_eval", "torch", "transformers", "tokenizers", "datasets", "numpy")
 
 
@@ -18,8 +20,9 @@ class Environment(BaseModel):
     Attributes:
         device: "cpu", "cuda:0", ...; ``device_name`` is the processor or accelerator behind it.
         threads: intra-op threads of torch.
-        instructions: the instruction set that torch computes with, such as "AVX2", where that decides rounding; null on
-            an accelerator and in records that do not tell.
+        instructions: the instruction set that torch computes with, such as "AVX2", and the variables that limit what
+            other kernels compute with, where that decides rounding; null on an accelerator and in records that do not
+            tell.
         ram_bytes: installed memory.
         load_average: one-minute load when the run started, then when it ended.
     """
@@ -66,7 +69,7 @@ def observe(device: str) -> Environment:
         os=f"{platform.system()} {platform.release()}",
         python=platform.python_version(),
         versions=versions(),
-        instructions=None if on_gpu else torch.backends.cpu.get_cpu_capability(),
+        instructions=None if on_gpu else _instructions(),
         load_average=(load(),),
     )
 
@@ -77,7 +80,14 @@ def processor(device: str) -> str:
 
     if device.startswith("cuda"):
         return torch.cuda.get_device_name(device)
-    return f"{cpu_model()}, {torch.backends.cpu.get_cpu_capability()}"
+    return f"{cpu_model()}, {_instructions()}"
+
+
+def _instructions() -> str:
+    """The instruction set that torch computes with, and the variables that limit what other kernels compute with."""
+    import torch
+
+    return ", ".join([torch.backends.cpu.get_cpu_capability(), *cpu.limits()])
 
 
 def rank() -> int:

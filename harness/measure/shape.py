@@ -31,7 +31,7 @@ class Linears(BaseModel):
 
     @classmethod
     def of(cls, modules: Iterable["nn.Module"]) -> Self:
-        """The linear maps among the modules and inside them."""
+        """The linear layers among the modules and inside them."""
         found = [linear for module in modules for linear in _linears(module)]
         return cls(
             macs=sum(_macs(linear) for linear in found),
@@ -69,8 +69,8 @@ class ModelShape(BaseModel):
         other: linears around the layers that run on every token, such as OPT's embedding projections.
         embedding_bytes: bytes of one row of the embedding.
         kv_element_bytes: bytes of one number in the KV cache.
-        parameters: the model's parameters, tied ones once, and the weights that linear maps in their place hold.
-        bytes: bytes of all parameters and buffers, each storage once, and of weights packed outside of tensors.
+        parameters: the model's parameters, tied ones once, and the weights of replacements of its linear layers.
+        bytes: bytes of all parameters and buffers, each storage once, and of weights in opaque tensors.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -96,8 +96,8 @@ class ModelShape(BaseModel):
             other=Linears.of(part for part in outside if part is not anatomy.head),
             embedding_bytes=embedding.shape[1] * embedding.element_size(),
             kv_element_bytes=module.dtype.itemsize,
-            parameters=sum(parameter.numel() for parameter in parameters) + _sum_of("held", module),
-            bytes=_storage_bytes([*parameters, *module.buffers()]) + _sum_of("packed_bytes", module),
+            parameters=sum(parameter.numel() for parameter in parameters) + _sum_of("weight_count", module),
+            bytes=_storage_bytes([*parameters, *module.buffers()]) + _sum_of("opaque_bytes", module),
         )
 
     def kv_bytes(self, layer: int) -> int:
@@ -156,7 +156,7 @@ def _weight_bytes(linear: Any) -> int:
 
 
 def _sum_of(attribute: str, module: "nn.Module") -> int:
-    """What the linear maps in the place of the model's own say of themselves."""
+    """The sum of what replacements of linear layers say of themselves."""
     return sum(getattr(part, attribute, 0) for part in module.modules())
 
 

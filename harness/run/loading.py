@@ -50,6 +50,7 @@ def load(settings: ModelSettings, source: ModelSource, device: str, progress: Pr
         UnsupportedModelError: its parts cannot be found.
     """
     from harness.evaluate.lm import HarnessLM
+    from harness.measure.arithmetic import advise
 
     progress.say(f"loading {settings.pretrained} on {device}")
     args = {"trust_remote_code": settings.trust_remote_code, **settings.model_args}
@@ -69,4 +70,5 @@ def load(settings: ModelSettings, source: ModelSource, device: str, progress: Pr
         raise ModelError(f"model {settings.pretrained!r} cannot be loaded: {reason}") from error
     if settings.apply_chat_template:
         lm.use_chat_template(settings.apply_chat_template)
+    advise(lm.decoder, progress.say)
     return lm

@@ -90,7 +90,7 @@ def _evaluate(
     """Evaluate under observation; everything attached is gone again when this returns."""
     from harness.evaluate.lm import Watch
     from harness.measure.trace import Tracer
-    from harness.model.weights.linear import kernels, savings
+    from harness.model.weights.linear import kernel_counts, savings
 
     # random numbers that finished batches drew cannot be drawn again
     fresh = spec.draws_at_random or not spec.job.resume
@@ -99,7 +99,7 @@ def _evaluate(
         collector = stack.enter_context(collected_warnings("lm_eval", "harness"))
         states = stack.enter_context(spec.stack.applied(lm.decoder, preparation))
         shape = ModelShape.of(lm.decoder)
-        saved, found = savings(spec.stack, lm.decoder), kernels(lm.decoder)
+        saved, found = savings(spec.stack, lm.decoder), kernel_counts(lm.decoder)
         tracer = stack.enter_context(Tracer(lm.decoder))
         bar = stack.enter_context(progress.bar(f"{spec.stack.label} · {spec.task.name}"))
         lm.watch = Watch(tracer, journal, bar)

@@ -52,9 +52,9 @@ class Int8Dynamic(Method):
     head: bool = False
 
     def attach(self, model: "Decoder", prepared: "Prepared") -> AbstractContextManager[None]:
-        """Let the chosen maps run in eight bits."""
+        """Let the chosen linear layers run in eight bits."""
         from harness.model.weights.int8 import Int8Linear
-        from harness.model.weights.linear import sites, swapped
+        from harness.model.weights.linear import installed, sites
 
         chosen = sites(model, self.linears, layers=self.layers, head=self.head)
-        return swapped((site, Int8Linear(site.weight, site.bias)) for site in chosen)
+        return installed((site, Int8Linear(site.weight, site.bias)) for site in chosen)

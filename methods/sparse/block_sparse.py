@@ -87,9 +87,9 @@ class BlockSparse(Method):
         return wanda(model, windows, chosen, self.pattern, sparsity).state()
 
     def attach(self, model: "Decoder", prepared: Prepared) -> AbstractContextManager[None]:
-        """Let the chosen maps run on their blocks alone."""
-        from harness.model.weights.block_sparse import block_sparse_map, why_not
-        from harness.model.weights.linear import sites, swapped
+        """Let the chosen linear layers run on their blocks alone."""
+        from harness.model.weights.block_sparse import block_sparse_layer, why_not
+        from harness.model.weights.linear import installed, sites
         from harness.model.weights.pruning import ROWS, Pruned
 
         chosen = sites(model, self.linears, layers=self.layers)
@@ -101,4 +101,4 @@ class BlockSparse(Method):
             pruned.warn()
         weights = ((site, site.weight * pruned.masks[site.name] if pruned else site.weight) for site in chosen)
         rows = ROWS[self.pattern]
-        return swapped((site, block_sparse_map(weight, site.bias, rows, self.number)) for site, weight in weights)
+        return installed((site, block_sparse_layer(weight, site.bias, rows, self.number)) for site, weight in weights)

@@ -11,7 +11,7 @@ from .tokenizer import END
 
 
 def export(network: Network, codec: Any, folder: Path) -> None:
-    """Write config, weights in bfloat16, tokenizer and generation config of a ``LlamaForCausalLM``."""
+    """Write config, weights rounded to bfloat16, tokenizer and generation config of a ``LlamaForCausalLM``."""
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)

@@ -37,7 +37,10 @@ class Shape:
         return self.hidden_size // self.num_attention_heads
 
     def config(self, *, end: int) -> dict[str, Any]:
-        """The ``config.json`` of the exported model; ``end`` is the token that begins and ends documents."""
+        """The ``config.json`` of the exported model; ``end`` is the token that begins and ends documents.
+
+        It computes in float32, whatever its file holds: not every processor has fast arithmetic in bfloat16.
+        """
         rope = {"rope_type": "default", "rope_theta": self.rope_theta}
         return {
             "architectures": ["LlamaForCausalLM"],
@@ -53,7 +56,7 @@ class Shape:
             "bos_token_id": end,
             "eos_token_id": end,
             "pad_token_id": end,
-            "dtype": "bfloat16",
+            "dtype": "float32",
         }
 
 

@@ -54,3 +54,5 @@ def test_doctor_says_what_can_be_measured(harness: Harness) -> None:
     out = harness("doctor").out
     for words in ("idealized time", "roofline", "latency", "energy", "memory", "counted", "modelled"):
         assert words in out
+    for words in ("instruction sets", "torch uses", "bfloat16", "float16", "int8-dynamic", "block-sparse"):
+        assert words in out

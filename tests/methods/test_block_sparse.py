@@ -14,8 +14,8 @@ from harness.core.errors import MethodError
 from harness.measure.shape import ModelShape
 from harness.methods.pruning.wanda import Wanda
 from harness.methods.sparse.block_sparse import BlockSparse
-from harness.model.weights import block_sparse
-from harness.model.weights.linear import kernels, savings
+from harness.model.weights import sparse_kernels
+from harness.model.weights.linear import kernel_counts, savings
 from harness.testing.tiny import tiny_decoder
 
 TEXT = Calibration(("The keeper of the light wrote down every ship that passed. " * 8,), "a sentence")
@@ -42,7 +42,7 @@ def test_it_answers_as_the_pruned_weights_do(family, pattern, ids):
         method = BlockSparse(sparsity=(0.5,), pattern=pattern, number=number, **SMALL)
         with method.attach(decoder, method.prepare(decoder, TEXT)):
             assert error(logits(decoder, ids), pruned) < tolerance
-            (name,) = kernels(decoder)
+            (name,) = kernel_counts(decoder)
             assert name.startswith(f"block-sparse {number} {pattern}, ")
 
 
@@ -90,10 +90,10 @@ def test_without_a_kernel_it_is_simulated_and_says_why(number, kernel, monkeypat
     state, dense = method.prepare(decoder, TEXT), ModelShape.of(decoder)
     with method.attach(decoder, state):
         real = logits(decoder, ids)
-    monkeypatch.setattr(block_sparse, "kernels", lambda: "no C compiler: install gcc")
+    monkeypatch.setattr(sparse_kernels, "load", lambda: "no C compiler: install gcc")
     with caplog.at_level(logging.WARNING, "harness"), method.attach(decoder, state):
         assert error(logits(decoder, ids), real) < 1e-5
-        assert set(kernels(decoder)) == {kernel}
+        assert set(kernel_counts(decoder)) == {kernel}
         assert savings(Stack((method,)), decoder) is Savings.SIMULATED
         shape = ModelShape.of(decoder)
     assert "block-sparse multiplies densely: no C compiler: install gcc" in caplog.text

@@ -25,12 +25,17 @@ def tokenizer():
 def model():
     from transformers import AutoModelForCausalLM
 
-    return AutoModelForCausalLM.from_pretrained(FOLDER, dtype=torch.float32).eval()
+    return AutoModelForCausalLM.from_pretrained(FOLDER, dtype="auto").eval()
 
 
 def test_it_is_small_enough_for_a_repository():
     assert sum(path.stat().st_size for path in FOLDER.iterdir()) < 12e6
     assert not list(FOLDER.glob("*.bin")) + list(FOLDER.glob("*.pt")) + list(FOLDER.glob("*.py"))
+
+
+def test_it_computes_in_float32_what_its_file_holds_in_bfloat16(model):
+    assert model.dtype == torch.float32
+    assert all(torch.equal(weight, weight.bfloat16()) for weight in model.parameters())
 
 
 def test_it_is_a_deep_llama_with_grouped_queries(model):

@@ -129,7 +129,8 @@ def test_the_exported_model_is_the_trained_network(tiny, codec, tmp_path):
 
     network = perturbed(tiny)
     export(network, codec, tmp_path)
-    model = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path, dtype="auto")
+    assert model.dtype == torch.float32
     tokens = AutoTokenizer.from_pretrained(tmp_path)("Mia has 12 shells.", return_tensors="pt").input_ids
     assert tokens[0, 0] == codec.token_to_id(tokenizer.END)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""C compiled on first use, by the system's compiler, into the user's cache."""
+"""A folder of C files, compiled on first use by the system's compiler into the user's cache."""
 
 import ctypes
 import hashlib
@@ -25,7 +25,7 @@ def library(folder: Path) -> ctypes.CDLL:
     """
     sources = sorted(folder.glob("*.c"))
     if not sources:
-        raise CompileError(f"no C files in {folder}: the installation is not whole")
+        raise CompileError(f"no C files in {folder}: the installation is incomplete")
     compiler = _compiler()
     version = _run([compiler, "--version"])
     if version.returncode:
@@ -42,21 +42,21 @@ def library(folder: Path) -> ctypes.CDLL:
 
 
 def _compiler() -> str:
-    asked = os.environ.get("CC")
-    for name in (asked,) if asked else ("cc", "gcc", "clang"):
-        if name and (found := shutil.which(name)):
-            return found
-    raise CompileError(f"no C compiler: {f'CC={asked} is not found' if asked else 'install gcc or clang, or set CC'}")
+    chosen = os.environ.get("CC")
+    for name in (chosen,) if chosen else ("cc", "gcc", "clang"):
+        if path := shutil.which(name):
+            return path
+    raise CompileError(f"no C compiler: {f'CC={chosen} is not found' if chosen else 'install gcc or clang, or set CC'}")
 
 
 def _build(compiler: str, sources: Sequence[Path], built: Path) -> None:
     built.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=built.parent) as folder:
-        made = Path(folder) / built.name
+        output = Path(folder) / built.name
         for parallel in (["-fopenmp"], []):  # a compiler may lack it
-            done = _run([compiler, *FLAGS, *parallel, "-o", str(made), *map(str, sources), "-lm"])
+            done = _run([compiler, *FLAGS, *parallel, "-o", str(output), *map(str, sources), "-lm"])
             if done.returncode == 0:
-                made.replace(built)  # whole or not at all, also beside another process that builds it
+                output.replace(built)  # atomic: another process may build it at the same time
                 return
     raise CompileError(f"{compiler} cannot compile {sources[0].parent.name}: {_last_line(done.stderr)}")
 

@@ -1,9 +1,9 @@
-"""Linear maps in eight bits: weights per output, activations per token, on torch's own int8 product.
+"""Linear layers in int8: weights quantized per output, activations per token, multiplied by torch's own operators.
 
     y = (round(127 x / a) W_q) s a / 127,    a = max|x| of the token,    s = max|w| / 127 of the output row
 
-Each token has a scale of its own, so a token with massive activations spoils no other, and what a row of a batch
-gives does not depend on the others. torch's ``quantize_dynamic`` has one scale for all tokens of a call.
+Each token has its own scale, so a token with massive activations spoils no other, and a row of a batch gives the same
+whatever the others are. torch's ``quantize_dynamic`` has one scale for all tokens of a call.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from torch.nn.functional import linear, pad
 from torch.utils.flop_counter import register_flop_formula
 
 from harness.contract.method import Savings
-from harness.model.weights.linear import LinearMap
+from harness.model.weights.linear import ReplacementLayer
 
 LEVELS = 127
 
@@ -39,11 +39,11 @@ class Int8Product:
     product: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
-class Int8Linear(LinearMap):
-    """A linear map with int8 weights, quantized from a weight of shape [out, in] by rounding to the nearest.
+class Int8Linear(ReplacementLayer):
+    """A linear layer with int8 weights, quantized from a weight of shape [out, in] by rounding to nearest.
 
-    Where no int8 product works, or ``integer`` is off, the rounded numbers are multiplied as floats: the same answers,
-    nothing saved.
+    Where no int8 product is right, or ``integer`` is off, the rounded numbers are multiplied as floats: the same
+    answers, nothing saved.
     """
 
     scale: torch.Tensor
@@ -63,16 +63,16 @@ class Int8Linear(LinearMap):
             self.register_buffer("rounded", quantized.to(weight.dtype))
         self.kernel = chosen.name if chosen else "dense product over int8 values"
         self.savings = Savings.REAL if chosen else Savings.SIMULATED
-        self.macs_per_token = self.held = weight.numel()
-        self.packed_bytes = weight.numel() if chosen else 0
+        self.macs_per_token = self.weight_count = weight.numel()
+        self.opaque_bytes = weight.numel() if chosen else 0
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """From [..., in] to [..., out], in the type of the input."""
-        tokens = x.reshape(-1, x.shape[-1]).float()
-        largest = tokens.abs().amax(1, keepdim=True).clamp(min=_TINY)
+        tokens = x.reshape(-1, x.shape[-1]).float()  # [tokens, in]
+        largest = tokens.abs().amax(1, keepdim=True).clamp(min=_TINY)  # [tokens, 1]
         quantized = (tokens * (LEVELS / largest)).round_().to(torch.int8)
         weight = self.rounded if self._packed is None else self._packed
-        y = self._product(quantized, weight, self.scale).mul_(largest / LEVELS)
+        y = self._product(quantized, weight, self.scale).mul_(largest / LEVELS)  # [tokens, out]
         if self.bias is not None:
             y += self.bias
         return y.to(x.dtype).reshape(*x.shape[:-1], y.shape[-1])
@@ -87,26 +87,28 @@ def quantize_rows(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 @cache
 def int8_product(device: str) -> Int8Product | None:
-    """The first int8 product of torch that is right on this machine; None where there is none.
-
-    Each is tried on the largest values that it can meet, where an instruction that saturates would show.
-    """
+    """The first int8 product of torch that is right on this machine; None where there is none."""
     if device != "cpu":  # those of other devices have limits on shapes that have not been tried
         return None
-    return next((product for product in _PRODUCTS if _is_right(product)), None)
+    return next((product for product in PRODUCTS if is_right(product)), None)
 
 
-def _is_right(product: Int8Product) -> bool:
+def is_right(product: Int8Product) -> bool:
+    """Whether a product gives the exact sums on this machine.
+
+    The largest values that it can meet are among the operands. Without VNNI, x86 multiplies unsigned by signed bytes
+    with vpmaddubsw, which adds two products in 16 bits and saturates: 2 * 255 * 127 does not fit.
+    """
     generator = torch.Generator().manual_seed(0)
     draws = torch.randint(-LEVELS, LEVELS + 1, (3 + 40, 64), generator=generator).to(torch.int8)
     draws[1], draws[4] = LEVELS, LEVELS
     x, weight, scale = draws[:3], draws[3:], torch.rand(40, generator=generator)
     expected = _float_product(x, weight.float(), scale)
     try:
-        found = product.product(x, product.pack(weight.contiguous()), scale)
+        result = product.product(x, product.pack(weight.contiguous()), scale)
     except (RuntimeError, AttributeError, NotImplementedError):
         return False
-    return bool((found - expected).abs().max() <= _TOLERANCE * expected.abs().max())
+    return bool((result - expected).abs().max() <= _TOLERANCE * expected.abs().max())
 
 
 def _float_product(x: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
@@ -114,12 +116,16 @@ def _float_product(x: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor) -
 
 
 def _onednn(x: torch.Tensor, packed: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    # in eights: for a row or two of a narrow map oneDNN may have only its reference implementation, a hundred times
-    # slower, and it prepares itself anew for every number of rows
-    rows, x = len(x), pad(x, (0, 0, 0, -len(x) % 8))
-    zeros = torch.zeros(len(scale), dtype=torch.int32)
-    plain: Any = (None, 1.0, 0, torch.float32, "none", [], "")  # no bias, floats out, nothing fused behind
-    result: torch.Tensor = torch.ops.onednn.qlinear_pointwise(x, 1.0, 0, packed, scale, zeros, *plain)
+    rows = len(x)
+    # Whole eights: oneDNN may have only its reference kernel, a hundred times slower, for one or two rows of a narrow
+    # matrix, and it prepares itself anew for every number of rows.
+    x = pad(x, (0, 0, 0, -rows % 8))
+    # Bytes 128 higher, as unsigned ones with a zero point of 128: weights are packed for unsigned activations, and
+    # signed ones get the reference kernel on a processor without AMX. Flipping the sign bit adds 128.
+    shifted = x.view(torch.uint8) ^ 128
+    zero_points = torch.zeros(len(scale), dtype=torch.int32)  # of the weights
+    plain: Any = (None, 1.0, 0, torch.float32, "none", [], "")  # no bias, float32 output, nothing fused after it
+    result: torch.Tensor = torch.ops.onednn.qlinear_pointwise(shifted, 1.0, 128, packed, scale, zero_points, *plain)
     return result[:rows]
 
 
@@ -127,10 +133,11 @@ def _int_mm(x: torch.Tensor, packed: torch.Tensor, scale: torch.Tensor) -> torch
     return torch._int_mm(x, packed).float() * scale
 
 
-_PRODUCTS = (
+PRODUCTS = (
     Int8Product("onednn int8", lambda weight: torch.ops.onednn.qlinear_prepack(weight, None), _onednn),
     Int8Product("torch int8", lambda weight: weight.T, _int_mm),
 )
+"""The int8 products of torch, the best first."""
 
 _LIBRARY = torch.library.Library("harness", "FRAGMENT")  # type: ignore[no-untyped-call]
 _LIBRARY.define("int8_product(Tensor x, Tensor weight, Tensor scale) -> Tensor")  # type: ignore[no-untyped-call]
@@ -147,5 +154,5 @@ _LIBRARY.impl("int8_product", _operator, "CompositeExplicitAutograd")  # type: i
 
 @register_flop_formula(torch.ops.harness.int8_product)
 def _flops(x: tuple[int, ...], weight: tuple[int, ...], *_: object, **__: object) -> int:
-    """A product of activations [tokens, in] with packed weights of in times out numbers, without what fills up rows."""
+    """A product of activations [tokens, in] with in * out packed weights; rows of padding are not counted."""
     return 2 * x[0] * torch.Size(weight).numel()

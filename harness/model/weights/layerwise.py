@@ -1,7 +1,7 @@
-"""Calibrate layer by layer: what each layer reads, with the layers before it as a method leaves them.
+"""Calibrate layer by layer: the inputs of each layer, with the layers before it as a method has changed them.
 
-The hidden states of all windows are held at one layer at a time, and nothing else: memory is the model, these, and
-what the method itself makes of one layer. This is how Wanda and SparseGPT propagate (arXiv:2306.11695, section 4).
+The hidden states of all windows are kept for one layer at a time, and nothing else: memory is the model, these, and
+what the method itself computes for one layer. This is how Wanda and SparseGPT propagate (arXiv:2306.11695, section 4).
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -16,28 +16,35 @@ from harness.contract.decoder import Decoder
 from harness.core.errors import MethodError
 
 Observers = Mapping[nn.Module, Callable[[torch.Tensor], None]]
-"""What is told, for some modules of a layer, the inputs of each forward as [tokens, in]."""
+"""For some modules of a layer, what is called with the inputs [tokens, in] of each forward."""
 
 Visit = Callable[[Block, Callable[[Observers], None]], AbstractContextManager[None]]
-"""A method's work on one layer. It may run the layer on all windows, as often as it likes, with observers; it returns
-what changes the layer while its outputs, the next layer's inputs, are computed."""
+"""A method's work on one layer: it is given the block and a function that runs the layer on all windows under
+observers, which it may call any number of times. It returns a context manager that changes the layer while its outputs,
+the next layer's inputs, are computed."""
+
+Calls = dict[nn.Module, tuple[tuple[Any, ...], dict[str, Any]]]
+"""The arguments of each layer's call, positional and by name, beside its hidden states."""
 
 
 class _EnoughError(Exception):
-    """The layers were reached; the rest of the forward is not needed."""
+    """Control flow, not an error: the first layer's input is known, and the forward need not continue."""
 
 
 @torch.no_grad()
 def layer_by_layer(model: Decoder, windows: Iterable[torch.Tensor], visit: Visit) -> int:
-    """Visit every layer that is in the model, in order, on token windows of shape [1, length]: how many tokens.
+    """Visit every layer that is in the model, in order, on token windows of shape [1, length].
+
+    Returns:
+        The number of tokens in the windows.
 
     Raises:
         MethodError: a layer's outputs are not finite.
     """
     live = list(getattr(model.anatomy.parent, model.anatomy.layers_name))
     blocks = {block.module: block for block in model.anatomy.blocks}
-    calls: dict[int, dict[nn.Module, tuple[Any, Any]]] = {}  # by length: masks and positions depend on nothing else
-    states = [_entering(model, live, window, calls) for window in windows]
+    calls: dict[int, Calls] = {}  # by length: masks and positions depend on nothing else
+    states = [_first_input(model, live, window, calls) for window in windows]  # each [1, length, width]
 
     def forward(module: nn.Module, state: torch.Tensor) -> torch.Tensor:
         args, kwargs = calls[state.shape[1]][module]
@@ -60,20 +67,18 @@ def layer_by_layer(model: Decoder, windows: Iterable[torch.Tensor], visit: Visit
     return sum(state.shape[1] for state in states)
 
 
-def _entering(
-    model: Decoder, live: list[nn.Module], window: torch.Tensor, calls: dict[int, dict[nn.Module, tuple[Any, Any]]]
-) -> torch.Tensor:
-    """What the first layer reads; the first window of a length also shows how each layer is called."""
-    seen: list[torch.Tensor] = []
+def _first_input(model: Decoder, live: list[nn.Module], window: torch.Tensor, calls: dict[int, Calls]) -> torch.Tensor:
+    """The first layer's input [1, length, width]; the first window of a length also records the layers' calls."""
+    inputs: list[torch.Tensor] = []
     known = window.shape[1] in calls
-    found = calls.setdefault(window.shape[1], {})
+    recorded = calls.setdefault(window.shape[1], {})
 
     def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         kwargs = dict(kwargs)
-        seen.append(args[0] if args else kwargs.pop("hidden_states"))
+        inputs.append(args[0] if args else kwargs.pop("hidden_states"))
         if known:
             raise _EnoughError
-        found[module] = args[1:], kwargs
+        recorded[module] = args[1:], kwargs
 
     handles = [module.register_forward_pre_hook(hook, with_kwargs=True) for module in live]
     try:
@@ -83,7 +88,7 @@ def _entering(
     finally:
         for handle in handles:
             handle.remove()
-    return seen[0]
+    return inputs[0]
 
 
 @contextmanager

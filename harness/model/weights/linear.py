@@ -1,8 +1,8 @@
-"""Linear maps computed otherwise, in the place of a model's own for the length of a ``with`` block.
+"""Replacement implementations of a model's linear layers, installed for the duration of a ``with`` block.
 
-The model's linear module stays where it is; its forward becomes that of the map, and its weight is set aside. So
-whoever knows the module, by hook or by place, still sees it run: traces, other engines, surgery. A tied weight stays
-with the embedding.
+The model's own module stays where it is: its forward becomes that of the replacement, and its weight is set aside. So
+traces, other engines and surgery, which know the module by hook or by place, still see it run. A tied weight stays with
+the embedding.
 """
 
 from collections import Counter
@@ -26,39 +26,40 @@ if TYPE_CHECKING:
     from harness.contract.stack import Stack
 
 
-class LinearMap(nn.Module):
-    """What computes a linear map in the place of the dense product.
+class ReplacementLayer(nn.Module):
+    """What computes a linear layer instead of the dense product.
 
-    Its tensors, but for one named ``bias``, are what a pass over the weights reads.
+    Its tensors, except one named ``bias``, are what a pass over the weights reads.
 
     Attributes:
-        kernel: what multiplies, in words, for the record.
+        kernel: what multiplies, in words, for the record; it names the instruction set where the project's own code
+            chooses one.
         savings: whether that is real on this machine.
         macs_per_token: multiply-accumulates that the kernel does per token.
-        held: weights that it holds, as parameters are counted.
-        packed_bytes: bytes of weights that it holds outside its tensors.
+        weight_count: number of weights, as a model's parameters are counted.
+        opaque_bytes: bytes of weights in opaque tensors, which have no storage that could be counted or saved.
     """
 
     kernel: str
     savings: Savings
     macs_per_token: int
-    held: int
-    packed_bytes: int = 0
+    weight_count: int
+    opaque_bytes: int = 0
 
     @property
     def weight_bytes(self) -> int:
         """Bytes read by one pass over the weights, scales and indices included."""
         tensors = [*self.named_parameters(), *self.named_buffers()]
-        return self.packed_bytes + sum(tensor.nbytes for name, tensor in tensors if name != "bias")
+        return self.opaque_bytes + sum(tensor.nbytes for name, tensor in tensors if name != "bias")
 
 
 @dataclass(frozen=True, eq=False)
 class Site:
-    """A linear module of the model.
+    """A linear layer of the model.
 
     Attributes:
         name: its path in the model, such as "model.layers.0.mlp.up_proj".
-        layer: the dense model's index of its layer; None for the head.
+        layer: the dense model's index of its decoder layer; None for the head.
     """
 
     name: str
@@ -81,14 +82,14 @@ class Site:
 def sites(
     model: Decoder, patterns: Sequence[str] = ("*",), *, layers: Iterable[int] = (), head: bool = False
 ) -> list[Site]:
-    """The linear maps of the layers that are in the model now, in order, and the head's if it is asked for.
+    """The linear layers of the decoder layers that are in the model now, in order, and the head if it is asked for.
 
     Args:
         patterns: take those whose name fits one of these; the head needs none.
-        layers: take these layers alone, by their indices in the dense model; all of them where it is empty.
+        layers: take these decoder layers alone, by their indices in the dense model; all of them where it is empty.
 
     Raises:
-        MethodError: a pattern or a layer that fits nothing, or a map that another method computes already.
+        MethodError: a pattern or an index that fits nothing, or a linear layer that another method computes already.
     """
     blocks, live = model.anatomy.blocks, set(getattr(model.anatomy.parent, model.anatomy.layers_name))
     wanted = set(layers) or set(range(len(blocks)))
@@ -103,33 +104,36 @@ def sites(
     for pattern in patterns:
         if not any(fnmatchcase(site.name, pattern) for site in every):
             names = ", ".join(site.name for site in every[:3])
-            raise MethodError(f"no linear map of the layers is named {pattern!r}; they are named {names}, ...")
-    found = [
+            raise MethodError(f"no linear layer is named {pattern!r}; they are named {names}, ...")
+    chosen = [
         site for site in every if site.layer in wanted and any(fnmatchcase(site.name, pattern) for pattern in patterns)
     ]
     if head:
         name = next(name for name, module in model.module.named_modules() if module is model.anatomy.head)
-        found.append(Site(name, None, model.anatomy.head))
-    for site in found:
-        if (there := computed_by(site.module)) is not None:
-            raise MethodError(f"{site.name} is computed by {there.kernel} already: put the other method behind")
-    return found
+        chosen.append(Site(name, None, model.anatomy.head))
+    for site in chosen:
+        if (replacement := computed_by(site.module)) is not None:
+            raise MethodError(
+                f"{site.name} is computed by {replacement.kernel} already, and one method computes a linear layer: "
+                "name a method that prunes first, as in wanda+int8-dynamic, or give each its own linears"
+            )
+    return chosen
 
 
-def computed_by(module: nn.Module) -> LinearMap | None:
-    """What computes a linear module's map in its place, if anything does."""
-    return cast("LinearMap | None", module._modules.get("computed_by"))
+def computed_by(module: nn.Module) -> ReplacementLayer | None:
+    """The replacement that computes a linear layer, if there is one."""
+    return cast("ReplacementLayer | None", module._modules.get("computed_by"))
 
 
 @contextmanager
-def swapped(maps: Iterable[tuple[Site, LinearMap]]) -> Iterator[None]:
-    """Let maps compute in the place of the model's linear modules; they are taken one by one as they are made."""
+def installed(replacements: Iterable[tuple[Site, ReplacementLayer]]) -> Iterator[None]:
+    """Let replacements compute linear layers of the model; they are taken one by one as they are made."""
     with ExitStack() as undo:
-        for site, linear_map in maps:
+        for site, replacement in replacements:
             undo.callback(_restore, site.module, dict(site.module._parameters), vars(site.module).get("forward"))
             del site.module._parameters["weight"]
-            site.module.add_module("computed_by", linear_map)
-            vars(site.module)["forward"] = linear_map.forward
+            site.module.add_module("computed_by", replacement)
+            vars(site.module)["forward"] = replacement.forward
         yield
 
 
@@ -143,11 +147,16 @@ def _restore(module: nn.Module, parameters: dict[str, Any], forward: Any) -> Non
 
 
 @contextmanager
-def masked(weights: Iterable[tuple[Site, torch.Tensor, Pattern]]) -> Iterator[None]:
-    """Give linear modules weights of shape [out, in] with zeros in a pattern, for the dense product to multiply."""
+def masked(masks: Iterable[tuple[Site, torch.Tensor, Pattern]]) -> Iterator[None]:
+    """Set weights of linear layers to zero, for the dense product to multiply.
+
+    Args:
+        masks: by site, which weights stay, bool [out, in], and the pattern that the zeros come in, for the record.
+    """
     with ExitStack() as undo:
-        for site, weight, pattern in weights:
+        for site, mask, pattern in masks:
             undo.callback(_unmask, site.module, site.module._parameters["weight"])
+            weight = site.weight * mask
             weight = weight.T.contiguous() if isinstance(site.module, Conv1D) else weight
             site.module._parameters["weight"] = nn.Parameter(weight, requires_grad=False)
             vars(site.module)["zeros"] = pattern
@@ -155,7 +164,7 @@ def masked(weights: Iterable[tuple[Site, torch.Tensor, Pattern]]) -> Iterator[No
 
 
 def zeros(module: nn.Module) -> Pattern | None:
-    """The pattern in which a linear module's weight is masked, if it is."""
+    """The pattern in which a linear layer's weight is masked, if it is."""
     return cast("Pattern | None", vars(module).get("zeros"))
 
 
@@ -164,8 +173,8 @@ def _unmask(module: nn.Module, weight: Any) -> None:
     vars(module).pop("zeros", None)
 
 
-def kernels(model: Decoder) -> dict[str, int]:
-    """What computes the linear maps that a method changed, with how many each computes."""
+def kernel_counts(model: Decoder) -> dict[str, int]:
+    """The kernels that compute the linear layers that a method changed, with how many each computes."""
     return dict(Counter(kernel for kernel, _ in _changed(model)))
 
 
@@ -179,8 +188,9 @@ def savings(stack: "Stack", model: Decoder) -> Savings:
 
 
 def _changed(model: Decoder) -> Iterator[tuple[str, Savings]]:
+    """Kernel and savings of every linear layer that a method changed."""
     for module in model.module.modules():
-        if (there := computed_by(module)) is not None:
-            yield there.kernel, there.savings
+        if (replacement := computed_by(module)) is not None:
+            yield replacement.kernel, replacement.savings
         elif pattern := zeros(module):
             yield f"dense product over {pattern} zeros", Savings.SIMULATED

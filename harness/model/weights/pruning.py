@@ -1,4 +1,4 @@
-"""Which weights of a linear map go: scores, the patterns that zeros come in, and Wanda's pass over some text.
+"""Which weights of a linear layer to prune: scores, the patterns of the zeros, and Wanda's pass over some text.
 
 Patterns, outputs x inputs: single weights ("unstructured"); the two least of each four neighbours of a row ("2:4");
 blocks of 4 or 16 outputs of one input ("4x1", "16x1"), which a sparse kernel can use. A block's score is the sum of
@@ -29,36 +29,36 @@ ROWS: dict[Pattern, int] = {"unstructured": 1, "4x1": 4, "16x1": 16}
 """Outputs in a block."""
 
 COLLAPSED = 0.01
-"""A map that keeps less than this share of its squared scores computes next to nothing of what it did."""
+"""A linear layer that keeps less than this share of its squared scores is reported: its output is all but lost."""
 
 
-def keep(scores: torch.Tensor, pattern: Pattern, sparsity: float, within: Literal["rows", "map"]) -> torch.Tensor:
-    """Which weights stay, bool [out, in], by scores of that shape that are not negative.
+def keep(scores: torch.Tensor, pattern: Pattern, sparsity: float, within: Literal["rows", "matrix"]) -> torch.Tensor:
+    """Which weights stay, bool [out, in], by scores of that shape, none negative.
 
     Args:
-        within: every row (of blocks) loses the same number, or those that score least in the whole map go.
+        within: "rows": every row (of blocks) loses the same number; "matrix": the least of all, wherever they are.
 
     Raises:
-        MethodError: the map's inputs do not come in fours for 2:4.
+        MethodError: 2:4, and the number of inputs is no multiple of 4.
     """
     if sparsity == 0:
         return torch.ones_like(scores, dtype=torch.bool)
     if pattern == "2:4":
         if scores.shape[1] % 4:
-            raise MethodError(f"pattern=2:4 needs inputs in fours; a map here has {scores.shape[1]}")
+            raise MethodError(f"pattern=2:4 needs a multiple of 4 inputs; a linear layer here has {scores.shape[1]}")
         return _without_least(scores.reshape(-1, 4), 2).view(scores.shape)
     rows = ROWS[pattern]
     blocks = scores
     if rows > 1:
         padded = pad(scores, (0, 0, 0, -len(scores) % rows))
-        blocks = padded.square().view(-1, rows, scores.shape[1]).sum(1)
+        blocks = padded.square().view(-1, rows, scores.shape[1]).sum(1)  # [groups, in]
     groups = blocks if within == "rows" else blocks.reshape(1, -1)
     kept = _without_least(groups, int(groups.shape[1] * sparsity)).view(blocks.shape)
     return kept.repeat_interleave(rows, 0)[: len(scores)]
 
 
 def _without_least(scores: torch.Tensor, count: int) -> torch.Tensor:
-    """Everything but the ``count`` least of each row; among equals the first go."""
+    """True but for the ``count`` least of each row, bool of the same shape; of equal scores the first are the least."""
     least = scores.argsort(dim=1, stable=True)[:, :count]
     return torch.ones_like(scores, dtype=torch.bool).scatter_(1, least, False)
 
@@ -77,12 +77,12 @@ def sparsity_by_layer(model: Decoder, sparsity: Sequence[float]) -> list[float]:
 
 @dataclass
 class Pruned:
-    """What a choice of weights came to.
+    """The weights that were chosen.
 
     Attributes:
-        masks: by the map's name, which weights stay, bool [out, in].
-        collapsed: names of maps that keep next to nothing.
-        tokens: how many tokens were looked at.
+        masks: by the linear layer's name, which weights stay, bool [out, in].
+        collapsed: names of linear layers that keep less than ``COLLAPSED``.
+        tokens: number of calibration tokens.
     """
 
     masks: dict[str, torch.Tensor] = field(default_factory=dict)
@@ -90,20 +90,20 @@ class Pruned:
     tokens: int = 0
 
     def add(self, site: Site, scores: torch.Tensor, kept: torch.Tensor) -> None:
-        """Take a map's choice."""
+        """Add the choice for one linear layer."""
         self.masks[site.name] = kept
         squares = scores.double().square()
         if (squares * kept).sum() < COLLAPSED * squares.sum():
             self.collapsed.append(site.name)
 
     def state(self) -> Prepared:
-        """As it is kept: eight weights of a mask to a byte."""
+        """The state to store: masks packed to bits, eight weights to a byte."""
         packed = {name: torch.from_numpy(np.packbits(mask.cpu().numpy())) for name, mask in self.masks.items()}
         return Prepared(packed, {"zeros": self.zeros, "tokens": self.tokens, "collapsed": self.collapsed})
 
     @classmethod
     def of(cls, state: Prepared, chosen: Sequence[Site]) -> "Pruned":
-        """The choice for these maps again."""
+        """The choice for these linear layers, from a stored state."""
         masks = {}
         for site in chosen:
             bits = np.unpackbits(state.tensors[site.name].cpu().numpy(), count=site.weight.numel()).astype(bool)
@@ -111,17 +111,17 @@ class Pruned:
         return cls(masks, state.facts["collapsed"], state.facts["tokens"])
 
     def warn(self) -> None:
-        """Tell of maps that collapsed."""
+        """Warn about linear layers that lost nearly all of their score mass."""
         if self.collapsed:
-            most = ", ".join(self.collapsed[:3]) + (", ..." if len(self.collapsed) > 3 else "")
+            names = ", ".join(self.collapsed[:3]) + (", ..." if len(self.collapsed) > 3 else "")
             log.warning(
-                f"{len(self.collapsed)} of {len(self.masks)} pruned maps keep less than {COLLAPSED:.0%} of the squares "
-                f"of their scores and compute next to nothing of what they did: {most}"
+                f"{len(self.collapsed)} of {len(self.masks)} pruned linear layers keep less than {COLLAPSED:.0%} of "
+                f"their squared scores, so that their outputs are all but lost: {names}"
             )
 
     @property
     def zeros(self) -> float:
-        """The share of weights that went."""
+        """The share of weights that are pruned."""
         kept = sum(int(mask.sum()) for mask in self.masks.values())
         return 1 - kept / sum(mask.numel() for mask in self.masks.values())
 
@@ -134,7 +134,7 @@ def wanda(
     pattern: Pattern,
     sparsity: Sequence[float],
 ) -> Pruned:
-    """Choose by S = |W| ||x||, x an input's values over all tokens, layer by layer on the layers pruned before.
+    """Choose by S = |W| ||x||, x an input's values over all tokens; a layer reads what the pruned ones before it give.
 
     Args:
         windows: tokens, each of shape [1, length].
@@ -150,11 +150,12 @@ def wanda(
         squares = {site.module: torch.zeros(site.weight.shape[1], dtype=torch.float64) for site in own}
         run({site.module: _adder(squares[site.module]) for site in own})
         for site in own:
+            # [out, in] times [in]
             scores = site.weight.abs().float() * squares[site.module].sqrt().to(site.weight.device, torch.float32)
             if not torch.isfinite(scores).all():
                 raise MethodError(f"the scores of {site.name} are not finite: a weight or an activation is damaged")
             pruned.add(site, scores, keep(scores, pattern, sparsity[block.index], "rows"))
-        return masked((site, site.weight * pruned.masks[site.name], pattern) for site in own)
+        return masked((site, pruned.masks[site.name], pattern) for site in own)
 
     pruned.tokens = layer_by_layer(model, windows, visit)
     return pruned
@@ -168,33 +169,33 @@ def _adder(total: torch.Tensor) -> Callable[[torch.Tensor], None]:
 
 
 def magnitude(chosen: Sequence[Site], pattern: Pattern, sparsity: Sequence[float]) -> Pruned:
-    """Choose by S = |W| alone, the least of each whole map."""
+    """Choose by S = |W| alone, the least of each whole matrix."""
     pruned = Pruned()
     for site in chosen:
         scores = site.weight.abs().float()
         assert site.layer is not None
-        pruned.add(site, scores, keep(scores, pattern, sparsity[site.layer], "map"))
+        pruned.add(site, scores, keep(scores, pattern, sparsity[site.layer], "matrix"))
     return pruned
 
 
 def without(chosen: Sequence[Site], pruned: Pruned, pattern: Pattern) -> AbstractContextManager[None]:
-    """Run the model with zeros for the weights that went; a map that collapsed is warned of."""
+    """Run the model with zeros in place of the pruned weights, with a warning about linear layers that collapsed."""
     pruned.warn()
-    gone = ((site, pruned.masks[site.name]) for site in chosen)
-    return masked((site, site.weight * mask, pattern) for site, mask in gone if not mask.all())
+    masks = ((site, pruned.masks[site.name]) for site in chosen)
+    return masked((site, mask, pattern) for site, mask in masks if not mask.all())
 
 
 def require_blocks(chosen: Sequence[Site], pattern: Pattern) -> bool:
-    """Whether a method before has pruned any of the maps, in blocks that this pattern can skip.
+    """Whether an earlier method has pruned any of the linear layers, in blocks that this pattern can skip.
 
     Raises:
-        MethodError: in a pattern that leaves hardly a block without a weight.
+        MethodError: it pruned in a pattern that leaves hardly a block of zeros.
     """
-    below = {found for site in chosen if (found := zeros(site.module)) is not None}
-    for found in below:
-        if ROWS.get(found, 1) % ROWS[pattern]:
+    earlier = {name for site in chosen if (name := zeros(site.module)) is not None}
+    for name in earlier:
+        if ROWS.get(name, 1) % ROWS[pattern]:
             raise MethodError(
-                f"the weights are pruned in the pattern {found}, which leaves hardly a block of {pattern} all zero: "
+                f"the weights are pruned in the pattern {name}, which leaves hardly a block of {pattern} all zero: "
                 f"prune with pattern={pattern}, or give block-sparse a sparsity of its own"
             )
-    return bool(below)
+    return bool(earlier)

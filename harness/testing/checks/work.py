@@ -95,7 +95,10 @@ def saves_what_it_declares(subject: Subject) -> None:
             cost = ours.cost()
             if not ours.segments():
                 raise Failed("nothing was traced: the modules of the dense model never ran")
-            _require_declared(saved, cost, dense)
+            # a stack is simulated as soon as one part is, while another part may take work away
+            partly = any(part.savings is Savings.REAL and not part.swaps_linears for part in subject.parts)
+            if saved is Savings.REAL or not partly:
+                _require_declared(saved, cost, dense)
 
 
 def _require_declared(saved: Savings, ours: tuple[float, float], dense: tuple[float, float]) -> None:
@@ -104,7 +107,7 @@ def _require_declared(saved: Savings, ours: tuple[float, float], dense: tuple[fl
     if saved is Savings.REAL and not less:
         raise Failed(f"it declares real savings, but what ran is {ratios}: it was never executed, or only masks")
     if saved is not Savings.REAL and less:
-        raise Failed(f"it declares savings = {savings}, but counts as {ratios}; only real savings may be counted")
+        raise Failed(f"it declares savings = {saved}, but counts as {ratios}; only real savings may be counted")
 
 
 def stronger_is_cheaper(subject: Subject) -> None:

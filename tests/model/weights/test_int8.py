@@ -1,14 +1,17 @@
-"""Eight bits: the stated error, the same for every token; what does not fit is seen, not hidden."""
+"""Int8: the stated error, the same for every token; a product that is not exact is seen and not used."""
 
 import math
+import os
 
 import pytest
 import torch
 
 from harness.contract.method import Savings
+from harness.core.cpu import instruction_sets, limits
 from harness.measure.audit import count_flops
 from harness.model.weights import int8
-from harness.model.weights.int8 import Int8Linear, int8_product, quantize_rows
+from harness.model.weights.int8 import PRODUCTS, Int8Linear, int8_product, is_right, quantize_rows
+from tests import int8_here
 
 
 @pytest.fixture
@@ -87,11 +90,12 @@ def test_the_answer_is_in_the_inputs_type(x, weight):
 
 
 def test_without_an_integer_product_it_is_simulated_and_answers_alike(monkeypatch, x, weight):
-    real = Int8Linear(weight, None)
-    expected = real(x)
+    used = Int8Linear(weight, None)
+    expected = used(x)
+    assert (used.kernel, used.savings) == (int8_here.KERNEL, int8_here.SAVINGS)
     monkeypatch.setattr(int8, "int8_product", lambda device: None)
     simulated = Int8Linear(weight, None)
-    assert (real.savings, simulated.savings) == (Savings.REAL, Savings.SIMULATED)
+    assert simulated.savings is Savings.SIMULATED
     assert simulated.kernel == "dense product over int8 values"
     assert simulated.weight_bytes == 4 * 96 * 256 + 4 * 96
     assert torch.allclose(simulated(x), expected, rtol=1e-5, atol=1e-5)
@@ -103,19 +107,28 @@ def test_no_tokens_give_none(weight, integer):
 
 
 def test_a_product_that_saturates_is_not_taken(monkeypatch):
-    def saturating(x, packed, scale):  # unsigned activations, pairs of products in 16 bits: vpmaddubsw
+    def saturating(x, packed, scale):  # unsigned activations, sums of two products in 16 bits: vpmaddubsw
         products = ((x.int() + 128)[:, None, :] * packed.int()).unflatten(-1, (-1, 2)).sum(-1)
         sums = products.clamp(-(2**15), 2**15 - 1).sum(-1) - 128 * packed.int().sum(-1)
         return sums.float() * scale
 
-    broken = int8.Int8Product("saturating", lambda weight: weight, saturating)
-    monkeypatch.setattr(int8, "_PRODUCTS", (broken, int8._PRODUCTS[-1]))
-    assert int8_product.__wrapped__("cpu").name == "torch int8"
+    def exact(x, packed, scale):
+        return (x.double() @ packed.double().T * scale).float()
+
+    broken, right = (int8.Int8Product(each.__name__, lambda weight: weight, each) for each in (saturating, exact))
+    monkeypatch.setattr(int8, "PRODUCTS", (broken, right))
+    assert int8_product.__wrapped__("cpu") is right
+    monkeypatch.setattr(int8, "PRODUCTS", (broken,))
+    assert int8_product.__wrapped__("cpu") is None
 
 
-@pytest.mark.parametrize("product", int8._PRODUCTS, ids=lambda product: product.name)
-def test_every_product_is_right_here_and_counted(product, x, weight, monkeypatch):
-    assert int8._is_right(product)
+@pytest.mark.parametrize("product", PRODUCTS, ids=lambda product: product.name)
+def test_every_product_is_right_where_the_processor_has_vnni(product, x, weight, monkeypatch):
+    if not is_right(product):
+        vnni = {"AVX512-VNNI", "AVX-VNNI"} & set(instruction_sets() or ())
+        limited = limits() or "ATEN_CPU_CAPABILITY" in os.environ
+        assert limited or not vnni, f"{product.name} is wrong on a processor with {vnni}"
+        pytest.skip(f"{product.name} is not exact without VNNI")
     monkeypatch.setattr(int8, "int8_product", lambda device: product)
     for tokens in (40, 1):  # what rows are filled up with is not counted
         _, flops = count_flops(lambda tokens=tokens: Int8Linear(weight, None)(x.view(-1, 256)[:tokens]))

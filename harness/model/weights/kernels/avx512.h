@@ -7,11 +7,14 @@
 
 #include "product.h"
 
-#define FEATURES "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,fma"
-#define AVX512 __attribute__((target(FEATURES)))
+#define AVX512_FEATURES "avx512f,avx512bw,avx512vl,avx512dq,fma"
+#define VNNI_FEATURES AVX512_FEATURES ",avx512vnni"
+#define AVX512 __attribute__((target(AVX512_FEATURES)))
+#define VNNI __attribute__((target(VNNI_FEATURES)))
 #define SPAN 128 /* outputs that a tile gathers before they go to y */
 #define FEW 6    /* up to so many tokens, interleaving a tile costs more than it saves */
 
+/* The lanes of the first n of 16. */
 AVX512 static inline __mmask16 first(long n) { return n >= 16 ? 0xffff : (__mmask16)((1u << n) - 1); }
 
 /* Four columns of 64 tokens to four registers of 16 tokens, each with its four bytes together. */
@@ -32,12 +35,12 @@ AVX512 static inline void copy_out(const Product *p, long m0, long tokens, long 
     for (long t = 0; t < tokens; t++) memcpy(p->y + (m0 + t) * p->out + n0, from + t * SPAN, sizeof(float) * n);
 }
 
-/* Sums of 16 outputs [16 tokens][16] to rows of a tile. */
+/* Integer sums [16 tokens][16 outputs] to floats in a tile's rows [16 tokens][SPAN]. */
 AVX512 static inline void finish16(const Product *p, long g, float *to, const __m512i *sums, const float *scales) {
-    __mmask16 there = first(p->out - 16 * g);
+    __mmask16 lanes = first(p->out - 16 * g);
     __m512i offset = _mm512_loadu_si512(p->offset + 16 * g);
-    __m512 scale = _mm512_maskz_loadu_ps(there, p->scale + 16 * g);
-    __m512 bias = p->bias ? _mm512_maskz_loadu_ps(there, p->bias + 16 * g) : _mm512_setzero_ps();
+    __m512 scale = _mm512_maskz_loadu_ps(lanes, p->scale + 16 * g);
+    __m512 bias = p->bias ? _mm512_maskz_loadu_ps(lanes, p->bias + 16 * g) : _mm512_setzero_ps();
     for (int t = 0; t < 16; t++) {
         __m512 y = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_add_epi32(sums[t], offset)), scale);
         _mm512_store_ps(to + t * SPAN, _mm512_fmadd_ps(y, _mm512_set1_ps(scales[t]), bias));

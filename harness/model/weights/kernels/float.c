@@ -1,12 +1,13 @@
 /* Floats on AVX512. */
 
+#include "buffer.h"
 #include "product.h"
 
 #ifdef X86
 #include "avx512.h"
 
-/* A tile of floats as columns [in][16] or, for groups of 4, [in][64]; zeros where there is no token, since what the
-   buffer held before may be denormal numbers, which are slow. */
+/* Tokens [tokens][in] to columns [in][width]: 16 wide, or 64 for groups of 4. Missing tokens are zeros, because the
+   buffer's old contents may be denormal numbers, which are slow. */
 AVX512 static void float_columns(const float *x, long in, long tokens, int width, float *columns) {
     if (tokens < width) memset(columns, 0, sizeof(float) * in * width);
     for (long k0 = 0; k0 < in; k0 += 16)
@@ -15,11 +16,12 @@ AVX512 static void float_columns(const float *x, long in, long tokens, int width
 }
 
 AVX512 static inline void float_finish(const Product *p, float *to, long n, __m512 y) {
-    __mmask16 there = first(p->out - n);
-    if (p->bias) y = _mm512_add_ps(y, _mm512_maskz_loadu_ps(there, p->bias + n));
-    _mm512_mask_storeu_ps(to, there, y);
+    __mmask16 lanes = first(p->out - n);
+    if (p->bias) y = _mm512_add_ps(y, _mm512_maskz_loadu_ps(lanes, p->bias + n));
+    _mm512_mask_storeu_ps(to, lanes, y);
 }
 
+/* 16 outputs in the lanes, a register for each of 16 tokens; x [in][16]. */
 AVX512 static void float_group16(const Product *p, long g, float *to, long tokens, const float *x) {
     const float *value = p->value;
     __m512 s[16];
@@ -33,15 +35,18 @@ AVX512 static void float_group16(const Product *p, long g, float *to, long token
     for (int t = 0; t < tokens; t++) float_finish(p, to + t * SPAN, 16 * g, s[t]);
 }
 
+/* 16 outputs of one token x [in]; four sums in turn hide the latency of an addition. */
 AVX512 static void float_few16(const Product *p, long g, long m, const float *x) {
     const float *value = p->value;
     __m512 s[4];
     for (int i = 0; i < 4; i++) s[i] = _mm512_setzero_ps();
     for (long c = p->start[g]; c < p->start[g + 1]; c++)
         s[c & 3] = _mm512_fmadd_ps(_mm512_set1_ps(x[p->column[c]]), _mm512_loadu_ps(value + 16 * c), s[c & 3]);
-    float_finish(p, p->y + m * p->out + 16 * g, 16 * g, _mm512_add_ps(_mm512_add_ps(s[0], s[1]), _mm512_add_ps(s[2], s[3])));
+    __m512 sum = _mm512_add_ps(_mm512_add_ps(s[0], s[1]), _mm512_add_ps(s[2], s[3]));
+    float_finish(p, p->y + m * p->out + 16 * g, 16 * g, sum);
 }
 
+/* 16 tokens in the lanes, 4 outputs by 64 tokens in registers; x [in][TILE]. */
 AVX512 static void float_group4(const Product *p, long g, float *to, long tokens, const float *x) {
     const float *value = p->value;
     _Alignas(64) float y[4][TILE];
@@ -61,6 +66,7 @@ AVX512 static void float_group4(const Product *p, long g, float *to, long tokens
         for (long t = 0; t < tokens; t++) to[t * SPAN + r] = y[r][t] + (p->bias ? p->bias[4 * g + r] : 0);
 }
 
+/* 4 outputs of one token x [in]. */
 AVX512 static void float_few4(const Product *p, long g, long m, const float *x) {
     const float *value = p->value;
     __m128 s[2] = {_mm_setzero_ps(), _mm_setzero_ps()};
@@ -72,6 +78,7 @@ AVX512 static void float_few4(const Product *p, long g, long m, const float *x) 
         p->y[m * p->out + 4 * g + r] = y[r] + (p->bias ? p->bias[4 * g + r] : 0);
 }
 
+/* SPAN outputs of a tile's tokens. */
 AVX512 static void float_span(const Product *p, int rows, long first_group, long m0, long tokens, const float *x) {
     _Alignas(64) float y[TILE][SPAN];
     for (long g = first_group; g < MIN(first_group + SPAN / rows, p->groups); g++)

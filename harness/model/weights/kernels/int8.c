@@ -1,5 +1,6 @@
-/* Eight bits on AVX512-VNNI; blocks of 16 on matrix tiles where there are some. */
+/* Int8 on AVX512-VNNI; blocks of 16 on AMX tiles where the processor has them. */
 
+#include "buffer.h"
 #include "product.h"
 
 #ifdef X86
@@ -8,16 +9,16 @@
 #include "avx512.h"
 
 #define CHUNK 32 /* quads whose activations are interleaved at once: 8 KiB */
-#define AHEAD 32 /* quads that a lone token's weights are asked for ahead; the processor's own prefetching is slower */
+#define AHEAD 32 /* quads by which a single token's weights are prefetched; the processor's own prefetching is slower */
 
 /* vpdpbusd; its intrinsic makes gcc copy every sum to another register and back. */
-AVX512 static inline __attribute__((always_inline)) __m512i dot(__m512i sum, __m512i x, __m512i w) {
+VNNI static inline __attribute__((always_inline)) __m512i dot(__m512i sum, __m512i x, __m512i w) {
     __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(x), "v"(w));
     return sum;
 }
 
-/* A token's activations as bytes; what is not finite gives a scale of NaN. */
-AVX512 static void quantize(const float *x, long n, uint8_t *q, float *scale) {
+/* A token's activations [n] as bytes; a value that is not finite gives a scale of NaN. */
+VNNI static void quantize(const float *x, long n, uint8_t *q, float *scale) {
     __m512 largest = _mm512_setzero_ps(), sum = largest; /* max drops NaN, a sum of x - x does not */
     for (long k = 0; k < n; k += 16) {
         __m512 v = _mm512_maskz_loadu_ps(first(n - k), x + k);
@@ -37,7 +38,7 @@ AVX512 static void quantize(const float *x, long n, uint8_t *q, float *scale) {
 
 /* 64 rows of bytes [64][stride] to columns [in][64]. Byte 16 L + 4 b + j of a column is token 16 b + 4 L + j, so that
    `interleave` leaves tokens in order. */
-AVX512 static void transpose(const uint8_t *rows, long in, long stride, uint8_t *columns) {
+VNNI static void transpose(const uint8_t *rows, long in, long stride, uint8_t *columns) {
     for (long k = 0; k < in; k += 64)
         for (int lane = 0; lane < 4; lane++) {
             __m512i a[16], t[16];
@@ -60,12 +61,13 @@ AVX512 static void transpose(const uint8_t *rows, long in, long stride, uint8_t 
         }
 }
 
-AVX512 static inline int32_t four(const uint8_t *x, const uint16_t *c) {
+/* The bytes of four inputs c of one token, as a lane of vpdpbusd takes them. */
+VNNI static inline int32_t four(const uint8_t *x, const uint16_t *c) {
     return (int32_t)(x[c[0]] | x[c[1]] << 8 | x[c[2]] << 16 | (uint32_t)x[c[3]] << 24);
 }
 
-/* 16 outputs in the lanes; a token's four bytes are broadcast. */
-AVX512 static void int8_group16(const Product *p, long g, float *to, long tokens, const uint8_t *x, const float *scales) {
+/* 16 outputs in the lanes; a token's four bytes are broadcast; x [in][TILE]. */
+VNNI static void int8_group16(const Product *p, long g, float *to, long tokens, const uint8_t *x, const float *scales) {
     _Alignas(64) __m512i a[CHUNK][4], sums[TILE];
     const int8_t *value = p->value;
     for (long t = 0; t < TILE; t++) sums[t] = _mm512_setzero_si512();
@@ -87,13 +89,14 @@ AVX512 static void int8_group16(const Product *p, long g, float *to, long tokens
     for (int b = 0; 16 * b < tokens; b++) finish16(p, g, to + 16 * b * SPAN, sums + 16 * b, scales + 16 * b);
 }
 
-AVX512 static inline __m512i few16_step(const Product *p, long q, const uint8_t *x, __m512i sum) {
+VNNI static inline __m512i few16_step(const Product *p, long q, const uint8_t *x, __m512i sum) {
     const int8_t *value = (const int8_t *)p->value + 64 * q;
     _mm_prefetch((const char *)value + 64 * AHEAD, _MM_HINT_T0);
     return dot(sum, _mm512_set1_epi32(four(x, p->column + 4 * q)), _mm512_loadu_si512(value));
 }
 
-AVX512 static void int8_few16(const Product *p, long g, long m, const uint8_t *x, float scale) {
+/* 16 outputs of one token x [in]. */
+VNNI static void int8_few16(const Product *p, long g, long m, const uint8_t *x, float scale) {
     __m512i s[4] = {_mm512_loadu_si512(p->offset + 16 * g), _mm512_setzero_si512(), _mm512_setzero_si512(),
                     _mm512_setzero_si512()};
     long q = p->start[g], end = p->start[g + 1];
@@ -102,14 +105,14 @@ AVX512 static void int8_few16(const Product *p, long g, long m, const uint8_t *x
         for (int i = 0; i < 4; i++) s[i] = few16_step(p, q + i, x, s[i]);
     for (; q < end; q++) s[0] = few16_step(p, q, x, s[0]);
     __m512i sum = _mm512_add_epi32(_mm512_add_epi32(s[0], s[1]), _mm512_add_epi32(s[2], s[3]));
-    __mmask16 there = first(p->out - 16 * g);
-    __m512 y = _mm512_mul_ps(_mm512_cvtepi32_ps(sum), _mm512_maskz_loadu_ps(there, p->scale + 16 * g));
-    __m512 bias = p->bias ? _mm512_maskz_loadu_ps(there, p->bias + 16 * g) : _mm512_setzero_ps();
-    _mm512_mask_storeu_ps(p->y + m * p->out + 16 * g, there, _mm512_fmadd_ps(y, _mm512_set1_ps(scale), bias));
+    __mmask16 lanes = first(p->out - 16 * g);
+    __m512 y = _mm512_mul_ps(_mm512_cvtepi32_ps(sum), _mm512_maskz_loadu_ps(lanes, p->scale + 16 * g));
+    __m512 bias = p->bias ? _mm512_maskz_loadu_ps(lanes, p->bias + 16 * g) : _mm512_setzero_ps();
+    _mm512_mask_storeu_ps(p->y + m * p->out + 16 * g, lanes, _mm512_fmadd_ps(y, _mm512_set1_ps(scale), bias));
 }
 
 /* The paper's: 16 tokens in the lanes, 4 outputs by 64 tokens in registers; a row's four weights are broadcast. */
-AVX512 static inline __attribute__((always_inline)) void int8_group4(
+VNNI static inline __attribute__((always_inline)) void int8_group4(
     const Product *p, long g, float *to, long tokens, const uint8_t *x, const float *scales, const int blocks) {
     const int32_t *value = p->value;
     __m512i s[4][4], a[4];
@@ -136,8 +139,8 @@ AVX512 static inline __attribute__((always_inline)) void int8_group4(
     }
 }
 
-/* Four quads at once: lane 4 i + r is output r of quad i. */
-AVX512 static void int8_few4(const Product *p, long g, long m, const uint8_t *x, float scale) {
+/* One token, four quads at once: lane 4 i + r is output r of quad i. */
+VNNI static void int8_few4(const Product *p, long g, long m, const uint8_t *x, float scale) {
     const int8_t *value = p->value;
     const __m512i spread = _mm512_set_epi32(3, 3, 3, 3, 2, 2, 2, 2, 1, 1, 1, 1, 0, 0, 0, 0);
     __m512i s = _mm512_setzero_si512();
@@ -155,11 +158,11 @@ AVX512 static void int8_few4(const Product *p, long g, long m, const uint8_t *x,
     for (int r = 0; r < 4 && 4 * g + r < p->out; r++) {
         long n = 4 * g + r;
         float y = (float)(r4[r] + p->offset[n]) * p->scale[n];
-        p->y[m * p->out + n] = __builtin_fmaf(y, scale, p->bias ? p->bias[n] : 0); /* as in company */
+        p->y[m * p->out + n] = __builtin_fmaf(y, scale, p->bias ? p->bias[n] : 0); /* one rounding, as in a tile */
     }
 }
 
-AVX512 static void int8_few(const Product *p, int rows, int threads) {
+VNNI static void int8_few(const Product *p, int rows, int threads) {
     uint8_t *bytes = thread_buffer(0, p->in * p->tokens);
     float scales[FEW];
     for (long t = 0; t < p->tokens; t++) quantize(p->x + t * p->in, p->in, bytes + t * p->in, scales + t);
@@ -169,8 +172,8 @@ AVX512 static void int8_few(const Product *p, int rows, int threads) {
             (rows == 16 ? int8_few16 : int8_few4)(p, g, t, bytes + t * p->in, scales[t]);
 }
 
-/* SPAN outputs of a tile's tokens. */
-AVX512 static void int8_span(
+/* SPAN outputs of a tile's tokens, from x [in][TILE]. */
+VNNI static void int8_span(
     const Product *p, int rows, int tiled, long first_group, long m0, const uint8_t *x, const float *scales) {
     _Alignas(64) float y[TILE][SPAN];
     long tokens = MIN(TILE, p->tokens - m0);
@@ -188,7 +191,7 @@ AVX512 static void int8_span(
     copy_out(p, m0, tokens, first_group * rows, y[0]);
 }
 
-AVX512 void int8_avx512(const Product *p, int rows, int threads, int tiled) {
+VNNI void int8_vnni(const Product *p, int rows, int threads, int tiled) {
     if (p->tokens <= FEW) {
         int8_few(p, rows, threads);
         return;

@@ -1,9 +1,11 @@
-/* In plain C, for every machine. */
+/* Plain C, for every processor. */
 
 #include <math.h>
 
+#include "buffer.h"
 #include "product.h"
 
+/* A token's activations [n] as bytes; a value that is not finite gives a scale of NaN. */
 static void quantize_plain(const float *x, long n, uint8_t *q, float *scale) {
     float largest = 0;
     int finite = 1;

@@ -1,4 +1,4 @@
-/* Eight bits in blocks of 16 outputs on AMX: the tokens' kept inputs and the weights become small dense matrices. */
+/* Int8 in blocks of 16 outputs on AMX: a group's kept inputs and its weights become small dense matrices. */
 
 #include "product.h"
 
@@ -9,9 +9,9 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#define AMX __attribute__((target(FEATURES ",amx-tile,amx-int8")))
+#define AMX __attribute__((target(VNNI_FEATURES ",amx-tile,amx-int8")))
 
-/* Tiles read memory without the compiler's knowing: no write may be moved across this. */
+/* The compiler does not see that tile instructions read memory: it must move no write across this. */
 #define WRITTEN __asm__ volatile("" ::: "memory")
 
 AMX void tiles_on(void) {
@@ -60,7 +60,7 @@ AMX void int8_tiles16(const Product *p, long g, float *to, long tokens, const ui
     _tile_zero(2);
     _tile_zero(3);
     for (long q0 = p->start[g]; q0 < p->start[g + 1]; q0 += 16) {
-        long quads = MIN(16, p->start[g + 1] - q0); /* beyond them weights are zero, and activations whatever was there */
+        long quads = MIN(16, p->start[g + 1] - q0); /* beyond these, zero weights meet leftover activations */
         for (int q = 0; q < 16; q++)
             quad[q] = q < quads ? _mm512_loadu_si512(value + 64 * (q0 + q)) : _mm512_setzero_si512();
         transpose16(quad, w);

@@ -1,0 +1,121 @@
+"""The project's own kernels for block-sparse weights: C that is compiled on first use and checked before it is used.
+
+They follow "An Efficient Sparse Inference Software Accelerator for Transformer-based Language Models on CPUs"
+(arXiv:2306.16601): AMX, AVX512-VNNI or AVX512 where the processor has it and ``HARNESS_ISA`` allows it, else plain C.
+"""
+
+import ctypes
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn.functional import linear
+
+from harness.core import cpu
+from harness.core.errors import CompileError, KernelError, SpecError
+from harness.model.weights.blocks import Blocks, Number
+from harness.model.weights.compiled import library
+from harness.model.weights.int8 import Int8Linear
+
+SOURCE = Path(__file__).with_name("kernels")
+
+_TOLERANCE = 1e-4
+
+log = logging.getLogger("harness")
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """The compiled kernels.
+
+    Attributes:
+        run: the C function.
+        level: the best instruction set that it may use, as its place in ``cpu.KERNEL_SETS``.
+    """
+
+    run: Any
+    level: int
+
+    def name(self, rows: int, number: Number) -> str:
+        """The instruction set of the kernel for blocks of so many outputs, as the record calls it."""
+        best = cpu.KERNEL_SETS[self.level]
+        if number == "fp32":
+            return "plain C" if best == "plain" else "avx512"
+        if best == "amx" and rows == 16:
+            return "amx-int8"
+        return "avx512-vnni" if best in ("amx", "avx512-vnni") else "plain C"
+
+    def multiply(
+        self, x: torch.Tensor, bias: torch.Tensor | None, blocks: Sequence[torch.Tensor | None], out: int
+    ) -> torch.Tensor:
+        """The product of tokens float32 [tokens, in] with the tensors of ``Blocks``: float32 [tokens, out]."""
+        value, scale = blocks[2], blocks[3]
+        assert value is not None
+        y = torch.empty(len(x), out, dtype=torch.float32)
+        pointers = [None if tensor is None else tensor.data_ptr() for tensor in (x, y, bias, *blocks)]
+        self.run(self.level, scale is not None, value.shape[1], torch.get_num_threads(), *x.shape, out, *pointers)
+        return y
+
+
+def load() -> Kernels | str:
+    """The kernels for the best instruction set that the processor has and ``HARNESS_ISA`` allows, or why none runs.
+
+    Raises:
+        SpecError: ``HARNESS_ISA`` names no instruction set, or one that this processor does not have.
+    """
+    return _load(cpu.kernel_limit())
+
+
+@cache
+def _load(limit: str | None) -> Kernels | str:
+    """Kernels that compute something else than the dense product give way to the next simpler ones, with a warning."""
+    try:
+        compiled = library(SOURCE)
+    except CompileError as error:
+        return str(error)
+    run = compiled.block_sparse
+    run.argtypes, run.restype = [ctypes.c_int] * 4 + [ctypes.c_long] * 3 + [ctypes.c_void_p] * 8, None
+    best = compiled.block_sparse_level()
+    first = best if limit is None else cpu.KERNEL_SETS.index(limit)
+    if first > best:
+        raise SpecError(f"HARNESS_ISA={limit}: the best that this processor has is {cpu.KERNEL_SETS[best]}")
+    reason = ""
+    for level in range(first, -1, -1):
+        kernels = Kernels(run, level)
+        try:
+            check(kernels)
+        except KernelError as error:
+            log.warning(str(error))
+            reason = str(error)
+        else:
+            return kernels
+    return reason
+
+
+def check(kernels: Kernels) -> None:
+    """Compare every variant with the dense product, on shapes that fill no group, quad or tile.
+
+    Raises:
+        KernelError: one differs.
+    """
+    generator = torch.Generator().manual_seed(0)
+    draw = partial(torch.randn, generator=generator, dtype=torch.float32)
+    out, inputs = 150, 300
+    weight = draw(out, inputs) * (torch.rand(out, inputs, generator=generator) < 0.2)
+    bias = draw(out)
+    numbers: tuple[Number, ...] = ("int8", "fp32")
+    for rows, number, tokens in product((16, 4), numbers, (1, 3, 20, 70)):
+        x = draw(tokens, inputs)
+        y = kernels.multiply(x, bias, Blocks.of(weight, rows, number).tensors, out)
+        dense = linear(x, weight, bias) if number == "fp32" else Int8Linear(weight, bias, integer=False)(x)
+        worst = float((y - dense).abs().max() / dense.abs().max())
+        if not worst <= _TOLERANCE:
+            raise KernelError(
+                f"the {kernels.name(rows, number)} kernel for {number} in blocks of {rows}x1 differs from the dense "
+                f"product by {worst:.2g} of the largest value and is not used"
+            )
