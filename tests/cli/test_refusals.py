@@ -4,17 +4,16 @@ import errno
 import io
 import json
 import os
+import resource
 import shutil
-import subprocess
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from harness.results.store import Store
-from tests.cli.conftest import Harness
-from tests.conftest import Cli
+from tests.conftest import Harness
 
 Refused = Callable[..., str]
 
@@ -173,14 +172,10 @@ def test_architecture_without_a_known_layout(family: str, load: Callable[[], str
 # ---- data ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
-def test_data_set_that_is_not_here(cli: Cli, tiny_folder: Path, tmp_path: Path) -> None:
-    cache = tmp_path / "hf"
-    done = cli("run", "--tasks", "arc_easy", "--pretrained", tiny_folder, "--offline", check=False, HF_HOME=str(cache))
-    assert done.returncode == 2
-    assert "Traceback" not in done.stderr
-    for expected in ("allenai/ai2_arc", str(cache), "harness fetch arc_easy"):
-        assert expected in done.stderr
+def test_data_set_that_is_not_here(refused: Refused, empty_caches: Path) -> None:
+    sentence = refused("--offline", task="arc_easy")
+    for expected in ("allenai/ai2_arc", str(empty_caches), "harness fetch arc_easy"):
+        assert expected in sentence
 
 
 def test_task_whose_file_is_broken(refused: Refused, tiny_tasks: Path, tmp_path: Path) -> None:
@@ -281,24 +276,22 @@ def _raise(error: Exception) -> None:
     raise error
 
 
-LIMITED = """
-import resource, sys
-from harness.cli import main
-import harness.run.session, harness.evaluate.lm
-resource.setrlimit(resource.RLIMIT_FSIZE, (9000, resource.RLIM_INFINITY))
-sys.argv[0] = "harness"
-main()
-"""
+@contextmanager
+def files_that_may_not_grow(beyond: int) -> Iterator[None]:
+    """Have the operating system refuse this process files of more bytes."""
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (beyond, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
 
 
-@pytest.mark.slow
-def test_file_that_may_not_grow(harness: Harness, tiny: list[object], tmp_path: Path) -> None:
+def test_file_that_may_not_grow(refused: Refused, harness: Harness, tiny: list[object]) -> None:
     """The operating system itself refuses the write, also the one at close."""
-    arguments = [str(word) for word in ("run", *tiny, "--tasks", "tiny_letters")]
-    done = subprocess.run([sys.executable, "-c", LIMITED, *arguments], cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 2, done.stderr
-    assert "cannot write" in done.stderr
-    assert "Traceback" not in done.stderr
-    assert harness(*arguments).code == 0
-    (folder,) = Store(tmp_path / "runs").folders()
+    with files_that_may_not_grow(beyond=9000):
+        sentence = refused(task="tiny_letters")
+    assert "cannot write" in sentence
+    assert harness("run", *tiny, "--tasks", "tiny_letters", "--no_baseline").code == 0
+    (folder,) = Store(Path("runs")).folders()
     assert len({json.dumps(line) for line in folder.samples()}) == 24
