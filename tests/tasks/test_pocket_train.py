@@ -139,21 +139,22 @@ def test_the_exported_model_is_the_trained_network(tiny, codec, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", [1, 2])
-def test_a_few_steps_learn_and_a_resumed_run_ends_with_the_same_weights(workers, tiny, tmp_path):
-    plan = Plan(steps=60, warmup=5, decay=20, skip_ramp=10, workers=workers, compile=False)
+@pytest.mark.parametrize(("workers", "steps"), [(1, 24), (2, 3)])
+def test_a_few_steps_learn_and_a_resumed_run_ends_with_the_same_weights(workers, steps, tiny, tmp_path):
+    plan = Plan(steps=steps, warmup=5, decay=steps // 3, skip_ramp=2, workers=workers, compile=False)
     rows, whole = trained(plan, tmp_path / "whole", tiny)
     losses = [row["packed"] for row in rows]
-    assert len(losses) == 60
-    assert sum(losses[-10:]) / 10 < 0.8 * sum(losses[:5]) / 5
+    assert len(losses) == steps
+    if steps > 10:
+        assert sum(losses[-3:]) < 0.8 * sum(losses[:3])
 
-    trained(replace(plan, steps=40, decay=0), tmp_path / "parts", tiny)
+    trained(replace(plan, steps=steps - plan.decay, decay=0), tmp_path / "parts", tiny)
     again, parts = trained(plan, tmp_path / "parts", tiny)
     assert whole.keys() == parts.keys()
     for name, weight in whole.items():
         assert torch.equal(weight, parts[name]), name
-    for row, other in zip(rows, again, strict=True):
-        assert row | {"seconds": 0} == other | {"seconds": 0}
+    for row, row_again in zip(rows, again, strict=True):
+        assert row | {"seconds": 0} == row_again | {"seconds": 0}
 
 
 def trained(plan: Plan, folder: Path, shape: Shape) -> tuple[list[dict], dict[str, torch.Tensor]]:
