@@ -13,7 +13,10 @@ from pathlib import Path
 import pytest
 
 from harness.results.store import Store
+from harness.run.session import Session
+from harness.run.spec import Job
 from tests.conftest import Harness
+from tests.silent import Silent
 
 Refused = Callable[..., str]
 
@@ -186,35 +189,51 @@ def test_task_whose_file_is_broken(refused: Refused, tiny_tasks: Path, tmp_path:
 # ---- results ---------------------------------------------------------------------------------------------------
 
 
-def finished(harness: Harness, tiny: list[object]) -> Path:
-    """The folder of a finished run of tiny_letters."""
-    (record,) = harness("run", *tiny, "--tasks", "tiny_letters", "--limit", 2, "--json").json()
-    return Store(Path("runs")).find(record["id"]).path
+@pytest.fixture(scope="module")
+def runs(tiny_folder: Path, tiny_tasks: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of results with one finished run: two documents of tiny_letters."""
+    folder = tmp_path_factory.mktemp("finished")
+    job = Job(
+        methods=("dense",),
+        tasks=("tiny_letters",),
+        pretrained=str(tiny_folder),
+        include_path=str(tiny_tasks),
+        device="cpu",
+        limit=2,
+    )
+    Session(job, Store(folder), Silent()).execute()
+    return folder
+
+
+@pytest.fixture
+def finished(runs: Path, tmp_path: Path) -> Path:
+    """The folder of the finished run, in a copy to spoil."""
+    shutil.copytree(runs, tmp_path / "runs")
+    (folder,) = Store(tmp_path / "runs").folders()
+    return folder.path.relative_to(tmp_path)
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"id": 1}', b"\x00\xff\xfe", b'{"schema_version": 2}'])
-def test_record_that_is_none(content: bytes, harness: Harness, tiny: list[object]) -> None:
-    folder = finished(harness, tiny)
-    (folder / "record.json").write_bytes(content)
+def test_record_that_is_none(content: bytes, harness: Harness, tiny: list[object], finished: Path) -> None:
+    (finished / "record.json").write_bytes(content)
     again = harness("run", *tiny, "--tasks", "tiny_letters", "--limit", 2)
     assert "record.json is not a run record" in again.sentence
-    assert "is not a run record" in harness("show", folder).sentence
+    assert "is not a run record" in harness("show", finished).sentence
 
 
 @pytest.mark.parametrize("content", ["", "{", "{}\n", "[]\n", '{"task": "other", "doc_id": 0}\n'])
-def test_samples_that_are_none(content: str, harness: Harness, tiny: list[object]) -> None:
-    folder = finished(harness, tiny)
-    (folder / "samples.jsonl").write_text(content)
+def test_samples_that_are_none(content: str, harness: Harness, tiny: list[object], finished: Path) -> None:
+    (finished / "samples.jsonl").write_text(content)
     method = ("--method", "layer-drop:layers=1")
     sentence = harness("run", *tiny, "--tasks", "tiny_letters", "--limit", 2, *method).sentence
-    assert str(folder) in sentence
+    assert str(finished) in sentence
 
 
-def test_journal_of_another_program_is_started_anew(harness: Harness, tiny: list[object]) -> None:
-    folder = finished(harness, tiny)
-    (folder / "record.json").unlink()
-    (folder / "journal.jsonl").write_text('{"hello": 1}\n[{"requests": []}]\nnot json\n')
-    assert finished(harness, tiny) == folder
+def test_journal_of_another_program_is_started_anew(harness: Harness, tiny: list[object], finished: Path) -> None:
+    (finished / "record.json").unlink()
+    (finished / "journal.jsonl").write_text('{"hello": 1}\n[{"requests": []}]\nnot json\n')
+    assert harness("run", *tiny, "--tasks", "tiny_letters", "--limit", 2).code == 0
+    assert [folder.path for folder in Store(Path("runs")).folders() if folder.finished] == [finished]
 
 
 @pytest.mark.parametrize("command", [["show", "absent"], ["show", ""], ["show", "."]])
