@@ -12,7 +12,7 @@ from harness.tasks.pocket import mixture, tokenizer
 from harness.tasks.pocket.export import export
 from harness.tasks.pocket.network import Network, Shape
 from harness.tasks.pocket.splits import Draw
-from harness.tasks.pocket.train import Plan, _Log, run
+from harness.tasks.pocket.train import Log, Plan, run
 
 TINY = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 2}
 
@@ -68,7 +68,7 @@ def test_packed_rows_hold_whole_documents_and_little_padding(batches, codec, mon
 def test_an_echo_says_the_same_twice_and_weighs_the_second_time(codec):
     end = codec.token_to_id(tokenizer.END)
     encode = lambda content: codec.encode(content, add_special_tokens=False).ids  # noqa: E731
-    ids, weights = mixture._echo(Draw("echo"), 12, encode, end)
+    ids, weights = mixture.echo(Draw("echo"), 12, encode, end)
     half = (len(ids) - 2) // 2
     assert ids[1 : 1 + half] == ids[1 + half : -1]
     assert weights == [0.0] * (1 + half) + [1.0] * (half + 1)
@@ -166,10 +166,10 @@ def trained(plan: Plan, folder: Path, shape: Shape) -> tuple[list[dict], dict[st
 
 
 def test_lines_of_the_log_after_the_checkpoint_are_dropped(tmp_path):
-    log = _Log(tmp_path / "log.jsonl", 0)
+    log = Log(tmp_path / "log.jsonl", 0)
     for step in range(1, 6):
         log.write({"step": step})
-    _Log(tmp_path / "log.jsonl", 3).write({"step": 4, "again": True})
+    Log(tmp_path / "log.jsonl", 3).write({"step": 4, "again": True})
     rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert rows == [{"step": 1}, {"step": 2}, {"step": 3}, {"step": 4, "again": True}]
 
