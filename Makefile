@@ -26,7 +26,9 @@ chromium:
 
 # mypy sees the packages where an installed wheel has them: harness.methods is the folder methods/.
 types: $(VENV)/installed-dev
-	rm -rf build && $(PIP) install --quiet --no-deps --target build/types .
+	rm -rf build/types && mkdir -p build/types/harness
+	ln -s $(CURDIR)/harness/* build/types/harness
+	ln -s $(addprefix $(CURDIR)/,leaderboard methods reports tasks) build/types/harness
 	MYPYPATH=build/types $(BIN)/mypy -p harness
 
 # The documentation's site, which opens from disk; the tests build it too, and follow its links.

@@ -1,12 +1,15 @@
-"""Fixtures: a tiny model on disk, tiny tasks of every output type, the command line in a subprocess, real data."""
+"""Fixtures: a tiny model on disk, tiny tasks of every output type, the command line, real data."""
 
 import json
 import os
 import random
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import pytest
 
@@ -130,21 +133,99 @@ metric_list:
     return folder
 
 
-Cli = Callable[..., subprocess.CompletedProcess[str]]
+@dataclass
+class Done:
+    """What a command left behind."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def sentence(self) -> str:
+        """What a user reads who asked for the impossible: the last line of stderr, after progress."""
+        assert self.code == 2, self
+        assert "Traceback" not in self.err
+        assert not self.out
+        return self.err.rpartition("harness: ")[2].strip()
+
+    def json(self) -> Any:
+        """Standard output as strict JSON: JSON has no NaN."""
+        assert self.code == 0, self.err
+        return json.loads(self.out, parse_constant=lambda name: pytest.fail(f"{name} in JSON"))
+
+
+Harness = Callable[..., Done]
 
 
 @pytest.fixture
-def cli(tmp_path: Path) -> Cli:
-    """Run the command line in a subprocess, in a folder of its own, without a network."""
+def harness(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Iterator[Harness]:
+    """Call ``harness`` with these arguments in this process, in an empty folder: seconds cheaper than a process."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "100")
 
-    def run(*args: object, check: bool = True, **env: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "harness", *map(str, args)]
+    def call(*args: object) -> Done:
+        from harness.cli import main
+
+        monkeypatch.setattr(sys, "argv", ["harness", *map(str, args)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as exit_:
+            main()
+        captured = capsys.readouterr()
+        return Done(exit_.value.code or 0, captured.out, captured.err)
+
+    with patch.dict(os.environ):  # flags such as --offline speak to the libraries by variables
+        yield call
+
+
+@pytest.fixture
+def tiny(tiny_folder: Path, tiny_tasks: Path) -> list[object]:
+    """Arguments that name the tiny model and the tiny tasks."""
+    return ["--pretrained", tiny_folder, "--include_path", tiny_tasks, "--device", "cpu"]
+
+
+COMMANDS = """
+import contextlib, io, json, sys
+from harness.cli import main
+
+done = []
+for words in json.loads(sys.argv[1]):
+    sys.argv = ["harness", *words]
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
+        try:
+            main()
+        except SystemExit as exit_:
+            done.append([exit_.code or 0, out.getvalue(), err.getvalue()])
+print(json.dumps(done))
+"""
+
+Machine = Callable[..., list[Done]]
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    """Call ``harness`` with each of these lists of arguments, in one process with an environment of its own.
+
+    The libraries read the places of their caches, and whether there is a network, once, when they are imported.
+    """
+
+    def run(*commands: Sequence[object], **env: str) -> list[Done]:
+        argument = json.dumps([[str(word) for word in command] for command in commands])
         environment = {**os.environ, "HF_HUB_OFFLINE": "1", "COLUMNS": "100", **env}
+        command = [sys.executable, "-c", COMMANDS, argument]
         done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-        assert not check or done.returncode == 0, done.stderr + done.stdout
-        return done
+        assert done.returncode == 0, done.stderr
+        return [Done(*each) for each in json.loads(done.stdout.splitlines()[-1])]
 
     return run
+
+
+@pytest.fixture
+def no_survey(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Spare lm-eval its survey of the machine (pip list, lscpu, ...) after an evaluation of its own: a second each."""
+    from lm_eval import evaluator
+
+    monkeypatch.setattr(evaluator, "add_env_info", lambda results: None)
 
 
 @pytest.fixture(scope="session")

@@ -119,12 +119,12 @@ def _short(draw: Draw, stream: str, levels: int, encode: Encode, end: int) -> It
 def _lessons(draw: Draw, longest: int, echoes: int, encode: Encode, end: int) -> Iterator[Piece]:
     while True:
         if draw.between(1, echoes) == 1:
-            yield _echo(draw, draw.between(8, longest // 3), encode, end)
+            yield echo(draw, draw.between(8, longest // 3), encode, end)
         else:
             yield _lesson(draw, draw.between(40, longest), encode, end)
 
 
-def _echo(draw: Draw, words: int, encode: Encode, end: int) -> Piece:
+def echo(draw: Draw, words: int, encode: Encode, end: int) -> Piece:
     """Words and digits in no order, and the same once more: nothing but copying predicts the second time."""
     kinds = (NOUNS, NAMES, DIGITS)
     said = encode(" ".join(draw.pick(draw.pick(kinds)) for _ in range(words)))

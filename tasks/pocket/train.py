@@ -194,7 +194,7 @@ def _work(rank: int, plan: Plan, folder: Path, shape: Shape | None, save_every: 
     codec = tokenizer.train()
     trainer = Trainer(plan, shape or Shape(vocab_size=codec.get_vocab_size()), codec, rank)
     trainer.load(folder)
-    log = _Log(folder / LOG, trainer.step) if rank == 0 else None
+    log = Log(folder / LOG, trainer.step) if rank == 0 else None
     began = time.perf_counter()
     while trainer.step < plan.steps:
         row = trainer.advance()
@@ -212,7 +212,7 @@ def _work(rank: int, plan: Plan, folder: Path, shape: Shape | None, save_every: 
         export(trainer.network, codec, folder / "model")
 
 
-class _Log:
+class Log:
     """One JSON object per line; lines after the step that training continues from are dropped."""
 
     def __init__(self, path: Path, step: int) -> None:
@@ -222,6 +222,7 @@ class _Log:
         path.write_text("".join(f"{line}\n" for line in kept))
 
     def write(self, row: dict[str, Any]) -> None:
+        """Append a line."""
         with self.path.open("a") as file:
             file.write(json.dumps(row, default=float) + "\n")
 

@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 
 from harness.evaluate import archive
-from tests.cli.conftest import Harness
 from tests.cli.small_hub import COMMIT, small_hub
-from tests.conftest import Cli
+from tests.conftest import Harness, Machine
 
 ANIMALS = """
 task: animals
@@ -52,75 +51,64 @@ def tasks(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.fixture
-def caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Empty caches and no network, for this process."""
-    from huggingface_hub import constants
-
-    home = tmp_path / "home"
-    monkeypatch.setenv("HF_DATASETS_CACHE", str(home / "datasets"))
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(home / "hub"))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    return home
-
-
 @pytest.mark.slow
-def test_fetched_carried_and_used(cli: Cli, served: Path, tasks: Path, tmp_path: Path) -> None:
+def test_fetched_carried_and_used(machine: Machine, served: Path, tasks: Path, tmp_path: Path) -> None:
     here, there = str(tmp_path / "here"), str(tmp_path / "there")
-    wanted = ["animals", "--include_path", tasks, "--model", "our/tiny"]
-    missing = cli("fetch", *wanted, check=False, HF_HOME=here)
-    assert missing.returncode == 2
+    fetch = ["fetch", "animals", "--include_path", tasks, "--model", "our/tiny"]
+    (missing,) = machine(fetch, HF_HOME=here)
+    assert missing.code == 2
     for expected in ("switched off", "animals (our/Animals)", "our/tiny", "fetch animals --model our/tiny --pack"):
-        assert expected in missing.stderr
+        assert expected in missing.err
     with small_hub(served) as address:
-        done = cli("fetch", *wanted, "--pack", "data.tar.gz", HF_HOME=here, HF_HUB_OFFLINE="0", HF_ENDPOINT=address)
-    assert done.stdout.count("fetched") == 2
-    done = cli("fetch", *wanted, HF_HOME=here)
-    assert "fetched" not in done.stdout
-    assert done.stdout.count("here") == 2
+        online = {"HF_HOME": here, "HF_HUB_OFFLINE": "0", "HF_ENDPOINT": address}
+        packed, again = machine([*fetch, "--pack", "data.tar.gz"], fetch, **online)
+    assert packed.out.count("fetched") == 2
+    assert "fetched" not in again.out
+    assert again.out.count("here") == 2
 
-    done = cli("fetch", "--unpack", "data.tar.gz", HF_HOME=there)
-    assert done.stdout.count("unpacked") == 2
-    done = cli("fetch", "--unpack", "data.tar.gz", HF_HOME=there)
-    assert done.stdout.count("here already") == 2
+    unpack = ["fetch", "--unpack", "data.tar.gz"]
     run = ["run", "--task", "animals", "--include_path", tasks, "--pretrained", "our/tiny", "--limit", 2, "--json"]
-    (record,) = json.loads(cli(*run, HF_HOME=there).stdout)
+    unpacked, again, done = machine(unpack, unpack, run, HF_HOME=there)
+    assert unpacked.out.count("unpacked") == 2
+    assert again.out.count("here already") == 2
+    (record,) = done.json()
     assert record["model"]["fingerprint"] == f"hub:our/tiny@{COMMIT}"
     assert record["scores"][0]["n"] == 2
 
 
 @pytest.mark.slow
-def test_a_hub_that_does_not_answer(cli: Cli, tasks: Path, tmp_path: Path) -> None:
+def test_a_hub_that_does_not_answer(machine: Machine, tasks: Path, tmp_path: Path) -> None:
     with small_hub(tmp_path / "empty") as address:
         env = {"HF_HOME": str(tmp_path / "here"), "HF_HUB_OFFLINE": "0", "HF_ENDPOINT": address}
-        done = cli("fetch", "animals", "--include_path", tasks, "--model", "our/tiny", check=False, **env)
-    assert done.returncode == 2
-    assert "could not be fetched: animals (" in done.stderr
-    assert "Traceback" not in done.stderr
+        (done,) = machine(["fetch", "animals", "--include_path", tasks, "--model", "our/tiny"], **env)
+    assert "could not be fetched: animals (" in done.err
+    assert done.code == 2
+    assert "Traceback" not in done.err
 
 
 @pytest.mark.slow
 @pytest.mark.hub
-def test_real_data_gives_the_same_run_elsewhere(cli: Cli, hub: Path, tiny_folder: Path, tmp_path: Path) -> None:
-    cli("fetch", "arc_easy", "--pack", "arc.tar.gz", HF_HOME=str(hub))
-    run = ["run", "--task", "arc_easy", "--pretrained", tiny_folder, "--dry_run", "--json"]
-    there = str(tmp_path / "there")
-    assert cli(*run, check=False, HF_HOME=there).returncode == 2
-    cli("fetch", "--unpack", "arc.tar.gz", HF_HOME=there)
-    ours, theirs = (json.loads(cli(*run, HF_HOME=home).stdout)[0] for home in (str(hub), there))
-    assert ours["id"] == theirs["id"]
-    assert ours["documents"] == 2376
+def test_real_data_gives_the_same_run_elsewhere(machine: Machine, hub: Path, tiny_folder: Path, tmp_path: Path) -> None:
+    plan = ["run", "--task", "arc_easy", "--pretrained", tiny_folder, "--dry_run", "--json"]
+    packed, here = machine(["fetch", "arc_easy", "--pack", "arc.tar.gz"], plan, HF_HOME=str(hub))
+    assert packed.code == 0
+    unpack = ["fetch", "--unpack", "arc.tar.gz"]
+    missing, unpacked, there = machine(plan, unpack, plan, HF_HOME=str(tmp_path / "there"))
+    assert (missing.code, unpacked.code) == (2, 0)
+    (plan_here,), (plan_there,) = here.json(), there.json()
+    assert plan_here["id"] == plan_there["id"]
+    assert plan_here["documents"] == 2376
 
 
-def prepared(caches: Path) -> list[Path]:
+def prepared(empty_caches: Path) -> list[Path]:
     """A data set and a model's snapshot, with what surrounds them in real caches."""
-    data = caches / "datasets" / "our___animals" / "default" / "0.0.0" / COMMIT
+    data = empty_caches / "datasets" / "our___animals" / "default" / "0.0.0" / COMMIT
     data.mkdir(parents=True)
     (data / "dataset_info.json").write_text('{"config_name": "default"}')
     (data / "animals-test.arrow").write_bytes(b"rows")
     (data / "cache-0123.arrow").write_bytes(b"made by map()")
     (data.parent / f"{COMMIT}_builder.lock").touch()
-    model = caches / SNAPSHOT
+    model = empty_caches / SNAPSHOT
     blobs = model.parent.parent / "blobs"
     for folder in (model, blobs):
         folder.mkdir(parents=True)
@@ -131,8 +119,8 @@ def prepared(caches: Path) -> list[Path]:
     return [data, model]
 
 
-def test_an_archive_holds_plain_files_alone(caches: Path, tmp_path: Path) -> None:
-    folders = prepared(caches)
+def test_an_archive_holds_plain_files_alone(empty_caches: Path, tmp_path: Path) -> None:
+    folders = prepared(empty_caches)
     archive.pack([*folders, folders[0]], tmp_path / "data.tar.gz")
     with tarfile.open(tmp_path / "data.tar.gz") as tar:
         members = tar.getmembers()
@@ -143,10 +131,10 @@ def test_an_archive_holds_plain_files_alone(caches: Path, tmp_path: Path) -> Non
     assert all(member.isreg() and not member.uname and not member.uid for member in members)
 
 
-def test_unpacked_where_the_libraries_look(caches: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unpacked_where_the_libraries_look(empty_caches: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from huggingface_hub import constants, snapshot_download
 
-    archive.pack(prepared(caches), tmp_path / "data.tar.gz")
+    archive.pack(prepared(empty_caches), tmp_path / "data.tar.gz")
     other = tmp_path / "other"
     monkeypatch.setenv("HF_DATASETS_CACHE", str(other / "datasets"))
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(other / "hub"))
@@ -192,25 +180,25 @@ GOOD = (f"{SNAPSHOT}/config.json", b"{}")
     ],
 )
 def test_a_foreign_member_stops_everything(
-    harness: Harness, caches: Path, tmp_path: Path, bad: tuple[str, bytes | None]
+    harness: Harness, empty_caches: Path, tmp_path: Path, bad: tuple[str, bytes | None]
 ) -> None:
     path = written(tmp_path / "bad.tar.gz", GOOD, bad)
     sentence = harness("fetch", "--unpack", path).sentence
     assert "is not an archive of `harness fetch --pack`" in sentence
-    assert not caches.exists()
+    assert not empty_caches.exists()
 
 
-def test_damaged_and_empty_files(harness: Harness, caches: Path, tmp_path: Path) -> None:
+def test_damaged_and_empty_files(harness: Harness, empty_caches: Path, tmp_path: Path) -> None:
     whole = written(tmp_path / "good.tar.gz", (GOOD[0], bytes(range(256)) * 400)).read_bytes()
     for name, content in {"torn": whole[: len(whole) // 2], "text": b"no archive", "nothing": b""}.items():
         (tmp_path / name).write_bytes(content)
         assert f"{name} cannot be read as an archive" in harness("fetch", "--unpack", tmp_path / name).sentence
     assert "it is empty" in harness("fetch", "--unpack", written(tmp_path / "empty.tar.gz")).sentence
     assert "cannot be read" in harness("fetch", "--unpack", "absent.tar.gz").sentence
-    assert not caches.exists()
+    assert not empty_caches.exists()
 
 
-def test_said_in_a_sentence(harness: Harness, caches: Path) -> None:
+def test_said_in_a_sentence(harness: Harness, empty_caches: Path) -> None:
     assert "nothing to fetch" in harness("fetch").sentence
     assert "give it alone" in harness("fetch", "arc_easy", "--unpack", "a.tar.gz").sentence
     assert "try a.zip.tar.gz" in harness("fetch", "arc_easy", "--pack", "a.zip").sentence
@@ -220,7 +208,7 @@ def test_said_in_a_sentence(harness: Harness, caches: Path) -> None:
     assert done.out.count("bundled") == 3
 
 
-def test_missing_without_a_network(harness: Harness, caches: Path) -> None:
+def test_missing_without_a_network(harness: Harness, empty_caches: Path) -> None:
     done = harness("fetch", "llm-drop", "pocket_text")
     assert done.code == 2
     assert done.out.count("not here") == 9

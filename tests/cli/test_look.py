@@ -12,7 +12,7 @@ import pytest
 from harness.results.store import Store
 from harness.run.session import Session
 from harness.run.spec import Job
-from tests.cli.conftest import Harness
+from tests.conftest import Harness
 from tests.silent import Silent
 
 HOSTILE = "[red]x[/red] [link=http://a.b]y[/link] \x1b[31mz\x1b]0;title\x07 \x9b2J \u202eabc\r\nnew\tline [/]"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.cli.conftest import Harness
+from tests.conftest import Harness
 
 
 def test_two_runs_are_compared(harness: Harness, tiny: list[object]) -> None:

@@ -1,6 +1,6 @@
 """``harness prepare``: a state in a folder, what was found in words or as JSON, refusals in one sentence."""
 
-from tests.cli.conftest import Harness
+from tests.conftest import Harness
 
 METHOD = "dr-llm:questions=4,simulations=4,goal=likelihood,epochs=2,hidden=8"
 

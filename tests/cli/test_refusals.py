@@ -4,17 +4,19 @@ import errno
 import io
 import json
 import os
+import resource
 import shutil
-import subprocess
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from harness.results.store import Store
-from tests.cli.conftest import Harness
-from tests.conftest import Cli
+from harness.run.session import Session
+from harness.run.spec import Job
+from tests.conftest import Harness
+from tests.silent import Silent
 
 Refused = Callable[..., str]
 
@@ -173,14 +175,10 @@ def test_architecture_without_a_known_layout(family: str, load: Callable[[], str
 # ---- data ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
-def test_data_set_that_is_not_here(cli: Cli, tiny_folder: Path, tmp_path: Path) -> None:
-    cache = tmp_path / "hf"
-    done = cli("run", "--tasks", "arc_easy", "--pretrained", tiny_folder, "--offline", check=False, HF_HOME=str(cache))
-    assert done.returncode == 2
-    assert "Traceback" not in done.stderr
-    for expected in ("allenai/ai2_arc", str(cache), "harness fetch arc_easy"):
-        assert expected in done.stderr
+def test_data_set_that_is_not_here(refused: Refused, empty_caches: Path) -> None:
+    sentence = refused("--offline", task="arc_easy")
+    for expected in ("allenai/ai2_arc", str(empty_caches), "harness fetch arc_easy"):
+        assert expected in sentence
 
 
 def test_task_whose_file_is_broken(refused: Refused, tiny_tasks: Path, tmp_path: Path) -> None:
@@ -191,35 +189,51 @@ def test_task_whose_file_is_broken(refused: Refused, tiny_tasks: Path, tmp_path:
 # ---- results ---------------------------------------------------------------------------------------------------
 
 
-def finished(harness: Harness, tiny: list[object]) -> Path:
-    """The folder of a finished run of tiny_letters."""
-    (record,) = harness("run", *tiny, "--tasks", "tiny_letters", "--limit", 2, "--json").json()
-    return Store(Path("runs")).find(record["id"]).path
+@pytest.fixture(scope="module")
+def runs(tiny_folder: Path, tiny_tasks: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of results with one finished run: two documents of tiny_letters."""
+    folder = tmp_path_factory.mktemp("finished")
+    job = Job(
+        methods=("dense",),
+        tasks=("tiny_letters",),
+        pretrained=str(tiny_folder),
+        include_path=str(tiny_tasks),
+        device="cpu",
+        limit=2,
+    )
+    Session(job, Store(folder), Silent()).execute()
+    return folder
+
+
+@pytest.fixture
+def finished(runs: Path, tmp_path: Path) -> Path:
+    """The folder of the finished run, in a copy to spoil."""
+    shutil.copytree(runs, tmp_path / "runs")
+    (folder,) = Store(tmp_path / "runs").folders()
+    return folder.path.relative_to(tmp_path)
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"id": 1}', b"\x00\xff\xfe", b'{"schema_version": 2}'])
-def test_record_that_is_none(content: bytes, harness: Harness, tiny: list[object]) -> None:
-    folder = finished(harness, tiny)
-    (folder / "record.json").write_bytes(content)
+def test_record_that_is_none(content: bytes, harness: Harness, tiny: list[object], finished: Path) -> None:
+    (finished / "record.json").write_bytes(content)
     again = harness("run", *tiny, "--tasks", "tiny_letters", "--limit", 2)
     assert "record.json is not a run record" in again.sentence
-    assert "is not a run record" in harness("show", folder).sentence
+    assert "is not a run record" in harness("show", finished).sentence
 
 
 @pytest.mark.parametrize("content", ["", "{", "{}\n", "[]\n", '{"task": "other", "doc_id": 0}\n'])
-def test_samples_that_are_none(content: str, harness: Harness, tiny: list[object]) -> None:
-    folder = finished(harness, tiny)
-    (folder / "samples.jsonl").write_text(content)
+def test_samples_that_are_none(content: str, harness: Harness, tiny: list[object], finished: Path) -> None:
+    (finished / "samples.jsonl").write_text(content)
     method = ("--method", "layer-drop:layers=1")
     sentence = harness("run", *tiny, "--tasks", "tiny_letters", "--limit", 2, *method).sentence
-    assert str(folder) in sentence
+    assert str(finished) in sentence
 
 
-def test_journal_of_another_program_is_started_anew(harness: Harness, tiny: list[object]) -> None:
-    folder = finished(harness, tiny)
-    (folder / "record.json").unlink()
-    (folder / "journal.jsonl").write_text('{"hello": 1}\n[{"requests": []}]\nnot json\n')
-    assert finished(harness, tiny) == folder
+def test_journal_of_another_program_is_started_anew(harness: Harness, tiny: list[object], finished: Path) -> None:
+    (finished / "record.json").unlink()
+    (finished / "journal.jsonl").write_text('{"hello": 1}\n[{"requests": []}]\nnot json\n')
+    assert harness("run", *tiny, "--tasks", "tiny_letters", "--limit", 2).code == 0
+    assert [folder.path for folder in Store(Path("runs")).folders() if folder.finished] == [finished]
 
 
 @pytest.mark.parametrize("command", [["show", "absent"], ["show", ""], ["show", "."]])
@@ -281,24 +295,22 @@ def _raise(error: Exception) -> None:
     raise error
 
 
-LIMITED = """
-import resource, sys
-from harness.cli import main
-import harness.run.session, harness.evaluate.lm
-resource.setrlimit(resource.RLIMIT_FSIZE, (9000, resource.RLIM_INFINITY))
-sys.argv[0] = "harness"
-main()
-"""
+@contextmanager
+def files_that_may_not_grow(beyond: int) -> Iterator[None]:
+    """Have the operating system refuse this process files of more bytes."""
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (beyond, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
 
 
-@pytest.mark.slow
-def test_file_that_may_not_grow(harness: Harness, tiny: list[object], tmp_path: Path) -> None:
+def test_file_that_may_not_grow(refused: Refused, harness: Harness, tiny: list[object]) -> None:
     """The operating system itself refuses the write, also the one at close."""
-    arguments = [str(word) for word in ("run", *tiny, "--tasks", "tiny_letters")]
-    done = subprocess.run([sys.executable, "-c", LIMITED, *arguments], cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 2, done.stderr
-    assert "cannot write" in done.stderr
-    assert "Traceback" not in done.stderr
-    assert harness(*arguments).code == 0
-    (folder,) = Store(tmp_path / "runs").folders()
+    with files_that_may_not_grow(beyond=9000):
+        sentence = refused(task="tiny_letters")
+    assert "cannot write" in sentence
+    assert harness("run", *tiny, "--tasks", "tiny_letters", "--no_baseline").code == 0
+    (folder,) = Store(Path("runs")).folders()
     assert len({json.dumps(line) for line in folder.samples()}) == 24

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from harness.results.store import Store
-from tests.cli.conftest import Harness
+from tests.conftest import Harness
 
 LOOSE = '''
 from contextlib import nullcontext

@@ -8,7 +8,7 @@ from harness.evaluate import suites
 from harness.evaluate.availability import Catalogue
 from harness.evaluate.task_index import scan
 from harness.evaluate.tasks import BUNDLED
-from tests.cli.conftest import Harness
+from tests.conftest import Harness
 
 OWN = """
 summary: two of the tiny tasks

@@ -11,7 +11,7 @@ from harness.results.costs import Baseline, Ideal, RatioInfo, Time
 from harness.results.record import RunRecord
 from harness.results.scores import PairedScore
 from harness.results.store import Store
-from tests.cli.conftest import Harness
+from tests.conftest import Harness
 
 
 @pytest.fixture

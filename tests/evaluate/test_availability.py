@@ -9,7 +9,7 @@ from harness.evaluate import availability
 from harness.evaluate.availability import Catalogue, State
 from harness.evaluate.task_index import scan
 from harness.evaluate.tasks import BUNDLED
-from tests.conftest import Cli
+from tests.conftest import Machine
 
 HASH = "0123456789abcdef0123456789abcdef01234567"
 
@@ -125,9 +125,11 @@ def test_a_broken_definition_is_unknown(cache: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.hub
-@pytest.mark.parametrize(("task", "state"), [("arc_easy", "here"), ("blimp_passive_1", "here"), ("race", "not here")])
-def test_what_is_here_loads(cli: Cli, hub: Path, tiny_folder: Path, task: str, state: str) -> None:
-    (row,) = json.loads(cli("ls", "tasks", task, "--json", HF_HOME=str(hub)).stdout)
-    assert row["data"] == state
-    done = cli("run", "--task", task, "--pretrained", tiny_folder, "--dry_run", check=False, HF_HOME=str(hub))
-    assert (done.returncode == 0) == (state == "here"), done.stderr
+def test_what_is_here_loads(machine: Machine, hub: Path, tiny_folder: Path) -> None:
+    states = {"arc_easy": "here", "blimp_passive_1": "here", "race": "not here"}
+    rows = [["ls", "tasks", task, "--json"] for task in states]
+    plans = [["run", "--task", task, "--pretrained", tiny_folder, "--dry_run"] for task in states]
+    listed_and_planned = machine(*rows, *plans, HF_HOME=str(hub))
+    for state, listed, planned in zip(states.values(), listed_and_planned[:3], listed_and_planned[3:], strict=True):
+        assert [row["data"] for row in listed.json()] == [state]
+        assert (planned.code == 0) == (state == "here"), planned.err

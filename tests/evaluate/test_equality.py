@@ -45,6 +45,7 @@ def theirs(job: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
 
 @pytest.mark.parametrize("task", OUTPUT_TYPES)
 @pytest.mark.parametrize("batch_size", [1, 8])
+@pytest.mark.usefixtures("no_survey")
 def test_dense_equals_lm_eval(
     task: str, batch_size: int, tiny_folder: Path, tiny_tasks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,7 +9,7 @@ import pytest
 from harness.results.store import RunFolder, Store
 from harness.run.session import Session
 from harness.run.spec import Job
-from tests.conftest import Cli
+from tests.conftest import Harness
 from tests.silent import Silent
 
 pytestmark = pytest.mark.hub
@@ -97,6 +97,7 @@ def test_compressed_weights_on_a_real_task(stories: Path, hub: Path, tmp_path: P
 
 @pytest.mark.parametrize("task", EQUAL)
 @pytest.mark.parametrize("batch_size", [1, 8])
+@pytest.mark.usefixtures("no_survey")
 def test_dense_equals_lm_eval(task: str, batch_size: int, stories: Path, hub: Path, tmp_path: Path) -> None:
     job = settings(task, stories, hub, batch_size)
     (record,) = Session(Job(methods=("dense",), **job), Store(tmp_path), Silent()).execute()
@@ -147,12 +148,10 @@ def assert_same_documents(folder: RunFolder, samples: list[dict[str, Any]]) -> N
             assert line["scores"][f"{metric},{sample['filter']}"] == plain[metric]
 
 
-@pytest.mark.slow
-def test_command_line_on_the_prepared_cache(cli: Cli, stories: Path, hub: Path) -> None:
+def test_command_line_on_the_prepared_cache(harness: Harness, stories: Path) -> None:
     arguments = ["--method", "layer-drop:count=1", "--task", "gsm8k", "--limit", 2, "--pretrained", stories]
     short = ["--gen_kwargs", "max_gen_toks=8", "--model_args", "max_length=2048", "--json"]
-    done = cli("run", *arguments, *short, HF_HOME=str(hub))
-    assert [record["method"]["name"] for record in json.loads(done.stdout)] == ["dense", "layer-drop"]
+    assert [record["method"]["name"] for record in harness("run", *arguments, *short).json()] == ["dense", "layer-drop"]
 
 
 def test_dr_llm_on_a_real_task(stories: Path, hub: Path, tmp_path: Path) -> None:

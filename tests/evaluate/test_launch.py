@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from harness.results.store import Store
+from tests.conftest import Harness
 
 pytestmark = pytest.mark.slow
 
 
-def test_two_processes_equal_one(tiny_folder: Path, tiny_tasks: Path, tmp_path: Path) -> None:
+def test_two_processes_equal_one(harness: Harness, tiny_folder: Path, tiny_tasks: Path, tmp_path: Path) -> None:
     job = [
         "run",
         "--tasks",
@@ -26,7 +27,6 @@ def test_two_processes_equal_one(tiny_folder: Path, tiny_tasks: Path, tmp_path: 
         tiny_tasks,
     ]
     job += ["--method", "layer-drop:layers=1", "--offline", "--device", "cpu"]
-    alone = [sys.executable, "-m", "harness"]
     launch = [
         sys.executable,
         "-m",
@@ -38,9 +38,10 @@ def test_two_processes_equal_one(tiny_folder: Path, tiny_tasks: Path, tmp_path: 
         "1",
     ]
     launch += ["--main_process_port", "0", "-m", "harness"]
-    for command, place in ((alone, "one"), (launch, "two")):
-        arguments = [*command, *job, "--output_path", place]
-        subprocess.run([str(word) for word in arguments], cwd=tmp_path, env=os.environ, check=True, capture_output=True)
+    alone = harness(*job, "--output_path", "one")
+    assert alone.code == 0, alone.err
+    words = [str(word) for word in (*launch, *job, "--output_path", "two")]
+    subprocess.run(words, cwd=tmp_path, env=os.environ, check=True, capture_output=True)
     one, two = ({folder.path.name: folder for folder in Store(tmp_path / place).folders()} for place in ("one", "two"))
     assert len(one) == 4
     assert one.keys() == two.keys()

@@ -103,7 +103,10 @@ def test_the_whole_view_is_in_the_address_and_paints_right_first(opened: Open) -
       requestAnimationFrame(look);
     """
     again = opened(name, init=watch)
-    again.wait_for_timeout(150)
+    again.evaluate("""() => new Promise((done) => {
+      const look = () => (seen.length < 5 ? requestAnimationFrame(look) : done());
+      look();
+    })""")
     assert labels(again) == labels(page)
     assert again.locator("#search").input_value() == "tiny-a router"
     assert again.locator("#axis-y").input_value() == "difference"

@@ -16,8 +16,13 @@ def manager():
 
 
 @pytest.fixture(scope="module")
-def tasks(manager):
-    return manager.load(["pocket", "pocket_recall_generate"])["tasks"]
+def group(manager):
+    return manager.load(["pocket"])["tasks"]
+
+
+@pytest.fixture(scope="module")
+def tasks(manager, group):
+    return group | manager.load(["pocket_recall_generate"])["tasks"]
 
 
 class Oracle(LM):
@@ -40,14 +45,12 @@ class Oracle(LM):
 
 
 @pytest.fixture(scope="module")
-def results(manager):
-    return simple_evaluate(
-        Oracle(), tasks=["pocket", "pocket_recall_generate"], task_manager=manager, limit=20, bootstrap_iters=0
-    )
+def results(manager, tasks):
+    return simple_evaluate(Oracle(), tasks=list(tasks.values()), task_manager=manager, limit=20, bootstrap_iters=0)
 
 
-def test_the_group_is_the_four_tasks(manager):
-    assert set(manager.load(["pocket"])["tasks"]) == set(TASKS)
+def test_the_group_is_the_four_tasks(group):
+    assert set(group) == set(TASKS)
 
 
 @pytest.mark.parametrize("name", TASKS)
