@@ -54,8 +54,10 @@ def flops_audit_ratio(shape: ModelShape, serve: Callable[[], Iterable[Segment]])
 def _attention_flops(query: tuple[int, ...], key: tuple[int, ...], value: tuple[int, ...], *_: Any, **__: Any) -> int:
     """Both products of attention over shapes [batch, heads, tokens, width]."""
     batch, heads, queries, width = query
+    # query-key, then probability-value
     return 2 * batch * heads * queries * key[2] * (width + value[3])
 
 
 def _int_mm_flops(x: tuple[int, ...], weight: tuple[int, ...], *_: Any, **__: Any) -> int:
+    """Of [tokens, inputs] times [inputs, outputs]."""
     return 2 * x[0] * x[1] * weight[1]

@@ -59,7 +59,7 @@ def _gpu_temperature() -> float | None:
         return None
     try:
         return float(torch.cuda.temperature())
-    except (RuntimeError, ModuleNotFoundError):  # the driver's library is not there
+    except (RuntimeError, ModuleNotFoundError):  # without the driver's library
         return None
 
 

@@ -1,6 +1,6 @@
 """FLOPs from a trace: one multiply-accumulate is two, and only matrix products count.
 
-Linear maps, query-key and probability-value products and the head count; norms, softmax, rotary embedding and
+Linear layers, query-key and probability-value products and the head count; norms, softmax, rotary embedding and
 activations do not (under one percent). Attention has two conventions. *Executed*: every query against every
 key position in the tensor, the full rectangle, which is what eager and CPU kernels multiply and what a
 dispatcher counts. *Causal*: the pairs that the mask lets through, which is what a fused kernel needs at
@@ -68,10 +68,11 @@ def _flops(shape: ModelShape, segments: Iterable[Segment], pairs: Callable[[Segm
     linear = scores = mlp = head = other = router = fill = 0
     windows = {layer.window for layer in shape.layers}
     for segment in segments:
-        met = {window: pairs(segment, window) for window in windows}
-        runs = 2 * segment.forwards
+        met = {window: pairs(segment, window) for window in windows}  # pairs per head
+        runs = 2 * segment.forwards  # FLOPs of a multiply-accumulate in each forward
         for layer, attended, fed in zip(shape.layers, segment.attention, segment.mlp, strict=True):
             linear += runs * layer.attention.macs * attended
+            # query-key and probability-value products: 2 x 2 FLOPs for each pair and query width
             scores += 4 * layer.query_width * met[layer.window] * attended // segment.queries
             mlp += runs * layer.mlp.macs * fed
         head += runs * shape.head.macs * segment.head

@@ -42,8 +42,8 @@ class Runtime:
         return asdict(self)
 
     def __add__(self, other: "Runtime") -> "Runtime":
-        mine, its = self.parts(), other.parts()
-        return Runtime(**{name: mine[name] + its[name] for name in mine})
+        added = other.parts()
+        return Runtime(**{name: seconds + added[name] for name, seconds in self.parts().items()})
 
 
 def ideal_runtime(profile: CostProfile, shape: ModelShape, segments: Iterable[Segment]) -> Runtime:
@@ -83,6 +83,7 @@ def _segment(profile: CostProfile, shape: ModelShape, segment: Segment) -> Runti
 def _attention(costs: Costs, shape: ModelShape, segment: Segment) -> float:
     """Seconds of all attentions in all forwards of the segment."""
     n, total = segment.queries, 0.0
+    # layers that ran on as many tokens with the same window cost the same
     alike = Counter(
         (tokens, layer.window) for tokens, layer in zip(segment.attention, shape.layers, strict=True) if tokens
     )
@@ -102,6 +103,6 @@ def _mlp(costs: Costs, segment: Segment) -> float:
 
 
 def _passes(tokens: int, queries: int) -> list[int]:
-    """The calls in which a module saw its tokens: whole passes, and one over the rest."""
+    """Tokens of each call of a module: passes over all queries, and one over the rest."""
     whole, rest = divmod(tokens, queries)
     return [queries] * whole + [rest] * (rest > 0)

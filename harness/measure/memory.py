@@ -17,7 +17,7 @@ class Peak:
     """Bytes while something ran.
 
     Attributes:
-        peak: the most, and ``before`` what there was at the start; of the device's memory on a GPU.
+        peak: the most, and ``before`` at the start; of the device's memory on a GPU.
         anonymous, file: resident memory of the process afterwards, by what backs it.
         allocated, reserved: peaks of torch's allocator; null without a GPU.
     """

@@ -175,7 +175,7 @@ def _estimates() -> Iterator[Meter]:
 
 
 def _zeus() -> Iterator[Meter]:
-    with suppress(Exception):  # an optional library that looks for devices; whatever fails, it is not there
+    with suppress(Exception):  # an optional library that looks for devices; whatever fails, there is no such meter
         from zeus.monitor import ZeusMonitor
 
         monitor = ZeusMonitor(gpu_indices=[])

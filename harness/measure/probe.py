@@ -1,7 +1,7 @@
-"""Timed forwards of a model at chosen depths: the cells that a cost profile is fitted to.
+"""Timed forwards of a model at chosen depths: what the cells of a cost profile time.
 
-Layers are taken out of the loaded model and put back, so nothing is loaded twice, and inputs are random tokens, which
-dense arithmetic does not notice. Whatever is not the forward itself (surgery, filling a cache) is outside the clock.
+Layers are taken out of the loaded model and put back, so nothing is loaded twice. Inputs are random tokens, as dense
+arithmetic takes as long for any. Whatever is not the forward itself (surgery, filling a cache) is outside the clock.
 """
 
 import copy
@@ -52,11 +52,11 @@ class Prober:
         inside = set(getattr(anatomy.parent, anatomy.layers_name))
         self.live = tuple(block.index for block in anatomy.blocks if block.module in inside)
         self._generator = torch.Generator().manual_seed(self.seed)
-        self._filled: dict[int, DynamicCache] = {}
+        self._filled: dict[int, DynamicCache] = {}  # by tokens
         self._keeps_rows = "logits_to_keep" in inspect.signature(self.model.module.forward).parameters
 
     def rows(self, work: Work) -> int:
-        """Rows that the head runs on: models that cannot be told run it on all tokens."""
+        """Rows that the head runs on: all of them in models without ``logits_to_keep``."""
         return work.head_rows if self._keeps_rows else work.n
 
     @torch.inference_mode()
@@ -105,7 +105,7 @@ class Prober:
         return seconds(self.clock, lambda: self.model.module(input_ids=ids, **keywords))
 
     def _tokens(self, count: int) -> torch.Tensor:
-        ids = torch.randint(0, self.model.config.vocab_size, (1, count), generator=self._generator)
+        ids = torch.randint(0, self.model.config.vocab_size, (1, count), generator=self._generator)  # [1, tokens]
         return ids.to(self.model.device)
 
     def _cache(self, length: int) -> DynamicCache | None:

@@ -116,7 +116,7 @@ class LinearCosts(_Frozen):
 
 
 class TableCosts(_Frozen):
-    """Seconds of a forward at some lengths, straight in between: caches and kernels bend the lines on a CPU.
+    """Seconds of a forward at some lengths, linear in between: on a CPU, caches and kernels bend the lines.
 
     ``attention`` is at context n; ``attention_pair`` is for pairs beyond those.
     """

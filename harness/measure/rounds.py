@@ -67,7 +67,7 @@ def time_cells(
     Args:
         budget_s: seconds after which only required cells are still visited, and only for their first time.
         good: whether the timings so far are good enough; asked after every round.
-        bar: is told seconds of the budget.
+        bar: counts seconds of the budget.
     """
     began, draw = now(), random.Random(seed)
     bar.expect(math.ceil(budget_s))

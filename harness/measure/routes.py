@@ -6,11 +6,12 @@ Read off what ran, like everything in a trace: a method that says it skips and d
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Final
 
 from harness.measure.segment import Phase, Segment
 
-MOST = 10
+MOST: Final = 10
+"""Paths that a record lists."""
 
 
 def path_of(segments: Iterable[Segment]) -> tuple[int, ...] | None:

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 
 class Linears(BaseModel):
-    """Linear maps that run together.
+    """Linear layers that run together.
 
     Attributes:
-        macs: multiply-accumulates per token; for dense maps, their parameters (biases left out).
+        macs: multiply-accumulates per token; for dense layers, their parameters (biases left out).
         bytes: bytes of their weights, read once per pass.
     """
 
@@ -32,11 +32,8 @@ class Linears(BaseModel):
     @classmethod
     def of(cls, modules: Iterable["nn.Module"]) -> Self:
         """The linear layers among the modules and inside them."""
-        found = [linear for module in modules for linear in _linears(module)]
-        return cls(
-            macs=sum(_macs(linear) for linear in found),
-            bytes=sum(_weight_bytes(linear) for linear in found),
-        )
+        linears = [linear for module in modules for linear in _linears(module)]
+        return cls(macs=sum(map(_macs, linears)), bytes=sum(map(_weight_bytes, linears)))
 
 
 class LayerShape(BaseModel):
@@ -63,14 +60,14 @@ class ModelShape(BaseModel):
     """A decoder's layers and what surrounds them.
 
     Attributes:
-        layers: the layers of the dense model, in order; one that a method removed keeps its shape and never
-            runs.
+        layers: the layers of the dense model, in order; a removed layer keeps its entry, it just never
+            appears in a trace.
         head: the language-model head.
         other: linears around the layers that run on every token, such as OPT's embedding projections.
         embedding_bytes: bytes of one row of the embedding.
         kv_element_bytes: bytes of one number in the KV cache.
-        parameters: the model's parameters, tied ones once, and the weights of replacements of its linear layers.
-        bytes: bytes of all parameters and buffers, each storage once, and of weights in opaque tensors.
+        parameters: the model's parameters, tied ones once, and the weights of replaced linear layers.
+        bytes: bytes of all parameters and buffers, each storage once, and of weights packed outside of tensors.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -143,24 +140,24 @@ def _linears(module: "nn.Module") -> Iterator["nn.Module"]:
 
 
 def _macs(linear: Any) -> int:
-    """Multiply-accumulates per token: what a replaced linear says of itself, else its weights' number."""
+    """Multiply-accumulates per token: as a replaced linear layer declares them, else the number of its weights."""
     macs: int | None = getattr(linear, "macs_per_token", None)
     return int(linear.weight.numel()) if macs is None else macs
 
 
 def _weight_bytes(linear: Any) -> int:
-    """Bytes of the weights: what a replaced linear says of itself, else those of its tensors."""
-    said: int | None = getattr(linear, "weight_bytes", None)
+    """Bytes of the weights: as a replaced linear layer declares them, else those of its tensors."""
+    declared: int | None = getattr(linear, "weight_bytes", None)
     tensors = [*linear.named_parameters(), *linear.named_buffers()]
-    return sum(tensor.nbytes for name, tensor in tensors if name != "bias") if said is None else said
+    return sum(tensor.nbytes for name, tensor in tensors if name != "bias") if declared is None else declared
 
 
 def _sum_of(attribute: str, module: "nn.Module") -> int:
-    """The sum of what replacements of linear layers say of themselves."""
+    """A number that replaced linear layers declare, over all of them."""
     return sum(getattr(part, attribute, 0) for part in module.modules())
 
 
 def _storage_bytes(tensors: Iterable["Tensor"]) -> int:
-    # data_ptr cannot tell storages apart on the meta device, where every one of them is 0.
+    # not by data_ptr, which is 0 for every storage on the meta device
     storages = {tensor.untyped_storage()._cdata: tensor.untyped_storage().nbytes() for tensor in tensors}
     return sum(storages.values())

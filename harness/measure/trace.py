@@ -22,13 +22,21 @@ if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle
 
 
-# One run of a module: its slot, the rows it saw (None: all), its output's shape. Plain, so that hooks stay cheap.
+# One call of a module: its slot, the batch rows that it ran on (None: all), the shape of its output, [rows, tokens,
+# features] or [rows * tokens, features]. A plain tuple, so that hooks stay cheap.
 _Event = tuple[int, tuple[int, ...] | None, tuple[int, ...]]
 
 
 @dataclass(slots=True)
 class _Forwards:
-    """Consecutive forwards of the whole batch in which the same modules ran on the same shapes."""
+    """Consecutive forwards of the whole batch in which the same modules ran on the same shapes.
+
+    Attributes:
+        queries: tokens of each row in one forward, padding included.
+        context: positions of each row after the first of the forwards.
+        count: forwards.
+        events: what ran in each of them.
+    """
 
     phase: Phase
     queries: int
@@ -142,8 +150,8 @@ class Tracer:
     def _segment(self, row: int, context: ForwardContext, forwards: _Forwards) -> Segment:
         rows = len(context.rows)
         head = 2 * self._layers
-        tokens = [0] * (head + 1 + len(self._added))
-        reads = [0.0] * len(tokens)
+        tokens = [0] * (head + 1 + len(self._added))  # [slots], of this row
+        reads = [0.0] * len(tokens)  # [slots], shares of passes over the weights
         for slot, active, shape in forwards.events:
             if active is None or row in active:
                 sharing = rows if active is None else len(active)
@@ -167,10 +175,10 @@ class Tracer:
         )
 
     def _work_added(self, tokens: list[int], reads: list[float]) -> dict[str, Any]:
-        """What the modules that methods added did for a row, as fields of a segment."""
+        """Work of modules that methods added, by their slots, as fields of a segment."""
         if not any(tokens):
             return {}
-        fill = [0] * self._layers
+        fill = [0] * self._layers  # tokens
         work = {"fill_macs": 0, "router": 0, "router_macs": 0, "auxiliary_bytes": 0.0}
         for (added, linears), count, read in zip(self._added, tokens, reads, strict=True):
             work["auxiliary_bytes"] += read * linears.bytes
@@ -184,7 +192,7 @@ class Tracer:
 
 
 def _input_shape(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[int, int]:
-    """Rows and tokens of a forward's input, given as ``input_ids`` or ``inputs_embeds``."""
+    """Rows and tokens of a forward's input: ``input_ids``, [rows, tokens], or ``inputs_embeds``, with a width."""
     given = args[0] if args else kwargs.get("input_ids")
     if given is None:
         given = kwargs["inputs_embeds"]

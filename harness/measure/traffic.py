@@ -39,23 +39,23 @@ def traffic(shape: ModelShape, segments: Iterable[Segment]) -> Traffic:
 
 
 def kv_cache_bytes(shape: ModelShape, segments: Iterable[Segment]) -> int:
-    """Bytes of keys and values held for a row when its sequence ends, for the longest of its sequences.
+    """Bytes of a row's cache of keys and values when its sequence ends, for the longest of its sequences.
 
-    A layer holds what ran through it: 2 Hk dh numbers for each token and pass. A sliding-window layer keeps
+    A layer caches what ran through it: 2 Hk dh numbers for each token and pass. A sliding-window layer keeps
     its last w - 1 positions of each pass.
     """
     largest = 0
-    held = [0] * len(shape.layers)
+    cached = [0] * len(shape.layers)  # tokens in each layer's cache
     for segment in segments:
         if segment.phase != "decode":
-            held = [0] * len(shape.layers)
+            cached = [0] * len(shape.layers)  # another sequence begins
         for index, (layer, tokens) in enumerate(zip(shape.layers, segment.attention, strict=True)):
             filled = segment.fill[index] if segment.fill else 0
-            held[index] += segment.forwards * (tokens + filled)
+            cached[index] += segment.forwards * (tokens + filled)
             if layer.window is not None:
                 passes = max(_passes(tokens, segment.queries), 1)
-                held[index] = min(held[index], passes * (layer.window - 1))
-        largest = max(largest, sum(tokens * shape.kv_bytes(index) for index, tokens in enumerate(held)))
+                cached[index] = min(cached[index], passes * (layer.window - 1))
+        largest = max(largest, sum(tokens * shape.kv_bytes(index) for index, tokens in enumerate(cached)))
     return largest
 
 
@@ -80,5 +80,5 @@ def _kv(shape: ModelShape, segment: Segment) -> int:
 
 
 def _passes(tokens: int, queries: int) -> int:
-    """How often a layer went over its cache: once for any part of the queries."""
+    """How often a layer read its cache: once for any part of the queries."""
     return -(-tokens // queries)

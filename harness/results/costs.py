@@ -193,7 +193,7 @@ class EnergyPart(Section):
         joules: per request of the cost pass; null if nothing could be read.
         source: what was read or assumed, such as "rapl_package" or "psutil_load_tdp".
         scope: whose energy it is.
-        watts_assumed: the nominal power behind an estimate.
+        watts_assumed: the nominal power of an estimate.
     """
 
     joules: float | None
@@ -209,7 +209,7 @@ class Energy(Section):
     Attributes:
         measured_j: joules that counters saw; null, with the reason in ``missing``, where a component has none.
         estimated_j: joules with nominal powers for what has no counter: time times a constant, no more.
-        active_j: the one of the two that is there, without what the idle machine would have used meanwhile.
+        active_j: measured, else estimated joules, without what the idle machine would have used meanwhile.
         idle_w: power of the machine with the model loaded and nothing running; ``busy_w`` while it worked.
         prefill_share: share of the idealized time, hence of the energy, that reading prompts takes.
         label: the weakest provenance that makes up 5 % of the total or more. Estimates are never ranked against
@@ -264,12 +264,12 @@ class Baseline(Section):
     """The dense run on the same documents that this one is compared with.
 
     Attributes:
-        documents: pairs of documents found in both.
+        documents: how many both runs have.
         ratios: by the names of ``COSTS``.
         noise: dense against dense, measured the same way at the same time: what a ratio of 1 looks like here.
-        answers_changed: share of documents whose answer is another than dense's.
+        answers_changed: share of documents that were answered differently than by dense.
         output_tokens: generated tokens over dense's; null where nothing is generated.
-        beside: dense's own numbers behind the measured ratios; those of single requests are in ``costs.jsonl``.
+        beside: dense's own numbers that measured ratios were made with; those of requests are in ``costs.jsonl``.
     """
 
     run_id: str

@@ -54,7 +54,7 @@ def modelled(
 
 
 def measured(requests: Sequence[RequestLine], role: Role = "run") -> dict[str, RatioInfo]:
-    """Ratios of times to those of dense in the same rounds, request by request; none where dense was not there."""
+    """Ratios of times to those of dense in the same rounds, request by request; none without dense's."""
     ratios = dict[str, RatioInfo]()
     for name in _TIMES:
         dense, times = (_seconds(requests, whose, name) for whose in ("dense", role))

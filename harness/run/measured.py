@@ -31,6 +31,8 @@ from harness.run.spec import CostPlan, RunSpec
 if TYPE_CHECKING:
     from harness.evaluate.lm import HarnessLM
 
+DIGITS: Final = 9
+"""Stored times are in whole nanoseconds."""
 FEW_SAMPLES: Final = 44
 """Below this many measurements not even the 90th percentile can be stated."""
 
@@ -120,13 +122,13 @@ class Serving:
         ends = by_length[0], by_length[-1]
         with dense.attach():
             serve(self.model, ends[0])  # warms up
-            each = sum(serve(self.model, request).end_to_end for request in ends) / 2
-        one_round = each * len(self.requests) * participants
+            request_s = sum(serve(self.model, request).end_to_end for request in ends) / 2
+        one_round = request_s * len(self.requests) * participants
         seconds = 0.0
         if "latency" in wanted:  # dense once more, and once under observation
             seconds += one_round * (1 + (self.plan.rounds + self.plan.warmup) * (1 + 1 / participants))
         if "memory" in wanted:
-            seconds += 2 * each * participants
+            seconds += 2 * request_s * participants
         if "energy" in wanted:
             seconds += self.plan.windows.seconds(participants) + self.plan.windows.rounds * one_round
         return seconds
@@ -208,20 +210,20 @@ def latency_of(requests: Sequence[CostRequest], served: Sequence[Sequence[Served
         itl=summarize(np.array(gaps)) if gaps else None,
         prefill_tokens_per_s=prompt_tokens / sum(request.ttft for request in every),
         decode_tokens_per_s=sum(request.tokens_after_first for request in generated) / sum(gaps) if gaps else None,
-        raw=[[round(request.end_to_end, 7) for request in rounds] for rounds in served],
+        raw=[[round(request.end_to_end, DIGITS) for request in rounds] for rounds in served],
         conditions=seen,
         doubts=doubts,
     )
 
 
 def timings_of(request: CostRequest, rounds: Sequence[Served]) -> Timings:
-    """A participant's times of one request, to the nanosecond; of its tokens where it generates."""
-    timings = Timings(latency=[round(served.end_to_end, 9) for served in rounds])
+    """A participant's times of one request, of which those of tokens only where it generates."""
+    timings = Timings(latency=[round(served.end_to_end, DIGITS) for served in rounds])
     if request.new_tokens:
-        timings["ttft"] = [round(served.ttft, 9) for served in rounds]
+        timings["ttft"] = [round(served.ttft, DIGITS) for served in rounds]
         per_token = [served.tpot for served in rounds]
         if all(seconds is not None for seconds in per_token):
-            timings["tpot"] = [round(seconds or 0.0, 9) for seconds in per_token]
+            timings["tpot"] = [round(seconds or 0.0, DIGITS) for seconds in per_token]
     return timings
 
 
