@@ -2,104 +2,83 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import exp, isclose, log, sqrt
+from math import isclose, sqrt
 from typing import Any
 
-Samples = Sequence[Mapping[str, Any]]
+import numpy as np
+
+from harness.results.documents import STATISTICS, Document, mean, numeric, parts_of, scored
+from harness.results.stats.paired import Floats
 
 
 @dataclass(frozen=True)
 class Disagreement:
-    """What a record says and what its documents say."""
+    """What a record claims of ``quantity``, and what its documents give."""
 
-    what: str
+    quantity: str
     claimed: Any
-    found: Any
+    computed: Any
 
 
 def disagreements(
-    record: Mapping[str, Any], samples: Samples, aggregations: Mapping[str, str]
+    record: Mapping[str, Any], documents: Sequence[Document], aggregations: Mapping[str, str]
 ) -> Iterator[Disagreement]:
     """Where a record's scores, errors, numbers of documents, tokens or FLOPs differ from those of its documents.
 
     ``aggregations`` says how a metric is aggregated; a metric that is not in it is a mean.
     """
-    own = record["evaluation"]["task"]
+    tasks = {document["task"] for document in documents}
     for score in record["scores"]:
-        name = f"{score['task']} {score['metric']},{score['filter']}"
-        values = _values(samples, score, every=score["task"] == own)
-        if not values:
-            continue
-        if len(values) != score["n"]:
-            yield Disagreement(f"{name}, documents", score["n"], len(values))
-        aggregation = aggregations.get(score["metric"], "mean")
-        if aggregation == "mean" and not all(isinstance(each, int | float) for each in values):
-            yield Disagreement(f"{name}, value", score["value"], "no number for a document")
-        for what, claimed, found in _recomputed(score, values, aggregation):
-            if claimed is None or not isclose(claimed, found, rel_tol=1e-6, abs_tol=1e-9):
-                yield Disagreement(f"{name}, {what}", claimed, found)
+        if score["task"] in tasks or len(tasks) == 1:  # a group's mean can be weighted in several ways
+            yield from _of_score(score, documents, aggregations.get(score["metric"], "mean"))
     totals = {"flops": record["flops"]["total"]}
     totals |= {name: record["trace"][name] for name in ("prompt_tokens", "output_tokens", "pad_tokens")}
     for name, claimed in totals.items():
-        found = sum(sample.get(name, 0) for sample in samples)
-        if found != claimed:
-            yield Disagreement(f"{name}, sum over documents", claimed, found)
+        computed = sum(document.get(name, 0) for document in documents)
+        if computed != claimed:
+            yield Disagreement(f"{name}, sum over documents", claimed, computed)
 
 
-def _values(samples: Samples, score: Mapping[str, Any], *, every: bool) -> list[Any]:
-    """The documents' values of a score; those of a group's own score are those of all its tasks, if it has them."""
+def _of_score(score: Mapping[str, Any], documents: Sequence[Document], aggregation: str) -> Iterator[Disagreement]:
     name = f"{score['metric']},{score['filter']}"
-    tasks = {sample["task"] for sample in samples}
-    if every and score["task"] not in tasks and len(tasks) > 1:
-        return []  # a group's mean can be weighted in several ways
-    return (
-        [sample["scores"][name] for sample in samples if name in sample["scores"]]
-        if every
-        else [
-            sample["scores"][name] for sample in samples if sample["task"] == score["task"] and name in sample["scores"]
-        ]
-    )
+    given = scored(score["task"], name, documents)
+    if not given:
+        return
+    if len(given) != score["n"]:
+        yield Disagreement(f"{score['task']} {name}, documents", score["n"], len(given))
+    values, statistic = numeric(given), STATISTICS.get(aggregation)
+    if statistic is None:
+        return
+    if values is None or values.shape[1] != parts_of(statistic):
+        if statistic is mean:
+            yield Disagreement(f"{score['task']} {name}, value", score["value"], "no number for a document")
+        return
+    with np.errstate(all="ignore"):
+        computed = {"value": float(statistic(values))}
+    if statistic is mean and score["stderr"] is not None and len(values) > 1:
+        computed["stderr"] = standard_error(values)
+    for part, title in (("value", "value"), ("stderr", "standard error")):
+        claimed = score[part]
+        if part in computed and (claimed is None or not isclose(claimed, computed[part], rel_tol=1e-6, abs_tol=1e-9)):
+            yield Disagreement(f"{score['task']} {name}, {title}", claimed, computed[part])
 
 
-def _recomputed(
-    score: Mapping[str, Any], values: list[Any], aggregation: str
-) -> Iterator[tuple[str, float | None, float]]:
-    """The value, and for means the standard error; nothing for an aggregation that is not known here."""
-    pairs = [each for each in values if isinstance(each, list | tuple) and len(each) == 2]
-    numbers = [float(each) for each in values if isinstance(each, int | float)]
-    if len(numbers) == len(values):
-        mean = sum(numbers) / len(numbers)
-        if aggregation == "perplexity":
-            yield "value", score["value"], exp(-mean)
-        elif aggregation == "mean":
-            yield "value", score["value"], mean
-            if score["stderr"] is not None and len(numbers) > 1:
-                yield "standard error", score["stderr"], mean_error(numbers)
-    elif len(pairs) == len(values):
-        ratio = sum(each[0] for each in pairs) / (sum(each[1] for each in pairs) or 1)
-        if aggregation == "weighted_perplexity":
-            yield "value", score["value"], exp(-ratio)
-        elif aggregation == "bits_per_byte":
-            yield "value", score["value"], -ratio / log(2)
-
-
-def mean_error(numbers: Sequence[float]) -> float:
-    """Standard error of a mean."""
-    mean = sum(numbers) / len(numbers)
-    return sqrt(sum((number - mean) ** 2 for number in numbers) / (len(numbers) - 1) / len(numbers))
+def standard_error(values: Floats) -> float:
+    """Standard error of the mean of the documents' values, [documents, 1]."""
+    return float(values[:, 0].std(ddof=1)) / sqrt(len(values))
 
 
 def aggregations(manifest: Mapping[str, Any]) -> dict[str, str]:
     """How a manifest's tasks aggregate their metrics, as far as their configurations say so."""
-    known = {"word_perplexity": "weighted_perplexity", "byte_perplexity": "weighted_perplexity"}
-    found = known | {"bits_per_byte": "bits_per_byte", "perplexity": "perplexity"}
+    by_metric = {"word_perplexity": "weighted_perplexity", "byte_perplexity": "weighted_perplexity"}
+    by_metric |= {"bits_per_byte": "bits_per_byte", "perplexity": "perplexity"}
     tasks = manifest.get("tasks")
     for task in tasks.values() if isinstance(tasks, Mapping) else ():
-        listed = task.get("metric_list") if isinstance(task, Mapping) else None
-        for entry in _mappings(listed):
+        metrics = task.get("metric_list") if isinstance(task, Mapping) else None
+        for entry in _mappings(metrics):
             if isinstance(entry.get("metric"), str) and isinstance(entry.get("aggregation"), str):
-                found[entry["metric"]] = entry["aggregation"]
-    return found
+                by_metric[entry["metric"]] = entry["aggregation"]
+    return by_metric
 
 
 def _mappings(value: Any) -> Iterable[Mapping[str, Any]]:

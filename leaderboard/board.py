@@ -5,9 +5,12 @@ Every text is kept once and referred to by its number; numbers keep five signifi
 
 import hashlib
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import Any
 
+from harness.leaderboard.render import families_json
 from harness.reports.columns import Column, Ratio, columns, ratio, trust, value, why_missing
+from harness.reports.numbers import PAGE
 from harness.reports.rows import Row, difference, score_interval
 
 FACETS: dict[str, tuple[str, Callable[[Row], str]]] = {
@@ -19,12 +22,12 @@ FACETS: dict[str, tuple[str, Callable[[Row], str]]] = {
     "output": ("Output", lambda row: "exact" if row.record["method"]["exact"] else "lossy"),
     "saving": ("Saving", lambda row: row.record["method"]["savings"]),
 }
-_LONGEST = 200  # characters of a stranger's text in a cell
+_LONGEST = 200  # characters of a text in a cell
 _SHOWN = ("quality", "difference", "flops", "ideal_ref", "latency", "energy", "weights")  # at first, where known
 
 
 class _Texts:
-    """Texts by number, each once; the empty text is 0."""
+    """Texts by number, each kept once; the empty text is 0."""
 
     def __init__(self) -> None:
         self.known: dict[str, int] = {"": 0}
@@ -45,12 +48,12 @@ def data(rows: Sequence[Row]) -> dict[str, Any]:
     group share, each under a ``slug`` that later builds keep; ``rows`` holds columns of equal length;
     ``columns`` describes the numeric ones, each with ``value``, ``low`` and ``high`` in ``numbers`` under its key, and
     ``note``, the number of a text that says why there is no value or how far it can be trusted; ``ranked`` is 0 where
-    it is shown and not ranked.
+    it is shown and not ranked. ``families`` has their outlines, ``notation`` how numbers are written.
     """
     texts = _Texts()
     heads = sorted({row.group: row for row in reversed(rows)}.values(), key=_place)
     groups = {row.group: number for number, row in enumerate(heads)}
-    told: dict[str, list[Any]] = {
+    shared: dict[str, list[Any]] = {
         "id": [row.id for row in rows],
         "label": [texts.number(row.record["method"]["label"]) for row in rows],
         "group": [groups[row.group] for row in rows],
@@ -62,29 +65,31 @@ def data(rows: Sequence[Row]) -> dict[str, Any]:
         "dense": [int(row.is_dense) for row in rows],
         "apart": [texts.number("; ".join(row.apart)) for row in rows],
     }
-    for name, (_, of) in FACETS.items():
-        told[name] = [texts.number(of(row)) for row in rows]
+    for name, (_, text_of) in FACETS.items():
+        shared[name] = [texts.number(text_of(row)) for row in rows]
     described, numbers = _quality(rows, texts)
     for column in columns(row.record for row in rows):
-        about, found = _cost(rows, column, texts)
-        described += about
-        numbers |= found
-    known = {key for key, found in numbers.items() if any(each is not None for each in found["value"])}
+        descriptions, values = _cost(rows, column, texts)
+        described += descriptions
+        numbers |= values
+    known = {key for key, parts in numbers.items() if any(value is not None for value in parts["value"])}
     return {
         "facets": {name: title for name, (title, _) in FACETS.items()},
         "groups": [_group(row) for row in heads],
         "columns": [
-            each | {"known": each["key"] in known, "shown": each["key"] in _SHOWN and each["key"] in known}
-            for each in described
+            column | {"known": column["key"] in known, "shown": column["key"] in _SHOWN and column["key"] in known}
+            for column in described
         ],
+        "families": families_json(),
+        "notation": asdict(PAGE),
         "texts": list(texts.known),
-        "rows": told,
+        "rows": shared,
         "numbers": numbers,
     }
 
 
 def _place(row: Row) -> tuple[str, ...]:
-    """Groups stand by model, task and hardware."""
+    """Groups are in the order of model, task and hardware."""
     record = row.record
     return record["model"]["name"], record["evaluation"]["task"], row.hardware, row.settings, row.group
 
@@ -102,11 +107,11 @@ def _group(row: Row) -> dict[str, Any]:
 
 
 def metric(row: Row) -> str:
-    """The name of the score that speaks for a run."""
+    """The name of a run's main score."""
     if row.score is None:
         return ""
-    used = "" if row.score["filter"] == "none" else f", {row.score['filter']}"
-    return f"{row.score['metric']}{used}"
+    filtered = "" if row.score["filter"] == "none" else f", {row.score['filter']}"
+    return f"{row.score['metric']}{filtered}"
 
 
 def better(row: Row) -> int:
@@ -147,10 +152,10 @@ def _quality(rows: Sequence[Row], texts: _Texts) -> tuple[list[dict[str, Any]], 
         },
         "difference": {
             **{
-                name: [_rounded(each.get(part)) for each in paired]
+                name: [_rounded(change.get(part)) for change in paired]
                 for name, part in (("value", "difference"), ("low", "low"), ("high", "high"))
             },
-            "note": [0 if each or row.is_dense else no_pair for row, each in zip(rows, paired, strict=True)],
+            "note": [0 if change or row.is_dense else no_pair for row, change in zip(rows, paired, strict=True)],
         },
     }
     return described, numbers
@@ -165,46 +170,44 @@ def _cost(rows: Sequence[Row], column: Column, texts: _Texts) -> tuple[list[dict
         {"key": f"{column.key}_value", "title": f"{column.title}, value", "unit": unit, "form": "value", **shared},
     ]
     values = [value(row.record, column) for row in rows]
-    ratios = [_ratio(row, found, column) for row, found in zip(rows, values, strict=True)]
-    told = [trust(row.record, column) for row in rows]
+    ratios = [_ratio(row, cost, column) for row, cost in zip(rows, values, strict=True)]
+    trusted = [trust(row.record, column) for row in rows]
     notes = [
-        texts.number(
-            f"not measured: {why_missing(row.record, column)}" if found is None else words.removeprefix("good")
-        )
-        for row, found, (words, _) in zip(rows, values, told, strict=True)
+        texts.number(f"not measured: {why_missing(row.record, column)}" if cost is None else words.removeprefix("good"))
+        for row, cost, (words, _) in zip(rows, values, trusted, strict=True)
     ]
-    ranked = [int(may) for _, may in told]
-    alone = texts.number("no ratio to dense in the record")
+    ranked = [int(may_be_ranked) for _, may_be_ranked in trusted]
+    no_ratio = texts.number("no ratio to dense in the record")
     ratio_notes = [
-        alone if each is None and found is not None else note
-        for each, found, note in zip(ratios, values, notes, strict=True)
+        no_ratio if against is None and cost is not None else note
+        for against, cost, note in zip(ratios, values, notes, strict=True)
     ]
     numbers: dict[str, dict[str, list[Any]]] = {
         column.key: {
-            "value": [_rounded(each.value if each else None) for each in ratios],
-            "low": [_rounded(each.low if each else None) for each in ratios],
-            "high": [_rounded(each.high if each else None) for each in ratios],
+            "value": [_rounded(against.value if against else None) for against in ratios],
+            "low": [_rounded(against.low if against else None) for against in ratios],
+            "high": [_rounded(against.high if against else None) for against in ratios],
             "note": ratio_notes,
             "ranked": ranked,
         },
-        f"{column.key}_value": {"value": [_rounded(found) for found in values], "note": notes, "ranked": ranked},
+        f"{column.key}_value": {"value": [_rounded(cost) for cost in values], "note": notes, "ranked": ranked},
     }
-    return described, {key: _without_defaults(each) for key, each in numbers.items()}
+    return described, {key: _without_defaults(parts) for key, parts in numbers.items()}
 
 
-def _ratio(row: Row, found: float | None, column: Column) -> Ratio | None:
+def _ratio(row: Row, cost: float | None, column: Column) -> Ratio | None:
     """A method's ratio to dense; dense's own is 1 where it has a value."""
     if row.is_dense:
-        return None if found is None else Ratio(1)
+        return None if cost is None else Ratio(1)
     return ratio(row.record, row.dense, column)
 
 
-def _without_defaults(columns: dict[str, list[Any]]) -> dict[str, list[Any]]:
-    """Columns without those that say nothing: no interval anywhere, no note, all ranked."""
+def _without_defaults(parts: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    """A column's parts without those that say nothing: no interval anywhere, no note, all ranked."""
     return {
         name: values
-        for name, values in columns.items()
-        if name == "value" or any(each not in (None, 0 if name == "note" else 1) for each in values)
+        for name, values in parts.items()
+        if name == "value" or any(value not in (None, 0 if name == "note" else 1) for value in values)
     }
 
 

@@ -22,15 +22,15 @@ class _Links(HTMLParser):
         self.policies = 0
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        found = {name: given or "" for name, given in attrs}
-        self.anchors.add(found.get("id", ""))
-        self.policies += found.get("http-equiv", "") == "Content-Security-Policy"
-        if tag == "link" and found.get("rel") != "alternate":
-            self.loads.append(found.get("href", ""))
-        self.loads += [found[name] for element, name in _LOADS if element == tag and name in found]
+        values = {name: value or "" for name, value in attrs}
+        self.anchors.add(values.get("id", ""))
+        self.policies += values.get("http-equiv", "") == "Content-Security-Policy"
+        if tag == "link" and values.get("rel") != "alternate":
+            self.loads.append(values.get("href", ""))
+        self.loads += [values[name] for element, name in _LOADS if element == tag and name in values]
         if tag in ("a", "link"):
-            self.links.append(found.get("href", ""))
-        if any(name.startswith("on") for name in found):
+            self.links.append(values.get("href", ""))
+        if any(name.startswith("on") for name in values):
             self.loads.append("a script in an attribute")
 
 

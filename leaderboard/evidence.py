@@ -1,12 +1,15 @@
 """What single documents say about a run: histograms of their work, and the documents that changed against dense."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
+
+from harness.results.documents import Document, answer
 
 Key = tuple[str, int, str]
 _MOST = 200  # changed documents that a page lists
 _BINS = 16
+_LONGEST = 120  # characters of an answer
 
 
 @dataclass(frozen=True)
@@ -44,71 +47,64 @@ class Flips:
     better: int
     listed: tuple[Flip, ...]
 
-    @property
-    def rate(self) -> float:
-        """Share of the documents that changed."""
-        return (self.worse + self.better) / self.pairs if self.pairs else 0.0
 
-
-def key(sample: Mapping[str, Any]) -> Key:
-    """What tells a document: its task, its number, and the beginning of its digest, as far as packing keeps it."""
-    return str(sample["task"]), int(sample["doc_id"]), str(sample["doc_hash"])[:16]
+def key(document: Document) -> Key:
+    """What identifies a document: its task, its number, and the beginning of its digest, as far as packing keeps it."""
+    return str(document["task"]), int(document["doc_id"]), str(document["doc_hash"])[:16]
 
 
 def histogram(values: Iterable[float]) -> list[Bar]:
-    """Bars of equal width over the values' range; whole numbers of a small range get a bar each."""
-    found = sorted(values)
-    if not found:
+    """Bars of equal width over the values' range; one bar where all are equal."""
+    ordered = sorted(values)
+    if not ordered:
         return []
-    low, high = found[0], found[-1]
+    low, high = ordered[0], ordered[-1]
     if low == high:
-        return [Bar(low, high, len(found))]
+        return [Bar(low, high, len(ordered))]
     width = (high - low) / _BINS
     counts = [0] * _BINS
-    for each in found:
-        counts[min(int((each - low) / width), _BINS - 1)] += 1
+    for value in ordered:
+        counts[min(int((value - low) / width), _BINS - 1)] += 1
     return [Bar(low + i * width, low + (i + 1) * width, count) for i, count in enumerate(counts)]
 
 
-def flips(
-    ours: Iterable[Mapping[str, Any]], theirs: Iterable[Mapping[str, Any]], score: str, *, more_is_better: bool
-) -> Flips:
-    """The documents whose ``score`` (``metric,filter``) differs between a run and its dense run."""
-    dense = {key(sample): sample for sample in theirs}
+def flips(method: Iterable[Document], dense: Iterable[Document], score: str, *, more_is_better: bool) -> Flips:
+    """The documents whose ``score`` (``metric,filter``) differs between a method's run and its dense run."""
+    by_key = {key(document): document for document in dense}
     pairs, worse, better = 0, list[Flip](), list[Flip]()
-    for sample in ours:
-        other = dense.get(key(sample))
-        if other is None:
+    for document in method:
+        reference = by_key.get(key(document))
+        if reference is None:
             continue
-        new, old = _score(sample, score), _score(other, score)
+        new, old = _score(document, score), _score(reference, score)
         if new is None or old is None:
             continue
         pairs += 1
         if new != old:
-            change = Flip(*key(sample)[:2], old, new, _text(sample.get("target")), answer(other), answer(sample))
-            (better if (new > old) == more_is_better else worse).append(change)
+            target, answers = _short(document.get("target")), (answer_text(reference), answer_text(document))
+            flip = Flip(*key(document)[:2], old, new, target, *answers)
+            (better if (new > old) == more_is_better else worse).append(flip)
     return Flips(pairs, len(worse), len(better), (*worse, *better)[:_MOST])
 
 
-def _score(sample: Mapping[str, Any], name: str) -> float | None:
+def _score(document: Document, name: str) -> float | None:
     """A document's number under a score; None where the task keeps none, or one that is not a number."""
-    found = sample["scores"].get(name)
-    return float(found) if isinstance(found, int | float) else None
+    value = document["scores"].get(name)
+    return float(value) if isinstance(value, int | float) else None
 
 
-def answer(sample: Mapping[str, Any]) -> str:
-    """What the model answered, in a few words: the generated text, or the number of the likeliest choice."""
-    if "answer" in sample:
-        return _text(sample["answer"])
-    filtered = next(iter(sample.get("filtered", {}).values()), None)
-    if not isinstance(filtered, list) or not filtered:
-        return ""
-    if all(isinstance(each, list) and each and isinstance(each[0], int | float) for each in filtered):
-        likelihoods = [each[0] for each in filtered]
-        return f"choice {likelihoods.index(max(likelihoods))}" if len(filtered) > 1 else f"{likelihoods[0]:.3f}"
-    return _text(filtered[0])
+def answer_text(document: Document) -> str:
+    """What the model answered, in a few words; a packed document has these words already."""
+    if "answer" in document:
+        return _short(document["answer"])
+    given = answer(document)
+    if isinstance(given, bool):
+        return "the target" if given else "not the target"
+    if isinstance(given, int):
+        return f"choice {given}"
+    return _short(given[0] if isinstance(given, list) else given)
 
 
-def _text(value: Any) -> str:
+def _short(value: Any) -> str:
     text = "" if value is None else str(value)
-    return text if len(text) <= 120 else text[:119] + "…"
+    return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"

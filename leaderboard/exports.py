@@ -7,8 +7,9 @@ from xml.sax.saxutils import escape, quoteattr
 
 from pydantic import BaseModel, Field
 
-from harness.leaderboard.pages import command
+from harness.core.text import printable
 from harness.reports.columns import columns, ratio, value
+from harness.reports.numbers import PAGE
 from harness.reports.rows import Record, Row, difference
 
 _FEED = 50  # newest runs in the feed
@@ -77,7 +78,7 @@ def _entry(row: Row) -> Entry:
     record, score, change = row.record, row.score or {}, difference(row.score)
     method = record["method"]
     costs = columns([record])
-    ratios = {cost.key: found for cost in costs if (found := ratio(record, row.dense, cost)) is not None}
+    ratios = {cost.key: against for cost in costs if (against := ratio(record, row.dense, cost)) is not None}
     return Entry(
         id=row.id,
         page=f"runs/{row.id}.html",
@@ -100,7 +101,7 @@ def _entry(row: Row) -> Entry:
         stderr=score.get("stderr"),
         difference=Bounds(value=change["difference"], low=change["low"], high=change["high"]) if change else None,
         costs={cost.key: known for cost in costs if (known := value(record, cost)) is not None},
-        ratios={key: Bounds(value=found.value, low=found.low, high=found.high) for key, found in ratios.items()},
+        ratios={key: Bounds(value=each.value, low=each.low, high=each.high) for key, each in ratios.items()},
         apart=row.apart,
     )
 
@@ -111,29 +112,29 @@ def feed(rows: Sequence[Row], url: str | None) -> str:
     newest = sorted(rows, key=lambda row: row.record["started"], reverse=True)[:_FEED]
     updated = newest[0].record["started"] if newest else "1970-01-01T00:00:00Z"
     entries = "".join(_feed_entry(row, base) for row in newest)
-    own = f'<link rel="self" href={quoteattr(base + "feed.xml")}/>' if url else ""
+    itself = f'<link rel="self" href={quoteattr(base + "feed.xml")}/>' if url else ""
     return (
         '<?xml version="1.0" encoding="utf-8"?>\n<feed xmlns="http://www.w3.org/2005/Atom">'
         f"<title>harness: new runs</title><id>urn:harness:board</id><updated>{escape(updated)}</updated>"
-        f"<author><name>harness</name></author>{own}<link href={quoteattr(base + 'index.html')}/>{entries}</feed>\n"
+        f"<author><name>harness</name></author>{itself}<link href={quoteattr(base + 'index.html')}/>{entries}</feed>\n"
     )
 
 
 def _feed_entry(row: Row, base: str) -> str:
     record = row.record
     change = difference(row.score)
-    told = f"{change['difference']:+.4f} against dense" if change else "no comparison"
+    summary = f"{PAGE.difference(change['difference'])} against dense" if change else "no comparison"
     title = f"{record['method']['label']} on {record['model']['name']}, {record['evaluation']['task']}"
     return (
         f"<entry><title>{_xml(title)}</title><id>urn:harness:run:{row.id}</id>"
         f"<updated>{escape(record['started'])}</updated><link href={quoteattr(f'{base}runs/{row.id}.html')}/>"
-        f"<summary>{_xml(told)}</summary></entry>"
+        f"<summary>{_xml(summary)}</summary></entry>"
     )
 
 
 def _xml(text: str) -> str:
-    """Text without the characters that XML has no way to write."""
-    return escape("".join(char for char in text if char.isprintable()))
+    """Text as XML; characters that XML has no way to write are replaced."""
+    return escape(printable(text))
 
 
 def every_eval_ever(record: Record) -> dict[str, Any]:
@@ -177,7 +178,7 @@ def _shared_score(record: Record, score: Record) -> dict[str, Any]:
     uncertainty: dict[str, Any] = {"num_samples": score["n"]}
     if score["stderr"] is not None:
         uncertainty["standard_error"] = {"value": score["stderr"]}
-    return {
+    result = {
         "evaluation_name": f"{score['task']}, {score['metric']}, {score['filter']}",
         "source_data": {
             "dataset_name": score["task"],
@@ -186,5 +187,7 @@ def _shared_score(record: Record, score: Record) -> dict[str, Any]:
         },
         "metric_config": {"lower_is_better": score["higher_is_better"] is False},
         "score_details": {"score": score["value"], "uncertainty": uncertainty},
-        "generation_config": {"generation_args": {"execution_command": command(record)}},
     }
+    if record["command"]:
+        result["generation_config"] = {"generation_args": {"execution_command": record["command"]}}
+    return result

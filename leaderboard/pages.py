@@ -1,7 +1,6 @@
 """What stands on the pages of a run, a method and a model."""
 
 import json
-import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -44,7 +43,7 @@ def run_page(row: Row, result: Result, dense: Sequence[Mapping[str, Any]]) -> di
     """The page of a run, with the documents of its dense run; what cannot be read is named among the ``problems``."""
     problems: list[str] = []
     costs = [cost_line(row, column) for column in columns([row.record])]
-    histograms, flipped = _documents(row, result, dense, problems)
+    histograms, changed = _documents(row, result, dense, problems)
     try:
         manifest = result.manifest()
     except ResultError as error:
@@ -59,8 +58,8 @@ def run_page(row: Row, result: Result, dense: Sequence[Mapping[str, Any]]) -> di
             line for key in _CARDS for line in costs if line.column.key == key and line.ratio and not row.is_dense
         ],
         "histograms": histograms,
-        "flips": flipped,
-        "command": command(row.record),
+        "flips": changed,
+        "command": row.record["command"],
         "typed": short(str(manifest.get("command", ""))),
         "commit": short(str(at(manifest, "git/commit") or "")),
         "changed": at(manifest, "git/changed") is True,
@@ -72,37 +71,13 @@ def run_page(row: Row, result: Result, dense: Sequence[Mapping[str, Any]]) -> di
 
 def cost_line(row: Row, column: Column) -> CostLine:
     """One cost of a run; ``noise`` is dense against dense, measured in the same way."""
-    found = value(row.record, column)
-    theirs = value(row.dense, column) if row.dense else None
+    cost = value(row.record, column)
+    reference = value(row.dense, column) if row.dense else None
     words, _ = trust(row.record, column)
-    why = "" if found is not None else why_missing(row.record, column)
+    why = "" if cost is not None else why_missing(row.record, column)
     noise = (at(row.record, "baseline/noise") or {}).get(column.key)
-    shown = ratio(row.record, row.dense, column)
-    return CostLine(column, found, theirs, shown, Ratio(**noise) if noise else None, words, why)
-
-
-def command(record: Record) -> str:
-    """The command that makes this run again; what it leaves out is the default."""
-    asked, model, method = record["evaluation"], record["model"], record["method"]
-    words = ["harness", "run", "--method", method["label"], "--task", asked["task"]]
-    words += ["--pretrained", model["pretrained"], "--batch_size", str(asked["batch_size"])]
-    if model["args"]:
-        words += ["--model_args", ",".join(f"{name}={given}" for name, given in model["args"].items())]
-    if asked["num_fewshot"] is not None:
-        words += ["--num_fewshot", str(asked["num_fewshot"])]
-    if asked["limit"] is not None:
-        words += ["--limit", f"{asked['limit']:g}"]
-    if asked["samples"] is not None:
-        words += ["--samples", json.dumps(asked["samples"])]
-    if asked["gen_kwargs"]:
-        words += ["--gen_kwargs", ",".join(f"{name}={given}" for name, given in asked["gen_kwargs"].items())]
-    if asked["apply_chat_template"]:
-        words += ["--apply_chat_template"]
-    if asked["system_instruction"]:
-        words += ["--system_instruction", asked["system_instruction"]]
-    if asked["seeds"] != [0, 1234, 1234, 1234]:
-        words += ["--seed", ",".join(map(str, asked["seeds"]))]
-    return shlex.join(words)
+    against = ratio(row.record, row.dense, column)
+    return CostLine(column, cost, reference, against, Ratio(**noise) if noise else None, words, why)
 
 
 def facts(record: Record) -> dict[str, str]:
@@ -138,16 +113,16 @@ def _documents(
             Histogram("Tokens read", "tokens", histogram(_numbers(samples, "prompt_tokens"))),
             Histogram("Tokens written", "tokens", histogram(_numbers(samples, "output_tokens"))),
         ]
-        told = [each for each in histograms if len(each.bars) > 1]
+        varied = [each for each in histograms if len(each.bars) > 1]
         if not dense or row.score is None or row.is_dense:
-            return told, None
+            return varied, None
         name = f"{row.score['metric']},{row.score['filter']}"
         more = row.score["higher_is_better"] is not False
         changed = flips(samples, dense, name, more_is_better=more)
     except (ResultError, KeyError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
         problems.append(f"the documents cannot be shown: {error}")
         return [], None
-    return told, changed if changed.pairs else None
+    return varied, changed if changed.pairs else None
 
 
 def _numbers(samples: Iterable[Mapping[str, Any]], name: str) -> list[float]:
@@ -180,12 +155,12 @@ _MOST_CURVES = 12
 
 def curves(rows: Sequence[Row]) -> list[Curve]:
     """Quality won or lost by a method's strength, for the first groups with two or more of its settings."""
-    found = []
+    drawn = []
     for settings in by_strength(rows):
-        head = settings.points[0][1]
-        title = f"{head.record['model']['name']} · {head.record['evaluation']['task']} · {head.hardware}"
-        found.append(Curve(short(title), short(settings.axis), [_point(x, row) for x, row in settings.points]))
-    return sorted(found, key=lambda curve: curve.group)[:_MOST_CURVES]
+        first = settings.points[0][1]
+        title = f"{first.record['model']['name']} · {first.record['evaluation']['task']} · {first.hardware}"
+        drawn.append(Curve(short(title), short(settings.axis), [_point(x, row) for x, row in settings.points]))
+    return sorted(drawn, key=lambda curve: curve.group)[:_MOST_CURVES]
 
 
 def _point(x: float, row: Row) -> CurvePoint:

@@ -1,7 +1,8 @@
 """Templates, and the rule that keeps strangers' bytes text: every value is escaped, every script is known by its hash.
 
-The policy that each page carries lets the browser run our two scripts, by their digests, and nothing else; it may
-load nothing from elsewhere.
+The policy that each page carries lets the browser run the project's own scripts, by their digests, and nothing else; it
+may load nothing from elsewhere. A page that is opened from disk cannot import modules, so the files of a script are
+joined into one that stands in the page.
 """
 
 import base64
@@ -10,15 +11,28 @@ import json
 import re
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from harness.reports import numbers
+from harness.contract.families import LOOKS, OTHER
+from harness.reports.numbers import PAGE
 
 HERE = Path(__file__).parent
 ASSETS = HERE / "assets"
+BOARD: Final = (
+    "data.js",
+    "view.js",
+    "numbers.js",
+    "front.js",
+    "table.js",
+    "chart.js",
+    "controls.js",
+    "export.js",
+    "board.js",
+)
+"""The board's script, in the order in which its files are joined: what runs at once needs what stands before it."""
 
 
 def page(template: str, *, depth: int, **values: Any) -> str:
@@ -28,11 +42,11 @@ def page(template: str, *, depth: int, **values: Any) -> str:
     return _environment().get_template(template).render(**(shared | values))
 
 
-def script(name: str) -> Markup:
-    """One of our scripts, to stand inside a page."""
-    text = (ASSETS / name).read_text(encoding="utf-8")
-    assert "</" not in text, f"{name} would end its own element"
-    return Markup(f"\n{text}")  # noqa: S704 - our own file
+def script(*names: str) -> Markup:
+    """The files of one script, to stand inside a page."""
+    text = "\n".join((HERE / "scripts" / name).read_text(encoding="utf-8") for name in names)
+    assert "</" not in text, f"{names} would end their own element"
+    return Markup(f"\n{text}")  # noqa: S704 - the project's own files
 
 
 @cache
@@ -50,7 +64,7 @@ def inline_json(value: Any) -> Markup:
 
 
 def slug(name: str) -> str:
-    """A file name for any text: readable, and another one for every text."""
+    """A file name for any text: readable, and different for different texts."""
     readable = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:48]
     if readable == name and readable != "index":
         return readable
@@ -58,16 +72,28 @@ def slug(name: str) -> str:
 
 
 def family_class(family: str) -> str:
-    """The style of a family; a stranger's family has that of the others."""
-    known = ("baseline", "routing", "early-exit", "pruning", "quantization", "sparse")
-    return f"f-{family if family in known else 'other'}"
+    """The style of a family; all unknown families share one."""
+    return f"f-{family if family in LOOKS else 'other'}"
+
+
+def families_css() -> str:
+    """The sheet that gives every family its colours."""
+    return "".join(
+        f".{family_class(family)} {{ --family: light-dark({shown.light}, {shown.dark}); }}\n"
+        for family, shown in ({"other": OTHER} | LOOKS).items()
+    )
+
+
+def families_json() -> dict[str, Any]:
+    """The outline of every family, in the families' order, for the board's script."""
+    return {"known": {family.value: shown.outline for family, shown in LOOKS.items()}, "other": OTHER.outline}
 
 
 def _policy(scripts: list[Markup]) -> str:
     hashes = " ".join(
         f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'" for text in scripts
     )
-    # style-src and img-src name file: for pages opened from disk, where 'self' is nothing
+    # style-src and img-src name file: for pages opened from disk, where 'self' matches nothing
     return (
         f"default-src 'none'; script-src {hashes}; style-src 'self' file:; img-src 'self' file: data:; "
         "base-uri 'none'; form-action 'none'"
@@ -84,12 +110,12 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "quantity": numbers.quantity,
-        "score": numbers.score,
-        "signed": numbers.signed,
-        "times": numbers.times,
+        "quantity": PAGE.quantity,
+        "score": PAGE.score,
+        "difference": PAGE.difference,
+        "ratio": PAGE.ratio,
         "slug": slug,
         "family_class": family_class,
     }
-    environment.globals["interval"] = numbers.interval
+    environment.globals["interval"] = PAGE.interval
     return environment

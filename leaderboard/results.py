@@ -38,10 +38,10 @@ class Result:
         Raises:
             ResultError: absent, too large, or not a JSON object.
         """
-        found = _json(_read(self.folder / MANIFEST, MAX_MANIFEST), MANIFEST, _STRICT)
-        if not isinstance(found, dict):
+        manifest = _json(_read(self.folder / MANIFEST, MAX_MANIFEST), MANIFEST, _STRICT)
+        if not isinstance(manifest, dict):
             raise ResultError(f"{MANIFEST} is not a JSON object")
-        return found
+        return manifest
 
     def samples(self) -> Iterator[dict[str, Any]]:
         """The run's documents, one by one.
@@ -85,7 +85,7 @@ def load_all(root: Path) -> tuple[list[Result], dict[Path, str]]:
     """
     if not root.is_dir():
         raise ResultError(f"no folder {root}; `harness run -o {root} ...` or `harness submit` makes one")
-    found: dict[str, Result] = {}
+    by_id: dict[str, Result] = {}
     refused: dict[Path, str] = {}
     for folder in _folders(root):
         try:
@@ -94,11 +94,11 @@ def load_all(root: Path) -> tuple[list[Result], dict[Path, str]]:
             refused[folder] = str(error)
             continue
         run_id = result.record["id"]
-        if run_id in found:
-            refused[folder] = f"run {run_id} is there twice, also in {found[run_id].folder}"
+        if run_id in by_id:
+            refused[folder] = f"run {run_id} is there twice, also in {by_id[run_id].folder}"
         else:
-            found[run_id] = result
-    results = sorted(found.values(), key=lambda result: (result.record["started"], result.record["id"]), reverse=True)
+            by_id[run_id] = result
+    results = sorted(by_id.values(), key=lambda result: (result.record["started"], result.record["id"]), reverse=True)
     return results, refused
 
 

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from harness.core.errors import ResultError
 from harness.leaderboard.aggregates import aggregations, disagreements
 from harness.leaderboard.results import PACKED_SAMPLES, Result
-from harness.measure.accelerators import accelerator, names
+from harness.measure.accelerators import of_device
 from harness.measure.energy import ROUNDS as LEAST_WINDOWS
 from harness.measure.energy import WINDOW_S
 from harness.reports.columns import at
@@ -25,6 +25,9 @@ SUBMISSION = "submission.json"
 MAX_FOLDER = 10 << 20  # bytes of a packed run
 _FASTEST = 1e19  # FLOP/s of no machine
 _MOST_WATTS = 20_000.0  # of no single machine
+_MOST = 5  # findings of a rule that are worth reading
+
+Severity = Literal["error", "warning"]
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class Finding:
     """Something about a result: an error keeps it out, a warning is for the reviewer's eyes."""
 
     folder: Path
-    severity: Literal["error", "warning"]
+    severity: Severity
     rule: str
     text: str
 
@@ -66,15 +69,20 @@ def judge(result: Result) -> Iterator[Finding]:
     except ResultError as error:
         yield Finding(result.folder, "error", "files", str(error))
         return
-    for severity, rules in (("error", ERRORS), ("warning", WARNINGS)):
-        for rule in rules:
-            try:
-                found = list(islice(rule(case), 5))
-            except (KeyError, TypeError, ValueError, AttributeError, OverflowError, ZeroDivisionError) as error:
-                found = [f"the files do not have the form that a run leaves: {type(error).__name__}: {error}"]
-                severity = "error"
-            for text in found:
-                yield Finding(result.folder, "error" if severity == "error" else "warning", rule.__name__, text)
+    for rule in ERRORS:
+        yield from _findings(case, rule, "error")
+    for rule in WARNINGS:
+        yield from _findings(case, rule, "warning")
+
+
+def _findings(case: Case, rule: Rule, severity: Severity) -> list[Finding]:
+    """The first findings of one rule; a rule that cannot read the files is an error of them, whatever it looks for."""
+    try:
+        texts = list(islice(rule(case), _MOST))
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, ZeroDivisionError) as error:
+        severity = "error"
+        texts = [f"the files do not have the form that a run leaves: {type(error).__name__}: {error}"]
+    return [Finding(case.result.folder, severity, rule.__name__, text) for text in texts]
 
 
 def files(case: Case) -> Iterator[str]:
@@ -82,12 +90,12 @@ def files(case: Case) -> Iterator[str]:
     folder = case.result.folder
     present = {path.name: path for path in folder.iterdir()}
     if any(path.is_symlink() or not path.is_file() for path in present.values()):
-        yield "there is something else than plain files"
+        yield "it holds something that is not a plain file"
     if not case.packed:
         return
     expected = {RECORD, MANIFEST, PACKED_SAMPLES, SUBMISSION}
     if extra := sorted(present.keys() - expected):
-        yield f"files that do not belong: {', '.join(extra[:5])}"
+        yield f"unexpected files: {', '.join(extra[:5])}"
     if (size := sum(path.stat().st_size for path in present.values())) > MAX_FOLDER:
         yield f"{size:,} bytes; a packed run has at most {MAX_FOLDER:,}"
     stated = json.loads((folder / SUBMISSION).read_bytes())["sha256"]
@@ -114,7 +122,7 @@ def identity(case: Case) -> Iterator[str]:
         "model": (stated["model"], record["model"]["fingerprint"]),
         "evaluation": (stated["evaluation"], record["evaluation"]),
     }
-    yield from (f"manifest and record differ in the {name}" for name, (one, other) in pairs.items() if one != other)
+    yield from (f"manifest and record differ in the {name}" for name, (asked, ran) in pairs.items() if asked != ran)
 
 
 def whole(case: Case) -> Iterator[str]:
@@ -135,7 +143,7 @@ def documents(case: Case) -> Iterator[str]:
 def recomputed(case: Case) -> Iterator[str]:
     """Scores, standard errors, tokens and FLOPs are those of the documents."""
     for each in disagreements(case.record, case.samples, aggregations(case.manifest)):
-        yield f"{each.what}: the record says {each.claimed}, the documents say {each.found}"
+        yield f"{each.quantity}: the record says {each.claimed}, the documents say {each.computed}"
 
 
 def work(case: Case) -> Iterator[str]:
@@ -197,13 +205,12 @@ def measured(case: Case) -> Iterator[str]:
 
 def _most_watts(device: str) -> float:
     """A fifth over the stated power of an accelerator that the device's name names, else what no machine takes."""
-    named = [accelerator(name).tdp for name in names() if name.partition("-")[0].upper() in device.upper()]
-    stated = [tdp for tdp in named if tdp is not None]
+    stated = [entry.tdp for entry in of_device(device) if entry.tdp is not None]
     return 1.2 * max(stated) if stated else _MOST_WATTS
 
 
 def date(case: Case) -> Iterator[str]:
-    """Runs lie in the past."""
+    """A run started in the past."""
     started = datetime.fromisoformat(case.record["started"])
     started = started if started.tzinfo else started.replace(tzinfo=UTC)
     if started > datetime.now(UTC) + timedelta(days=1):
@@ -211,24 +218,23 @@ def date(case: Case) -> Iterator[str]:
 
 
 def text(case: Case) -> Iterator[str]:
-    """Texts are of a length that people write, and printable."""
+    """Names are of a length that people write, printable, and without markup."""
     method, model, asked = case.record["method"], case.record["model"], case.record["evaluation"]
-    shown = [method["label"], method["name"], method["family"], model["name"], model["pretrained"], asked["task"]]
-    shown += [case.record["environment"]["device_name"]]
-    for each in shown:
-        if len(each) > 300:
-            yield f"a name of {len(each)} characters"
-        elif not each.isprintable() or any(char in each for char in "<>"):
-            yield f"a name that nobody would write: {each!r:.80}"
+    names = [method["label"], method["name"], method["family"], model["name"], model["pretrained"], asked["task"]]
+    for name in (*names, case.record["environment"]["device_name"]):
+        if len(name) > 300:
+            yield f"a name of {len(name)} characters"
+        elif not name.isprintable() or any(char in name for char in "<>"):
+            yield f"the name contains markup or unprintable characters: {name!r:.80}"
 
 
 def ranking(case: Case) -> Iterator[str]:
-    """Why the row will stand apart."""
+    """Why the row will be shown apart and not ranked."""
     yield from Row(case.record, None).apart
 
 
 def code(case: Case) -> Iterator[str]:
-    """Runs from changed or unknown sources are hard to make again."""
+    """A run from changed or unknown sources is hard to reproduce."""
     git = case.manifest.get("git")
     if git is None:
         yield "made by an installed package: no commit is known"

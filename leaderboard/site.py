@@ -1,4 +1,4 @@
-"""The site: plain files, written beside the old site and put in its place when all of them are there."""
+"""The site: plain files, written beside the old site, which they replace when all of them are complete."""
 
 import json
 import shutil
@@ -11,7 +11,7 @@ from harness.contract.describe import Description, describe, paper_url
 from harness.core.errors import ResultError, SiteError
 from harness.core.files import staged_folder
 from harness.leaderboard import board, exports, pages
-from harness.leaderboard.render import ASSETS, inline_json, page, script, slug
+from harness.leaderboard.render import ASSETS, BOARD, families_css, inline_json, page, script, slug
 from harness.leaderboard.results import PACKED_SAMPLES, Result, load_all
 from harness.reports.columns import COLUMNS
 from harness.reports.rows import Row, difference, rows
@@ -30,17 +30,17 @@ class Built:
 
 
 def build(results: Path, site: Path, url: str | None = None) -> Built:
-    """Build the site of all results under a folder; an older site in its place goes.
+    """Build the site of all results under a folder, in place of an older one.
 
     Raises:
         ResultError: no such folder of results.
-        SiteError: something that is no site is in the way.
+        SiteError: the folder exists and is not a site.
         DiskError: the place cannot be written.
     """
-    found, refused = load_all(results)
+    loaded, refused = load_all(results)
     _check_place(site)
-    by_id = {result.record["id"]: result for result in found}
-    table = rows(result.record for result in found)
+    by_id = {result.record["id"]: result for result in loaded}
+    table = rows(result.record for result in loaded)
     with staged_folder(site.with_name(f"{site.name}.new")) as folder:
         _write_shared(folder, table, url, {str(path.relative_to(results)): why for path, why in refused.items()})
         _write_runs(folder, table, by_id)
@@ -57,15 +57,16 @@ def _check_place(site: Path) -> None:
     if not site.exists() or (site.is_dir() and not any(site.iterdir())):
         return
     try:
-        ours = json.loads((site / "index.json").read_text())["generator"] == "harness"
+        is_site = json.loads((site / "index.json").read_text())["generator"] == "harness"
     except (OSError, ValueError, KeyError, TypeError):
-        ours = False
-    if not ours:
-        raise SiteError(f"{site} is there and is not a site of ours: give -o a folder that is empty or not there")
+        is_site = False
+    if not is_site:
+        raise SiteError(f"{site} exists and is not a leaderboard: give -o a folder that is empty or does not exist")
 
 
 def _write_shared(folder: Path, table: Sequence[Row], url: str | None, refused: Mapping[str, str]) -> None:
-    shutil.copytree(ASSETS, folder / "assets", ignore=shutil.ignore_patterns("*.js"))
+    shutil.copytree(ASSETS, folder / "assets")
+    _write(folder / "assets" / "families.css", families_css())
     data = board.data(table)
     _write(
         folder / "index.html",
@@ -73,7 +74,7 @@ def _write_shared(folder: Path, table: Sequence[Row], url: str | None, refused: 
             "index.html",
             depth=0,
             section="Board",
-            script=script("board.js"),
+            script=script(*BOARD),
             data=inline_json(data),
             board=data,
             facts=_facts(table),
@@ -144,26 +145,26 @@ def _write_methods(folder: Path, table: Sequence[Row]) -> None:
     for row in table:
         by_name.setdefault(row.record["method"]["name"], []).append(row)
     entries = []
-    for name, some in sorted(by_name.items()):
-        told, family = _told(name), some[0].record["method"]["family"]
+    for name, members in sorted(by_name.items()):
+        description, family = _description(name), members[0].record["method"]["family"]
         content = {
             "name": name,
             "family": family,
-            "told": told,
-            "paper": paper_url(told.paper) if told and told.paper else None,
-            "curves": pages.curves(some),
-            "lines": pages.list_lines(some),
+            "description": description,
+            "paper": paper_url(description.paper) if description and description.paper else None,
+            "curves": pages.curves(members),
+            "lines": pages.list_lines(members),
         }
         _write(folder / "methods" / f"{slug(name)}.html", page("method.html", depth=1, section="Methods", **content))
-        about = told.summary if told else "not installed where the site was built"
+        about = description.summary if description else "not installed where the site was built"
         entries.append({"name": name, "kind": family, "target": f"{slug(name)}.html", "about": about})
     _write_list(
         folder / "methods", "Methods", "What has been run, each with its documentation and all its rows.", entries
     )
 
 
-def _told(name: str) -> Description | None:
-    """A method's documentation where it is installed. Code is found by our registry alone, never by a record."""
+def _description(name: str) -> Description | None:
+    """A method's documentation, if it is installed. The registry alone finds code, a record never does."""
     from harness.contract import registry
 
     if name not in {item.name for item in registry.listings() if not item.error}:
@@ -176,11 +177,12 @@ def _write_models(folder: Path, table: Sequence[Row]) -> None:
     for row in table:
         by_name.setdefault(row.record["model"]["name"], []).append(row)
     entries = []
-    for name, some in sorted(by_name.items()):
-        model = some[0].record["model"]
-        content = {"name": name, "model": model, "lines": pages.list_lines(some)}
+    for name, members in sorted(by_name.items()):
+        model = members[0].record["model"]
+        content = {"name": name, "model": model, "lines": pages.list_lines(members)}
         _write(folder / "models" / f"{slug(name)}.html", page("model.html", depth=1, section="Models", **content))
-        about = f"{len(some)} run{'s' if len(some) > 1 else ''}, {len({row.group for row in some})} groups"
+        groups = len({row.group for row in members})
+        about = f"{len(members)} run{'s' if len(members) > 1 else ''}, {groups} group{'s' if groups > 1 else ''}"
         kind = f"{model['parameters'] / 1e6:,.1f} million parameters"
         entries.append({"name": name, "kind": kind, "target": f"{slug(name)}.html", "about": about})
     _write_list(folder / "models", "Models", "What methods have been run on.", entries)
@@ -191,6 +193,6 @@ def _write_list(folder: Path, title: str, lede: str, entries: list[dict[str, Any
 
 
 def _write(path: Path, text: str) -> None:
-    """Strangers' text may hold halves of characters, which no encoding has: they become question marks."""
+    """Write a file; half a surrogate pair, which no encoding has, becomes a question mark."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8", errors="replace")

@@ -1,4 +1,4 @@
-"""Packing a run for publication: the record, how it was made, and each document's evidence, without places."""
+"""Packing a run for publication: the record, how it was made, and each document's evidence, without folders' names."""
 
 import gzip
 import hashlib
@@ -10,7 +10,7 @@ from typing import Any
 
 from harness.core.errors import SubmitError
 from harness.core.files import staged_folder
-from harness.leaderboard.evidence import answer
+from harness.leaderboard.evidence import answer_text
 from harness.leaderboard.results import PACKED_SAMPLES, Result, load
 from harness.leaderboard.rules import SUBMISSION, judge
 from harness.reports.columns import at
@@ -18,11 +18,11 @@ from harness.results.store import MANIFEST, RECORD, Store
 
 _LEFT_OUT = ("prompt_hash", "target_hash")
 _LONGEST = 120  # characters of an expected answer
-_PLACE = re.compile(r"(?<![\w:/.])/(?:[\w.@+-]+/)+([\w.@+-]*)")
+_PATH = re.compile(r"(?<![\w:/.])/(?:[\w.@+-]+/)+([\w.@+-]*)")
 
 
 def submit(name: str, store: Store, board: Path) -> list[Path]:
-    """Pack a run, and the dense run that it is compared with unless it is there, under a folder of results.
+    """Pack a run, and the dense run that it is compared with unless it is packed already, under a folder of results.
 
     Returns the new folders.
 
@@ -42,7 +42,7 @@ def submit(name: str, store: Store, board: Path) -> list[Path]:
     for each in wanted:
         folder = board / each.record["id"]
         if folder.exists():
-            raise SubmitError(f"{folder} is there already; a published run stays as it is")
+            raise SubmitError(f"{folder} exists already; a published run stays as it is")
         with staged_folder(folder) as staging:
             _pack(each, staging)
         packed.append(folder)
@@ -56,12 +56,14 @@ def _reasons(result: Result) -> list[str]:
 def _pack(result: Result, folder: Path) -> None:
     """Write the four files of a packed run; the same run gives the same bytes."""
     record = dict(result.record)
-    record["model"] = record["model"] | {"pretrained": without_places(record["model"]["pretrained"])}
+    model = record["model"]
+    record["model"] = model | {name: without_folders(model[name]) for name in ("pretrained", "args")}
+    record["command"] = without_folders(record["command"])
     manifest = result.manifest()
     identity = manifest.pop("identity", None)  # the id is its digest
     contents = {
         RECORD: (json.dumps(record, indent=1, ensure_ascii=False) + "\n").encode(),
-        MANIFEST: (json.dumps(without_places(manifest) | {"identity": identity}, indent=1) + "\n").encode(),
+        MANIFEST: (json.dumps(without_folders(manifest) | {"identity": identity}, indent=1) + "\n").encode(),
         PACKED_SAMPLES: gzip.compress("".join(_lines(result)).encode(), 9, mtime=0),
     }
     for name, content in contents.items():
@@ -80,17 +82,17 @@ def _lines(result: Result) -> Iterator[str]:
         }
         kept["doc_hash"] = str(sample["doc_hash"])[:16]
         kept["scores"] = sample["scores"]
-        kept["target"] = short if (short := sample.get("target")) is None else str(short)[:_LONGEST]
-        kept["answer"] = answer(sample)
+        kept["target"] = target if (target := sample.get("target")) is None else str(target)[:_LONGEST]
+        kept["answer"] = answer_text(sample)
         yield json.dumps(kept, ensure_ascii=False, separators=(",", ":")) + "\n"
 
 
-def without_places(value: Any) -> Any:
-    """A value whose texts name no folder of the machine: of a path from the root, the last part is left."""
+def without_folders(value: Any) -> Any:
+    """A value whose texts name no folder of the machine: of an absolute path, the last part is left."""
     if isinstance(value, str):
-        return _PLACE.sub(lambda match: match[1], value)
+        return _PATH.sub(lambda match: match[1], value)
     if isinstance(value, list):
-        return [without_places(each) for each in value]
+        return [without_folders(each) for each in value]
     if isinstance(value, Mapping):
-        return {key: without_places(each) for key, each in value.items()}
+        return {key: without_folders(each) for key, each in value.items()}
     return value

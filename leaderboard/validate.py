@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from harness.core.text import printable
 from harness.leaderboard.results import Result, load_all
 from harness.leaderboard.rules import Finding, judge
 from harness.reports.columns import BY_KEY, at, ratio
-from harness.reports.numbers import interval, score, signed, times
+from harness.reports.numbers import PAGE
 from harness.reports.rows import Row, difference, rows
 
 
@@ -76,20 +77,21 @@ def _unchanged(before: Mapping[str, Result], now: Mapping[str, Result], root: Pa
         if run_id not in now:
             yield Finding(root / run_id, "error", "published", f"run {run_id} was published and is gone")
             continue
-        for path, one, other in _changes(old.record, now[run_id].record):
-            text = f"a published number changed: {path} was {one!r:.60} and is {other!r:.60}"
+        for path, was, is_now in _changes(old.record, now[run_id].record):
+            text = f"a published number changed: {path} was {was!r:.60} and is {is_now!r:.60}"
             yield Finding(now[run_id].folder, "error", "published", text)
 
 
-def _changes(one: Any, other: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
-    if isinstance(one, Mapping) and isinstance(other, Mapping):
-        for key in sorted({*one, *other}):
-            yield from _changes(one.get(key), other.get(key), f"{path}.{key}".lstrip("."))
-    elif isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
-        for number, pair in enumerate(zip(one, other, strict=True)):
+def _changes(old: Any, new: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Where two JSON values differ, as (path, old, new)."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        for key in sorted({*old, *new}):
+            yield from _changes(old.get(key), new.get(key), f"{path}.{key}".lstrip("."))
+    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        for number, pair in enumerate(zip(old, new, strict=True)):
             yield from _changes(*pair, f"{path}.{number}")
-    elif one != other:
-        yield path, one, other
+    elif old != new:
+        yield path, old, new
 
 
 def _table(results: list[Result], before: Mapping[str, Result]) -> str:
@@ -98,31 +100,31 @@ def _table(results: list[Result], before: Mapping[str, Result]) -> str:
     touched = {row.group for row in table if row.id not in before}
     lines = []
     for group in dict.fromkeys(row.group for row in table if row.group in touched):
-        some = [row for row in table if row.group == group]
-        head = some[0].record
-        title = f"{head['model']['name']}, {head['evaluation']['task']}, {some[0].hardware}, {some[0].settings}"
+        members = [row for row in table if row.group == group]
+        first = members[0]
+        model, task = first.record["model"]["name"], first.record["evaluation"]["task"]
+        title = f"{model}, {task}, {first.hardware}, {first.settings}"
         lines += [
             f"### {_cell(title)}",
             "",
             "| | method | score | against dense | FLOPs | |",
             "|---|---|---|---|---|---|",
         ]
-        lines += [_line(row, new=row.id not in before) for row in sorted(some, key=lambda row: not row.is_dense)]
+        lines += [_line(row, new=row.id not in before) for row in sorted(members, key=lambda row: not row.is_dense)]
         lines.append("")
     return "\n".join(lines) or "No new runs.\n"
 
 
 def _line(row: Row, *, new: bool) -> str:
     change, flops = difference(row.score), ratio(row.record, row.dense, BY_KEY["flops"])
-    told = (
-        "" if change is None else f"{signed(change['difference'])} {interval(change['low'], change['high'], sign=True)}"
-    )
+    against = PAGE.difference(change["difference"]) if change else ""
+    bounds = PAGE.interval(change["low"], change["high"], "difference") if change else ""
     cells = [
         "**new**" if new else "",
         _cell(row.record["method"]["label"]),
-        score(row.score["value"] if row.score else None),
-        told,
-        "" if flops is None else times(flops.value),
+        PAGE.score(row.score["value"] if row.score else None),
+        f"{against} {bounds}".strip(),
+        "" if flops is None else PAGE.ratio(flops.value),
         _cell("; ".join(row.apart)),
     ]
     return f"| {' | '.join(cells)} |"
@@ -130,5 +132,5 @@ def _line(row: Row, *, new: bool) -> str:
 
 def _cell(text: str) -> str:
     """Text as Markdown that shows it: no markup, no mention, no link."""
-    shown = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text[:120])
+    shown = printable(text[:120])
     return "`" + shown.replace("`", "'").replace("|", "¦") + "`" if shown else ""

@@ -61,7 +61,7 @@ _DOCUMENT = {"per": "document"}
 _SUM = {"summed": True, "per": "document"}
 _LATENCY = {"doubts": "time/latency/doubts"}
 _ENERGY = {"per": "request", "word": "energy/label", "doubts": "energy/doubts"}
-_MORE: dict[str, tuple[str, Mapping[str, Any]]] = {
+_DETAILS: dict[str, tuple[str, Mapping[str, Any]]] = {
     "flops": ("Matrix products that ran, padding included; one multiply-add is two.", _SUM),
     "weight_bytes": ("Bytes of weights read by what ran: what bounds decoding one sequence at a time.", _SUM),
     "kv_bytes": ("Bytes of keys and values read and written.", _SUM),
@@ -87,10 +87,10 @@ _DEPTH = "Executed share of all layers while {}, attention and MLP counting half
 
 def _columns() -> Iterable[Column]:
     for cost in COSTS:
-        text, more = _MORE.get(cost.name, (cost.title, {}))
+        text, details = _DETAILS.get(cost.name, (cost.title, {}))
         title = _TITLES.get(cost.name) or cost.title[:1].upper() + cost.title[1:]
         unit = cost.unit.partition("/")[0]
-        yield Column(cost.name, title, cost.path.replace(".", "/"), unit, cost.kind, text, **more)
+        yield Column(cost.name, title, cost.path.replace(".", "/"), unit, cost.kind, text, **details)
     for phase, doing in (("prefill", "reading a text"), ("decode", "writing")):
         path, text = f"trace/mean_depth_{phase}", _DEPTH.format(doing)
         yield Column(f"depth_{phase}", f"{phase.capitalize()} depth", path, "share", "counted", text)
@@ -101,33 +101,33 @@ BY_KEY: Mapping[str, Column] = {column.key: column for column in COLUMNS}
 
 
 def columns(records: Iterable[Mapping[str, Any]]) -> list[Column]:
-    """All costs, and a roofline for every machine that any of the records was worked out for."""
+    """All costs, and a roofline for every machine that any of the records has one for."""
     machines = sorted({name for record in records for name in (at(record, "time/roofline") or {})})
     return [*COLUMNS, *(_roofline(name) for name in machines)]
 
 
 def _roofline(machine: str) -> Column:
-    text = f"The least seconds that the counted work takes on {machine}, by its data sheet; no software is that fast."
+    text = f"Lower bound of the time that the counted work takes on {machine}, by its data sheet."
     path = f"time/roofline/{machine}/seconds"
     return Column(f"roofline:{machine}", f"Roofline {machine}", path, "s", "modelled", text, per="document")
 
 
 def at(record: Mapping[str, Any], path: str) -> Any:
     """What lies at a path of a record, as JSON; None where a part of the path is absent or null."""
-    found: Any = record
+    value: Any = record
     for part in path.split("/"):
-        if not isinstance(found, Mapping) or (found := found.get(part)) is None:
+        if not isinstance(value, Mapping) or (value := value.get(part)) is None:
             return None
-    return found
+    return value
 
 
 def value(record: Mapping[str, Any], column: Column) -> float | None:
     """A run's cost in the column's unit, per document where the record has a sum."""
-    found: float | None = at(record, column.path)
-    if found is None or not column.summed:
-        return found
+    cost: float | None = at(record, column.path)
+    if cost is None or not column.summed:
+        return cost
     documents = max((score["n"] for score in record["scores"]), default=0)
-    return found / documents if documents else None
+    return cost / documents if documents else None
 
 
 def ratio(record: Mapping[str, Any], dense: Mapping[str, Any] | None, column: Column) -> Ratio | None:
@@ -140,8 +140,8 @@ def ratio(record: Mapping[str, Any], dense: Mapping[str, Any] | None, column: Co
         return Ratio(stated["value"], stated["low"], stated["high"])
     if dense is None or column.kind in ("measured", "estimated"):
         return None
-    own, theirs = value(record, column), value(dense, column)
-    return None if own is None or not theirs else Ratio(own / theirs)
+    cost, reference = value(record, column), value(dense, column)
+    return None if cost is None or not reference else Ratio(cost / reference)
 
 
 def trust(record: Mapping[str, Any], column: Column) -> tuple[str, bool]:

@@ -1,30 +1,32 @@
-"""Figures of a comparison: each is drawn from a table that is written beside it, and from nothing else.
-
-Families have a colour that colour-blind readers tell apart and a marker that grey print keeps.
-"""
+"""Figures of a comparison: each is drawn from a table that is written beside it, and from nothing else."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from io import BytesIO
+from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
+from harness.contract.families import look
 from harness.results.stats.pareto import Point, front
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from pandas import DataFrame
 
-COLOURS = {
-    "baseline": "#4c4a45",
-    "routing": "#0067a5",
-    "early-exit": "#007a58",
-    "pruning": "#bb4a00",
-    "quantization": "#8b3f93",
-    "sparse": "#8a6500",
-}
-MARKERS = {"baseline": "s", "routing": "o", "early-exit": "^", "pruning": "D", "quantization": "v", "sparse": "P"}
-_OTHER = ("#625f58", "X")
+_RULE, _FRONT = "#8a867c", "#0a6a6e"  # lines of reference, and the line through the front
+_BLUE, _ORANGE = "#0067a5", "#bb4a00"  # for two of a kind; colour-blind readers tell them apart
+_PARTS = (
+    ("#0a6a6e", ""),
+    ("#63a7aa", "//"),
+    ("#b9d6d6", ".."),
+    ("#bb4a00", ""),
+    ("#e8a87a", "\\\\"),
+    ("#8b3f93", "xx"),
+    ("#8a6500", "++"),
+    ("#625f58", ""),
+)
+"""Colour and hatch of the parts of a bar."""
 _STYLE: Any = {
     "font.family": "sans-serif",
     "font.size": 9,
@@ -80,25 +82,20 @@ class Plot:
         return svg.getvalue(), png.getvalue()
 
 
-def look(family: str) -> tuple[str, str]:
-    """Colour and marker of a family."""
-    return COLOURS.get(family, _OTHER[0]), MARKERS.get(family, _OTHER[1])
-
-
 def pareto(axes: "Axes", data: "DataFrame") -> None:
     """Score against a cost's ratio; filled markers are on the front that respects the intervals."""
     kept = set(front_of(data))
     for number, (_, row) in enumerate(data.iterrows()):
-        colour, marker = look(row["family"])
+        family = look(row["family"])
         axes.errorbar(
             row["cost"],
             row["score"],
             xerr=_bars(row["cost"], row["cost_low"], row["cost_high"]),
             yerr=_bars(row["score"], row["score_low"], row["score_high"]),
-            fmt=marker,
-            color=colour,
-            markerfacecolor=colour if number in kept else "white",
-            ecolor=colour,
+            fmt=family.marker,
+            color=family.light,
+            markerfacecolor=family.light if number in kept else "white",
+            ecolor=family.light,
             elinewidth=0.8,
             markersize=7,
             zorder=3,
@@ -106,8 +103,8 @@ def pareto(axes: "Axes", data: "DataFrame") -> None:
     best_first = sorted(range(len(data)), key=lambda number: number not in kept)
     _name(axes, [(data["cost"].iloc[n], data["score"].iloc[n], data["method"].iloc[n]) for n in best_first])
     on = data.iloc[sorted(kept, key=lambda number: data["cost"].iloc[number])]
-    axes.step(on["cost"], on["score"], where="post", color="#0a6a6e", linewidth=1.2, zorder=2)
-    axes.axvline(1, color="#8a867c", linestyle=":", linewidth=1)
+    axes.step(on["cost"], on["score"], where="post", color=_FRONT, linewidth=1.2, zorder=2)
+    axes.axvline(1, color=_RULE, linestyle=":", linewidth=1)
     axes.set_xlabel(f"{data.attrs['cost']}, × dense")
     axes.set_ylabel(data.attrs["metric"])
     if data.attrs["less"]:
@@ -121,35 +118,39 @@ def front_of(data: "DataFrame") -> list[int]:
     for _, row in data.iterrows():
         cost = _interval(row["cost_low"], row["cost_high"])
         quality = _interval(row["score_low"], row["score_high"])
-        turned = quality and (min(sign * bound for bound in quality), max(sign * bound for bound in quality))
-        points.append(Point(row["cost"], sign * row["score"], cost, turned))
+        signed = quality and (min(sign * bound for bound in quality), max(sign * bound for bound in quality))
+        points.append(Point(row["cost"], sign * row["score"], cost, signed))
     return front(points)
 
 
 def strength(axes: "Axes", data: "DataFrame") -> None:
     """Difference to dense against a method's parameter, with its interval."""
-    colour, marker = look(data["family"].iloc[0])
-    bounds = [_bars(row["difference"], row["low"], row["high"]) for _, row in data.iterrows()]
-    axes.plot(data["strength"], data["difference"], color=colour, linewidth=1.2)
-    for (_, row), bars in zip(data.iterrows(), bounds, strict=True):
-        axes.errorbar(row["strength"], row["difference"], yerr=bars, fmt=marker, color=colour, elinewidth=0.8)
-    axes.axhline(0, color="#8a867c", linestyle=":", linewidth=1)
+    family = look(data["family"].iloc[0])
+    axes.plot(data["strength"], data["difference"], color=family.light, linewidth=1.2)
+    for _, row in data.iterrows():
+        axes.errorbar(
+            row["strength"],
+            row["difference"],
+            yerr=_bars(row["difference"], row["low"], row["high"]),
+            fmt=family.marker,
+            color=family.light,
+            elinewidth=0.8,
+        )
+    axes.axhline(0, color=_RULE, linestyle=":", linewidth=1)
     axes.set_xlabel(data["parameter"].iloc[0])
     axes.set_ylabel("score, method − dense")
 
 
 def breakdown(axes: "Axes", data: "DataFrame") -> None:
     """What a run's FLOPs (or idealized seconds) are made of, over dense's total."""
-    shades = ["#0a6a6e", "#63a7aa", "#b9d6d6", "#bb4a00", "#e8a87a", "#8b3f93", "#8a6500", "#625f58"]
-    hatches = ["", "//", "..", "", "\\\\", "xx", "++", ""]
     left = [0.0] * len(data)
-    for number, part in enumerate(column for column in data.columns if column != "method"):
-        style: dict[str, Any] = {"color": shades[number % 8], "hatch": hatches[number % 8], "edgecolor": "white"}
-        axes.barh(range(len(data)), data[part], left=left, label=part.replace("_", " "), height=0.7, **style)
+    for part, (colour, hatch) in zip((name for name in data.columns if name != "method"), cycle(_PARTS), strict=False):
+        style: dict[str, Any] = {"color": colour, "hatch": hatch, "edgecolor": "white", "height": 0.7}
+        axes.barh(range(len(data)), data[part], left=left, label=part.replace("_", " "), **style)
         left = [base + width for base, width in zip(left, data[part], strict=True)]
     axes.set_yticks(range(len(data)), [method[:40] for method in data["method"]], fontsize=7)
     axes.invert_yaxis()
-    axes.axvline(1, color="#8a867c", linestyle=":", linewidth=1)
+    axes.axvline(1, color=_RULE, linestyle=":", linewidth=1)
     axes.set_xlabel(data.attrs["unit"])
     axes.figure.legend(loc="outside lower center", fontsize=7, ncols=4)
 
@@ -157,10 +158,10 @@ def breakdown(axes: "Axes", data: "DataFrame") -> None:
 def depths(axes: "Axes", data: "DataFrame") -> None:
     """How deep documents went, by difficulty: those that dense gets right and those that it gets wrong."""
     bins = [edge / 20 for edge in range(int(20 * max(1.0, data["depth"].max())) + 2)]
-    for dense_right, colour, hatch in ((True, "#0067a5", ""), (False, "#bb4a00", "///")):
-        some = data[data["dense_right"] == dense_right]["depth"]
-        label = f"dense is {'right' if dense_right else 'wrong'} ({len(some)})"
-        axes.hist(some, bins=bins, color=colour, alpha=0.55, hatch=hatch, edgecolor="white", label=label)
+    for dense_right, colour, hatch in ((True, _BLUE, ""), (False, _ORANGE, "///")):
+        documents = data[data["dense_right"] == dense_right]["depth"]
+        label = f"dense is {'right' if dense_right else 'wrong'} ({len(documents)})"
+        axes.hist(documents, bins=bins, color=colour, alpha=0.55, hatch=hatch, edgecolor="white", label=label)
     axes.set_xlabel("executed share of the layers")
     axes.set_ylabel("documents")
     axes.legend(fontsize=7)
@@ -168,16 +169,15 @@ def depths(axes: "Axes", data: "DataFrame") -> None:
 
 def phases(axes: "Axes", data: "DataFrame") -> None:
     """Tokens per second while reading and while writing, over dense's."""
-    places = range(len(data))
-    looks = {"prefill": ("#0067a5", ""), "decode": ("#bb4a00", "//")}
-    known = [phase for phase in looks if data[phase].notna().any()]
-    for number, phase in enumerate(known):
-        shift = 0.4 * number - 0.2 * (len(known) - 1)
-        colour, hatch = looks[phase]
-        places_of = [at + shift for at in places]
-        axes.bar(places_of, data[phase], 0.36, color=colour, hatch=hatch, edgecolor="white", label=phase)
-    axes.set_xticks(list(places), [method[:24] for method in data["method"]], rotation=20, ha="right", fontsize=7)
-    axes.axhline(1, color="#8a867c", linestyle=":", linewidth=1)
+    styles = {"prefill": (_BLUE, ""), "decode": (_ORANGE, "//")}
+    measured = [phase for phase in styles if data[phase].notna().any()]
+    for number, phase in enumerate(measured):
+        shift = 0.4 * number - 0.2 * (len(measured) - 1)
+        colour, hatch = styles[phase]
+        centres = [place + shift for place in range(len(data))]
+        axes.bar(centres, data[phase], 0.36, color=colour, hatch=hatch, edgecolor="white", label=phase)
+    axes.set_xticks(range(len(data)), [method[:24] for method in data["method"]], rotation=20, ha="right", fontsize=7)
+    axes.axhline(1, color=_RULE, linestyle=":", linewidth=1)
     axes.set_ylabel("tokens per second, × dense")
     axes.legend(fontsize=7)
 
@@ -185,38 +185,38 @@ def phases(axes: "Axes", data: "DataFrame") -> None:
 def speedups(axes: "Axes", data: "DataFrame") -> None:
     """Measured against modelled speed-up; on the line, the model holds."""
     for _, row in data.iterrows():
-        colour, marker = look(row["family"])
+        family = look(row["family"])
         axes.errorbar(
             row["modelled"],
             row["measured"],
             yerr=_bars(row["measured"], row["measured_low"], row["measured_high"]),
-            fmt=marker,
-            color=colour,
+            fmt=family.marker,
+            color=family.light,
             elinewidth=0.8,
         )
     edge = [
         min(data["modelled"].min(), data["measured"].min(), 1),
         max(data["modelled"].max(), data["measured"].max(), 1),
     ]
-    axes.plot(edge, edge, color="#8a867c", linestyle=":", linewidth=1)
+    axes.plot(edge, edge, color=_RULE, linestyle=":", linewidth=1)
     _name(axes, list(zip(data["modelled"], data["measured"], data["method"], strict=True)))
     axes.set_xlabel("modelled speed-up (idealized time)")
     axes.set_ylabel("measured speed-up (latency)")
 
 
 def _name(axes: "Axes", points: Sequence[tuple[float, float, str]]) -> None:
-    """Write names beside points where there is room, the first given first; the table beside the figure has all."""
+    """Write names beside points where there is room, in the order given; the table beside the figure has all."""
     (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
     taken: list[tuple[float, float, float]] = []
     for x, y, name in points:
         text = name[:40]
-        at, high = (x - left) / (right - left), (y - bottom) / (top - bottom)
-        wide = 0.0105 * len(text) + 0.02  # share of the axes' width, at this size of figure and type
-        start = at if at + wide < 1.02 else at - wide
-        if any(start < end and begin < start + wide and abs(high - other) < 0.05 for begin, end, other in taken):
+        across, up = (x - left) / (right - left), (y - bottom) / (top - bottom)  # shares of the axes' size
+        width = 0.0105 * len(text) + 0.02  # share of the axes' width, at this size of figure and type
+        start = across if across + width < 1.02 else across - width
+        if any(start < end and begin < start + width and abs(up - level) < 0.05 for begin, end, level in taken):
             continue
-        taken.append((start, start + wide, high))
-        shift, side = (6, "left") if start == at else (-6, "right")
+        taken.append((start, start + width, up))
+        shift, side = (6, "left") if start == across else (-6, "right")
         axes.annotate(text, (x, y), (shift, 4), textcoords="offset points", fontsize=7, ha=side)
 
 

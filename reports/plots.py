@@ -18,14 +18,14 @@ Samples = Mapping[str, Sequence[Mapping[str, Any]]]
 
 def plots(rows: Sequence[Row], samples: Samples, cost: str) -> Iterator[Plot]:
     """Every figure that the runs of one group have numbers for; ``samples`` are the documents by run id."""
-    made = (
+    candidates = (
         ("pareto", "Quality against cost", pareto_data(rows, cost), figures.pareto),
         ("breakdown", "Where the FLOPs go", parts_data(rows, "flops/parts", "flops/total"), figures.breakdown),
         ("breakdown_time", "Where the time goes", parts_data(rows, "time/ideal/parts", None), figures.breakdown),
         ("phases", "Reading and writing", phases_data(rows), figures.phases),
         ("speedup", "Measured against modelled", speedup_data(rows), figures.speedups),
     )
-    for name, title, data, draw in made:
+    for name, title, data, draw in candidates:
         if data is not None and len(data):
             yield Plot(name, title, data, draw)
     for data in strength_data(rows):
@@ -42,7 +42,8 @@ def pareto_data(rows: Sequence[Row], cost: str) -> "DataFrame | None":
     """Runs that may be ranked, with their score and a cost's ratio to dense."""
     import pandas as pd
 
-    column = next((each for each in columns(row.record for row in rows) if each.key == cost), BY_KEY["flops"])
+    known = {column.key: column for column in columns(row.record for row in rows)}
+    column = known.get(cost, BY_KEY["flops"])
     lines = []
     for row in rows:
         against = ratio(row.record, row.dense, column)
@@ -78,16 +79,16 @@ def strength_data(rows: Sequence[Row]) -> "Iterator[DataFrame]":
     """For each method its settings by their strength, with the difference to dense."""
     import pandas as pd
 
-    for found in by_strength(rows):
+    for settings in by_strength(rows):
         lines = []
-        for x, row in found.points:
+        for x, row in settings.points:
             change = difference(row.score) or {}
             lines.append(
                 {
                     "name": row.record["method"]["name"],
                     "family": row.record["method"]["family"],
                     "method": row.record["method"]["label"],
-                    "parameter": found.axis,
+                    "parameter": settings.axis,
                     "strength": x,
                     "difference": change["difference"],
                     "low": change["low"],
@@ -106,9 +107,9 @@ def parts_data(rows: Sequence[Row], parts: str, total: str | None) -> "DataFrame
         return None
     whole = at(dense.record, total) if total else sum(at(dense.record, parts).values())
     lines = [
-        {"method": row.record["method"]["label"]} | {name: part / whole for name, part in found.items()}
+        {"method": row.record["method"]["label"]} | {name: part / whole for name, part in amounts.items()}
         for row in rows
-        if (found := at(row.record, parts)) and whole
+        if (amounts := at(row.record, parts)) and whole
     ]
     data = pd.DataFrame(lines).fillna(0.0)
     data = data[["method", *(name for name in data.columns if name != "method" and data[name].any())]]
@@ -122,13 +123,13 @@ def phases_data(rows: Sequence[Row]) -> "DataFrame | None":
 
     lines = []
     for row in rows:
-        own, theirs = at(row.record, "time/latency"), at(row.dense, "time/latency") if row.dense else None
-        if not own or not theirs:
+        latency, reference = (at(record, "time/latency") if record else None for record in (row.record, row.dense))
+        if not latency or not reference:
             continue
         line = {"method": row.record["method"]["label"], "prefill": None, "decode": None}
         for phase in ("prefill", "decode"):
-            one, other = own.get(f"{phase}_tokens_per_s"), theirs.get(f"{phase}_tokens_per_s")
-            line[phase] = one / other if one and other else None
+            speed, dense_speed = latency.get(f"{phase}_tokens_per_s"), reference.get(f"{phase}_tokens_per_s")
+            line[phase] = speed / dense_speed if speed and dense_speed else None
         lines.append(line)
     return pd.DataFrame(lines).astype({"prefill": float, "decode": float}) if lines else None
 
@@ -140,8 +141,8 @@ def speedup_data(rows: Sequence[Row]) -> "DataFrame | None":
     lines = []
     for row in rows:
         measured = ratio(row.record, row.dense, BY_KEY["latency"])
-        own = ratio(row.record, row.dense, BY_KEY["ideal_own"])
-        modelled = own or ratio(row.record, row.dense, BY_KEY["ideal_ref"])
+        own_layers = ratio(row.record, row.dense, BY_KEY["ideal_own"])
+        modelled = own_layers or ratio(row.record, row.dense, BY_KEY["ideal_ref"])
         if measured is None or modelled is None or row.is_dense:
             continue
         lines.append(
@@ -166,9 +167,9 @@ def depth_data(row: Row, samples: Samples) -> "DataFrame | None":
     name = f"{row.score['metric']},{row.score['filter']}"
     dense = {(each["task"], each["doc_id"]): each["scores"].get(name) for each in samples.get(row.dense["id"], ())}
     lines = []
-    for each in samples.get(row.id, ()):
-        found = dense.get((each["task"], each["doc_id"]))
-        if isinstance(found, int | float) and isinstance(each.get("depth"), int | float):
-            lines.append({"document": each["doc_id"], "depth": each["depth"], "dense_right": found > 0.5})
+    for sample in samples.get(row.id, ()):
+        score, depth = dense.get((sample["task"], sample["doc_id"])), sample.get("depth")
+        if isinstance(score, int | float) and isinstance(depth, int | float):
+            lines.append({"document": sample["doc_id"], "depth": depth, "dense_right": score > 0.5})
     data = pd.DataFrame(lines)
     return data if len(data) and data["depth"].nunique() > 1 else None

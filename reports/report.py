@@ -37,10 +37,10 @@ def write(folders: Sequence[RunFolder], output: Path, cost: str = "flops") -> li
     from harness.reports import tables
 
     groups = _groups(folders, cost)
-    everything = [row for group in groups for row in group.rows]
-    printed = tables.printed(everything)
+    every_row = [row for group in groups for row in group.rows]
+    printed = tables.printed(every_row)
     texts = {
-        "comparison.csv": tables.frame(everything).to_csv(index=False),
+        "comparison.csv": tables.frame(every_row).to_csv(index=False),
         "comparison.md": _markdown(printed),
         "comparison.tex": tables.latex(printed),
         "report.html": _html(groups),
@@ -68,21 +68,22 @@ def _check_libraries() -> None:
 def _groups(folders: Iterable[RunFolder], cost: str) -> list[Group]:
     from harness.reports.columns import columns
 
-    found = {(record := folder.record().model_dump(mode="json"))["id"]: (record, folder) for folder in folders}
-    if not found:
+    runs = {(record := folder.record().model_dump(mode="json"))["id"]: (record, folder) for folder in folders}
+    if not runs:
         raise ReportError("no finished runs: `harness ls runs` lists what there is")
-    records = [record for record, _ in found.values()]
+    records = [record for record, _ in runs.values()]
     known = [column.key for column in columns(records)]
     if cost not in known:
         raise ReportError(f"no cost {cost!r}; there are {', '.join(known)}")
-    samples = {run_id: _samples(folder) for run_id, (_, folder) in found.items()}
+    samples = {run_id: _samples(folder) for run_id, (_, folder) in runs.items()}
     table = sorted(rows(records), key=lambda row: (row.group, not row.is_dense, row.record["method"]["label"]))
     groups = []
     for key in dict.fromkeys(row.group for row in table):
-        some = [row for row in table if row.group == key]
-        head = some[0].record
-        title = f"{head['evaluation']['task']} · {head['model']['name']} · {some[0].hardware} · {some[0].settings}"
-        groups.append(Group(title, some, list(plots(some, samples, cost))))
+        members = [row for row in table if row.group == key]
+        first = members[0]
+        model, task = first.record["model"]["name"], first.record["evaluation"]["task"]
+        title = f"{task} · {model} · {first.hardware} · {first.settings}"
+        groups.append(Group(title, members, list(plots(members, samples, cost))))
     return groups
 
 

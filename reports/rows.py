@@ -1,4 +1,4 @@
-"""From records to comparable rows: which score speaks for a run, what it may be compared with, what speaks against it.
+"""From records to comparable rows: a run's main score, what it may be compared with, and why it may not be ranked.
 
 Records are handled as the JSON that they are, checked before by ``harness.results.record``.
 """
@@ -33,7 +33,7 @@ class Row:
 
     @cached_property
     def score(self) -> Mapping[str, Any] | None:
-        """The score that speaks for the run: the first of its own task or group; None if that has none."""
+        """The run's main score: the first of its own task or group; None if that has none."""
         task = self.record["evaluation"]["task"]
         return next((score for score in self.record["scores"] if score["task"] == task), None)
 
@@ -71,7 +71,7 @@ class Row:
         if record["evaluation"]["limited"]:
             reasons.append("a part of the task's documents")
         if at(record, "trace/executed") is False and record["method"]["savings"] == "real":
-            reasons.append("never executed: it ran what dense runs")
+            reasons.append("never executed: every layer ran on every token, as in dense")
         audit = at(record, "flops/audit_ratio")
         if audit is not None and abs(audit - 1) > 0.01:
             reasons.append(f"PyTorch's counter saw {audit:.3g} times the FLOPs stated")
@@ -84,8 +84,8 @@ class Row:
 
 def difference(score: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
     """The paired comparison with dense (see ``harness.results.scores.PairedScore``); None without a baseline."""
-    found: Mapping[str, Any] | None = score and score["vs_baseline"]
-    return found
+    paired: Mapping[str, Any] | None = score and score["vs_baseline"]
+    return paired
 
 
 def score_interval(score: Mapping[str, Any] | None) -> tuple[float, float] | None:
@@ -101,6 +101,6 @@ def score_interval(score: Mapping[str, Any] | None) -> tuple[float, float] | Non
 
 def rows(records: Iterable[Record]) -> list[Row]:
     """A row for every record, with its dense run where that is among them."""
-    found = list(records)
-    by_id = {record["id"]: record for record in found}
-    return [Row(record, by_id.get(at(record, "baseline/run_id"))) for record in found]
+    every = list(records)
+    by_id = {record["id"]: record for record in every}
+    return [Row(record, by_id.get(at(record, "baseline/run_id"))) for record in every]

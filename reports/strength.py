@@ -28,31 +28,31 @@ def by_strength(rows: Sequence[Row]) -> list[Settings]:
     for row in rows:
         if not row.apart and not row.is_dense and difference(row.score) is not None:
             groups.setdefault((row.record["method"]["name"], row.group), []).append(row)
-    found = []
-    for some in groups.values():
-        name = _parameter(some)
-        placed = [(x, row) for row in some if (x := _position(row, name)) is not None]
-        if len(placed) > 1:
-            found.append(Settings(name or _WORK, sorted(placed, key=lambda pair: pair[0])))
-    return found
+    settings = []
+    for group in groups.values():
+        parameter = _parameter(group)
+        points = [(x, row) for row in group if (x := _position(row, parameter)) is not None]
+        if len(points) > 1:
+            settings.append(Settings(parameter or _WORK, sorted(points, key=lambda point: point[0])))
+    return settings
 
 
 def _parameter(rows: Sequence[Row]) -> str | None:
     """The one parameter in which runs differ, if it is a number."""
-    seen: dict[str, set[str]] = {}
+    values: dict[str, set[str]] = {}
     numeric: dict[str, bool] = {}
     for row in rows:
         params = row.record["method"]["params"]
-        for name, given in (params[0] if len(params) == 1 else {}).items():
-            seen.setdefault(name, set()).add(json.dumps(given, sort_keys=True))
-            is_number = isinstance(given, int | float) and not isinstance(given, bool)
+        for name, value in (params[0] if len(params) == 1 else {}).items():
+            values.setdefault(name, set()).add(json.dumps(value, sort_keys=True))
+            is_number = isinstance(value, int | float) and not isinstance(value, bool)
             numeric[name] = numeric.get(name, True) and is_number
-    varying = [name for name, values in seen.items() if len(values) > 1]
+    varying = [name for name, distinct in values.items() if len(distinct) > 1]
     return varying[0] if len(varying) == 1 and numeric[varying[0]] else None
 
 
-def _position(row: Row, name: str | None) -> float | None:
-    if name is not None:
-        return float(row.record["method"]["params"][0][name])
-    found = ratio(row.record, row.dense, BY_KEY["flops"])
-    return found.value if found else None
+def _position(row: Row, parameter: str | None) -> float | None:
+    if parameter is not None:
+        return float(row.record["method"]["params"][0][parameter])
+    work = ratio(row.record, row.dense, BY_KEY["flops"])
+    return work.value if work else None

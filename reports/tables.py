@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from harness.reports.columns import columns, ratio, value
-from harness.reports.numbers import interval, score, signed, times
+from harness.core.text import printable
+from harness.reports.columns import Column, columns, ratio, value
+from harness.reports.numbers import PAGE
 from harness.reports.rows import Row, difference, score_interval
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ def frame(rows: Sequence[Row]) -> "DataFrame":
 
 
 def _numbers(row: Row, rows: Sequence[Row]) -> dict[str, Any]:
-    record, found, change = row.record, row.score or {}, difference(row.score) or {}
+    record, score, change = row.record, row.score or {}, difference(row.score) or {}
     low, high = score_interval(row.score) or (None, None)
     line: dict[str, Any] = {
         "id": row.id,
@@ -32,9 +33,9 @@ def _numbers(row: Row, rows: Sequence[Row]) -> dict[str, Any]:
         "task": record["evaluation"]["task"],
         "hardware": row.hardware,
         "settings": row.settings,
-        "metric": found.get("metric"),
-        "documents": found.get("n"),
-        "score": found.get("value"),
+        "metric": score.get("metric"),
+        "documents": score.get("n"),
+        "score": score.get("value"),
         "score_low": low,
         "score_high": high,
         "difference": change.get("difference"),
@@ -60,29 +61,39 @@ def printed(rows: Sequence[Row]) -> "DataFrame":
     shown = [column for column in shown if any(ratio(row.record, row.dense, column) for row in rows)]
     lines = []
     for row in rows:
-        change = difference(row.score) or {}
         line = {
             "method": row.record["method"]["label"]
             + (" (simulated)" if row.record["method"]["savings"] == "simulated" else ""),
             "model": row.record["model"]["name"],
             "task": row.record["evaluation"]["task"],
-            "score": score(row.score["value"] if row.score else None),
-            "against dense": _with(
-                signed(change.get("difference")), interval(change.get("low"), change.get("high"), sign=True)
-            )
-            if change
-            else ("reference" if row.is_dense else "–"),
+            "score": PAGE.score(row.score["value"] if row.score else None),
+            "against dense": "reference" if row.is_dense else _change(row),
         }
         for column in shown:
-            against = ratio(row.record, row.dense, column)
-            heading = f"{column.title} ({column.kind})"
-            line[heading] = _with(times(against.value), interval(against.low, against.high)) if against else "–"
-            if row.is_dense:
-                line[heading] = times(1.0) if value(row.record, column) is not None else "–"
+            line[f"{column.title} ({column.kind})"] = _against(row, column)
         line["apart"] = "; ".join(row.apart)
         lines.append(line)
     table = pd.DataFrame(lines)
     return table if table["apart"].any() else table.drop(columns="apart")
+
+
+def _change(row: Row) -> str:
+    """A run's difference to dense, with its interval."""
+    change = difference(row.score)
+    if change is None:
+        return PAGE.unknown
+    bounds = PAGE.interval(change["low"], change["high"], "difference")
+    return _with(PAGE.difference(change["difference"]), bounds)
+
+
+def _against(row: Row, column: Column) -> str:
+    """A run's cost over dense's, with its interval."""
+    if row.is_dense:
+        return PAGE.ratio(1.0 if value(row.record, column) is not None else None)
+    against = ratio(row.record, row.dense, column)
+    if against is None:
+        return PAGE.unknown
+    return _with(PAGE.ratio(against.value), PAGE.interval(against.low, against.high))
 
 
 def _with(number: str, bounds: str) -> str:
@@ -91,11 +102,8 @@ def _with(number: str, bounds: str) -> str:
 
 def latex(table: "DataFrame") -> str:
     """The printed table for a paper that loads booktabs; every character that TeX would read is escaped."""
-    signs = {"×": r"$\times$", "−": "$-$", "–": "--", "µ": r"$\mu$"}
     escaped = table.map(_tex).rename(columns=_tex)
     text = escaped.style.hide(axis="index").to_latex(hrules=True, column_format="ll" + "r" * (table.shape[1] - 2))
-    for sign, tex in signs.items():
-        text = text.replace(sign, tex)
     return str(text)
 
 
@@ -112,8 +120,13 @@ _TEX = {
     "^": r"\textasciicircum{}",
     "<": r"\textless{}",
     ">": r"\textgreater{}",
+    "×": r"$\times$",
+    "−": "$-$",
+    "–": "--",
+    "µ": r"$\mu$",
+    "\N{REPLACEMENT CHARACTER}": "?",
 }
 
 
 def _tex(text: str) -> str:
-    return "".join(_TEX.get(char, char if char.isprintable() else "?") for char in str(text))
+    return "".join(_TEX.get(char, char) for char in printable(text))

@@ -21,6 +21,7 @@ from harness.cli import (
     validate,
 )
 from harness.core.errors import HarnessError
+from harness.core.text import printable
 
 app = typer.Typer(
     name="harness",
@@ -57,8 +58,6 @@ def main() -> None:
         app(args=run.spread(sys.argv[1:]), prog_name="harness")
     except HarnessError as error:
         # a message may quote a stranger's file: nothing in it may steer the terminal
-        text = "".join(
-            char if char.isprintable() or char == "\n" else "\N{REPLACEMENT CHARACTER}" for char in str(error)
-        )
+        text = printable(error, keep="\n")
         print(f"harness: {text}", file=sys.stderr)  # noqa: T201
         sys.exit(2)

@@ -31,58 +31,60 @@ def compare(
     folders = store.find(a), store.find(b)
     for folder in folders:
         renew_stored(store, folder)
-    found = compared(*folders, margin=margin)
+    comparison = compared(*folders, margin=margin)
     if as_json:
-        scores = [score.model_dump(mode="json") for score in found.scores]
-        plain_json = {"a": found.a.id, "b": found.b.id, "scores": scores, "unlike": found.unlike}
-        print(json.dumps(plain_json | {"costs": found.baseline.model_dump(mode="json")}, indent=2))  # noqa: T201
+        scores = [score.model_dump(mode="json") for score in comparison.scores]
+        plain_json = {"a": comparison.a.id, "b": comparison.b.id, "scores": scores, "unlike": comparison.unlike}
+        print(json.dumps(plain_json | {"costs": comparison.baseline.model_dump(mode="json")}, indent=2))  # noqa: T201
         return
     console = stdout()
-    console.print(plain(f"{found.b.method.label} against {found.a.method.label}"), style="bold")
-    about = f"{found.a.evaluation.task} · {found.b.model.name} · {found.baseline.documents} documents of both"
+    console.print(plain(f"{comparison.b.method.label} against {comparison.a.method.label}"), style="bold")
+    documents = f"{comparison.baseline.documents} documents of both"
+    about = f"{comparison.a.evaluation.task} · {comparison.b.model.name} · {documents}"
     console.print(plain(about), style="dim")
     console.print()
-    console.print(_score_table(found))
+    console.print(_score_table(comparison))
     console.print()
-    console.print(_cost_table(found))
+    console.print(_cost_table(comparison))
     console.print()
-    for line in _notes(found, margin):
+    for line in _notes(comparison, margin):
         console.print(plain(f"· {line}"), style="dim")
 
 
-def _score_table(found: "Comparison") -> "Table":
+def _score_table(comparison: "Comparison") -> "Table":
     from rich.table import Table
 
     from harness.cli.display import plain
     from harness.cli.summary import difference
+    from harness.reports.numbers import TERMINAL
 
     table = Table(box=None, pad_edge=False)
     table.add_column("score", overflow="fold")
     for heading in ("A", "B", "B - A [95 %]", "p", "up", "down", "visible", "no loss"):
         table.add_column(heading, justify="right", no_wrap=True)
-    values = {(score.task, score.metric, score.filter): score.value for score in found.a.scores}
-    for score in found.scores:
-        base, change = values.get((score.task, score.metric, score.filter)), score.vs_baseline
+    base_values = {(score.task, score.metric, score.filter): score.value for score in comparison.a.scores}
+    for score in comparison.scores:
+        base, change = base_values.get((score.task, score.metric, score.filter)), score.vs_baseline
         if change is None or base is None or score.value is None:
             continue
-        task = "" if score.task == found.b.evaluation.task else f"{score.task} "
+        task = "" if score.task == comparison.b.evaluation.task else f"{score.task} "
         p = change.p_adjusted if change.p_adjusted is not None else change.p
         cells = (
             f"{task}{score.metric}" + ("" if score.filter == "none" else f" {score.filter}"),
-            f"{base:.4f}",
-            f"{score.value:.4f}",
+            TERMINAL.score(base),
+            TERMINAL.score(score.value),
             difference(score),
-            "-" if p is None else f"{p:.3f}" if p >= 0.001 else "<0.001",
-            "-" if change.gained is None else str(change.gained),
-            "-" if change.lost is None else str(change.lost),
-            "-" if change.detectable is None else f"{change.detectable:.3f}",
-            {True: "yes", False: "open", None: "-"}[change.noninferior],
+            TERMINAL.unknown if p is None else f"{p:.3f}" if p >= 0.001 else "<0.001",
+            TERMINAL.unknown if change.gained is None else str(change.gained),
+            TERMINAL.unknown if change.lost is None else str(change.lost),
+            TERMINAL.score(change.detectable),
+            {True: "yes", False: "open", None: TERMINAL.unknown}[change.noninferior],
         )
         table.add_row(*map(plain, cells))
     return table
 
 
-def _cost_table(found: "Comparison") -> "Table":
+def _cost_table(comparison: "Comparison") -> "Table":
     from rich.table import Table
 
     from harness.cli.display import plain
@@ -94,13 +96,13 @@ def _cost_table(found: "Comparison") -> "Table":
         table.add_column(heading)
     table.add_column("B / A", justify="right")
     titles = {cost.name: (cost.title, cost.kind) for cost in COSTS}
-    for name, info in found.baseline.ratios.items():
+    for name, info in comparison.baseline.ratios.items():
         title, kind = titles.get(name, (name.replace(":", " on "), "modelled"))
         table.add_row(plain(title), plain(kind), plain(ratio(info)))
     return table
 
 
-def _notes(found: "Comparison", margin: float) -> list[str]:
+def _notes(comparison: "Comparison", margin: float) -> list[str]:
     notes = [
         "p: two-sided, exact McNemar for right-or-wrong scores, else by resampling; adjusted for several tasks (Holm)",
         "up, down: documents that scored higher, lower",
@@ -108,7 +110,7 @@ def _notes(found: "Comparison", margin: float) -> list[str]:
         f"no loss: yes where a loss of {margin:g} or more is excluded at 95 %, open where it is not",
         "measured times are compared within one run of `harness run` alone, where methods take turns",
     ]
-    changed = found.baseline.answers_changed
+    changed = comparison.baseline.answers_changed
     if changed is not None:
         notes.insert(0, f"{changed:.1%} of the answers differ")
-    return [*notes, *(f"they differ in {what}" for what in found.unlike)]
+    return [*notes, *(f"they differ in {what}" for what in comparison.unlike)]

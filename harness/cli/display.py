@@ -20,6 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.core import environment
+from harness.core.text import printable
 
 if TYPE_CHECKING:
     from harness.run.session import Session
@@ -35,8 +36,8 @@ def stdout() -> Console:
 
 
 def plain(text: object) -> Text:
-    """Text from a record as text: no markup, no control characters."""
-    return Text("".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in str(text)))
+    """Text from a record as rich shows it: no markup, no control characters."""
+    return Text(printable(text))
 
 
 class _Bar:
@@ -44,7 +45,7 @@ class _Bar:
 
     def __init__(self, progress: Progress, title: str) -> None:
         self._progress = progress
-        self._task = progress.add_task(plain(title).plain, total=None)
+        self._task = progress.add_task(printable(title), total=None)
         self._expected = 0
 
     def expect(self, requests: int) -> None:
@@ -112,20 +113,20 @@ def _described(spec: "RunSpec") -> dict[str, Any]:
     }
 
 
-def prepared(found: list[dict[str, Any]], folder: Path | None) -> None:
-    """What each preparation found, fact by fact, and how its state is used."""
+def prepared(preparations: list[dict[str, Any]], folder: Path | None) -> None:
+    """What each preparation chose, fact by fact, and how its state is used."""
     console = stdout()
-    for one in found:
-        console.print(plain(f"{one['method']} · prepared on {one['task']}"), style="bold")
+    for preparation in preparations:
+        console.print(plain(f"{preparation['method']} · prepared on {preparation['task']}"), style="bold")
         table = Table(box=None, pad_edge=False, show_header=False)
         table.add_column(style="dim")
         table.add_column(overflow="fold")
-        for facts in one["state"]:
+        for facts in preparation["state"]:
             for name, value in facts.items():
                 table.add_row(plain(name), plain(value if isinstance(value, str) else json.dumps(value)))
         console.print(table)
     if folder is not None:
-        name = found[0]["method"].partition(":")[0]
+        name = preparations[0]["method"].partition(":")[0]
         console.print(plain(f"state in {folder}/ · `harness run --method {name}:state={folder} ...`"), style="dim")
 
 

@@ -6,6 +6,8 @@ from typing import Annotated
 import typer
 from typer import Argument, Option
 
+from harness.core.text import printable
+
 app = typer.Typer(help="Build, serve and check the leaderboard.", no_args_is_help=True, rich_markup_mode=None)
 
 
@@ -22,7 +24,7 @@ def build(
 
     built = build_site(results, output_path, url)
     for path, reason in built.refused.items():
-        typer.echo(f"not shown: {path}: {_plain(reason)}", err=True)
+        typer.echo(printable(f"not shown: {path}: {reason}"), err=True)
     typer.echo(f"{built.runs} runs in {output_path / 'index.html'}")
 
 
@@ -44,11 +46,7 @@ def check(site: Annotated[Path, Argument(help="Folder of a built site.")] = Path
 
     problems = check_site(site)
     for problem in problems:
-        typer.echo(_plain(problem), err=True)
+        typer.echo(printable(problem), err=True)
     if problems:
         raise typer.Exit(1)
     typer.echo(f"{site}: every link leads somewhere, and nothing is loaded from elsewhere")
-
-
-def _plain(text: str) -> str:
-    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)

@@ -1,7 +1,7 @@
 """The summary of a job: for every task, the scores against dense and the costs against dense, each with its interval.
 
-Written for somebody who has read nothing else: every column says what kind of number it holds, and what would mislead
-a reader of the numbers alone stands below in words.
+Written for somebody who has read nothing else: every column says what kind of number it holds, and below the tables
+stands in words what would mislead a reader of the numbers alone.
 """
 
 import json
@@ -13,6 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.cli.display import plain, stdout
+from harness.reports.numbers import TERMINAL
+from harness.reports.rows import Row
 
 if TYPE_CHECKING:
     from harness.results.costs import RatioInfo
@@ -88,8 +90,8 @@ def _cost_table(records: "Sequence[RunRecord]") -> Table:
     kinds = {cost.name: cost.kind for cost in COSTS}
     compared = [record for record in records if record.baseline is not None]
     shown = [name for name in _COSTS if any(record.baseline and name in record.baseline.ratios for record in compared)]
-    own_is_ref = all(_same(record, "ideal_own", "ideal_ref") for record in compared)
-    shown = [name for name in shown if name != "ideal_own" or not own_is_ref]
+    if all(map(_own_is_ref, compared)):
+        shown = [name for name in shown if name != "ideal_own"]
     table = _table()
     table.add_column("cost, dense = 1.00x", overflow="fold", min_width=18)
     table.add_column("saving", no_wrap=True)
@@ -97,8 +99,8 @@ def _cost_table(records: "Sequence[RunRecord]") -> Table:
         table.add_column(f"{_SHORT[name]}\n{kinds[name]}", justify="right", overflow="fold")
     for record in compared:
         assert record.baseline is not None
-        found, saving = record.baseline.ratios, record.method.savings
-        table.add_row(plain(record.method.label), plain(saving), *(plain(ratio(found.get(name))) for name in shown))
+        cells = [plain(ratio(record.baseline.ratios.get(name))) for name in shown]
+        table.add_row(plain(record.method.label), plain(record.method.savings), *cells)
     noise = next((record.baseline.noise for record in compared if record.baseline and record.baseline.noise), {})
     if noise:
         cells = [plain(ratio(noise[name]) if name in noise else "") for name in shown]
@@ -115,29 +117,24 @@ def difference(score: "Score") -> str:
     change = score.vs_baseline
     if change is None:
         return ""
-    if change.low is None or change.high is None:
-        return _number(change.difference, "+")
-    return f"{_number(change.difference, '+')} [{_number(change.low, '+')}, {_number(change.high, '+')}]"
-
-
-def _number(value: float, sign: str = "") -> str:
-    """Three decimals, or four digits where that would be too many."""
-    return f"{value:{sign}.3f}" if abs(value) < 100 else f"{value:{sign}.4g}"
+    bounds = TERMINAL.interval(change.low, change.high, "difference")
+    return f"{TERMINAL.difference(change.difference)} {bounds}".strip()
 
 
 def ratio(info: "RatioInfo | None") -> str:
     """A ratio with its interval, where it has one of any width."""
     if info is None:
-        return "-"
-    value = f"{info.value:.2f}x"
-    if info.low is None or info.high is None or f"{info.low:.2f}" == f"{info.high:.2f}":
-        return value
-    return f"{value} [{info.low:.2f}, {info.high:.2f}]"
+        return TERMINAL.unknown
+    is_point = TERMINAL.ratio(info.low) == TERMINAL.ratio(info.high)
+    bounds = "" if is_point else TERMINAL.interval(info.low, info.high)
+    return f"{TERMINAL.ratio(info.value)} {bounds}".strip()
 
 
-def _same(record: "RunRecord", one: str, other: str) -> bool:
-    found = record.baseline.ratios if record.baseline else {}
-    return one not in found or (other in found and abs(found[one].value - found[other].value) < 5e-4)
+def _own_is_ref(record: "RunRecord") -> bool:
+    """Whether the idealized time is the same with the method's own kernels as with dense's, or is not known."""
+    ratios = record.baseline.ratios if record.baseline else {}
+    own, reference = ratios.get("ideal_own"), ratios.get("ideal_ref")
+    return own is None or (reference is not None and abs(own.value - reference.value) < 5e-4)
 
 
 def _headline(record: "RunRecord") -> "list[Score]":
@@ -155,10 +152,7 @@ def _metric(score: "Score", record: "RunRecord") -> str:
 
 
 def _value(score: "Score") -> str:
-    if score.value is None:
-        return "-"
-    interval = "" if score.low is None or score.high is None else f" [{_number(score.low)}, {_number(score.high)}]"
-    return f"{_number(score.value)}{interval}"
+    return f"{TERMINAL.score(score.value)} {TERMINAL.interval(score.low, score.high, 'score')}".strip()
 
 
 def _changed(record: "RunRecord") -> str:
@@ -167,9 +161,8 @@ def _changed(record: "RunRecord") -> str:
 
 
 def _depths(record: "RunRecord") -> str:
-    trace = record.trace
-    found = [trace.mean_depth_prefill, trace.mean_depth_decode]
-    return "/".join(dict.fromkeys(f"{depth:.0%}" for depth in found if depth is not None))
+    depths = [record.trace.mean_depth_prefill, record.trace.mean_depth_decode]
+    return "/".join(dict.fromkeys(f"{depth:.0%}" for depth in depths if depth is not None))
 
 
 def _notes(records: "Sequence[RunRecord]") -> Iterator[str]:
@@ -177,10 +170,12 @@ def _notes(records: "Sequence[RunRecord]") -> Iterator[str]:
     yield "depth: share of the layers that ran, reading/writing where these differ; FLOPs: counted from what ran"
     if any(record.time and record.time.ideal for record in records):
         yield "idealized time: the work that ran, at what a layer costs on this host alone at batch size 1"
-    if any(record.evaluation.limited for record in records):
-        yield "a part of the task's documents: for trying out, not for publishing"
+    apart = {record.id: Row(record.model_dump(mode="json"), None).apart for record in records}
+    of_all = [reason for reason in apart[records[0].id] if all(reason in reasons for reasons in apart.values())]
+    yield from (f"{reason}: not to be ranked" for reason in of_all)
     for record in records:
-        yield from (f"{record.method.label}: {doubt}" for doubt in _doubts(record))
+        reasons = [reason for reason in apart[record.id] if reason not in of_all]
+        yield from (f"{record.method.label}: {doubt}" for doubt in (*reasons, *_doubts(record)))
     more = sum(score.task == records[0].evaluation.task for score in records[0].scores) - 2
     if more > 0:
         yield f"{more} more scores in each record: `harness show {records[0].id[:6]}`"
@@ -189,26 +184,22 @@ def _notes(records: "Sequence[RunRecord]") -> Iterator[str]:
 
 
 def _doubts(record: "RunRecord") -> Iterator[str]:
-    """What is doubtful about one method's row."""
-    if record.trace.executed is False and record.method.savings == "real":
-        yield "never executed: every layer ran on every token, as in dense"
+    """What a reader of one method's row must know, though it may be ranked."""
     if record.method.savings == "simulated":
         yield "its saving is simulated: the arithmetic on paper, not the running code, does less"
     if (routes := record.routes) is not None and routes.distinct > 1:
         read = routes.union_prefill if routes.union_decode is None else routes.union_decode
-        said = "" if read is None else f"; a batch has to read {read:.0%} of the layers"
-        yield f"{routes.distinct} paths, the full one for {routes.identity:.0%}{said}"
+        union = "" if read is None else f"; a batch has to read {read:.0%} of the layers"
+        yield f"{routes.distinct} paths, the full one for {routes.identity:.0%}{union}"
     ideal = record.time.ideal if record.time else None
-    if ideal is not None and ideal.own_label == "poor" and not _same(record, "ideal_own", "ideal_ref"):
+    if ideal is not None and ideal.own_label == "poor" and not _own_is_ref(record):
         yield "the cost profile of its own kernels is poor: do not rank by its idealized time with them"
-    audit = record.flops.audit_ratio
-    if audit is not None and abs(audit - 1) > 0.01:
-        yield f"PyTorch's counter saw {audit:.3f} times the FLOPs stated here"
     for score in _headline(record)[:1]:
         change = score.vs_baseline
         if change is not None and change.low is not None and change.high is not None and change.low < 0 < change.high:
-            seen = "" if change.detectable is None else f"; {change.n} documents show {change.detectable:.3f} or more"
-            yield f"its {score.metric} is not shown to differ from dense{seen}"
+            least = TERMINAL.score(change.detectable)
+            power = "" if change.detectable is None else f"; {change.n} documents show {least} or more"
+            yield f"its {score.metric} is not shown to differ from dense{power}"
     length = record.baseline.output_tokens if record.baseline else None
     if length is not None and not 0.9 <= length <= 1.1:
         yield f"it writes {length:.2f} times as many tokens as dense; latency is measured at equal length"
@@ -222,7 +213,7 @@ def _about_timing(records: "Sequence[RunRecord]") -> Iterator[str]:
         if label in labels:
             ideal = labels[label]
             yield (
-                f"the cost profile behind idealized time is {label}: off by {ideal.fit_error:.0%} where fitted and "
+                f"the cost profile of idealized time is {label}: off by {ideal.fit_error:.0%} where fitted and "
                 f"{ideal.held_out_error:.0%} elsewhere; `harness profile --again` on a quiet machine"
             )
     doubts = dict.fromkeys(doubt for time in times if time.latency for doubt in time.latency.doubts)

@@ -23,6 +23,7 @@ def validate(
     Exit code 1 if anything would be refused. Warnings are for the reviewer.
     """
     from harness.core.files import write_atomic
+    from harness.core.text import printable
     from harness.leaderboard.validate import validate as check
 
     verdict = check(path, against)
@@ -34,7 +35,7 @@ def validate(
     else:
         for finding in verdict.findings:
             line = f"{finding.severity}: {finding.folder.name}: {finding.text} ({finding.rule})"
-            typer.echo("".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in line))
+            typer.echo(printable(line))
         errors = sum(finding.severity == "error" for finding in verdict.findings)
         typer.echo(f"{verdict.runs} runs, {errors} errors, {len(verdict.findings) - errors} warnings")
     if not verdict.passed:

@@ -1,5 +1,6 @@
 """Named accelerators and prices, read from ``accelerators.yaml``."""
 
+import re
 from datetime import date
 from functools import cache
 from pathlib import Path
@@ -19,6 +20,7 @@ class Accelerator(BaseModel):
     """What a machine can do at most.
 
     Attributes:
+        device: what the device's own name contains, such as "H100"; empty for this host.
         peaks: dense operations per second by data type, such as "bfloat16".
         bandwidth: bytes of memory per second.
         memory: bytes; null if it depends on the machine.
@@ -28,6 +30,7 @@ class Accelerator(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
+    device: str = ""
     peaks: dict[str, float]
     bandwidth: float
     memory: float | None = None
@@ -79,6 +82,12 @@ def accelerator(name: str) -> Accelerator:
 def names() -> list[str]:
     """The accelerators of the registry."""
     return list(_registry().accelerators)
+
+
+def of_device(device: str) -> list[Accelerator]:
+    """The accelerators that a device's own name fits, such as "NVIDIA H100 80GB HBM3"."""
+    known = _registry().accelerators.values()
+    return [entry for entry in known if re.search(rf"(?<!\w){re.escape(entry.device)}(?!\w)", device, re.IGNORECASE)]
 
 
 def prices() -> Prices:

@@ -157,6 +157,7 @@ class RunRecord(Section):
     """One method on one model and one task.
 
     Attributes:
+        command: what runs it again, from everything that was asked; null in records from before it was kept.
         measured: what the cost pass was asked for and has answered, if only with a reason in ``missing``.
         sources: digest of the source that computed a section from what was stored, by the section; no part of the
             id. Such a section is made anew, without the model, when its source has changed.
@@ -168,6 +169,7 @@ class RunRecord(Section):
     id: str = Field(pattern=r"^[0-9a-f]{12}$")
     started: datetime
     duration_s: float
+    command: str | None = None
     method: MethodInfo
     model: ModelInfo
     evaluation: EvaluationInfo

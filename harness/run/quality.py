@@ -22,6 +22,7 @@ from harness.results.intervals import with_intervals
 from harness.results.record import MISSING, MethodInfo, ModelInfo, RunRecord
 from harness.results.sources import digest
 from harness.results.store import RunFolder
+from harness.run.command import command
 from harness.run.spec import RunSpec
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ def evaluate(spec: RunSpec, lm: "HarnessLM", folder: RunFolder, preparation: Pre
         id=spec.id,
         started=started,
         duration_s=round(time.perf_counter() - clock, 3),
+        command=command(spec),
         method=_method_info(spec, evaluated),
         model=_model_info(spec, lm, dense),
         evaluation=spec.evaluation,

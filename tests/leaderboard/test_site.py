@@ -67,7 +67,7 @@ def test_only_a_site_gives_way_to_a_site(tmp_path: Path) -> None:
     assert not (tmp_path / "site" / "stale.html").exists()
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "thesis.tex").write_text("years of work")
-    with pytest.raises(SiteError, match="not a site of ours"):
+    with pytest.raises(SiteError, match="is not a leaderboard"):
         build(tmp_path / "runs", tmp_path / "home")
     assert (tmp_path / "home" / "thesis.tex").read_text() == "years of work"
 

@@ -1,0 +1,97 @@
+"""A job as the command line that asks for it, so that whoever reads a result can run it again."""
+
+import json
+import re
+import shlex
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from pydantic import BaseModel
+
+from harness.contract.stack import parse
+from harness.run.spec import CostPlan, Job, RunSpec
+
+_FLAGS: Final = {
+    "methods": "method",
+    "seeds": "seed",
+    "prompts": "cost_samples",
+    "rounds": "repeats",
+    "new_tokens": "cost_tokens",
+    "accelerators": "accelerator",
+    "usd_per_hour": "price",
+}
+"""Of the settings whose flag has another name."""
+_NO_FLAG: Final = {(CostPlan, "seed")}
+_JOINED: Final = {"tasks", "measure", "seeds", "accelerators"}
+_WORD = re.compile(r"(?:[A-Za-z_/~]|\.{1,2}/)[\w./:@~+-]*")
+_CONSTANTS: Final = {"true", "false", "none", "null"}
+
+
+def command(spec: RunSpec) -> str:
+    """The command that makes one run of a job again: its method, its task, and everything else that was asked."""
+    job = spec.job
+    samples = job.samples and {name: chosen for name, chosen in job.samples.items() if name in spec.task.tasks}
+    method = next((text for text in job.methods if _fingerprint(job, text) == spec.stack.fingerprint), "dense")
+    alone = {
+        "methods": (method,),
+        "method_args": {} if method == "dense" else job.method_args,
+        "tasks": (spec.task.name,),
+        "samples": samples,
+    }
+    return shlex.join(["harness", "run", *flags(Job.model_validate(job.model_dump() | alone))])
+
+
+def _fingerprint(job: Job, text: str) -> str:
+    return parse(text, job.method_args if text != "dense" else None).fingerprint
+
+
+def flags(job: Job) -> list[str]:
+    """The flags of ``harness run`` that give this job, in the order of its settings, without those at their defaults.
+
+    Tasks go by their names alone: flags that a suite gives to single tasks are to be the job's (see ``Job.asking``).
+    """
+    return list(_flags(job))
+
+
+def _flags(settings: BaseModel) -> Iterator[str]:
+    for name, field in type(settings).model_fields.items():
+        value = getattr(settings, name)
+        if isinstance(value, CostPlan):
+            yield from _flags(value)
+        # what is measured has a default of the command line's own, which the environment may change
+        elif (value != field.get_default() or name == "measure") and (type(settings), name) not in _NO_FLAG:
+            yield from _flag(name, value)
+
+
+def _flag(name: str, value: Any) -> Iterator[str]:
+    flag = f"--{_FLAGS.get(name, name)}"
+    if name == "methods":
+        yield from (word for method in value for word in (flag, method))
+    elif name == "tasks":
+        yield from (flag, ",".join(request.task for request in value))
+    elif name == "samples":
+        yield from (flag, json.dumps(value))
+    elif name in _JOINED:
+        yield from (flag, ",".join(map(str, sorted(value) if isinstance(value, frozenset) else value)))
+    elif name in ("apply_chat_template", "fewshot_as_multiturn"):  # flags that may have a value
+        yield from (flag, str(value).lower() if isinstance(value, bool) else value)
+    elif isinstance(value, bool):
+        yield flag if value else f"--no_{name}"
+    elif isinstance(value, Mapping):
+        yield from (flag, _key_values(value))
+    else:
+        yield from (flag, _number(value) if isinstance(value, float) else str(value))
+
+
+def _key_values(values: Mapping[str, Any]) -> str:
+    """``key=value,...`` where that is read as the same values, else JSON."""
+    plain = all(
+        name.isidentifier() and isinstance(value, str) and _WORD.fullmatch(value) and value.lower() not in _CONSTANTS
+        for name, value in values.items()
+    )
+    return ",".join(f"{name}={value}" for name, value in values.items()) if plain else json.dumps(dict(values))
+
+
+def _number(value: float) -> str:
+    """Without the point of a whole number, as people write it."""
+    return str(int(value)) if value.is_integer() else repr(value)

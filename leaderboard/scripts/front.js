@@ -1,0 +1,25 @@
+// The Pareto front: harness.results.stats.pareto once more. Filters and axes choose its points while the page is read,
+// so that it cannot be worked out when the site is built.
+
+/** Whether two values differ by more than chance: each lies outside the other's interval; without intervals, at all. */
+function differ(a, aroundA, b, aroundB) {
+  if (!aroundA || !aroundB) return a !== b;
+  return (aroundA[1] < b && a < aroundB[0]) || (aroundB[1] < a && b < aroundA[0]);
+}
+
+/** Whether the first point is no worse in both, and in one better by more than chance. */
+function dominates(first, second) {
+  if (first.cost > second.cost || first.quality < second.quality) return false;
+  return (
+    differ(first.cost, first.costInterval, second.cost, second.costInterval) ||
+    differ(first.quality, first.qualityInterval, second.quality, second.qualityInterval)
+  );
+}
+
+/** Indices of the points {cost, quality, costInterval, qualityInterval} that no other dominates, by rising cost. */
+function front(points) {
+  return points
+    .map((_, index) => index)
+    .filter((index) => !points.some((rival) => dominates(rival, points[index])))
+    .sort((a, b) => points[a].cost - points[b].cost);
+}
