@@ -91,7 +91,7 @@ def facts(record: Record) -> dict[str, str]:
         "Task": asked["task"],
         "Documents": asked["data"],
         "Device": f"{machine['device_name']} ({machine['device']})",
-        "Processor": f"{machine['cpu_model']}, {machine['cpus']} cores, {machine['threads'] or '?'} threads used",
+        "Processor": f"{machine['cpu_model']}, {machine['cpus']} cores, threads used: {machine['threads'] or '?'}",
         "Memory": f"{machine['ram_bytes'] / 1e9:.1f} GB",
         "System": f"{machine['os']}, Python {machine['python']}",
         "Libraries": ", ".join(f"{name} {version}" for name, version in machine["versions"].items()),

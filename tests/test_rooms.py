@@ -1,6 +1,8 @@
 """The house: which room may import which. Arrows point down, without circles, and rooms do not share secrets."""
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -39,6 +41,21 @@ def imports(path: Path) -> Iterator[str]:
 def files(room: str) -> list[Path]:
     folder = ROOT / room if (ROOT / room).is_dir() else ROOT / "harness" / room
     return sorted(folder.rglob("*.py"))
+
+
+def test_reports_and_leaderboard_import_no_torch() -> None:
+    """With all that they use: results, the arithmetic of measure, descriptions of methods."""
+    program = """
+import importlib, pkgutil, sys
+for name in ("harness.reports", "harness.leaderboard"):
+    package = importlib.import_module(name)
+    for module in pkgutil.walk_packages(package.__path__, f"{name}."):
+        importlib.import_module(module.name)
+assert "harness.leaderboard.rules" in sys.modules
+print(*{name.partition(".")[0] for name in sys.modules} & {"torch", "transformers", "lm_eval", "datasets"})
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
 
 
 @pytest.mark.parametrize("room", ROOMS)

@@ -43,7 +43,9 @@ LOOKS: Final = {
     Family.QUANTIZATION: Look("#8b3f93", "#d59adf", "v", "M.5 1.5H15.5L8 15.5Z"),
     Family.SPARSE: Look("#8a6500", "#e6c14f", "P", "M5.5 1h5v4.5H15v5h-4.5V15h-5v-4.5H1v-5h4.5Z"),
 }
-OTHER: Final = Look("#625f58", "#a8a59e", "X", "M4 8A4 4 0 1 1 4 8.01Z")
+OTHER: Final = Look(
+    "#625f58", "#a8a59e", "X", "M3.2 1 8 5.8 12.8 1 15 3.2 10.2 8 15 12.8 12.8 15 8 10.2 3.2 15 1 12.8 5.8 8 1 3.2Z"
+)
 
 
 def look(family: str) -> Look:

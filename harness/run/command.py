@@ -19,10 +19,12 @@ _FLAGS: Final = {
     "new_tokens": "cost_tokens",
     "accelerators": "accelerator",
     "usd_per_hour": "price",
+    "budget_s": "cost_budget",
 }
-"""Of the settings whose flag has another name."""
-_NO_FLAG: Final = {(CostPlan, "seed")}
-_JOINED: Final = {"tasks", "measure", "seeds", "accelerators"}
+"""Flags that have another name than the setting."""
+_NO_FLAG: Final = {"seed", "windows"}
+"""Settings of the costs that only a program can give."""
+_JOINED: Final = {"measure", "seeds", "accelerators"}
 _WORD = re.compile(r"(?:[A-Za-z_/~]|\.{1,2}/)[\w./:@~+-]*")
 _CONSTANTS: Final = {"true", "false", "none", "null"}
 
@@ -59,7 +61,7 @@ def _flags(settings: BaseModel) -> Iterator[str]:
         if isinstance(value, CostPlan):
             yield from _flags(value)
         # what is measured has a default of the command line's own, which the environment may change
-        elif (value != field.get_default() or name == "measure") and (type(settings), name) not in _NO_FLAG:
+        elif (value != field.get_default() or name == "measure") and name not in _NO_FLAG:
             yield from _flag(name, value)
 
 

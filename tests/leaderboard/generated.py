@@ -166,6 +166,7 @@ def _record(
         "id": "0" * 12,
         "started": f"2026-03-{1 + int(digest(label)[:4], 16) % 28:02d}T08:00:00Z",
         "duration_s": 12.5,
+        "command": f"harness run --method {label} --tasks {group.task} --pretrained {group.model}",
         "method": {
             "label": label,
             "name": name,

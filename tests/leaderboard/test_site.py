@@ -123,7 +123,7 @@ def test_a_run_page_shows_the_command_and_the_documents_that_changed(site: Path,
     row = found["router:budget=0.8"]
     page = (site / "runs" / f"{row.id}.html").read_text()
     task = row.record["evaluation"]["task"]
-    assert f"--method router:budget=0.8 --task {task}" in page
+    assert f"--method router:budget=0.8 --tasks {task} --pretrained" in page
     paired = row.score["vs_baseline"]
     assert f"{paired['lost']} got worse" in page
     assert f"{paired['gained']} got better" in page

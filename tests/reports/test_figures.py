@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.contract.families import LOOKS, OTHER, Family, look
 from harness.core.errors import ReportError
 from harness.reports.report import write
 from harness.results.store import Store
@@ -19,11 +20,11 @@ pytest.importorskip("matplotlib", reason="the extra 'report' is not installed")
 @pytest.fixture(scope="module")
 def made() -> list[Made]:
     group = groups(1, 1, 2)[0]
-    found = list(runs(group))
-    for run in found[4:6]:  # a method whose documents go to different depths
+    library = list(runs(group))
+    for run in library[4:6]:  # a method whose documents go to different depths
         for number, sample in enumerate(run.samples):
             sample["depth"] = 0.25 + 0.05 * (number % 12)
-    return found
+    return library
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +115,20 @@ def test_the_page_holds_all_and_asks_for_nothing(report: Path, made: list[Made])
 
 def test_svg_text_is_text(report: Path) -> None:
     assert re.search(r"<text[^>]*>FLOPs \(counted\), × dense</text>", (report / "pareto.svg").read_text())
+
+
+def test_a_row_of_an_unknown_family_is_drawn_like_the_others(made: list[Made], tmp_path: Path) -> None:
+    method = made[1]
+    record = method.record | {"method": method.record["method"] | {"family": "kv-cache"}}
+    write_all(tmp_path / "runs", [made[0], Made(record, method.samples, method.manifest)])
+    write(Store(tmp_path / "runs").folders(), tmp_path / "report")
+    figure = (tmp_path / "report" / "pareto.svg").read_text()
+    assert record["method"]["label"] in figure
+    for name, shown in {"baseline": LOOKS[Family.BASELINE], "kv-cache": OTHER}.items():
+        assert look(name) is shown
+        assert f"stroke: {shown.light}" in figure
+    assert LOOKS[Family.PRUNING].light not in figure
+    assert {line["family"] for line in table(tmp_path / "report" / "pareto.csv")} == {"baseline", "kv-cache"}
 
 
 def test_figures_are_the_same_every_time(made: list[Made], tmp_path: Path) -> None:
