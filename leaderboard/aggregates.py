@@ -1,4 +1,4 @@
-"""Scores computed again from the documents, as lm-eval aggregates them, to hold against what a record claims."""
+"""Scores computed again from the documents, as lm-eval aggregates them, to be compared with what a record claims."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass

@@ -65,7 +65,7 @@ def _elsewhere(target: str) -> bool:
 
 
 def _broken(link: str, page: Path, site: Path, anchors: dict[Path, set[str]]) -> bool:
-    """Whether a link within the site misses; links to the web are only looked at for what they are."""
+    """Whether a link within the site leads nowhere; of a link to the web, whether its scheme is not https."""
     parts = urlsplit(link)
     if parts.scheme or parts.netloc:
         return parts.scheme != "https"

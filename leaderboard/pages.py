@@ -1,4 +1,4 @@
-"""What stands on the pages of a run, a method and a model."""
+"""The contents of the pages of a run, a method and a model."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -81,7 +81,7 @@ def cost_line(row: Row, column: Column) -> CostLine:
 
 
 def facts(record: Record) -> dict[str, str]:
-    """Where and on what it ran, for a list of pairs."""
+    """Where and on what a run was made, for a list of pairs."""
     model, machine, asked = record["model"], record["environment"], record["evaluation"]
     return {
         "Model": model["name"],
@@ -110,8 +110,8 @@ def _documents(
         histograms = [
             Histogram("FLOPs of a document", "FLOP", histogram(_numbers(samples, "flops"))),
             Histogram("Depth", "share", histogram(_numbers(samples, "depth"))),
-            Histogram("Tokens read", "tokens", histogram(_numbers(samples, "prompt_tokens"))),
-            Histogram("Tokens written", "tokens", histogram(_numbers(samples, "output_tokens"))),
+            Histogram("Prompt tokens", "tokens", histogram(_numbers(samples, "prompt_tokens"))),
+            Histogram("Generated tokens", "tokens", histogram(_numbers(samples, "output_tokens"))),
         ]
         varied = [each for each in histograms if len(each.bars) > 1]
         if not dense or row.score is None or row.is_dense:
@@ -154,7 +154,7 @@ _MOST_CURVES = 12
 
 
 def curves(rows: Sequence[Row]) -> list[Curve]:
-    """Quality won or lost by a method's strength, for the first groups with two or more of its settings."""
+    """Difference to dense by a method's strength, for the first groups with two or more of its settings."""
     drawn = []
     for settings in by_strength(rows):
         first = settings.points[0][1]

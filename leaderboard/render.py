@@ -1,4 +1,4 @@
-"""Templates, and the rule that keeps strangers' bytes text: every value is escaped, every script is known by its hash.
+"""Templates, and the rule that submitted text stays text: every value is escaped, every script is known by its hash.
 
 The policy that each page carries lets the browser run the project's own scripts, by their digests, and nothing else; it
 may load nothing from elsewhere. A page that is opened from disk cannot import modules, so the files of a script are
@@ -43,7 +43,7 @@ def page(template: str, *, depth: int, **values: Any) -> str:
 
 
 def script(*names: str) -> Markup:
-    """The files of one script, to stand inside a page."""
+    """The files of one script, to be part of a page."""
     text = "\n".join((HERE / "scripts" / name).read_text(encoding="utf-8") for name in names)
     assert "</" not in text, f"{names} would end their own element"
     return Markup(f"\n{text}")  # noqa: S704 - the project's own files

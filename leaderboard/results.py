@@ -57,10 +57,10 @@ class Result:
 
 
 def load(folder: Path) -> Result:
-    """A result whose record is a record.
+    """Read a result and check its record.
 
     Raises:
-        ResultError: absent, too large, of another schema, or with a number that is none.
+        ResultError: absent, too large, of another schema, or with a value that is not a number.
     """
     text = _read(folder / RECORD, MAX_RECORD)
     data = _json(text, RECORD, _STRICT)
@@ -95,7 +95,7 @@ def load_all(root: Path) -> tuple[list[Result], dict[Path, str]]:
             continue
         run_id = result.record["id"]
         if run_id in by_id:
-            refused[folder] = f"run {run_id} is there twice, also in {by_id[run_id].folder}"
+            refused[folder] = f"run {run_id} is listed twice, also in {by_id[run_id].folder}"
         else:
             by_id[run_id] = result
     results = sorted(by_id.values(), key=lambda result: (result.record["started"], result.record["id"]), reverse=True)
@@ -149,7 +149,7 @@ def _int(text: str) -> int:
 
 
 _STRICT = json.JSONDecoder(parse_constant=_no_number, parse_float=_float, parse_int=_int)
-_QUICK = json.JSONDecoder(parse_constant=_no_number)  # for documents, which are many; who uses a number checks it
+_QUICK = json.JSONDecoder(parse_constant=_no_number)  # for documents, which are many; whatever uses a number checks it
 
 
 def _lines(folder: Path) -> Iterator[bytes]:

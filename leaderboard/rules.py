@@ -32,7 +32,7 @@ Severity = Literal["error", "warning"]
 
 @dataclass(frozen=True)
 class Finding:
-    """Something about a result: an error keeps it out, a warning is for the reviewer's eyes."""
+    """What a rule says of a result: an error keeps it out, a warning is for the reviewer."""
 
     folder: Path
     severity: Severity
@@ -132,12 +132,12 @@ def whole(case: Case) -> Iterator[str]:
 
 
 def documents(case: Case) -> Iterator[str]:
-    """Each document is there once."""
+    """Each document is listed once."""
     keys = [(sample["task"], sample["doc_id"]) for sample in case.samples]
     if not keys:
         yield "no documents"
     if len(set(keys)) < len(keys):
-        yield f"{len(keys) - len(set(keys))} documents are there twice"
+        yield f"{len(keys) - len(set(keys))} documents are listed twice"
 
 
 def recomputed(case: Case) -> Iterator[str]:
@@ -163,7 +163,7 @@ def work(case: Case) -> Iterator[str]:
     if linear > 2 * model["parameters"] / model["layers"] * executions:
         yield "more FLOPs in the layers than their parameters allow"
     if flops["total"] <= 0 or flops["total"] / max(record["duration_s"], 1e-3) > _FASTEST:
-        yield f"{flops['total']:.3g} FLOPs in {record['duration_s']} s: no machine does that"
+        yield f"{flops['total']:.3g} FLOPs in {record['duration_s']} s: faster than any machine"
     for name in ("mean_depth_prefill", "mean_depth_decode"):
         if trace[name] is not None and not 0 <= trace[name] <= 4:
             yield f"{name} of {trace[name]}"
@@ -190,7 +190,7 @@ def measured(case: Case) -> Iterator[str]:
         raw = [seconds for rounds in latency["raw"] for seconds in rounds]
         summary = latency["end_to_end"]
         if not raw or min(raw) <= 0 or len(raw) != summary["n"]:
-            yield f"{summary['n']} latencies are stated and {len(raw)} are there, or some are not positive"
+            yield f"{summary['n']} latencies are stated and {len(raw)} are recorded, or some are not positive"
         elif not isclose(median(raw), summary["median"], rel_tol=1e-3):
             yield f"the median latency is {summary['median']}, that of its measurements is {median(raw)}"
     energy = case.record.get("energy")
@@ -204,7 +204,7 @@ def measured(case: Case) -> Iterator[str]:
 
 
 def _most_watts(device: str) -> float:
-    """A fifth over the stated power of an accelerator that the device's name names, else what no machine takes."""
+    """A fifth over the stated power of the accelerator that has this name, else more than any machine takes."""
     stated = [entry.tdp for entry in of_device(device) if entry.tdp is not None]
     return 1.2 * max(stated) if stated else _MOST_WATTS
 

@@ -48,7 +48,7 @@ def validate(root: Path, published: Path | None = None) -> Verdict:
 
 
 def _pairs(results: list[Result]) -> Iterator[Finding]:
-    """Runs are compared with a dense run that is there, and their differences are those of the two scores."""
+    """The dense run of each run is among the results, and differences are those of the two scores."""
     by_id = {result.record["id"]: result for result in results}
     for result in results:
         dense_id = at(result.record, "baseline/run_id")
@@ -72,7 +72,7 @@ def _pairs(results: list[Result]) -> Iterator[Finding]:
 
 
 def _unchanged(before: Mapping[str, Result], now: Mapping[str, Result], root: Path) -> Iterator[Finding]:
-    """What is published stays as it is: nobody's number changes under a reader."""
+    """What is published stays as it is: no run goes, no number changes."""
     for run_id, old in before.items():
         if run_id not in now:
             yield Finding(root / run_id, "error", "published", f"run {run_id} was published and is gone")
@@ -95,7 +95,7 @@ def _changes(old: Any, new: Any, path: str = "") -> Iterator[tuple[str, Any, Any
 
 
 def _table(results: list[Result], before: Mapping[str, Result]) -> str:
-    """The groups that have new runs, as Markdown; strangers' text cannot break out of its cell."""
+    """The groups that have new runs, as Markdown; submitted text cannot break out of its cell."""
     table = rows(result.record for result in results)
     touched = {row.group for row in table if row.id not in before}
     lines = []

@@ -1,4 +1,4 @@
-"""The costs that tables, figures and the leaderboard show: those of ``harness.results.costs``, with what to know.
+"""The costs that tables, figures and the leaderboard show: those of ``harness.results.costs``, described.
 
 A kind says how a number came about, and numbers of two kinds never share a column: *counted* (exact, portable),
 *modelled* (a formula on a profile), *measured* (on this machine, that day), *estimated* (time times a constant).
@@ -82,7 +82,7 @@ _DETAILS: dict[str, tuple[str, Mapping[str, Any]]] = {
     "energy": ("Joules that counters saw.", _ENERGY),
     "energy_estimated": ("Joules from time and nominal power: as good as the constant, and no measurement.", _ENERGY),
 }
-_DEPTH = "Executed share of all layers while {}, attention and MLP counting half each."
+_DEPTH = "Executed share of all layers in {}, attention and MLP counting half each."
 
 
 def _columns() -> Iterable[Column]:
@@ -91,8 +91,8 @@ def _columns() -> Iterable[Column]:
         title = _TITLES.get(cost.name) or cost.title[:1].upper() + cost.title[1:]
         unit = cost.unit.partition("/")[0]
         yield Column(cost.name, title, cost.path.replace(".", "/"), unit, cost.kind, text, **details)
-    for phase, doing in (("prefill", "reading a text"), ("decode", "writing")):
-        path, text = f"trace/mean_depth_{phase}", _DEPTH.format(doing)
+    for phase in ("prefill", "decode"):
+        path, text = f"trace/mean_depth_{phase}", _DEPTH.format(phase)
         yield Column(f"depth_{phase}", f"{phase.capitalize()} depth", path, "share", "counted", text)
 
 

@@ -168,7 +168,7 @@ def depths(axes: "Axes", data: "DataFrame") -> None:
 
 
 def phases(axes: "Axes", data: "DataFrame") -> None:
-    """Tokens per second while reading and while writing, over dense's."""
+    """Tokens per second in prefill and in decoding, over dense's."""
     styles = {"prefill": (_BLUE, ""), "decode": (_ORANGE, "//")}
     measured = [phase for phase in styles if data[phase].notna().any()]
     for number, phase in enumerate(measured):

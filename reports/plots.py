@@ -22,7 +22,7 @@ def plots(rows: Sequence[Row], samples: Samples, cost: str) -> Iterator[Plot]:
         ("pareto", "Quality against cost", pareto_data(rows, cost), figures.pareto),
         ("breakdown", "Where the FLOPs go", parts_data(rows, "flops/parts", "flops/total"), figures.breakdown),
         ("breakdown_time", "Where the time goes", parts_data(rows, "time/ideal/parts", None), figures.breakdown),
-        ("phases", "Reading and writing", phases_data(rows), figures.phases),
+        ("phases", "Prefill and decode", phases_data(rows), figures.phases),
         ("speedup", "Measured against modelled", speedup_data(rows), figures.speedups),
     )
     for name, title, data, draw in candidates:

@@ -1,7 +1,7 @@
 """The summary of a job: for every task, the scores against dense and the costs against dense, each with its interval.
 
-Written for somebody who has read nothing else: every column says what kind of number it holds, and below the tables
-stands in words what would mislead a reader of the numbers alone.
+Written for somebody who has read nothing else: every column names its kind of number, and notes below the tables say
+what a reader of the numbers alone would miss.
 """
 
 import json
@@ -139,9 +139,9 @@ def _own_is_ref(record: "RunRecord") -> bool:
 
 def _headline(record: "RunRecord") -> "list[Score]":
     """The first scores of the task or group; of a group without its own, the first score of each task in it."""
-    own = [score for score in record.scores if score.task == record.evaluation.task]
+    of_task = [score for score in record.scores if score.task == record.evaluation.task]
     first = {score.task: score for score in reversed(record.scores)}
-    return own[:2] or list(reversed(first.values()))
+    return of_task[:2] or list(reversed(first.values()))
 
 
 def _metric(score: "Score", record: "RunRecord") -> str:
@@ -166,8 +166,8 @@ def _depths(record: "RunRecord") -> str:
 
 
 def _notes(records: "Sequence[RunRecord]") -> Iterator[str]:
-    """What would mislead a reader who saw the numbers alone."""
-    yield "depth: share of the layers that ran, reading/writing where these differ; FLOPs: counted from what ran"
+    """What a reader of the numbers alone would miss."""
+    yield "depth: share of the layers that ran, prefill/decode where these differ; FLOPs: counted from what ran"
     if any(record.time and record.time.ideal for record in records):
         yield "idealized time: the work that ran, at what a layer costs on this host alone at batch size 1"
     apart = {record.id: Row(record.model_dump(mode="json"), None).apart for record in records}
@@ -202,7 +202,7 @@ def _doubts(record: "RunRecord") -> Iterator[str]:
             yield f"its {score.metric} is not shown to differ from dense{power}"
     length = record.baseline.output_tokens if record.baseline else None
     if length is not None and not 0.9 <= length <= 1.1:
-        yield f"it writes {length:.2f} times as many tokens as dense; latency is measured at equal length"
+        yield f"it generates {length:.2f} times as many tokens as dense; latency is measured at equal length"
 
 
 def _about_timing(records: "Sequence[RunRecord]") -> Iterator[str]:

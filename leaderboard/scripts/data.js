@@ -1,5 +1,5 @@
 // What the page was built with, read by name. Rows are numbers from 0; every column is an array with a place per row.
-// Results are strangers' data: every text reaches the page as text (textContent, setAttribute), never as markup.
+// Results come from anybody: every text reaches the page as text (textContent, setAttribute), never as markup.
 
 const board = JSON.parse(document.getElementById("board-data").textContent);
 const { rows, numbers, texts, facets, groups, notation } = board;

@@ -260,9 +260,9 @@ def _record(
     }
 
 
-def _paired(ours: list[float], theirs: list[float]) -> dict[str, Any]:
+def _paired(method: list[float], dense: list[float]) -> dict[str, Any]:
     """The paired difference with a normal interval."""
-    changes = [one - other for one, other in zip(ours, theirs, strict=True)]
+    changes = [score - reference for score, reference in zip(method, dense, strict=True)]
     mean, error = mean_and_error(changes)
     return {
         "difference": mean,
@@ -333,7 +333,7 @@ def _baseline(dense: Made, total: int, weights: int, share: float, documents: in
     return {
         "run_id": dense.record["id"],
         "documents": documents,
-        "ratios": {name: {"value": found} for name, found in ratios.items()}
+        "ratios": {name: {"value": ratio} for name, ratio in ratios.items()}
         | {"ideal_ref": {"value": share}}
         | {"latency": {"value": measured, "low": measured * 0.97, "high": measured * 1.04}},
         "noise": {"latency": {"value": 1.0, "low": 0.98, "high": 1.02}},

@@ -28,13 +28,13 @@ def labels(page: Any) -> list[str]:
 
 
 def address(page: Any) -> str:
-    """Where the page says it is; the browser's own account lags behind."""
+    """Where the page says it is; what the browser reports lags."""
     return str(page.evaluate("location.href"))
 
 
 def run_page(site: Path, method: str = "layer-drop:count=4") -> str:
-    found = json.loads((site / "index.json").read_text())["runs"]
-    return next(run["page"] for run in found if run["label"] == method)
+    runs = json.loads((site / "index.json").read_text())["runs"]
+    return next(run["page"] for run in runs if run["label"] == method)
 
 
 @pytest.mark.parametrize("facet", FACETS)
@@ -195,8 +195,8 @@ def test_the_front_is_that_of_the_reports(opened: Open, results: Path) -> None:
         ids = [re.search(r"(\w+)\.html", line.locator("th a").get_attribute("href"))[1] for line in links]
         shown = {each for each, line in zip(ids, links, strict=True) if line.locator(".tag.front").count()}
         points = []
-        for each in ids:
-            row = table[each]
+        for run_id in ids:
+            row = table[run_id]
             cost = 1.0 if row.is_dense else _flops(row)
             points.append(pareto.Point(cost, row.score["value"], None, score_interval(row.score)))
         assert shown == {ids[i] for i in pareto.front(points)}
@@ -231,10 +231,10 @@ def test_axe_finds_nothing(scheme: str, opened: Open, site: Path) -> None:
         for width in (1280, 360) if name == "index.html" else (1280,):
             page = opened(name, color_scheme=scheme, viewport={"width": width, "height": 900}, bypass_csp=True)
             page.evaluate(AXE)
-            found = page.evaluate(
+            violations = page.evaluate(
                 "axe.run({preload: false}).then((r) => r.violations.map((v) => [v.id, v.nodes.map((n) => n.html)]))"
             )
-            assert found == [], (name, width)
+            assert violations == [], (name, width)
 
 
 def test_menus_are_accessible_when_open(opened: Open) -> None:

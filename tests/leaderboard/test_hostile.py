@@ -82,8 +82,8 @@ def board(packed: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def victim(board: Path) -> Submission:
     """The packed run that is not dense."""
-    found = [result for result in load_all(board)[0] if result.record["method"]["family"] != "baseline"]
-    return Submission(found[0].folder)
+    methods = [result for result in load_all(board)[0] if result.record["method"]["family"] != "baseline"]
+    return Submission(methods[0].folder)
 
 
 def score(record: Json) -> Json:

@@ -31,11 +31,11 @@ def test_a_rule_that_fails_makes_no_error_of_later_warnings(tmp_path: Path, monk
     assert "KeyError" in findings[0].text
 
 
-def scored(metric: str, value: float | None, values: list[Any], **score: Any) -> dict[str, Any]:
+def scored(metric: str, claimed: float | None, values: list[Any], **score: Any) -> dict[str, Any]:
     """A record of one score, and its documents."""
-    entry = {"task": "t", "metric": metric, "filter": "none", "value": value, "stderr": None, "n": len(values)}
+    entry = {"task": "t", "metric": metric, "filter": "none", "value": claimed, "stderr": None, "n": len(values)}
     trace = dict.fromkeys(("prompt_tokens", "output_tokens", "pad_tokens"), 0)
-    documents = [{"task": "t", "scores": {f"{metric},none": one}} for one in values]
+    documents = [{"task": "t", "scores": {f"{metric},none": value}} for value in values]
     return {"record": {"scores": [entry | score], "flops": {"total": 0}, "trace": trace}, "documents": documents}
 
 
@@ -58,13 +58,16 @@ def test_scores_are_computed_again_as_they_were_aggregated(aggregation: str, val
 
 @pytest.mark.parametrize("value", ["1.0", None, {}, [1.0, 2.0]])
 def test_a_mean_is_one_of_numbers(value: Any) -> None:
-    (found,) = disagreements(**scored("acc", 1.0, [1.0, value]), aggregations={})
-    assert found.computed == "no number for a document"
+    (disagreement,) = disagreements(**scored("acc", 1.0, [1.0, value]), aggregations={})
+    assert disagreement.computed == "no number for a document"
 
 
 def test_a_mean_has_its_own_error() -> None:
-    (found,) = disagreements(**scored("acc", 0.5, [1.0, 0.0, 1.0, 0.0], stderr=0.1), aggregations={})
-    assert (found.quantity, found.computed) == ("t acc,none, standard error", pytest.approx((1 / 12) ** 0.5))
+    (disagreement,) = disagreements(**scored("acc", 0.5, [1.0, 0.0, 1.0, 0.0], stderr=0.1), aggregations={})
+    assert (disagreement.quantity, disagreement.computed) == (
+        "t acc,none, standard error",
+        pytest.approx((1 / 12) ** 0.5),
+    )
 
 
 def test_a_group_of_several_tasks_is_not_computed_again() -> None:

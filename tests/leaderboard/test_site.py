@@ -46,7 +46,7 @@ def test_check_finds_what_is_wrong(tmp_path: Path) -> None:
     page.write_text(
         page.read_text().replace("</main>", f"{bad}</main>").replace('http-equiv="Content', 'name="Content')
     )
-    found = "\n".join(check(tmp_path / "site"))
+    problems = "\n".join(check(tmp_path / "site"))
     for word in (
         "gone.html",
         "elsewhere.test",
@@ -54,7 +54,7 @@ def test_check_finds_what_is_wrong(tmp_path: Path) -> None:
         "javascript:x()",
         "no content security policy",
     ):
-        assert word in found
+        assert word in problems
     with pytest.raises(SiteError, match="no site in"):
         check(tmp_path)
 
@@ -119,8 +119,8 @@ def test_scores_without_a_value_are_not_exported() -> None:
 
 
 def test_a_run_page_shows_the_command_and_the_documents_that_changed(site: Path, results: Path) -> None:
-    found = {row.record["method"]["label"]: row for row in rows(r.record for r in load_all(results)[0])}
-    row = found["router:budget=0.8"]
+    by_label = {row.record["method"]["label"]: row for row in rows(r.record for r in load_all(results)[0])}
+    row = by_label["router:budget=0.8"]
     page = (site / "runs" / f"{row.id}.html").read_text()
     task = row.record["evaluation"]["task"]
     assert f"--method router:budget=0.8 --tasks {task} --pretrained" in page
@@ -143,14 +143,14 @@ def test_unranked_runs_say_why() -> None:
 
 def test_groups_keep_apart_what_may_not_be_ranked_together() -> None:
     record = next(runs(groups(1, 1, 1)[0])).record
-    others = [
+    different = [
         {**record, "environment": {**record["environment"], "threads": 4}},
         {**record, "evaluation": {**record["evaluation"], "data": "other documents"}},
         {**record, "evaluation": {**record["evaluation"], "batch_size": 8}},
         {**record, "model": {**record["model"], "dtype": "float32"}},
         {**record, "model": {**record["model"], "fingerprint": "other weights"}},
     ]
-    assert len({row.group for row in rows([record, *others])}) == 6
+    assert len({row.group for row in rows([record, *different])}) == 6
 
 
 def test_histograms_count_every_value_once() -> None:
@@ -164,13 +164,13 @@ def test_flips_pair_documents_by_their_digest() -> None:
     def line(number: int, score: float, digest: str = "d") -> dict[str, object]:
         return {"task": "t", "doc_id": number, "doc_hash": f"{digest}{number}", "scores": {"acc,none": score}}
 
-    ours = [line(0, 1.0), line(1, 0.0), line(2, 1.0), line(3, 0.0, "other")]
-    theirs = [line(0, 0.0), line(1, 1.0), line(2, 1.0), line(3, 1.0)]
-    found = flips(ours, theirs, "acc,none", more_is_better=True)
-    assert (found.pairs, found.worse, found.better) == (3, 1, 1)
-    found = flips(ours, theirs, "acc,none", more_is_better=False)
-    assert (found.worse, found.better) == (1, 1)
-    assert [each.document for each in found.listed] == [0, 1]
+    method = [line(0, 1.0), line(1, 0.0), line(2, 1.0), line(3, 0.0, "other")]
+    dense = [line(0, 0.0), line(1, 1.0), line(2, 1.0), line(3, 1.0)]
+    changed = flips(method, dense, "acc,none", more_is_better=True)
+    assert (changed.pairs, changed.worse, changed.better) == (3, 1, 1)
+    changed = flips(method, dense, "acc,none", more_is_better=False)
+    assert (changed.worse, changed.better) == (1, 1)
+    assert [each.document for each in changed.listed] == [0, 1]
 
 
 @pytest.mark.slow
@@ -178,8 +178,8 @@ def test_from_a_run_to_the_board_by_commands(cli: Cli, tmp_path: Path) -> None:
     made = list(runs(groups(1, 1, 1)[0], settings=2))
     made[1].manifest["command"] = "harness run -o /home/somebody/secret/runs"
     write_all(tmp_path / "runs", made)
-    told = cli("submit", made[1].record["id"]).stdout
-    assert told.count("leaderboard/data/") == 2
+    printed = cli("submit", made[1].record["id"]).stdout
+    assert printed.count("leaderboard/data/") == 2
     packed = tmp_path / "leaderboard" / "data" / made[1].record["id"]
     assert "somebody" not in "".join(path.read_text(errors="replace") for path in packed.iterdir())
     assert "already" in cli("submit", made[1].record["id"], check=False).stderr

@@ -66,9 +66,9 @@ def test_pareto_points_are_drawn_where_the_data_says(report: Path) -> None:
     root = ET.fromstring((report / "pareto.svg").read_text())
     places = {}
     for element in root.iter("{http://www.w3.org/2000/svg}g"):
-        if found := re.fullmatch(r"run-(\d+)", element.get("id", "")):
+        if number := re.fullmatch(r"run-(\d+)", element.get("id", "")):
             uses = list(element.iter("{http://www.w3.org/2000/svg}use"))
-            places[int(found[1])] = (float(uses[-1].get("x")), float(uses[-1].get("y")))
+            places[int(number[1])] = (float(uses[-1].get("x")), float(uses[-1].get("y")))
     assert len(places) == len(data)
     for axis, name in ((0, "cost"), (1, "score")):
         values = [float(line[name]) for line in data]
