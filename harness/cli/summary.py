@@ -172,7 +172,7 @@ def _notes(records: "Sequence[RunRecord]") -> Iterator[str]:
         yield "idealized time: the work that ran, at what a layer costs on this host alone at batch size 1"
     apart = {record.id: Row(record.model_dump(mode="json"), None).apart for record in records}
     of_all = [reason for reason in apart[records[0].id] if all(reason in reasons for reasons in apart.values())]
-    yield from (f"{reason}: not to be ranked" for reason in of_all)
+    yield from (f"{reason}: for trying out, not for ranking" for reason in of_all)
     for record in records:
         reasons = [reason for reason in apart[record.id] if reason not in of_all]
         yield from (f"{record.method.label}: {doubt}" for doubt in (*reasons, *_doubts(record)))
