@@ -24,6 +24,8 @@ _FLAGS: Final = {
 """Flags that have another name than the setting."""
 _NO_FLAG: Final = {"seed", "windows"}
 """Settings of the costs that only a program can give."""
+_FIRST: Final = {"methods", "method_args", "tasks"}
+_OPTIONAL_VALUE: Final = {"apply_chat_template", "fewshot_as_multiturn"}
 _JOINED: Final = {"measure", "seeds", "accelerators"}
 _WORD = re.compile(r"(?:[A-Za-z_/~]|\.{1,2}/)[\w./:@~+-]*")
 _CONSTANTS: Final = {"true", "false", "none", "null"}
@@ -33,10 +35,11 @@ def command(spec: RunSpec) -> str:
     """The command that makes one run of a job again: its method, its task, and everything else that was asked."""
     job = spec.job
     samples = job.samples and {name: chosen for name, chosen in job.samples.items() if name in spec.task.tasks}
-    method = next((text for text in job.methods if _fingerprint(job, text) == spec.stack.fingerprint), "dense")
+    # as typed, since the label of a loose method does not name its file
+    method = next((text for text in job.methods if _fingerprint(job, text) == spec.stack.fingerprint), spec.stack.label)
     alone = {
         "methods": (method,),
-        "method_args": {} if method == "dense" else job.method_args,
+        "method_args": {} if spec.stack.is_dense else job.method_args,
         "tasks": (spec.task.name,),
         "samples": samples,
     }
@@ -48,7 +51,7 @@ def _fingerprint(job: Job, text: str) -> str:
 
 
 def flags(job: Job) -> list[str]:
-    """The flags of ``harness run`` that give this job, in the order of its settings, without those at their defaults.
+    """The flags of ``harness run`` that give this job, the methods and tasks first, without those at their defaults.
 
     Tasks go by their names alone: flags that a suite gives to single tasks are to be the job's (see ``Job.asking``).
     """
@@ -56,33 +59,38 @@ def flags(job: Job) -> list[str]:
 
 
 def _flags(settings: BaseModel) -> Iterator[str]:
-    for name, field in type(settings).model_fields.items():
+    fields = type(settings).model_fields
+    for name in sorted(fields, key=lambda name: name not in _FIRST):
         value = getattr(settings, name)
         if isinstance(value, CostPlan):
             yield from _flags(value)
         # what is measured has a default of the command line's own, which the environment may change
-        elif (value != field.get_default() or name == "measure") and name not in _NO_FLAG:
+        elif (value != fields[name].get_default() or name == "measure") and name not in _NO_FLAG:
             yield from _flag(name, value)
 
 
 def _flag(name: str, value: Any) -> Iterator[str]:
     flag = f"--{_FLAGS.get(name, name)}"
-    if name == "methods":
-        yield from (word for method in value for word in (flag, method))
-    elif name == "tasks":
-        yield from (flag, ",".join(request.task for request in value))
-    elif name == "samples":
-        yield from (flag, json.dumps(value))
-    elif name in _JOINED:
-        yield from (flag, ",".join(map(str, sorted(value) if isinstance(value, frozenset) else value)))
-    elif name in ("apply_chat_template", "fewshot_as_multiturn"):  # flags that may have a value
-        yield from (flag, str(value).lower() if isinstance(value, bool) else value)
-    elif isinstance(value, bool):
+    if isinstance(value, bool) and name not in _OPTIONAL_VALUE:
         yield flag if value else f"--no_{name}"
-    elif isinstance(value, Mapping):
-        yield from (flag, _key_values(value))
-    else:
-        yield from (flag, _number(value) if isinstance(value, float) else str(value))
+        return
+    for text in value if name == "methods" else [_text(name, value)]:
+        yield from [f"{flag}={text}"] if text.startswith("-") else [flag, text]
+
+
+def _text(name: str, value: Any) -> str:
+    """A setting's value as its flag takes it."""
+    if name == "tasks":
+        return ",".join(request.task for request in value)
+    if name == "samples":
+        return json.dumps(value)
+    if name in _JOINED:
+        return ",".join(map(str, sorted(value) if isinstance(value, frozenset) else value))
+    if isinstance(value, Mapping):
+        return _key_values(value)
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))  # without the point, as people write it
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _key_values(values: Mapping[str, Any]) -> str:
@@ -91,9 +99,8 @@ def _key_values(values: Mapping[str, Any]) -> str:
         name.isidentifier() and isinstance(value, str) and _WORD.fullmatch(value) and value.lower() not in _CONSTANTS
         for name, value in values.items()
     )
-    return ",".join(f"{name}={value}" for name, value in values.items()) if plain else json.dumps(dict(values))
-
-
-def _number(value: float) -> str:
-    """Without the point of a whole number, as people write it."""
-    return str(int(value)) if value.is_integer() else repr(value)
+    return (
+        ",".join(f"{name}={value}" for name, value in values.items())
+        if plain
+        else json.dumps(dict(values), default=str)
+    )

@@ -117,6 +117,12 @@ def test_a_flag_is_taken_round(flag: str, parsed: Any) -> None:
     assert parsed(*shlex.split(shlex.join(flags(job)))) == job
 
 
+def test_a_value_may_look_like_a_flag(parsed: Any) -> None:
+    job = parsed("--tasks", "t", "--system_instruction=--limit 5", "--apply_chat_template", "my template")
+    assert job.system_instruction == "--limit 5"
+    assert parsed(*flags(job)) == job
+
+
 def test_all_flags_together(parsed: Any) -> None:
     without = {"samples", "method"}  # they exclude --limit and --method_args
     words = [word for flag in names() & GIVEN.keys() - without for word in (f"--{flag}", *GIVEN[flag])]
