@@ -1,6 +1,7 @@
 """``harness compare``: two stored runs on the same documents, score by score and cost by cost."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -58,6 +59,7 @@ def _score_table(comparison: "Comparison") -> "Table":
     from harness.cli.summary import difference
     from harness.reports.numbers import TERMINAL
 
+    scores = replace(TERMINAL, decimals=4)  # two runs may differ in the last documents of thousands
     table = Table(box=None, pad_edge=False)
     table.add_column("score", overflow="fold")
     for heading in ("A", "B", "B - A [95 %]", "p", "up", "down", "visible", "no loss"):
@@ -71,8 +73,8 @@ def _score_table(comparison: "Comparison") -> "Table":
         p = change.p_adjusted if change.p_adjusted is not None else change.p
         cells = (
             f"{task}{score.metric}" + ("" if score.filter == "none" else f" {score.filter}"),
-            TERMINAL.score(base),
-            TERMINAL.score(score.value),
+            scores.score(base),
+            scores.score(score.value),
             difference(score),
             TERMINAL.unknown if p is None else f"{p:.3f}" if p >= 0.001 else "<0.001",
             TERMINAL.unknown if change.gained is None else str(change.gained),

@@ -102,14 +102,12 @@ def names() -> set[str]:
 
 
 def test_every_flag_is_taken_round_or_is_no_part_of_a_job() -> None:
-    assert names() <= GIVEN.keys() | NO_PART_OF_A_JOB.keys()
+    assert names() == GIVEN.keys() | NO_PART_OF_A_JOB.keys()
     assert not GIVEN.keys() & NO_PART_OF_A_JOB.keys()
 
 
 @pytest.mark.parametrize("flag", GIVEN)
 def test_a_flag_is_taken_round(flag: str, parsed: Any) -> None:
-    if flag not in names():
-        pytest.skip(f"harness run has no --{flag}")
     basis = ["--tasks", "t"] * (flag != "tasks")
     default, job = parsed("--tasks", "t"), parsed(*basis, f"--{flag}", *GIVEN[flag])
     assert job != default
@@ -125,7 +123,7 @@ def test_a_value_may_look_like_a_flag(parsed: Any) -> None:
 
 def test_all_flags_together(parsed: Any) -> None:
     without = {"samples", "method"}  # they exclude --limit and --method_args
-    words = [word for flag in names() & GIVEN.keys() - without for word in (f"--{flag}", *GIVEN[flag])]
+    words = [word for flag in GIVEN.keys() - without for word in (f"--{flag}", *GIVEN[flag])]
     job = parsed(*words)
     assert parsed(*flags(job)) == job
 

@@ -46,6 +46,7 @@ def records(harness: Harness, tiny: list[object], tmp_path: Path) -> list[RunRec
         update={
             "scores": scores,
             "method": method.method.model_copy(update={"label": "wanda:pattern=16x1,sparsity=0.8+block-sparse"}),
+            "flops": method.flops.model_copy(update={"audit_ratio": 0.5}),
             "trace": method.trace.model_copy(update={"mean_depth_prefill": 1.0, "mean_depth_decode": 0.643}),
             "baseline": Baseline(run_id=dense.id, documents=200, ratios=ratios, noise=ratios, answers_changed=0.051),
             "time": Time(ideal=ideal),
@@ -70,5 +71,8 @@ def test_nothing_is_cut_off_at_100_columns(records: list[RunRecord], monkeypatch
         "noise: dense again",
     ):
         assert whole in out, out
-    assert "own kernels is poor" in " ".join(out.split())
+    words = " ".join(out.split())
+    assert "own kernels is poor" in words
+    assert "block-sparse: PyTorch's counter saw 0.5 times the FLOPs stated" in words  # as on the board
+    assert words.count("a part of the task's documents: for trying out") == 1  # of both rows
     assert "…" not in out
