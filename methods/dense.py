@@ -4,8 +4,9 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from harness.contract.facts import Savings
 from harness.contract.families import Family
-from harness.contract.method import Method, Savings
+from harness.contract.method import Method
 
 if TYPE_CHECKING:
     from harness.contract.decoder import Decoder

@@ -58,10 +58,10 @@ def _check_name(name: str) -> None:
             f"{name!r} is no name for a method: expected lower-case words joined by hyphens, such as every-other, "
             f"{_LONGEST} characters at most"
         )
-    for item in registry.listings():
-        if item.name == name:
-            whose = "built in" if item.built_in else f"of {item.distribution}"
-            raise HarnessError(f"there is a method {name!r} already ({whose}): choose another name")
+    if name in (known := registry.names()):
+        built_in = f"{registry.OWN_DISTRIBUTION}/{name}" in known
+        whose = "built in" if built_in else "of an installed package"
+        raise HarnessError(f"there is a method {name!r} already ({whose}): choose another name")
 
 
 def _check_family(family: str) -> None:

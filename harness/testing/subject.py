@@ -7,7 +7,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from harness.contract.calibration import Calibration
-from harness.contract.method import Method, Phase, Savings
+from harness.contract.facts import Phase, Savings
+from harness.contract.method import Method
 from harness.contract.prepared import Prepared
 from harness.contract.stack import Stack, parse
 from harness.core.errors import MethodError, UnsupportedModelError

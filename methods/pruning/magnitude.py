@@ -4,8 +4,9 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from harness.contract.facts import Savings
 from harness.contract.families import Family
-from harness.contract.method import Method, Savings
+from harness.contract.method import Method
 from harness.contract.parameters import Indices, Patterns, Sparsity
 from harness.contract.parameters import Pattern as ZeroPattern
 from harness.core.errors import MethodError

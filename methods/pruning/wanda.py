@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from annotated_types import Ge
 
+from harness.contract.facts import Savings
 from harness.contract.families import Family
-from harness.contract.method import Method, Savings
+from harness.contract.method import Method
 from harness.contract.parameters import Indices, Patterns, Sparsity
 from harness.contract.parameters import Pattern as ZeroPattern
 from harness.contract.prepared import Prepared

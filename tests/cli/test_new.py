@@ -10,8 +10,9 @@ import torch
 
 from harness.contract import registry
 from harness.contract.describe import describe
+from harness.contract.facts import Savings
 from harness.contract.families import Family
-from harness.contract.method import Method, Savings
+from harness.contract.method import Method
 from harness.contract.prepared import Prepared
 from harness.testing.tiny import tiny_decoder
 

@@ -11,8 +11,9 @@ from pydantic import Field
 
 from harness.contract import registry
 from harness.contract.describe import Parameter, describe, paper_url
+from harness.contract.facts import Phase, Savings
 from harness.contract.families import Family
-from harness.contract.method import Method, Phase, Savings
+from harness.contract.method import Method
 
 LOOSE = '''"""A file."""
 from contextlib import nullcontext

@@ -14,8 +14,9 @@ import torch
 from pydantic import AfterValidator
 from torch import nn
 
+from harness.contract.facts import Savings
 from harness.contract.families import Family
-from harness.contract.method import Method, Savings
+from harness.contract.method import Method
 from harness.contract.prepared import Prepared
 from harness.core.errors import UnsupportedModelError
 from harness.model.surgery import without_branches

@@ -19,7 +19,7 @@ import torch
 from torch.nn.functional import linear, pad
 from torch.utils.flop_counter import register_flop_formula
 
-from harness.contract.method import Savings
+from harness.contract.facts import Savings
 from harness.core.errors import HarnessError, KernelError, MethodError
 from harness.model.weights.compiled import library
 from harness.model.weights.int8 import Int8Linear, quantize_rows

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from harness.contract.method import Phase
+from harness.contract.facts import Phase
 from harness.testing.outcome import Failed, Skipped
 from harness.testing.serve import (
     TEXTS,

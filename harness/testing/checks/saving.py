@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from harness.contract.method import Savings
+from harness.contract.facts import Savings
 from harness.measure.shape import ModelShape
 from harness.testing.outcome import Failed, Skipped
 from harness.testing.subject import Subject

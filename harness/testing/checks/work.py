@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from harness.contract.method import Phase, Savings
+from harness.contract.facts import Phase, Savings
 from harness.core.errors import TraceError
 from harness.measure.audit import flops_audit_ratio
 from harness.measure.flops import executed_flops

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from harness.contract.method import Savings
+from harness.contract.facts import Savings
 from harness.measure.audit import count_flops
 from harness.model.weights import int8
 from harness.model.weights.int8 import Int8Linear, int8_product, quantize_rows
