@@ -2,7 +2,7 @@
 
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from harness.contract.facts import Savings
 from harness.contract.families import Family
@@ -28,7 +28,7 @@ class Dense(Method):
     exact = True
     savings = Savings.NONE
     stackable = False
-    neutral: ClassVar = {}
+    neutral = {}
 
     def attach(self, model: "Decoder", prepared: "Prepared") -> nullcontext[None]:
         """Change nothing."""

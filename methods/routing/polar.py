@@ -35,19 +35,9 @@ class Polar(Searched):
 
     Parameters:
         skip_bias: added to the logit of skipping; the larger, the more layers are skipped.
-        questions: training questions searched, at most.
-        simulations: paths tried for each, at most.
-        goal: what a path must do: "answer", give the task's right answer (the likeliest choice, or the target written
-            greedily); "likelihood", make the right answer as likely as the whole model does.
-        stop_early: end a question's search at its first improvement; otherwise the search goes on for shorter paths.
-        exploration: weight of the exploration term of UCB.
-        length_penalty: weight of the path's length in UCB.
-        random_child: probability of following a random child.
         width: channels of the predictor, a multiple of 4.
-        epochs: passes over the kept questions.
+        epochs: passes over the questions that have a right path.
         rate: learning rate of AdamW.
-        seed: of the predictor's weights and the order of its examples.
-        state: a folder that ``harness prepare -o`` wrote, to be used as it is.
 
     Limits: a text without a prompt (rolling perplexity) has no path and is refused. A written answer counts as right
     when it is the task's target word for word.

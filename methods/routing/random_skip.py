@@ -45,7 +45,7 @@ class RandomSkip(Method):
     family = Family.ROUTING
     input_dependent = True
     examples = tuple({"executed": executed, "first": 1, "last": 0} for executed in (0.75, 0.5, 0.25))
-    neutral: ClassVar = {"executed": 1.0}
+    neutral = {"executed": 1.0}
 
     executed: Annotated[float, Ge(0), Le(1)] = 0.75
     seed: Annotated[int, Ge(0)] = 0

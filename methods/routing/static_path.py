@@ -2,7 +2,7 @@
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from annotated_types import Ge
 
@@ -43,7 +43,7 @@ class StaticPath(Method):
     name = "static-path"
     family = Family.ROUTING
     examples = tuple({"skip": skip, "questions": 4} for skip in (1, 2, 3))
-    neutral: ClassVar = {"skip": 0, "questions": 4}
+    neutral = {"skip": 0, "questions": 4}
 
     skip: Annotated[int, Ge(0)] = 3
     questions: Annotated[int, Ge(1)] = 96

@@ -65,7 +65,7 @@ class Told(Method):
     phases = frozenset({Phase.PREFILL})
     batchable = False
     examples = ({"state": "a"}, {"state": "a", "share": 1})
-    neutral = {"state": "a", "share": 0}  # noqa: RUF012
+    neutral = {"state": "a", "share": 0}
 
     state: str
     share: Annotated[float, Interval(ge=0, le=1)] = 0.5

@@ -282,7 +282,7 @@ def _coin(tokens):
 class NotNeutral(Sound):
     """Calls settings neutral that are not."""
 
-    neutral = {"count": 1}  # noqa: RUF012
+    neutral = {"count": 1}
 
 
 @fault("exact-is-exact")
