@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from harness.contract.facts import Savings
 from harness.contract.families import Family
-from harness.model.weights.mixins import OnLinears, Zeros
+from harness.model.weights.mixins import OnLinears
+from harness.model.weights.zeros import Zeros
 
 if TYPE_CHECKING:
     from harness.contract.decoder import Decoder

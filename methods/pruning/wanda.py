@@ -8,7 +8,8 @@ from harness.contract.facts import Savings
 from harness.contract.families import Family
 from harness.contract.mixins import OnText
 from harness.contract.prepared import Prepared
-from harness.model.weights.mixins import OnLinears, Zeros
+from harness.model.weights.mixins import OnLinears
+from harness.model.weights.zeros import Zeros
 
 if TYPE_CHECKING:
     from harness.contract.calibration import Calibration
