@@ -46,7 +46,7 @@ class Undeclared(Sound):
     batchable = "yes"
 
 
-@fault("parameters-come-round")
+@fault("parameters-round-trip")
 class GrowsWhenRead(Sound):
     """A parameter that is another one each time it is read."""
 

@@ -57,26 +57,25 @@ def _wrong_settings(method: type[Method]) -> list[str]:
     return wrong
 
 
-def parameters_come_round(subject: Subject) -> None:
-    """Parameters written as JSON, or as the command line writes them, give the same method again."""
+def parameters_round_trip(subject: Subject) -> None:
+    """Parameters round-trip through JSON and through the label, as the command line writes it."""
     for part in subject.parts:
-        method = type(part)
-        for one in (part, *(method.from_args(example) for example in method.examples)):
-            _require_round_trip(one)
+        for method in (part, *(type(part).from_args(example) for example in part.examples)):
+            _require_round_trip(method)
 
 
-def _require_round_trip(one: Method) -> None:
-    method, params = type(one), one.params()
+def _require_round_trip(method: Method) -> None:
+    cls, params = type(method), method.params()
     if json.loads(json.dumps(params)) != params:
-        raise Failed(f"the parameters of {one!r} do not survive JSON: {params}")
-    name, _, written = one.label.partition(":")
+        raise Failed(f"the parameters of {method!r} do not survive JSON: {params}")
+    name, _, written = method.label.partition(":")
     strings = dict(item.split("=", 1) for item in written.split(",")) if written else {}
-    again = {"params()": method.from_args(params), f"the label {one.label!r}": method.from_args(strings)}
-    for source, other in again.items():
-        if other != one or other.fingerprint != one.fingerprint:
-            raise Failed(f"{one!r} comes back from {source} as {other!r}")
-    if name != method.name:
-        raise Failed(f"the label {one.label!r} does not start with the name {method.name!r}")
+    copies = {"params()": cls.from_args(params), f"the label {method.label!r}": cls.from_args(strings)}
+    for source, copy in copies.items():
+        if copy != method or copy.params() != params:
+            raise Failed(f"{method!r} comes back from {source} as {copy!r}")
+    if name != cls.name:
+        raise Failed(f"the label {method.label!r} does not start with the name {cls.name!r}")
 
 
 def refuses_unknown_parameters(subject: Subject) -> None:
