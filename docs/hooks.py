@@ -27,8 +27,8 @@ def on_files(files: "Files", config: "MkDocsConfig") -> "Files":
     """Add the methods' pages to what is built."""
     from mkdocs.structure.files import File
 
-    told = descriptions()
-    pages = {INDEX: index(told), **{f"methods/{name}.md": page(each) for name, each in told.items()}}
+    described = descriptions()
+    pages = {INDEX: index(described), **{f"methods/{name}.md": page(each) for name, each in described.items()}}
     for path, content in pages.items():
         files.append(File.generated(config, path, content=content))
     return files
@@ -40,11 +40,11 @@ def descriptions() -> dict[str, Description]:
     return {name: describe(registry.get(name)) for name in names}
 
 
-def index(told: dict[str, Description]) -> str:
+def index(described: dict[str, Description]) -> str:
     """The table of all methods."""
     rows = [
         f"| [{name}]({name}.md) | {each.family} | {text(each.summary)} | {each.facts['saving'].partition(':')[0]} |"
-        for name, each in told.items()
+        for name, each in described.items()
     ]
     return "\n".join(
         [

@@ -5,7 +5,7 @@ harness run --method ./examples/loose_method.py:Funnel:keep=0.5 --task pocket_ch
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 from annotated_types import Interval
 
@@ -27,7 +27,7 @@ class Funnel(Method):
     family = Family.PRUNING
     savings = Savings.REAL
     examples = ({"keep": 0.75}, {"keep": 0.5})
-    neutral: ClassVar[dict[str, Any]] = {"keep": 1}
+    neutral = {"keep": 1}
 
     keep: Annotated[float, Interval(ge=0, le=1)] = 0.75
 

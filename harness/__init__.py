@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from harness.contract.calibration import Calibration
     from harness.contract.decoder import Decoder
+    from harness.contract.facts import Savings
     from harness.contract.families import Family
-    from harness.contract.method import Method, Savings
+    from harness.contract.method import Method
     from harness.contract.prepared import Prepared
     from harness.results.record import RunRecord
 
@@ -24,7 +25,7 @@ _HOMES = {
     "Method": "harness.contract.method",
     "Prepared": "harness.contract.prepared",
     "RunRecord": "harness.results.record",
-    "Savings": "harness.contract.method",
+    "Savings": "harness.contract.facts",
 }
 
 __all__ = ["Calibration", "Decoder", "Family", "Method", "Prepared", "RunRecord", "Savings", "__version__"]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.contract.describe import Description, describe, paper_url
-from harness.core.errors import ResultError, SiteError
+from harness.core.errors import MethodError, ResultError, SiteError
 from harness.core.files import staged_folder
 from harness.leaderboard import board, exports, pages
 from harness.leaderboard.render import ASSETS, BOARD, families_css, inline_json, page, script, slug
@@ -167,9 +167,12 @@ def _description(name: str) -> Description | None:
     """A method's documentation, if it is installed. The registry alone finds code, a record never does."""
     from harness.contract import registry
 
-    if name not in {item.name for item in registry.listings() if not item.error}:
+    if "/" in name or name not in registry.names():
         return None
-    return describe(registry.get(name))
+    try:
+        return describe(registry.get(name))
+    except MethodError:  # it is installed and broken
+        return None
 
 
 def _write_models(folder: Path, table: Sequence[Row]) -> None:

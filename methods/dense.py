@@ -2,10 +2,11 @@
 
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
+from harness.contract.facts import Savings
 from harness.contract.families import Family
-from harness.contract.method import Method, Savings
+from harness.contract.method import Method
 
 if TYPE_CHECKING:
     from harness.contract.decoder import Decoder
@@ -27,7 +28,7 @@ class Dense(Method):
     exact = True
     savings = Savings.NONE
     stackable = False
-    neutral: ClassVar = {}
+    neutral = {}
 
     def attach(self, model: "Decoder", prepared: "Prepared") -> nullcontext[None]:
         """Change nothing."""

@@ -1,6 +1,6 @@
 """Which int8 product is in use on this machine: what is right is decided when the module is loaded."""
 
-from harness.contract.method import Savings
+from harness.contract.facts import Savings
 from harness.model.weights.int8 import int8_product
 
 PRODUCT = int8_product("cpu")

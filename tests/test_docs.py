@@ -72,14 +72,14 @@ def test_the_commands_are_found() -> None:
 @pytest.mark.parametrize("name", BUILT_IN)
 def test_a_methods_page_is_its_class(name: str) -> None:
     module = hooks()
-    told = module.descriptions()[name]
-    page = module.page(told)
+    described = module.descriptions()[name]
+    page = module.page(described)
     assert page.startswith(f"# {name}\n")
-    for parameter in told.parameters:
+    for parameter in described.parameters:
         assert f"| `{parameter.name}` |" in page
         assert module.text(parameter.text) in page
         assert parameter.range in page
-    for heading in told.sections:
+    for heading in described.sections:
         assert f"## {heading or 'Details'}" in page
     assert f"[{name}]({name}.md)" in module.index(module.descriptions())
 

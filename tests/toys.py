@@ -9,8 +9,9 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Le
 
+from harness.contract.facts import Savings
 from harness.contract.families import Family
-from harness.contract.method import Method, Savings
+from harness.contract.method import Method
 from harness.contract.prepared import Prepared
 from harness.core.errors import MethodError
 

@@ -3,6 +3,7 @@
 import builtins
 import keyword
 import re
+from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
 from string import Template
@@ -16,13 +17,14 @@ from harness.core.errors import HarnessError, UnknownNameError
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 _LONGEST = 30
+_MISSPELT = 0.8  # share of letters in common from which a family is taken for a known one, misspelt
 _TEMPLATES = files("harness.cli") / "templates"
 _FAMILIES = tuple(family.value for family in Family if family is not Family.BASELINE)
 
 
 def new(
     method: Annotated[str, Argument(help="The method's name in kebab-case, such as every-other.")],
-    family: Annotated[str, Option("--family", "-f", help=f"One of {', '.join(_FAMILIES)}.")],
+    family: Annotated[str, Option("--family", "-f", help=f"{', '.join(_FAMILIES)}, or one of your own.")],
     output: Annotated[
         Path | None, Option("--output", "-o", help="Folder to write to; by default one of the method's name.")
     ] = None,
@@ -31,16 +33,18 @@ def new(
     _check_name(method)
     _check_family(family)
     folder = output or Path(method)
-    written = _rendered(method, family)
+    texts = _rendered(method, family)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise HarnessError(f"{folder} is there already and not empty: nothing was written; give --output DIR")
     try:
-        for name, text in written.items():
+        for name, text in texts.items():
             path = folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise HarnessError(f"{folder} cannot be written: {error.strerror}") from error
+    if family not in _FAMILIES:
+        typer.echo(f"{family} is a family of your own: lists and figures show it after the known ones")
     typer.echo(f"wrote {folder}/: a method that works, to be replaced by yours. Next:\n")
     for command in (
         f"pip install --editable {folder}",
@@ -53,29 +57,36 @@ def new(
 def _check_name(name: str) -> None:
     from harness.contract import registry
 
-    if not _NAME.fullmatch(name) or len(name) > _LONGEST:
-        raise HarnessError(
-            f"{name!r} is no name for a method: expected lower-case words joined by hyphens, such as every-other, "
-            f"{_LONGEST} characters at most"
-        )
-    for item in registry.listings():
-        if item.name == name:
-            whose = "built in" if item.built_in else f"of {item.distribution}"
-            raise HarnessError(f"there is a method {name!r} already ({whose}): choose another name")
+    _check_words(name, "method", "every-other")
+    if name in (known := registry.names()):
+        built_in = f"{registry.OWN_DISTRIBUTION}/{name}" in known
+        whose = "built in" if built_in else "of an installed package"
+        raise HarnessError(f"there is a method {name!r} already ({whose}): choose another name")
 
 
 def _check_family(family: str) -> None:
     if family == Family.BASELINE:
-        raise HarnessError(f"the baseline is dense, and there is one: --family is one of {', '.join(_FAMILIES)}")
-    if family not in _FAMILIES:
-        raise UnknownNameError("family", family, _FAMILIES, see=f"There are {', '.join(_FAMILIES)}.")
+        raise HarnessError(
+            f"the baseline is dense, and there is one: --family is {', '.join(_FAMILIES)}, or one of your own"
+        )
+    if family not in _FAMILIES and get_close_matches(family, _FAMILIES, n=1, cutoff=_MISSPELT):
+        raise UnknownNameError("family", family, _FAMILIES, see="A family of your own needs a name less alike.")
+    _check_words(family, "family", "kv-cache")
+
+
+def _check_words(name: str, kind: str, example: str) -> None:
+    if not _NAME.fullmatch(name) or len(name) > _LONGEST:
+        raise HarnessError(
+            f"{name!r} is no name for a {kind}: expected lower-case words joined by hyphens, such as {example}, "
+            f"{_LONGEST} characters at most"
+        )
 
 
 def _rendered(name: str, family: str) -> dict[str, str]:
     """The package's files by path."""
     package = f"harness_{name.replace('-', '_')}"
     class_name = "".join(word.capitalize() for word in name.split("-"))
-    source = _text(f"{family}.py")
+    source = _text(f"{family}.py" if family in _FAMILIES else "other.py")
     if keyword.iskeyword(class_name) or class_name in {*dir(builtins), *_imported(source)}:
         raise HarnessError(f"the class of {name!r} would be {class_name}, which means something else: choose another")
     title = name.replace("-", " ").capitalize()

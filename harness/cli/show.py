@@ -48,8 +48,7 @@ def _method(name: str) -> "type[Method] | None":
     path, colon, class_name = name.rpartition(":")
     if colon and path.endswith(".py"):
         return registry.from_file(Path(path), class_name)
-    known = {key for item in registry.listings() for key in (item.name, f"{item.distribution}/{item.name}")}
-    return registry.get(name) if name in known else None
+    return registry.get(name) if name in registry.names() else None
 
 
 def _run(store: "Store", name: str) -> "RunFolder":
@@ -60,7 +59,7 @@ def _run(store: "Store", name: str) -> "RunFolder":
         return store.find(name)
     except UnknownNameError:
         ids = [folder.path.name.rpartition("_")[2] for folder in store.folders()]
-        known = [*(item.name for item in registry.listings()), *ids]
+        known = [*registry.names(), *ids]
         see = f"`harness ls methods` and `harness ls runs` list them; runs were looked for in {store.root}."
         raise UnknownNameError("method or run", name, known, see=see) from None
 

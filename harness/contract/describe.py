@@ -9,20 +9,14 @@ it belong to it; ``Parameters:`` describes each field as ``name: text``.
 
 import inspect
 import re
-from dataclasses import MISSING, Field, dataclass, fields
-from enum import Enum
+from dataclasses import MISSING, Field, dataclass
 from typing import Any, get_type_hints
 
-from harness.contract.method import Method, Phase, Savings
+from harness.contract.facts import FACTS
+from harness.contract.method import Method, parameters, written
 
 _HEADING = re.compile(r"([A-Z][\w ]{0,30}):(?:\s+|$)")
 _ENTRY = re.compile(r" {1,4}(\w+): (.*)")
-
-SAVINGS = {
-    Savings.NONE: "none: it runs what dense runs",
-    Savings.REAL: "real: the running code does less work",
-    Savings.SIMULATED: "simulated: the arithmetic on paper does less, the running code does not",
-}
 
 
 @dataclass(frozen=True)
@@ -67,21 +61,31 @@ class Description:
 
 
 def describe(method: type[Method]) -> Description:
-    """The documentation of a method's class."""
+    """The documentation of a method's class; a parameter that the class does not describe, a base class does."""
     summary, sections = _sections(inspect.getdoc(method) or "")
-    texts = _entries(sections.pop("Parameters", ""))
+    sections.pop("Parameters", "")
+    texts = _parameter_texts(method)
     return Description(
         name=method.name,
-        family=method.family.value,
+        family=str(method.family),
         summary=summary,
         paper=method.paper,
         sections=sections,
-        parameters=tuple(_parameter(method, field, texts.get(field.name, "")) for field in fields(method)),
+        parameters=tuple(_parameter(method, field, texts.get(field.name, "")) for field in parameters(method)),
         facts=_facts(method),
         examples=tuple(method.from_args(dict(example)).label for example in method.examples),
         neutral=None if method.neutral is None else method.from_args(dict(method.neutral)).label,
         source=f"{method.__module__}:{method.__qualname__}",
     )
+
+
+def _parameter_texts(method: type[Method]) -> dict[str, str]:
+    """What the class, its base classes and its mixins say under ``Parameters:``, the nearest first."""
+    texts: dict[str, str] = {}
+    for base in reversed(method.__mro__):
+        _, sections = _sections(inspect.cleandoc(vars(base).get("__doc__") or ""))
+        texts |= _entries(sections.get("Parameters", ""))
+    return texts
 
 
 def paper_url(paper: str) -> str | None:
@@ -94,23 +98,10 @@ def paper_url(paper: str) -> str | None:
 
 
 def _facts(method: type[Method]) -> dict[str, str]:
-    """The class attributes as answers to what a reader must know before trusting a row."""
-    phases = " and ".join(phase.value for phase in Phase if phase in method.phases)
+    """What the method declares, and whether it is prepared, as answers to a reader's questions."""
     prepares = method.prepare is not Method.prepare
-    return {
-        "saving": SAVINGS[method.savings],
-        "exact": _answer(method.exact, "greedy output is that of dense", "answers can differ from dense"),
-        "input-dependent": _answer(method.input_dependent, "the work depends on the input", "inputs cost alike"),
-        "batchable": _answer(method.batchable, "rows of a batch stay independent", "run it with --batch_size 1"),
-        "phases": phases,
-        "preparation": _answer(prepares, "once per model and calibration text, cached", "none"),
-        "training": _answer(method.needs_training, "part of the preparation", "none"),
-        "stackable": _answer(method.stackable, "may be combined as a+b", "runs alone"),
-    }
-
-
-def _answer(holds: bool, yes: str, no: str) -> str:
-    return f"yes: {yes}" if holds else f"no: {no}" if no != "none" else "none"
+    answers = {fact.question: fact.answer(getattr(method, name)) for name, fact in FACTS.items()}
+    return answers | {"preparation": "yes: once per model and calibration text, cached" if prepares else "none"}
 
 
 def _sections(text: str) -> tuple[str, dict[str, str]]:
@@ -119,8 +110,8 @@ def _sections(text: str) -> tuple[str, dict[str, str]]:
     sections: dict[str, list[str]] = {}
     heading = ""
     for paragraph in paragraphs:
-        if found := _HEADING.match(paragraph):
-            heading, paragraph = found[1], paragraph[found.end(1) + 1 :]
+        if opening := _HEADING.match(paragraph):
+            heading, paragraph = opening[1], paragraph[opening.end(1) + 1 :]
         sections.setdefault(heading, []).append(paragraph)
     joined = {name: "\n\n".join(parts) for name, parts in sections.items()}
     return " ".join(summary.split()), {
@@ -139,8 +130,8 @@ def _entries(text: str) -> dict[str, str]:
     entries: dict[str, list[str]] = {}
     name = ""
     for line in text.splitlines():
-        if found := _ENTRY.match(line):
-            name, line = found[1], found[2]
+        if opening := _ENTRY.match(line):
+            name, line = opening[1], opening[2]
         if name:
             entries.setdefault(name, []).append(line.strip())
     return {name: " ".join(lines).strip() for name, lines in entries.items()}
@@ -171,17 +162,8 @@ def _resolved(schema: Any, definitions: dict[str, Any]) -> Any:
         return [_resolved(part, definitions) for part in schema]
     if not isinstance(schema, dict):
         return schema
-    found = definitions.get(str(schema.get("$ref", "")).rpartition("/")[2], {})
-    return {key: _resolved(value, definitions) for key, value in (found | schema).items() if key != "$ref"}
-
-
-def written(value: Any) -> str:
-    """A value as the command line writes it."""
-    if isinstance(value, Enum):
-        value = value.value
-    if isinstance(value, set | frozenset):
-        value = sorted(value)
-    return "/".join(map(written, value)) if isinstance(value, tuple | list) else str(value)
+    referenced = definitions.get(str(schema.get("$ref", "")).rpartition("/")[2], {})
+    return {key: _resolved(value, definitions) for key, value in (referenced | schema).items() if key != "$ref"}
 
 
 _NAMES = {"integer": "whole number", "number": "number", "boolean": "True or False", "string": "text"}
@@ -199,8 +181,8 @@ def _type(schema: dict[str, Any]) -> tuple[str, str]:
         names = [kind for kind, _ in kinds] + ["None"] * (len(kinds) < len(schema["anyOf"]))
         return " or ".join(names), "; ".join(allowed for _, allowed in kinds if allowed)
     if schema.get("type") == "array":
-        each, allowed = _type(schema.get("items", {}))
-        return f"{each}, several written a/b/c", f"each {allowed}" if allowed else ""
+        kind, allowed = _type(schema.get("items", {}))
+        return f"{kind}, several written a/b/c", f"each {allowed}" if allowed else ""
     bounds = " ".join(words.format(schema[key]) for key, words in _BOUNDS.items() if key in schema)
     if "multipleOf" in schema:
         bounds = f"{bounds} in steps of {schema['multipleOf']}".strip()

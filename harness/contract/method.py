@@ -6,12 +6,14 @@ leaderboard column and the documentation all come from one place. Constraints ar
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from dataclasses import MISSING, dataclass, fields
-from enum import StrEnum
+from dataclasses import MISSING, Field, dataclass, fields
+from enum import Enum
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, Self, get_type_hints
 
+from harness.contract.facts import Facts
 from harness.contract.families import Family
 from harness.contract.identity import method_fingerprint
 from harness.core.errors import MethodError, UnknownNameError
@@ -24,53 +26,37 @@ if TYPE_CHECKING:
     from harness.contract.prepared import Prepared
 
 
-class Savings(StrEnum):
-    """Whether the running code does less work (real) or only the arithmetic on paper does (simulated)."""
-
-    NONE = "none"
-    REAL = "real"
-    SIMULATED = "simulated"
-
-
-class Phase(StrEnum):
-    """The parts of inference that a method changes. Scoring a text is prefill alone."""
-
-    PREFILL = "prefill"
-    DECODE = "decode"
-
-
 @dataclass(frozen=True, kw_only=True)
-class Method(ABC):
-    """What every method declares and does.
+class Method(Facts, ABC):
+    """What every method declares (``Facts`` and the attributes below) and does.
 
-    Class attributes say what a reader must know before trusting a row: ``exact`` (greedy output unchanged),
-    ``input_dependent`` (the work depends on the input), ``batchable`` (rows of a batch stay independent),
-    ``phases``, ``savings``, ``needs_training``, ``stackable`` (may take part in ``a+b``) and ``pools_prompt`` (what
-    runs is decided from the whole prompt, so a text that is scored without one is refused). With ``swaps_linears`` the
-    savings are those of the linear layers that it puts in place (harness.model.weights.linear), which may depend on the
-    machine: ``savings`` is then what they are where its kernel runs, and the record says what they were.
-
-    Two more let ``harness check`` try the method on models of four small layers: ``examples``, parameters that fit
-    such a model, from mild to strong, and ``neutral``, parameters that leave the model dense bit for bit, if any do.
+    A mixin adds parameters that several methods share. It is declared as ``class OnText(Method, mixin=True)``, and its
+    parameters are listed after those of the methods that take it.
 
     Raises:
         MethodError: a parameter has the wrong type or lies outside its range.
     """
 
     name: ClassVar[str]
-    family: ClassVar[Family]
+    """What the command line calls it: lower-case words joined by hyphens."""
+
+    family: ClassVar[Family | str]
+    """What readers compare it with: a known family, or one of the author's in the same form as ``name``."""
+
     paper: ClassVar[str | None] = None
-    exact: ClassVar[bool] = False
-    input_dependent: ClassVar[bool] = False
-    batchable: ClassVar[bool] = True
-    phases: ClassVar[frozenset[Phase]] = frozenset(Phase)
-    savings: ClassVar[Savings] = Savings.REAL
-    needs_training: ClassVar[bool] = False
-    stackable: ClassVar[bool] = True
-    swaps_linears: ClassVar[bool] = False
-    pools_prompt: ClassVar[bool] = False
+    """Where the method comes from, as ``arXiv:...``, ``doi:...`` or an address."""
+
     examples: ClassVar[tuple[dict[str, Any], ...]] = ({},)
+    """Parameters that fit a model of four small layers, from mild to strong, for ``harness check``."""
+
     neutral: ClassVar[dict[str, Any] | None] = None
+    """Parameters that leave the model dense bit for bit, if any do."""
+
+    _mixin: ClassVar[bool] = False
+
+    def __init_subclass__(cls, *, mixin: bool = False, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        cls._mixin = mixin
 
     def __post_init__(self) -> None:
         from pydantic import ValidationError
@@ -93,17 +79,18 @@ class Method(ABC):
             UnknownNameError: an argument that the method does not have.
             MethodError: an argument that it cannot do without is missing.
         """
-        known = [field.name for field in fields(cls)]
+        taken = parameters(cls)
+        known = [field.name for field in taken]
         for name in args:
             if name not in known:
                 takes = ", ".join(known) or "no arguments"
                 raise UnknownNameError(f"argument of {cls.name}", name, known, see=f"It takes: {takes}.")
-        required = [field.name for field in fields(cls) if field.default is field.default_factory is MISSING]
+        required = [field.name for field in taken if field.default is field.default_factory is MISSING]
         if missing := [name for name in required if name not in args]:
             raise MethodError(f"{cls.name} needs {', '.join(missing)}: write {cls.name}:{missing[0]}=VALUE")
         return cls(**args)
 
-    def check(self) -> None:  # noqa: B027 - most methods have nothing to add
+    def check(self) -> None:
         """Refuse combinations of parameters that are each valid alone, by raising MethodError."""
 
     def prepare(self, model: "Decoder", calibration: "Calibration") -> "Prepared":
@@ -133,8 +120,8 @@ class Method(ABC):
     @property
     def label(self) -> str:
         """The method as it is written on the command line: its name and the parameters that differ from defaults."""
-        changed = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
-        args = ",".join(f"{name}={_written(value)}" for name, value in changed.items())
+        values = [(field, getattr(self, field.name)) for field in parameters(type(self))]
+        args = ",".join(f"{field.name}={written(value)}" for field, value in values if value != field.default)
         return f"{self.name}:{args}" if args else self.name
 
     @property
@@ -144,13 +131,29 @@ class Method(ABC):
 
 
 @cache
+def parameters(method: type[Method]) -> "tuple[Field[Any], ...]":
+    """A method's parameters in the order in which they are listed: its own before those of its mixins."""
+    by_name = {field.name: field for field in fields(method)}
+    return tuple(by_name[name] for name in dict.fromkeys(_names(method)) if name in by_name)
+
+
+def _names(method: type[Method]) -> Iterator[str]:
+    bases = [base for base in method.__bases__ if issubclass(base, Method)]
+    mixins = [name for base in bases if base._mixin for name in _names(base)]
+    yield from (name for base in bases if not base._mixin for name in _names(base))
+    yield from mixins if method._mixin else ()
+    yield from vars(method).get("__annotations__", ())
+    yield from mixins
+
+
+@cache
 def _adapters(method: type[Method]) -> "dict[str, TypeAdapter[Any]]":
     """What checks each parameter and writes it as JSON, which has neither infinity nor NaN."""
     from pydantic import ConfigDict, TypeAdapter
 
     finite = ConfigDict(allow_inf_nan=False)
     hints = get_type_hints(method, include_extras=True)
-    return {field.name: TypeAdapter(hints[field.name], config=finite) for field in fields(method)}
+    return {field.name: TypeAdapter(hints[field.name], config=finite) for field in parameters(method)}
 
 
 def _plain(adapter: "TypeAdapter[Any]", value: Any) -> Any:
@@ -159,7 +162,10 @@ def _plain(adapter: "TypeAdapter[Any]", value: Any) -> Any:
     return sorted(plain) if isinstance(value, set | frozenset) else plain
 
 
-def _written(value: Any) -> str:
+def written(value: Any) -> str:
+    """A value as the command line writes it."""
+    if isinstance(value, Enum):
+        value = value.value
     if isinstance(value, set | frozenset):
         value = sorted(value)
-    return "/".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
+    return "/".join(map(written, value)) if isinstance(value, tuple | list) else str(value)

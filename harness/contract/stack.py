@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.contract import registry
+from harness.contract.facts import Facts, fold
 from harness.contract.families import Family
 from harness.contract.method import Method
 from harness.contract.preparation import Preparation
@@ -23,8 +24,8 @@ _PLUS = re.compile(r"(?<!\d[eE])\+|\+(?!\d)")  # not the plus of a number such a
 
 
 @dataclass(frozen=True)
-class Stack:
-    """One or more methods applied together.
+class Stack(Facts):
+    """One or more methods applied together; it declares what they declare together (harness.contract.facts).
 
     Raises:
         MethodError: a method that may not be stacked is asked to be.
@@ -36,6 +37,7 @@ class Stack:
         alone = [part.name for part in self.parts if not part.stackable]
         if len(self.parts) > 1 and alone:
             raise MethodError(f"{alone[0]} cannot be stacked with another method: run it alone")
+        vars(self).update(fold(self.parts))
 
     @property
     def label(self) -> str:
@@ -50,32 +52,17 @@ class Stack:
     @property
     def family(self) -> str:
         """The families of the parts, each once."""
-        return "+".join(dict.fromkeys(part.family.value for part in self.parts))
+        return "+".join(dict.fromkeys(str(part.family) for part in self.parts))
 
     @property
     def is_dense(self) -> bool:
         """Whether this is the unchanged model; the registry lets no outside method claim to be."""
-        return all(part.family is Family.BASELINE for part in self.parts)
-
-    @property
-    def exact(self) -> bool:
-        """Whether greedy output is unchanged."""
-        return all(part.exact for part in self.parts)
-
-    @property
-    def batchable(self) -> bool:
-        """Whether rows of a batch stay independent."""
-        return all(part.batchable for part in self.parts)
+        return all(part.family == Family.BASELINE for part in self.parts)
 
     @property
     def needs_preparation(self) -> bool:
         """Whether any part calibrates, searches or trains first."""
         return any(part.needs_preparation for part in self.parts)
-
-    @property
-    def pools_prompt(self) -> bool:
-        """Whether any part decides from the whole prompt."""
-        return any(part.pools_prompt for part in self.parts)
 
     @property
     def questions_needed(self) -> int:

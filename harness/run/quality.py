@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from harness.contract.method import Savings
+from harness.contract.facts import Savings
 from harness.contract.preparation import Preparation
 from harness.contract.prepared import Prepared
 from harness.core import environment

@@ -1,4 +1,4 @@
-"""A check: one sentence that must be true of a method, and what came of trying it."""
+"""A check: one sentence that must be true of a method, and its outcome."""
 
 import time
 import traceback
@@ -48,10 +48,10 @@ def run(checks: Iterable[Check], expected_failed_checks: Mapping[str, str] | Non
     Args:
         checks: those of one method, from ``checks_for``.
         expected_failed_checks: names of checks that the method is known to fail, with the reason. One that
-            passes all the same is a failure, so that a reason does not outlive its cause.
+            passes nevertheless is a failure, so that a reason does not outlive its cause.
 
     Raises:
-        UnknownNameError: an expected failure of a check that there is not.
+        UnknownNameError: an expected failure of a check that does not exist.
     """
     checks, expected = list(checks), dict(expected_failed_checks or {})
     refuse_unknown(expected, checks)
@@ -59,10 +59,10 @@ def run(checks: Iterable[Check], expected_failed_checks: Mapping[str, str] | Non
 
 
 def refuse_unknown(expected: Iterable[str], checks: Iterable[Check]) -> None:
-    """Refuse the name of a check that there is not.
+    """Refuse the name of a check that does not exist.
 
     Raises:
-        UnknownNameError: with the nearest names that there are.
+        UnknownNameError: with the nearest existing names.
     """
     known = [check.name for check in checks]
     for name in expected:
@@ -97,5 +97,5 @@ def raised(error: BaseException) -> str:
     """An unforeseen exception in one line, with the place that raised it."""
     frame = traceback.extract_tb(error.__traceback__)[-1:]
     where = "".join(f" ({Path(place.filename).name}:{place.lineno})" for place in frame)
-    said = " ".join(str(error).split())
-    return f"raised {type(error).__name__}: {said}{where}"
+    message = " ".join(str(error).split())
+    return f"raised {type(error).__name__}: {message}{where}"

@@ -1,8 +1,7 @@
-"""Which functions of the libraries that make a result are in place, and which of them somebody has replaced.
+"""Which functions of the libraries that make a result have been replaced.
 
-Only what was there before counts: registering something new, as transformers invites its users to do with
-attention implementations, is no patch. Run as a script, it imports modules in fresh processes and says what each
-replaced.
+Only names that existed before count: registering something new, as transformers invites its users to do with attention
+implementations, is no patch. Run as a script, it imports modules in fresh processes and reports what each replaced.
 """
 
 import importlib
@@ -19,33 +18,33 @@ _LIBRARIES = ("torch", "transformers", "lm_eval", "harness", "numpy", "datasets"
 _FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType, staticmethod, classmethod, property, type)
 
 
-def library_functions() -> dict[str, Any]:
-    """Every function, class and method of the loaded modules of the libraries, by its dotted name."""
+def library_functions() -> dict[tuple[str, ...], Any]:
+    """Every function, class and method of the loaded modules of the libraries, by the parts of its dotted name."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # deprecated names warn when they are merely looked at
+        warnings.simplefilter("ignore")  # deprecated names warn when they are merely read
         return dict(_functions())
 
 
-def _functions() -> Iterator[tuple[str, Any]]:
+def _functions() -> Iterator[tuple[tuple[str, ...], Any]]:
     for module_name, module in list(sys.modules.items()):
         if module_name.partition(".")[0] not in _LIBRARIES:
             continue
         for name, value in list(vars(module).items()):
             if isinstance(value, _FUNCTIONS):
-                yield f"{module_name}.{name}", value
+                yield (module_name, name), value
             if isinstance(value, type) and value.__module__ == module_name:
                 for attribute, inner in list(vars(value).items()):
                     if isinstance(inner, _FUNCTIONS):
-                        yield f"{module_name}.{name}.{attribute}", inner
+                        yield (module_name, name, attribute), inner
     models = sys.modules.get("transformers.modeling_utils")
     if models is not None:
         for name, function in models.ALL_ATTENTION_FUNCTIONS.items():
-            yield f"transformers.modeling_utils.ALL_ATTENTION_FUNCTIONS[{name!r}]", function
+            yield ("transformers.modeling_utils", f"ALL_ATTENTION_FUNCTIONS[{name!r}]"), function
 
 
-def replaced(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
-    """Names that are bound to something else than before, or gone."""
-    return [name for name, value in before.items() if after.get(name) is not value]
+def replaced(before: dict[tuple[str, ...], Any], after: dict[tuple[str, ...], Any]) -> list[str]:
+    """Dotted names that are bound to another object than before, or gone."""
+    return [".".join(name) for name, value in before.items() if after.get(name) is not value]
 
 
 def main() -> None:
@@ -64,7 +63,7 @@ def main() -> None:
         importlib.import_module(module)
     before = library_functions()
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what the module prints is no answer
+    os.dup2(2, 1)  # what a module prints goes to stderr
     for line in sys.stdin:
         child = os.fork() if hasattr(os, "fork") else 0
         if child:
@@ -76,13 +75,13 @@ def main() -> None:
             os._exit(0)
 
 
-def _answer(asked: dict[str, Any], before: dict[str, Any]) -> dict[str, Any]:
+def _answer(request: dict[str, Any], before: dict[tuple[str, ...], Any]) -> dict[str, Any]:
     from harness.testing.network import no_network
 
-    sys.path[:] = asked["path"]
+    sys.path[:] = request["path"]
     with no_network() as attempts:
         try:
-            _import(asked["module"], asked["file"])
+            _import(request["module"], request["file"])
         except BaseException as error:  # a module may do anything, exit included
             return {"error": f"{type(error).__name__}: {error}"}
     return {"replaced": replaced(before, library_functions()), "attempts": attempts}

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-# what every connection and every name look-up of Python code goes through
+# every connection and every name look-up of Python code passes through these
 _WAYS = (
     (socket.socket, "connect"),
     (socket.socket, "connect_ex"),

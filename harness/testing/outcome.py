@@ -1,4 +1,4 @@
-"""What may come of a check."""
+"""The outcomes of a check."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -13,7 +13,7 @@ class Skipped(Exception):  # noqa: N818 - not an error
 
 
 class Outcome(StrEnum):
-    """What came of a check."""
+    """The outcome of a check."""
 
     PASSED = "passed"
     FAILED = "failed"
@@ -23,7 +23,7 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True)
 class Result:
-    """What came of a check.
+    """A check with its outcome.
 
     Attributes:
         message: what is wrong, or why it was skipped or expected to fail; empty for a pass.
@@ -38,5 +38,5 @@ class Result:
 
     @property
     def ok(self) -> bool:
-        """Whether the method may keep what it does."""
+        """Whether nothing is to be mended."""
         return self.outcome is not Outcome.FAILED

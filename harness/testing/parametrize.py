@@ -28,7 +28,7 @@ def parametrize_methods(
         families: the families of decoders they are tried on.
 
     Raises:
-        UnknownNameError: an expected failure of a check that there is not.
+        UnknownNameError: an expected failure of a check that does not exist.
     """
     import pytest
 

@@ -19,7 +19,7 @@ PAD = 0
 STEPS = 4
 
 TOLERANCE = 5e-3
-"""Difference of logits, in parts of the largest, that rounding explains; mistakes make it twenty times that."""
+"""Largest difference of logits, in parts of the largest, that rounding explains; mistakes make it twenty times more."""
 
 
 @dataclass(frozen=True)
@@ -37,12 +37,12 @@ class Text:
 
 @dataclass(frozen=True)
 class Answers:
-    """What a batch gave.
+    """The answers of a batch.
 
     Attributes:
-        tokens: the tokens written for each row; empty where a text was scored.
-        logits: of each row, [tokens, vocabulary]: of every token of a scored text, of every step of a generation.
-            None where a generation did not take one forward a step.
+        tokens: the generated tokens of each row; empty where a text was scored.
+        logits: of each row, [tokens, vocabulary]: of every token of a scored text, of every step of a generation;
+            None where a generation did not take one forward per step.
     """
 
     tokens: list[list[int]]
@@ -61,7 +61,7 @@ class Answers:
 
 
 def score(decoder: "Decoder", texts: Sequence[Text], padding: int = 0) -> Answers:
-    """One forward over a batch, padded on the right, with ``padding`` more tokens than it needs."""
+    """One forward over a batch, padded on the right by at least ``padding`` tokens."""
     width = max(len(text.tokens) for text in texts) + padding
     ids = torch.tensor([[*text.tokens, *[PAD] * (width - len(text.tokens))] for text in texts])
     rows = [Row("text", i, (0,), len(text.prompt), len(text.tokens)) for i, text in enumerate(texts)]
@@ -75,7 +75,7 @@ def score(decoder: "Decoder", texts: Sequence[Text], padding: int = 0) -> Answer
 
 
 def generate(decoder: "Decoder", texts: Sequence[Text], padding: int = 0, steps: int = STEPS) -> Answers:
-    """Write ``steps`` tokens greedily after each prompt, padded on the left."""
+    """Generate ``steps`` tokens greedily after each prompt, padded on the left by at least ``padding`` tokens."""
     width = max(len(text.prompt) for text in texts) + padding
     ids = torch.tensor([[*[PAD] * (width - len(text.prompt)), *text.prompt] for text in texts])
     lengths = [len(text.prompt) for text in texts]
@@ -102,24 +102,24 @@ def generate(decoder: "Decoder", texts: Sequence[Text], padding: int = 0, steps:
     return Answers(written.tolist(), logits, tracer)
 
 
-def require_same_scores(found: torch.Tensor, expected: torch.Tensor, what: str) -> None:
+def require_same_scores(logits: torch.Tensor, expected: torch.Tensor, what: str) -> None:
     """Fail unless logits of the shape [tokens, vocabulary] are equal up to rounding."""
-    worst = difference(found, expected)
+    worst = difference(logits, expected)
     if not worst <= TOLERANCE:
         raise Failed(f"{what}: the logits differ by {worst:.0%} of the largest")
 
 
-def require_same_text(found: Answers, expected: Answers, row: int, other: int, what: str) -> None:
+def require_same_text(answers: Answers, expected: Answers, row: int, expected_row: int, what: str) -> None:
     """Fail unless a row of one generation and a row of another have the same tokens, and logits up to rounding.
 
-    Where the logits agree and the tokens do not, two tokens were level; what follows cannot be compared.
+    Where the logits agree and the tokens do not, two tokens tie, and the rest cannot be compared.
     """
-    ours, theirs = found.tokens[row], expected.tokens[other]
-    if found.logits is None or expected.logits is None:
-        if ours != theirs:
-            raise Failed(f"{what}: it writes {ours} instead of {theirs}")
+    tokens, wanted_tokens = answers.tokens[row], expected.tokens[expected_row]
+    if answers.logits is None or expected.logits is None:
+        if tokens != wanted_tokens:
+            raise Failed(f"{what}: it writes {tokens} instead of {wanted_tokens}")
         return
-    pairs = zip(ours, theirs, found.logits[row], expected.logits[other], strict=True)
+    pairs = zip(tokens, wanted_tokens, answers.logits[row], expected.logits[expected_row], strict=True)
     for step, (token, wanted, logits, reference) in enumerate(pairs):
         worst = difference(logits, reference)
         if not worst <= TOLERANCE:
@@ -128,17 +128,17 @@ def require_same_text(found: Answers, expected: Answers, row: int, other: int, w
             return
 
 
-def difference(found: torch.Tensor, expected: torch.Tensor) -> float:
+def difference(logits: torch.Tensor, expected: torch.Tensor) -> float:
     """The largest difference, in parts of the largest magnitude; NaN where either has one."""
-    return float((found - expected).abs().max() / expected.abs().max())
+    return float((logits - expected).abs().max() / expected.abs().max())
 
 
-def identical(one: Answers, other: Answers) -> bool:
+def identical(first: Answers, second: Answers) -> bool:
     """Whether two batches gave the same tokens and the same logits to the last bit."""
-    if one.tokens != other.tokens or (one.logits is None) != (other.logits is None):
+    if first.tokens != second.tokens or (first.logits is None) != (second.logits is None):
         return False
-    pairs: Any = zip(one.logits or [], other.logits or [], strict=True)
-    return all(torch.equal(ours, theirs) for ours, theirs in pairs)
+    pairs: Any = zip(first.logits or [], second.logits or [], strict=True)
+    return all(torch.equal(*pair) for pair in pairs)
 
 
 def _random(length: int, seed: int) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""Everything of a model, and of the process, that a method must leave as it found it."""
+"""Everything of a model, and of the process, that a method must leave unchanged."""
 
 import os
 import random
@@ -28,9 +28,9 @@ _PLAIN = (int, float, str, bool, type(None), tuple)
 
 
 def model_snapshot(decoder: "Decoder") -> dict[str, Any]:
-    """The state of a model by what it is the state of; tensors are copied, modules are kept themselves."""
+    """The state of a model, each part by its name; tensors are copied, modules are compared by identity."""
     module = decoder.module
-    found: dict[str, Any] = {
+    snapshot: dict[str, Any] = {
         "the configuration": module.config.to_dict(),
         "the generation configuration": module.generation_config.to_dict(),
         "the decoder's context": decoder.context,
@@ -38,12 +38,12 @@ def model_snapshot(decoder: "Decoder") -> dict[str, Any]:
         "the names of the modules": [name for name, _ in module.named_modules()],
     }
     for name, part in module.named_modules():
-        found |= {f"{what} of {name or 'the model'}": state for what, state in _part(part)}
+        snapshot |= {f"{what} of {name or 'the model'}": state for what, state in _part(part)}
     for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
-        found[f"the tensor {name}"] = tensor
-        found[f"the values of {name}"] = tensor.detach().clone()
-        found[f"requires_grad of {name}"] = tensor.requires_grad
-    return found
+        snapshot[f"the tensor {name}"] = tensor
+        snapshot[f"the values of {name}"] = tensor.detach().clone()
+        snapshot[f"requires_grad of {name}"] = tensor.requires_grad
+    return snapshot
 
 
 def _part(part: "nn.Module") -> Iterator[tuple[str, Any]]:
@@ -77,15 +77,15 @@ def global_snapshot() -> dict[str, Any]:
 
 
 def changes(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
-    """What is not as it was, in words."""
-    found = [name for name in before if name not in after or not _equal(before[name], after[name])]
-    return found + [f"{name}, which is new," for name in after if name not in before]
+    """The names of what differs."""
+    changed = [name for name in before if name not in after or not _equal(before[name], after[name])]
+    return changed + [f"{name}, which is new," for name in after if name not in before]
 
 
-def in_words(found: list[str], most: int = 3) -> str:
-    """The first of some changes, and how many more there are."""
-    more = f" and {len(found) - most} more" if len(found) > most else ""
-    return ", ".join(found[:most]) + more
+def in_words(changed: list[str], most: int = 3) -> str:
+    """The first names, and how many more there are."""
+    more = f" and {len(changed) - most} more" if len(changed) > most else ""
+    return ", ".join(changed[:most]) + more
 
 
 @contextmanager
@@ -103,19 +103,19 @@ def kept_random_state(seed: int) -> Iterator[None]:
             setter(state)
 
 
-def _equal(one: Any, other: Any) -> bool:
-    if one is other:
+def _equal(before: Any, after: Any) -> bool:
+    if before is after:
         return True
-    if isinstance(one, torch.Tensor):
-        return isinstance(other, torch.Tensor) and one.dtype == other.dtype and _same_values(one, other)
-    if isinstance(one, np.ndarray):
-        return bool(np.array_equal(one, other))
-    if isinstance(one, tuple | list):
-        return type(one) is type(other) and len(one) == len(other) and all(map(_equal, one, other))
-    if isinstance(one, torch.nn.Module):  # two modules are equal only if they are one
+    if isinstance(before, torch.Tensor):
+        return isinstance(after, torch.Tensor) and before.dtype == after.dtype and _same_values(before, after)
+    if isinstance(before, np.ndarray):
+        return bool(np.array_equal(before, after))
+    if isinstance(before, tuple | list):
+        return type(before) is type(after) and len(before) == len(after) and all(map(_equal, before, after))
+    if isinstance(before, torch.nn.Module):  # modules are compared by identity
         return False
-    return bool(one == other)
+    return bool(before == after)
 
 
-def _same_values(one: torch.Tensor, other: torch.Tensor) -> bool:
-    return one.shape == other.shape and torch.allclose(one, other, rtol=0, atol=0, equal_nan=True)
+def _same_values(before: torch.Tensor, after: torch.Tensor) -> bool:
+    return before.shape == after.shape and torch.allclose(before, after, rtol=0, atol=0, equal_nan=True)

@@ -7,7 +7,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from harness.contract.calibration import Calibration
-from harness.contract.method import Method, Phase, Savings
+from harness.contract.facts import Savings
+from harness.contract.method import Method
 from harness.contract.prepared import Prepared
 from harness.contract.stack import Stack, parse
 from harness.core.errors import MethodError, UnsupportedModelError
@@ -58,11 +59,6 @@ class Subject:
         return self.stack.parts
 
     @property
-    def phases(self) -> frozenset[Phase]:
-        """The parts of inference that any of the methods changes."""
-        return frozenset().union(*(part.phases for part in self.parts))
-
-    @property
     def examples(self) -> list[Stack]:
         """The method at each of its examples, from mild to strong.
 
@@ -76,7 +72,7 @@ class Subject:
 
     @cached_property
     def attempts(self) -> dict[str, Exception | None]:
-        """Every family, with the exception that came of trying the method on it."""
+        """Every family, with the exception that the method raised on it, if any."""
         return {family: self.attempt(family) for family in self.families}
 
     @property
@@ -86,10 +82,10 @@ class Subject:
         Raises:
             Skipped: there is none.
         """
-        works = [family for family, error in self.attempts.items() if error is None]
-        if not works:
+        working = [family for family, error in self.attempts.items() if error is None]
+        if not working:
             raise Skipped("the method works on none of the models; see supported-models")
-        return works
+        return working
 
     @cached_property
     def savings(self) -> Savings:
@@ -99,14 +95,14 @@ class Subject:
             return savings(self.stack, decoder)
 
     def attempt(self, family: str) -> Exception | None:
-        """What comes of scoring a text on a model of the family."""
+        """The exception that scoring a text on a model of the family raises, if any."""
         from harness.testing.serve import TEXTS, score
 
         decoder = self.decoder(family)
         try:
             with self.attached(decoder):
                 score(decoder, TEXTS[:1])
-        except Exception as error:  # what kind it is matters to the check of supported models
+        except Exception as error:  # its kind matters to the check of supported models
             return error
         return None
 
@@ -122,21 +118,21 @@ class Subject:
         stack = self.stack if stack is None else stack
         with ExitStack() as attached:
             for depth, part in enumerate(stack.parts):
-                key = (tuple(below.fingerprint for below in stack.parts[: depth + 1]), decoder.fingerprint)
+                key = repr(stack.parts[: depth + 1]), decoder.fingerprint  # cheaper than a method's fingerprint
                 if key not in self._states:
                     self._states[key] = part.prepare(decoder, TEXT)
                 attached.enter_context(part.attach(decoder, self._states[key]))
             yield
 
     def each(self) -> Iterator[tuple[str, "Decoder"]]:
-        """A fresh model of every family that the method works on; a failure is said to be of that family."""
+        """A fresh model of every family that the method works on."""
         for family in self.working:
             yield family, self.decoder(family)
 
 
 @contextmanager
 def on(family: str) -> Iterator[None]:
-    """Say of a failure inside the ``with`` block on which family it happened."""
+    """Name the family in a failure inside the ``with`` block."""
     try:
         yield
     except Failed as failed:

@@ -1,4 +1,4 @@
-"""What the whole model does on calibration text, and what it takes to tell early that nothing will change."""
+"""What the whole model predicts on calibration text, and what predicts early that nothing will change."""
 
 from dataclasses import dataclass
 from itertools import pairwise
@@ -43,11 +43,11 @@ def observed(model: "Decoder", windows: "Sequence[torch.Tensor]") -> list[Batch]
 
 @torch.no_grad()
 def inconsistency(model: "Decoder", batches: "Iterable[Batch]", *, with_text: bool) -> list[float]:
-    """How far the model as it stands departs from the whole one in the second half of each window, 0 to 1.
+    """How far the attached model departs from the whole one in the second half of each window, from 0 to 1.
 
     Args:
-        with_text: measure the drop in the share of the text's own tokens that are predicted, nothing where it rises;
-            else the share of tokens that are predicted otherwise.
+        with_text: measure the drop in the share of the text's own tokens that are predicted, 0 where it rises; else
+            the share of tokens that are predicted differently.
     """
     risks: list[float] = []
     for batch in batches:
@@ -58,20 +58,20 @@ def inconsistency(model: "Decoder", batches: "Iterable[Batch]", *, with_text: bo
         )
         outer, model.context = model.context, context
         try:
-            ours = _logits(model, batch.ids).argmax(-1)[:, prompt - 1 : -1]
+            predicted = _logits(model, batch.ids).argmax(-1)[:, prompt - 1 : -1]  # [windows, length - prompt]
         finally:
             model.context = outer
-        theirs, text = batch.predicted[:, prompt - 1 : -1], batch.ids[:, prompt:]
+        whole, text = batch.predicted[:, prompt - 1 : -1], batch.ids[:, prompt:]
         if with_text:
-            risk = ((theirs == text).float().mean(1) - (ours == text).float().mean(1)).clamp(min=0)
+            risk = ((whole == text).float().mean(1) - (predicted == text).float().mean(1)).clamp(min=0)
         else:
-            risk = (ours != theirs).float().mean(1)
+            risk = (predicted != whole).float().mean(1)
         risks += risk.tolist()
     return risks
 
 
 def frequent(model: "Decoder", batches: "Iterable[Batch]", count: int) -> torch.Tensor:
-    """The tokens that the model predicts most often, the smaller id first where two are level; shape [count]."""
+    """The tokens that the model predicts most often, ties broken by the smaller id; ids in order, shape [count]."""
     predicted = torch.cat([batch.predicted.flatten() for batch in batches])
     counts = torch.bincount(predicted, minlength=model.module.get_output_embeddings().weight.shape[0])
     return counts.sort(descending=True, stable=True).indices[:count].sort().values
@@ -106,9 +106,7 @@ def train_classifiers(
 @torch.enable_grad()
 def _logistic(states: torch.Tensor, target: torch.Tensor, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
     if not states.isfinite().all():
-        raise MethodError(
-            f"calm: the states after layer {layer} are not finite, so no classifier can be trained on them"
-        )
+        raise MethodError(f"the states after layer {layer} are not finite, so no classifier can be trained on them")
     mean, scale = states.mean(0), states.std(0).clamp(min=1e-6)
     inputs = (states - mean) / scale
     parameters = torch.zeros(states.shape[1] + 1, dtype=torch.double, device=states.device, requires_grad=True)

@@ -3,13 +3,14 @@
 import logging
 import math
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from annotated_types import Ge, Interval
 
 from harness.contract.families import Family
-from harness.contract.method import Method
+from harness.contract.mixins import OnText
 from harness.contract.prepared import Prepared
 from harness.core.errors import MethodError
 
@@ -18,18 +19,15 @@ if TYPE_CHECKING:
 
     from harness.contract.calibration import Calibration
     from harness.contract.decoder import Decoder
+    from harness.methods.early_exit.certificate import Certificate
     from harness.model.tokens.confidence import Confidence
-    from harness.model.tokens.exits import EarlyExit
-
-CANDIDATES = (0.9999, 0.999, 0.99, 0.98, 0.95, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.0)
-"""Thresholds that calibration tests, from strict to loose; fixed, so that the test is none of its own choice."""
 
 FITTED = 0.2
 """Share of the calibration windows on which classifiers and vocabularies are fitted; the others certify."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Calm(Method):
+class Calm(OnText):
     """Let every token exit at the first checked layer where the model is confident of its prediction.
 
     How: after every ``every``-th layer a confidence c is measured from the token's state h. "softmax": the likeliest
@@ -85,7 +83,7 @@ class Calm(Method):
     paper = "arXiv:2207.07061"
     input_dependent = True
     examples = tuple({"confidence": "saturation", "threshold": 0, "decay": 0, "every": every} for every in (3, 2, 1))
-    neutral: ClassVar = {"threshold": 1, "every": 1}
+    neutral = {"threshold": 1, "every": 1}
 
     confidence: Literal["softmax", "saturation", "classifier"] = "softmax"
     threshold: Annotated[float, Interval(ge=0, le=1)] | Literal["certified"] = "certified"
@@ -126,16 +124,16 @@ class Calm(Method):
         certifies = self.threshold == "certified"
         if self.threshold == 1 or not (certifies or self._fits):
             return Prepared(facts=facts)
-        windows = self._windows(model, calibration)
+        windows = self._whole_windows(model, calibration)
         if not certifies:
             return Prepared(self._fitted(model, windows, layers), facts)
         count = math.ceil(FITTED * len(windows)) if self._fits else 0
-        return self._certified(model, Prepared(self._fitted(model, windows[:count], layers), facts), windows[count:])
+        fitted = Prepared(self._fitted(model, windows[:count], layers), facts)
+        exits = partial(self._exits, model, fitted)
+        return Prepared(fitted.tensors, facts | self._certificate.test(model, windows[count:], exits))
 
     def attach(self, model: "Decoder", prepared: Prepared) -> AbstractContextManager[None]:
         """Let tokens exit where the threshold is reached."""
-        from harness.model.tokens.token_depth import token_depth
-
         facts = prepared.facts
         if facts["threshold"] == 1 and "tested" in facts:
             first = facts["tested"][0]
@@ -144,7 +142,7 @@ class Calm(Method):
                 f"{first['threshold']}, has a risk of {first['risk']:.3g} on {facts['windows']} windows), so nothing "
                 "exits and the model runs dense"
             )
-        return token_depth(model, self._exits(model, prepared, facts["threshold"]))
+        return self._exits(model, prepared, facts["threshold"])
 
     @property
     def _fits(self) -> bool:
@@ -165,17 +163,20 @@ class Calm(Method):
             )
         return layers
 
-    def _windows(self, model: "Decoder", calibration: "Calibration") -> "list[Tensor]":
-        """Whole calibration windows, enough of them."""
-        from harness.methods.early_exit.learn_then_test import samples_needed
+    @property
+    def _certificate(self) -> "Certificate":
+        from harness.methods.early_exit.certificate import Certificate
 
-        length = min(self.length, getattr(model.config, "max_position_embeddings", self.length))
-        found = calibration.windows(model, count=self.samples, length=length)
-        windows = [window for window in found if window.shape[1] == length]
+        return Certificate(self.delta, self.epsilon, with_text=self.consistency == "risk")
+
+    def _whole_windows(self, model: "Decoder", calibration: "Calibration") -> "list[Tensor]":
+        """Enough calibration windows of full length, each [1, length]."""
+        length = self.window_length(model)
+        windows = [window for window in self.windows(model, calibration) if window.shape[1] == length]
         what, needed, hint = "fitting its confidence", 1, ""
         if self.threshold == "certified":
             what, hint = f"certifying delta={self.delta:g} at epsilon={self.epsilon:g}", ", or tolerate more"
-            needed = math.ceil(samples_needed(self.delta, self.epsilon) / (1 - FITTED * self._fits))
+            needed = math.ceil(self._certificate.windows_needed / (1 - FITTED * self._fits))
         if len(windows) < needed:
             raise MethodError(
                 f"calm: {what} takes at least {needed} windows of {length} tokens, and samples={self.samples} of "
@@ -196,34 +197,14 @@ class Calm(Method):
             return {"vocabulary": frequent(model, observed(model, windows), self.vocabulary)}
         return {}
 
-    def _certified(self, model: "Decoder", fitted: Prepared, windows: "list[Tensor]") -> Prepared:
-        """The loosest threshold that the windows certify."""
-        from harness.methods.early_exit.agreement import inconsistency, observed
-        from harness.methods.early_exit.learn_then_test import fixed_sequence
+    def _exits(self, model: "Decoder", prepared: Prepared, threshold: float) -> AbstractContextManager[None]:
+        """The exit rule with a threshold, attached."""
+        from harness.model.tokens.exits import EarlyExit
         from harness.model.tokens.token_depth import token_depth
 
-        batches = observed(model, windows)
-
-        def risks(threshold: float) -> list[float]:
-            with token_depth(model, self._exits(model, fitted, threshold)):
-                return inconsistency(model, batches, with_text=self.consistency == "risk")
-
-        tested = fixed_sequence(CANDIDATES, risks, self.delta, self.epsilon)
-        accepted = [each.threshold for each in tested if each.p_value <= self.epsilon]
-        facts = {
-            **fitted.facts,
-            "threshold": accepted[-1] if accepted else 1.0,
-            "tested": [asdict(each) for each in tested],
-            "windows": len(windows),
-        }
-        return Prepared(fitted.tensors, facts)
-
-    def _exits(self, model: "Decoder", prepared: Prepared, threshold: float) -> "EarlyExit":
-        """The exit rule with a threshold."""
-        from harness.model.tokens.exits import EarlyExit
-
         layers = [] if threshold == 1 else prepared.facts["layers"]
-        return EarlyExit(model, self._measure(model, prepared), lambda _, steps: self._at(threshold, steps), layers)
+        confidence = self._measure(model, prepared)
+        return token_depth(model, EarlyExit(model, confidence, lambda _, steps: self._at(threshold, steps), layers))
 
     def _measure(self, model: "Decoder", prepared: Prepared) -> "Confidence":
         from harness.model.tokens.confidence import Classifier, Saturation, SoftmaxResponse
@@ -237,7 +218,7 @@ class Calm(Method):
         return Classifier(dict(zip(prepared.facts["layers"], pairs, strict=False)))  # no pairs where nothing exits
 
     def _at(self, threshold: float, steps: "Tensor") -> "Tensor | float":
-        """lambda_t at each step t."""
+        """lambda_t at each step t; the steps are of shape [rows, tokens]."""
         if not self.decay:
             return threshold
         return (0.9 * threshold + 0.1 * (-self.decay * steps / self.horizon).exp()).clamp(0, 1)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Tested:
-    """A threshold and what was found of it.
+    """A threshold and its test.
 
     Attributes:
         threshold: the candidate.
@@ -35,7 +35,7 @@ def hoeffding_bentkus(risk: float, samples: int, limit: float) -> float:
     divergence = (1 - least) * math.log((1 - least) / (1 - limit))
     if least > 0:
         divergence += least * math.log(least / limit)
-    # Rounded, because a mean of whole numbers must not be pushed over one by its last digit.
+    # rounded, because n times a mean of n whole numbers may exceed their sum by its last digit
     bentkus = math.e * float(bdtr(math.ceil(round(samples * risk, 6)), samples, limit))
     return min(math.exp(-samples * divergence), bentkus, 1.0)
 
@@ -61,9 +61,9 @@ def fixed_sequence(
     """
     tested = []
     for threshold in thresholds:
-        found = risks(threshold)
-        mean = sum(found) / len(found)
-        tested.append(Tested(threshold, mean, hoeffding_bentkus(mean, len(found), limit)))
+        samples = risks(threshold)
+        mean = sum(samples) / len(samples)
+        tested.append(Tested(threshold, mean, hoeffding_bentkus(mean, len(samples), limit)))
         if tested[-1].p_value > error:
             break
     return tested

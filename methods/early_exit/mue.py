@@ -5,12 +5,12 @@ from collections import defaultdict
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated
 
 from annotated_types import Ge, Interval
 
 from harness.contract.families import Family
-from harness.contract.method import Method
+from harness.contract.mixins import OnText
 from harness.contract.prepared import Prepared
 from harness.core.errors import MethodError
 
@@ -25,7 +25,7 @@ ABOVE = 10
 
 
 @dataclass(frozen=True, kw_only=True)
-class MuE(Method):
+class MuE(OnText):
     """Let every token exit at the first layer that leaves its state nearly as it was.
 
     How: after each layer l from ``start`` on, s_l = cos(h_l, h_(l-1)) between the layer's output and its input. A
@@ -45,8 +45,6 @@ class MuE(Method):
         threshold: one theta for all layers, -1 to 1, in place of the quantiles, as in the paper; 1 never exits.
         start: share of the layers that every token runs, at least one layer.
         hits: layers in a row that must reach their theta.
-        samples: calibration windows, at least 1.
-        length: tokens of a window, at least 2; longer than the model's positions is cut to them.
 
     Limits: saves at decode alone, most with one row a batch, where a layer that its token skips reads no weights but
     those of keys and values. In scored text the exits are masked, which shows their quality and saves nothing. The
@@ -66,14 +64,12 @@ class MuE(Method):
     paper = "arXiv:2211.11152"
     input_dependent = True
     examples = tuple({"threshold": -1, "start": start} for start in (0.75, 0.5, 0))
-    neutral: ClassVar = {"quantile": 1}
+    neutral = {"quantile": 1}
 
     quantile: Annotated[float, Interval(ge=0, le=1)] = 0.9
     threshold: Annotated[float, Interval(ge=-1, le=1)] | None = None
     start: Annotated[float, Interval(ge=0, le=1)] = 0.25
     hits: Annotated[int, Ge(1)] = 1
-    samples: Annotated[int, Ge(1)] = 32
-    length: Annotated[int, Ge(2)] = 512
 
     def check(self) -> None:
         """Take one rule for the thresholds."""
@@ -95,8 +91,8 @@ class MuE(Method):
             return Prepared(facts={"thresholds": []})
         if self.threshold is not None:
             return Prepared(facts={"thresholds": [[layer, self.threshold] for layer in layers]})
-        length = min(self.length, getattr(model.config, "max_position_embeddings", self.length))
-        cosines = _cosines(model, list(calibration.windows(model, count=self.samples, length=length)))
+        cosines = _cosines(model, list(self.windows(model, calibration)))
+        length = self.window_length(model)
         tokens = min((len(values) for values in cosines.values()), default=0)
         needed = math.ceil(ABOVE / (1 - self.quantile) - 1e-9)
         if cosines and tokens < needed:
@@ -126,12 +122,13 @@ def _cosines(model: "Decoder", windows: "list[torch.Tensor]") -> "dict[int, torc
     from harness.model.tokens.confidence import Saturation
     from harness.model.tokens.exits import layer_inputs
 
-    measure, found = Saturation(model.config.hidden_size), defaultdict(list)
+    measure = Saturation(model.config.hidden_size)
+    cosines: dict[int, list[torch.Tensor]] = defaultdict(list)
     for window in windows:
         states, _ = layer_inputs(model, window)
         for (layer, before), (_, after) in pairwise(states.items()):
-            found[layer].append(measure(layer, before, after)[0])
-    joined = {layer: torch.cat(values) for layer, values in found.items()}
+            cosines[layer].append(measure(layer, before, after)[0])
+    joined = {layer: torch.cat(values) for layer, values in cosines.items()}
     for layer, values in joined.items():
         if not values.isfinite().all():
             raise MethodError(f"mue: a cosine after layer {layer} is not a number: activations are not finite")

@@ -2,12 +2,12 @@
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from annotated_types import Ge
 
 from harness.contract.families import Family
-from harness.contract.method import Method
+from harness.contract.mixins import OnText
 from harness.contract.parameters import Indices
 from harness.contract.prepared import Prepared
 from harness.core.errors import MethodError
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LayerDrop(Method):
+class LayerDrop(OnText):
     """Take out the units of a model that matter least, once and for all inputs, without training.
 
     How: a forward pass over calibration text scores each unit by how little it turns the residual stream,
@@ -34,8 +34,6 @@ class LayerDrop(Method):
             ranked together).
         count: how many units go; 0 leaves the model dense. At most one fewer than the model has.
         layers: drop in exactly these layers (``layers=3/4/7``, counted from 0) instead of choosing by score.
-        samples: calibration windows, at least 1.
-        length: tokens of a window, at least 2; longer than the model's positions is cut to them.
 
     Limits: at least one attention of each kind (full, sliding window) must stay. Multiple-choice scores hide
     damage that generation shows; report both.
@@ -52,13 +50,11 @@ class LayerDrop(Method):
     family = Family.PRUNING
     paper = "arXiv:2406.15786"
     examples = tuple({"count": count, "samples": 4, "length": 64} for count in (1, 2, 3))
-    neutral: ClassVar = {"count": 0, "samples": 4, "length": 64}
+    neutral = {"count": 0, "samples": 4, "length": 64}
 
     unit: Literal["block", "attention", "mlp", "joint"] = "block"
     count: Annotated[int, Ge(0)] = 4
     layers: Indices = ()
-    samples: Annotated[int, Ge(1)] = 32
-    length: Annotated[int, Ge(2)] = 512
 
     def check(self) -> None:
         """Make ``layers`` and ``count`` agree, so that one way of dropping has one fingerprint."""
@@ -93,8 +89,7 @@ class LayerDrop(Method):
             )
         if self.layers:
             return Prepared(facts={"dropped": [[self.unit, layer] for layer in self.layers]})
-        length = min(self.length, getattr(model.config, "max_position_embeddings", self.length))
-        measured = influence(model, calibration.windows(model, count=self.samples, length=length))
+        measured = influence(model, self.windows(model, calibration))
         scores = {unit: list(measured.scores[unit]) for unit in units}
         ranked = sorted((score, unit, layer) for unit in units for layer, score in enumerate(scores[unit]))
         dropped = [[unit, layer] for _, unit, layer in ranked[: self.count]]

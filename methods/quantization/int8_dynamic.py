@@ -1,12 +1,11 @@
-"""Int8, dynamic: weights in eight bits once and for all, activations in eight bits as they come."""
+"""Int8, dynamic: weights in eight bits once, activations in eight bits as they come."""
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from harness.contract.families import Family
-from harness.contract.method import Method
-from harness.contract.parameters import Indices, Patterns
+from harness.model.weights.mixins import OnLinearsAndHead
 
 if TYPE_CHECKING:
     from harness.contract.decoder import Decoder
@@ -14,21 +13,16 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Int8Dynamic(Method):
-    """Compute the linear maps of the layers in eight bits, without training or calibration.
+class Int8Dynamic(OnLinearsAndHead):
+    """Compute the linear layers in eight bits, without training or calibration.
 
-    How: each output row of a weight is rounded to 255 levels of its largest magnitude; each token's activations are
-    rounded to 255 levels of theirs as they come. The products are summed exactly in 32 bits and scaled back. Scales of
-    activations are per token, so massive activations of one token (attention sinks) cost the others nothing, and a
-    row of a batch gives the same whatever the others are.
+    How: weights are quantised symmetrically to int8 once, with one absmax scale per output row; activations as they
+    come, with one absmax scale per token. The products are summed exactly in 32 bits and scaled back. As scales of
+    activations are per token, massive activations of one token (attention sinks) cost the others nothing, and a row of
+    a batch gives the same whatever the other rows are.
 
     Paper: "LLM.int8(): 8-bit Matrix Multiplication for Transformers at Scale", Dettmers et al., arXiv:2208.07339,
     whose vector-wise scales these are.
-
-    Parameters:
-        linears: names of the maps that are quantized, with wildcards (``linears=*.mlp.*/*.o_proj``).
-        layers: in these layers alone (``layers=3/4/7``, counted from 0); in all where it is empty.
-        head: the language-model head too, which costs more quality than a layer does.
 
     Limits: one scale for all channels of a token: channels that are large on every token cost precision (a median
     relative error of 5 percent in a product with six channels fifty times the others, against 1 percent without).
@@ -47,14 +41,9 @@ class Int8Dynamic(Method):
     paper = "arXiv:2208.07339"
     swaps_linears = True
 
-    linears: Patterns = ("*",)
-    layers: Indices = ()
-    head: bool = False
-
     def attach(self, model: "Decoder", prepared: "Prepared") -> AbstractContextManager[None]:
         """Let the chosen linear layers run in eight bits."""
         from harness.model.weights.int8 import Int8Linear
-        from harness.model.weights.linear import installed, sites
+        from harness.model.weights.linear import installed
 
-        chosen = sites(model, self.linears, layers=self.layers, head=self.head)
-        return installed((site, Int8Linear(site.weight, site.bias)) for site in chosen)
+        return installed((site, Int8Linear(site.weight, site.bias)) for site in self.sites(model))

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated
 
 from annotated_types import Ge, Gt, Le, Lt
 
@@ -24,31 +24,20 @@ class DrLLM(Searched):
     How: on training questions of the task, a tree search looks for the shortest path through the layers that still
     gives the right answer, or that corrects a wrong one. Each layer's router, an MLP over the layer's input pooled
     into 8 windows of the prompt, learns the path's choice. The model itself is not changed. Afterwards every document
-    takes the path that the routers choose while its prompt is read; all its answers, and every token written, keep
-    that path, with exact keys and values. A skipped layer is not computed. What routers cost is counted.
+    takes the path that the routers choose while its prompt is read; all its answers, and every generated token, keep
+    that path, with exact keys and values. A skipped layer is not computed. The routers' own cost is counted.
 
     Paper: "Dr.LLM: Dynamic Layer Routing in LLMs", arXiv:2510.12773.
 
     Parameters:
         control: the paper's knob (appendix C): -0.5 leaves the choice to the routers, towards -1 more layers are
             skipped until all are, towards 0.5 more are run once until all are, towards 1 more are repeated.
-        questions: training questions searched, at most.
-        simulations: paths tried for each, at most.
-        goal: what a path must do: "answer", give the task's right answer (the likeliest choice, or the target written
-            greedily); "likelihood", make the right answer as likely as the whole model does.
-        stop_early: end a question's search at its first improvement, as the paper does; otherwise the search goes on
-            for shorter paths, and the routers learn to skip more.
-        exploration: weight of the exploration term of UCB.
-        length_penalty: weight of the path's length in UCB.
-        random_child: probability of following a random child.
         windows: windows that the prompt is pooled into.
         hidden: width of the routers.
-        epochs: passes over the kept questions.
+        epochs: passes over the questions that have a right path.
         rate: learning rate of AdamW.
         beta: balance of the classes; 0 weighs them alike, towards 1 by the inverse of their frequency.
         gamma: focus of the loss on what is still wrong.
-        seed: of the routers' weights and the order of their examples.
-        state: a folder that ``harness prepare -o`` wrote, to be used as it is.
 
     Limits: a text without a prompt (rolling perplexity) has no path and is refused. A written answer counts as right
     when it is the task's target word for word, so goal=likelihood is for tasks whose targets are free solutions.
@@ -65,7 +54,7 @@ class DrLLM(Searched):
     name = "dr-llm"
     paper = "arXiv:2510.12773"
     examples = tuple({"control": control, **_TINY} for control in (0.25, -0.9, -1.0))
-    neutral: ClassVar = {"control": 0.5, **_TINY}
+    neutral = {"control": 0.5, **_TINY}
 
     control: Annotated[float, Ge(-1), Le(1)] = -0.5
     windows: Annotated[int, Ge(1)] = 8
@@ -78,8 +67,8 @@ class DrLLM(Searched):
     def prepare(self, model: "Decoder", calibration: "Calibration") -> Prepared:
         """Search paths, then train the routers on what they see along these.
 
-        Returns the routers as tensors, and as facts what the search found and how well the routers tell the labels of
-        questions held out from them.
+        Returns the routers as tensors, and as facts the search's results and how well the routers predict the labels
+        of held-out questions.
 
         Raises:
             MethodError: no path is right on any question.
@@ -95,8 +84,8 @@ class DrLLM(Searched):
         routers = train(examples, training, recipe, self.seed)
         facts = labels.facts(len(model.anatomy.blocks))
         if len(judged):
-            told = examples.predicted(routers, judged).flatten()
-            facts["routers on held-out questions"] = quality(told, examples.labels[judged].flatten())
+            predicted = examples.predicted(routers, judged).flatten()
+            facts["routers on held-out questions"] = quality(predicted, examples.labels[judged].flatten())
         tensors = {
             f"router.{layer}.{name}": tensor
             for layer, router in enumerate(routers)

@@ -1,4 +1,4 @@
-"""What routers learn from: the prompt's pooled states along each label's path, and the path itself."""
+"""Training examples of routers: the prompt's pooled states along each label's path, and the path itself."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,6 @@ from harness.model.paths.path_evaluator import PathEvaluator
 
 if TYPE_CHECKING:
     from harness.contract.decoder import Decoder
-    from harness.model.paths.routed_cache import Path
 
 
 @dataclass(frozen=True)
@@ -21,8 +20,8 @@ class Examples:
     """Training examples for every layer.
 
     Attributes:
-        features: of each layer, [samples, W, width], filled up with zeros; in the model's own precision.
-        windows: how many windows of each sample count, [samples].
+        features: of each layer, [samples, W, width], padded with zeros; in the model's own precision.
+        windows: how many windows each sample has, [samples].
         labels: how often each layer runs, [samples, layers].
     """
 
@@ -42,24 +41,25 @@ def logits_of(router: nn.Module, features: torch.Tensor, windows: torch.Tensor) 
     """The mean over each sample's own windows of the router's logits, [samples, classes].
 
     Args:
-        features: [samples, W, width], of which the first ``windows`` [samples] count.
+        features: [samples, W, width].
+        windows: how many of its W windows each sample has, [samples].
     """
-    counted = (torch.arange(features.shape[1])[None] < windows[:, None]).float()[..., None]
-    summed: torch.Tensor = (router(features.float()) * counted).sum(1)
+    present = (torch.arange(features.shape[1])[None] < windows[:, None]).float()[..., None]
+    summed: torch.Tensor = (router(features.float()) * present).sum(1)  # [samples, classes]
     return summed / windows[:, None]
 
 
 def collect(model: "Decoder", labels: Sequence[Label], windows: int) -> Examples:
-    """Run every kept question along its label's path and keep what each router would see (teacher forcing)."""
+    """The input of each router, with every question run along its label's path (teacher forcing)."""
     layers, width = len(model.anatomy.blocks), model.config.hidden_size
     features = [torch.zeros(len(labels), windows, width, dtype=model.module.dtype) for _ in range(layers)]
     counts = torch.zeros(len(labels), dtype=torch.long)
     for number, label, evaluator, place in _evaluated(model, labels):
-        for layer, states in enumerate(evaluator.states(place, _path(label))[:layers]):
+        for layer, states in enumerate(evaluator.states(place, label.path)[:layers]):
             pooled = pool(states.float(), windows)
             features[layer][number, : len(pooled)] = pooled.cpu()
             counts[number] = len(pooled)
-    return Examples(features, counts, torch.tensor([_path(label) for label in labels]))
+    return Examples(features, counts, torch.tensor([label.path for label in labels]))
 
 
 def first_states(model: "Decoder", labels: Sequence[Label]) -> list[torch.Tensor]:
@@ -78,8 +78,3 @@ def _evaluated(model: "Decoder", labels: Sequence[Label]) -> Iterator[tuple[int,
         for place, asked in enumerate(group):
             number = numbers[asked.question.digest]
             yield number, labels[number], evaluator, place
-
-
-def _path(label: Label) -> "Path":
-    assert label.found.path is not None
-    return label.found.path

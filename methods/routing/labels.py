@@ -1,8 +1,7 @@
 """From a task's training questions to labels: for each question the shortest path that answers it.
 
-Questions are searched side by side, so that the paths which all of them ask for next are evaluated in one batch. A
-finished group is written to the workbench at once: a killed preparation goes on after it, and every method that
-searches alike shares it.
+Questions are searched in lockstep, so that the next path of every search is evaluated in one batch. A finished group is
+written to the workbench at once: a killed preparation resumes after it, and all methods with the same search share it.
 """
 
 import hashlib
@@ -37,7 +36,7 @@ class Asked:
 
     Attributes:
         texts: its prompt and answers; a written answer ends with one of ``ends``.
-        ends: token ids that end a written answer, one as good as another.
+        ends: token ids that end a written answer; any of them will do.
     """
 
     question: Question
@@ -45,7 +44,7 @@ class Asked:
     ends: frozenset[int]
 
     def reward(self, scores: "Sequence[Scored]", goal: Goal, dense: float | None) -> Reward:
-        """What a path that scored so has earned; ``dense`` is the full path's margin where there is one."""
+        """The reward of a path with these scores; ``dense`` is the full path's margin where it is known."""
         right = scores[self.question.right]
         per_token = right.logprob / right.tokens
         if goal == "likelihood" or self.question.kind == "text":
@@ -55,8 +54,8 @@ class Asked:
             return Reward(ended or right.greedy == right.tokens, per_token)
         lengths = [max(len(answer), 1) for answer in self.question.answers]
         normalised = [score.logprob / length for score, length in zip(scores, lengths, strict=True)]
-        others = [value for index, value in enumerate(normalised) if index != self.question.right]
-        margin = normalised[self.question.right] - max(others)
+        wrong = [value for index, value in enumerate(normalised) if index != self.question.right]
+        margin = normalised[self.question.right] - max(wrong)
         return Reward(margin > 0, margin)
 
 
@@ -98,10 +97,16 @@ def _end_tokens(model: "Decoder", ended: list[tuple[int, ...]], whole: tuple[int
 
 @dataclass(frozen=True)
 class Label:
-    """A question with what its search found."""
+    """A question with the result of its search."""
 
     asked: Asked
     found: Found
+
+    @property
+    def path(self) -> "Path":
+        """The shortest right path, of a question that has one."""
+        assert self.found.path is not None
+        return self.found.path
 
 
 @dataclass(frozen=True)
@@ -118,7 +123,7 @@ class Labels:
 
     @property
     def kept(self) -> list[Label]:
-        """Those with a path that is right."""
+        """The questions with a right path."""
         return [label for label in self.searched if label.found.path is not None]
 
     def facts(self, layers: int) -> dict[str, Any]:
@@ -155,57 +160,56 @@ def find(model: "Decoder", calibration: Calibration, count: int, goal: Goal, set
         if bar is not None:
             bar.expect(len(asked))
         for group in groups(asked):
-            missing = [each for each in group if each.question.digest not in labels]
-            if missing:
-                # the whole group, so that a search that goes on computes what an uninterrupted one does
-                labels |= dict(
-                    zip((a.question.digest for a in group), _search(model, group, goal, settings), strict=True)
-                )
+            if any(question.question.digest not in labels for question in group):
+                # the whole group, so that a resumed search computes what an uninterrupted one does
+                results = _search(model, group, goal, settings)
+                labels |= {question.question.digest: result for question, result in zip(group, results, strict=True)}
                 journal.write(labels)
             if bar is not None:
                 bar.advance(len(group))
-    found = Labels(tuple(Label(each, labels[each.question.digest]) for each in asked), goal)
-    if not found.kept:
+    searched = Labels(tuple(Label(question, labels[question.question.digest]) for question in asked), goal)
+    if not searched.kept:
         raise MethodError(
             f"on none of {len(asked)} training questions does any path give the right answer, so there is nothing to "
             "learn; goal=likelihood asks only that the right answer stays as likely as it is for the full model"
         )
-    return found
+    return searched
 
 
 def questions(model: "Decoder", calibration: Calibration, count: int) -> list[Asked]:
     """At most ``count`` questions in tokens, each once; running text gives questions where the task has none."""
     given = calibration.questions or tuple(_from_text(calibration.texts))
     unique = {question.digest: question for question in given}
-    asked = [each for each in (ask(model, question) for question in unique.values()) if each is not None][:count]
+    tokenised = (ask(model, question) for question in unique.values())
+    asked = [question for question in tokenised if question is not None][:count]
     if not asked:
         raise MethodError(f"the calibration text from {calibration.source} gives no question to search paths for")
     return asked
 
 
 def groups(asked: Sequence[Asked]) -> Iterator[list[Asked]]:
-    """Questions of like length together."""
-    by_length = sorted(asked, key=lambda each: (len(each.texts.row), each.question.digest))
+    """Questions of similar length together."""
+    by_length = sorted(asked, key=lambda question: (len(question.texts.row), question.question.digest))
     for begin in range(0, len(by_length), GROUP):
         yield by_length[begin : begin + GROUP]
 
 
 def _search(model: "Decoder", group: list[Asked], goal: Goal, settings: Settings) -> list[Found]:
-    """Search a group side by side."""
+    """Search a group in lockstep."""
     from harness.model.paths.path_evaluator import PathEvaluator
 
     layers = len(model.anatomy.blocks)
-    evaluator = PathEvaluator(model, [each.texts for each in group])
-    return lockstep(group, evaluator, goal, lambda each: search(layers, settings, each.question.digest))
+    evaluator = PathEvaluator(model, [question.texts for question in group])
+    return lockstep(group, evaluator, goal, lambda question: search(layers, settings, question.question.digest))
 
 
 def lockstep(
     group: list[Asked], evaluator: "PathEvaluator", goal: Goal, start: Callable[[Asked], Search]
 ) -> list[Found]:
-    """Carry searches out together: one batch for the paths that all of them want next."""
-    searches = [start(each) for each in group]
-    wanted: dict[int, Path] = {place: next(each) for place, each in enumerate(searches)}
-    found: dict[int, Found] = {}
+    """Run searches together: one batch for the next path of each."""
+    searches = [start(question) for question in group]
+    wanted: dict[int, Path] = {place: next(running) for place, running in enumerate(searches)}
+    results: dict[int, Found] = {}
     dense: dict[int, float] = {}
     while wanted:
         scores = evaluator.evaluate(list(wanted.items()))
@@ -215,13 +219,13 @@ def lockstep(
             try:
                 wanted[place] = searches[place].send(reward)
             except StopIteration as finished:
-                found[place] = finished.value
+                results[place] = finished.value
                 del wanted[place]
-    return [found[place] for place in range(len(group))]
+    return [results[place] for place in range(len(group))]
 
 
 def _from_text(texts: Sequence[str]) -> Iterator[Question]:
-    """Running text as questions: how it goes on after its first half."""
+    """Running text as questions: each part's second half continues the first."""
     for text in texts:
         words = text.split(" ")
         for begin in range(0, len(words), 48):
@@ -242,7 +246,7 @@ class _Journal:
         self._file = None if folder is None else folder / f"paths-{digest[:16]}.json"
 
     def read(self) -> dict[str, Found]:
-        """What is there; nothing where it cannot be read."""
+        """The stored results; none where they cannot be read."""
         if self._file is None or not self._file.is_file():
             return {}
         try:
@@ -255,7 +259,7 @@ class _Journal:
             return {}
 
     def write(self, labels: dict[str, Found]) -> None:
-        """Keep all that is found so far."""
+        """Store all results so far."""
         if self._file is not None:
             plain = {key: [found.path, found.dense_right, found.evaluations] for key, found in labels.items()}
             write_atomic(self._file, json.dumps(plain))

@@ -1,7 +1,7 @@
 """Search for a short path that answers a question: Monte Carlo tree search with a length penalty.
 
-The tree's root is the full path; an edit skips one layer, or two neighbours, or repeats a layer; every path is one
-node. Selection is by UCB with the penalty of Dr.LLM (arXiv:2510.12773, equation 5),
+The root of the tree is the full path; an edit skips one layer, or two adjacent ones, or repeats a layer; every path is
+one node. Selection is by UCB with the penalty of Dr.LLM (arXiv:2510.12773, equation 5),
 
     Q / v + c sqrt(ln V / v) - lambda |path| / L,
 
@@ -23,10 +23,10 @@ class Settings:
 
     Attributes:
         simulations: paths tried for a question, beside the full one.
-        exploration: c.
-        length_penalty: lambda; it acts in selection alone.
-        random_child: probability of going to a random child.
-        widening: w.
+        exploration: c in UCB.
+        length_penalty: lambda in UCB; it acts in selection alone.
+        random_child: probability of selecting a random child.
+        widening: w, children per square root of visits.
         stop_early: stop at the first path that corrects a wrong answer or is shorter and right.
     """
 
@@ -40,7 +40,12 @@ class Settings:
 
 @dataclass(frozen=True)
 class Reward:
-    """What a path earned: whether the answer is right, and by how much, to choose between equally short paths."""
+    """What a path earned.
+
+    Attributes:
+        right: whether the answer is right.
+        margin: by how much, in nats per token or character; larger is preferred between equally short paths.
+    """
 
     right: bool
     margin: float = 0.0
@@ -48,11 +53,11 @@ class Reward:
 
 @dataclass(frozen=True)
 class Found:
-    """What a search came to.
+    """The result of a search.
 
     Attributes:
-        path: the shortest right path, the surer one of two; None where no path was right.
-        dense_right: whether the full path was.
+        path: the shortest right path, of several the one with the largest margin; None where no path was right.
+        dense_right: whether the full path was right.
         evaluations: how many paths were evaluated.
     """
 
@@ -63,7 +68,12 @@ class Found:
 
 @dataclass
 class Node:
-    """A path, and what came of it and its children."""
+    """A path with the visits and rewards of its subtree.
+
+    Attributes:
+        untried: paths one edit away that are not in the tree yet.
+        value: how many visits of the subtree were right.
+    """
 
     path: Path
     untried: list[Path]
@@ -73,11 +83,11 @@ class Node:
 
 
 Search = Generator[Path, Reward, Found]
-"""Yields a path to evaluate, is sent its reward, and returns what it found."""
+"""Yields a path to evaluate, is sent its reward, and returns the result."""
 
 
 def edits(path: Path) -> Iterator[Path]:
-    """Paths one edit away: one or two neighbouring layers skipped, or one repeated."""
+    """Paths one edit away: one or two adjacent layers skipped, or one repeated."""
     for width in (1, 2):
         for first in range(len(path) - width + 1):
             if all(path[first : first + width]):
@@ -120,7 +130,7 @@ class Tree:
         self.root = self._node((1,) * layers)
 
     def select(self) -> list[Node] | None:
-        """The way from the root to a path not yet tried; None where there is none left below."""
+        """The nodes from the root to a path not yet tried; None where every path has been tried."""
         trail = [self.root]
         while True:
             node = trail[-1]

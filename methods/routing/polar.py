@@ -1,4 +1,4 @@
-"""PoLar: the whole path predicted from the prompt before the model runs."""
+"""PoLar: the whole path is predicted from the prompt before the model runs."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
     from harness.contract.calibration import Calibration
     from harness.contract.decoder import Decoder
-    from harness.methods.routing.labels import Label
     from harness.methods.routing.programs import Predictor
 
 _TINY = {"questions": 4, "simulations": 6, "epochs": 2, "width": 8}
@@ -24,30 +23,20 @@ _TINY = {"questions": 4, "simulations": 6, "epochs": 2, "width": 8}
 
 @dataclass(frozen=True, kw_only=True)
 class Polar(Searched):
-    """Let a small predictor read the prompt's embeddings and lay down which layers are skipped, run or repeated.
+    """Let a small predictor decide, from the prompt's embeddings, which layers are skipped, run or repeated.
 
     How: the same search as dr-llm finds for training questions the shortest path that gives the right answer. A
     predictor, in which a query of each layer attends to the prompt's embeddings and the queries then see one another,
     learns where the path's segments begin and what is done with each. The likeliest path is taken, before any layer
-    runs, for all answers to a document and every token written. What the predictor costs is counted.
+    runs, for all answers to a document and every generated token. The predictor's own cost is counted.
 
     Paper: "PoLar", arXiv:2606.06574.
 
     Parameters:
         skip_bias: added to the logit of skipping; the larger, the more layers are skipped.
-        questions: training questions searched, at most.
-        simulations: paths tried for each, at most.
-        goal: what a path must do: "answer", give the task's right answer (the likeliest choice, or the target written
-            greedily); "likelihood", make the right answer as likely as the whole model does.
-        stop_early: end a question's search at its first improvement; otherwise the search goes on for shorter paths.
-        exploration: weight of the exploration term of UCB.
-        length_penalty: weight of the path's length in UCB.
-        random_child: probability of following a random child.
         width: channels of the predictor, a multiple of 4.
-        epochs: passes over the kept questions.
+        epochs: passes over the questions that have a right path.
         rate: learning rate of AdamW.
-        seed: of the predictor's weights and the order of its examples.
-        state: a folder that ``harness prepare -o`` wrote, to be used as it is.
 
     Limits: a text without a prompt (rolling perplexity) has no path and is refused. A written answer counts as right
     when it is the task's target word for word.
@@ -80,50 +69,21 @@ class Polar(Searched):
         import torch
 
         from harness.methods.routing.features import first_states
+        from harness.methods.routing.program_training import train
         from harness.methods.routing.training import quality
 
         labels = self.labels(model, calibration)
-        kept = labels.kept
-        states = first_states(model, kept)
-        training, judged = (part.tolist() for part in self.held_out(len(kept)))
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
-            predictor = self._train(model, [kept[i] for i in training], [states[i] for i in training])
+        paths = [label.path for label in labels.kept]
+        states = first_states(model, labels.kept)
+        training, judged = (indices.tolist() for indices in self.held_out(len(paths)))
+        chosen = [states[i] for i in training], [paths[i] for i in training]
+        predictor = train(*chosen, self.width, self.epochs, self.rate, self.seed)
         facts = labels.facts(len(model.anatomy.blocks))
         if judged:
             predicted = self._paths(predictor, [states[i] for i in judged])
-            wanted = torch.tensor([kept[i].found.path for i in judged])
+            wanted = torch.tensor([paths[i] for i in judged])
             facts["predictor on held-out questions"] = quality(predicted.flatten(), wanted.flatten())
         return Prepared(dict(predictor.state_dict()), facts)
-
-    def _train(self, model: "Decoder", kept: "Sequence[Label]", states: "Sequence[torch.Tensor]") -> "Predictor":
-        """Binary cross-entropy of the beginnings, cross-entropy of what is done at each; AdamW, cosine."""
-        import torch
-        from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
-        from torch.nn.utils.rnn import pad_sequence
-
-        from harness.methods.routing.programs import Predictor, segments
-
-        predictor = Predictor(model.config.hidden_size, self.width, len(model.anatomy.blocks)).train()
-        optimizer = torch.optim.AdamW(predictor.parameters(), self.rate)
-        batches = -(-len(kept) // 32)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.epochs * batches)
-        targets = [segments(label.found.path or ()) for label in kept]
-        for _ in range(self.epochs):
-            for batch in torch.split(torch.randperm(len(kept)), 32):
-                chosen = [states[i] for i in batch.tolist()]
-                mask = pad_sequence([torch.ones(len(each), dtype=torch.bool) for each in chosen], batch_first=True)
-                begins = torch.tensor([targets[i][0] for i in batch.tolist()])
-                does = torch.tensor([targets[i][1] for i in batch.tolist()])
-                with torch.enable_grad():
-                    said_begins, said_does = predictor(pad_sequence(chosen, batch_first=True), mask)
-                    loss = binary_cross_entropy_with_logits(said_begins[:, 1:], begins[:, 1:])
-                    loss = loss + cross_entropy(said_does[begins == 1], does[begins == 1])
-                    optimizer.zero_grad(set_to_none=True)
-                    torch.autograd.backward(loss)
-                optimizer.step()
-                schedule.step()
-        return predictor.eval().requires_grad_(False)
 
     def _paths(self, predictor: "Predictor", states: "Sequence[torch.Tensor]") -> "torch.Tensor":
         """The predicted paths, [prompts, layers]."""
@@ -131,7 +91,7 @@ class Polar(Searched):
 
         from harness.methods.routing.programs import best_path
 
-        predicted = [predictor(each[None]) for each in states]
+        predicted = [predictor(prompt[None]) for prompt in states]
         return torch.tensor([best_path(begins[0], does[0]) for begins, does in predicted])
 
     @contextmanager
@@ -151,7 +111,7 @@ class Polar(Searched):
 
 
 def _load(kind: "type[Predictor]", model: "Decoder", tensors: "dict[str, torch.Tensor]") -> Any:
-    """The predictor of a prepared state; building one draws random weights, so the generator's state is put back."""
+    """The predictor of a prepared state; building one draws random weights, so the random state is restored."""
     import torch
 
     try:

@@ -38,8 +38,8 @@ class Scores(nn.Module):
 
     def forward(self, keys: torch.Tensor, queries: torch.Tensor) -> torch.Tensor:
         """[rows, keys, width] and [rows or 1, queries, width] to [rows, keys, queries * heads]: a token is a key."""
-        split = [_heads(each) for each in (keys, queries)]
-        scores = split[0] @ split[1].transpose(2, 3) / math.sqrt(split[0].shape[-1])
+        keys, queries = _heads(keys), _heads(queries)
+        scores = keys @ queries.transpose(2, 3) / math.sqrt(keys.shape[-1])  # [rows, heads, keys, queries]
         return scores.permute(0, 2, 3, 1).flatten(2)
 
 
@@ -52,11 +52,15 @@ class Attention(nn.Module):
         self.scores, self.output = Scores(width, queries), nn.Linear(width, width)
 
     def forward(self, queries: torch.Tensor, states: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-        """Answers [rows, queries, width] from states [rows, keys, width]; ``mask`` [rows, keys] says which count."""
-        scores = self.scores(self.keys(states), queries).reshape(*states.shape[:2], -1, HEADS)
+        """Answers [rows, queries, width] from states [rows, keys, width]; ``mask`` [rows, keys] is false at padding."""
+        scores = self.scores(self.keys(states), queries).reshape(
+            *states.shape[:2], -1, HEADS
+        )  # [rows, keys, queries, heads]
         if mask is not None:
             scores = scores.masked_fill(~mask[:, :, None, None], -math.inf)
-        attended = scores.softmax(1).permute(0, 3, 2, 1) @ _heads(self.values(states))
+        attended = scores.softmax(1).permute(0, 3, 2, 1) @ _heads(
+            self.values(states)
+        )  # [rows, heads, queries, width / heads]
         answers: torch.Tensor = self.output(attended.transpose(1, 2).flatten(2))
         return answers
 
@@ -91,11 +95,11 @@ class Predictor(nn.Module):
         self.begins, self.does = nn.Linear(width, 1), nn.Linear(width, CLASSES)
 
     def forward(self, states: torch.Tensor, mask: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-        """From token states [rows, tokens, channels], of which ``mask`` [rows, tokens] says which count."""
+        """From token states [rows, tokens, channels], ``mask`` [rows, tokens] is false at padding."""
         scale = states.square().mean(-1, keepdim=True).clamp_min(1e-12).sqrt()
         read = self.queries + self.read(self.queries, self.project(states / scale), mask)
-        found = self.normal(self.exchange(read))
-        return self.begins(found)[..., 0], self.does(found)
+        states = self.normal(self.exchange(read))  # [rows, layers, width]
+        return self.begins(states)[..., 0], self.does(states)
 
 
 def best_path(begins: torch.Tensor, does: torch.Tensor) -> "Path":
@@ -109,7 +113,7 @@ def best_path(begins: torch.Tensor, does: torch.Tensor) -> "Path":
         does: [layers, 3].
     """
     starts, inside = logsigmoid(begins).tolist(), logsigmoid(-begins).tolist()
-    worth, operation = (each.tolist() for each in does.log_softmax(-1).max(-1))
+    worth, operation = (part.tolist() for part in does.log_softmax(-1).max(-1))
     best: list[tuple[float, Path]] = [(0.0, ())]
     for end in range(1, len(worth) + 1):
         options = []
@@ -125,8 +129,9 @@ def segments(path: "Path") -> tuple[list[float], list[int]]:
     """Where the path's segments begin, 1 or 0 for each layer, and what is done: the predictor's labels."""
     begins: list[float] = []
     for layer, count in enumerate(path):
-        same = layer > 0 and count == path[layer - 1] and not all(b == 0.0 for b in begins[-LONGEST_SEGMENT + 1 :])
-        begins.append(float(not same))
+        full = all(begin == 0.0 for begin in begins[-LONGEST_SEGMENT + 1 :])
+        continues = layer > 0 and count == path[layer - 1] and not full
+        begins.append(float(not continues))
     return begins, list(path)
 
 

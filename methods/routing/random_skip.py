@@ -1,9 +1,10 @@
-"""Random skip: the control that any router must beat, skipping as many layers without looking."""
+"""Random skip: the control that any router must beat, which skips as many layers at random."""
 
 import random
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any
 
 from annotated_types import Ge, Le
 
@@ -13,12 +14,7 @@ from harness.contract.prepared import Prepared
 from harness.core.errors import MethodError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    import torch
-
     from harness.contract.decoder import Decoder
-    from harness.model.paths.controller import Prompts
     from harness.model.paths.routed_cache import Path
 
 
@@ -45,7 +41,7 @@ class RandomSkip(Method):
     family = Family.ROUTING
     input_dependent = True
     examples = tuple({"executed": executed, "first": 1, "last": 0} for executed in (0.75, 0.5, 0.25))
-    neutral: ClassVar = {"executed": 1.0}
+    neutral = {"executed": 1.0}
 
     executed: Annotated[float, Ge(0), Le(1)] = 0.75
     seed: Annotated[int, Ge(0)] = 0
@@ -58,7 +54,7 @@ class RandomSkip(Method):
         Raises:
             MethodError: the protected layers are more than are to run.
         """
-        from harness.model.paths.controller import Controller
+        from harness.model.paths.controller import SkipPaths
         from harness.model.paths.layer_path import routed
 
         layers = len(model.anatomy.blocks)
@@ -68,15 +64,7 @@ class RandomSkip(Method):
                 f"random-skip: executed={self.executed} is out of range: {self.first} + {self.last} of {layers} layers "
                 f"are protected, so from {least:.2f} to 1 can run"
             )
-        method = self
-
-        class Draw(Controller):
-            passes: ClassVar[int] = 1
-
-            def decide(self, layer: int, hidden: "torch.Tensor", prompts: "Prompts") -> "Sequence[Path]":
-                return [method.path(layers, digest)[layer:] for digest in prompts.digests]
-
-        return routed(model, Draw())
+        return routed(model, SkipPaths(partial(self.path, layers)))
 
     def path(self, layers: int, digest: bytes) -> "Path":
         """The path of the prompt with this digest."""
@@ -84,5 +72,5 @@ class RandomSkip(Method):
         skipped = (1 - self.executed) * layers
         number = int(skipped) + (rng.random() < skipped - int(skipped))
         middle = range(self.first, layers - self.last)
-        out = set(rng.sample(middle, min(number, len(middle))))
-        return tuple(int(layer not in out) for layer in range(layers))
+        drawn = set(rng.sample(middle, min(number, len(middle))))
+        return tuple(int(layer not in drawn) for layer in range(layers))

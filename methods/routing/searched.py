@@ -1,14 +1,12 @@
-"""What the methods that learn from searched paths have in common: the search's parameters, and a shared state."""
+"""What the methods that learn from searched paths have in common: the search's parameters."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from annotated_types import Ge, Le
 
 from harness.contract.families import Family
-from harness.contract.method import Method
-from harness.core.errors import MethodError
+from harness.contract.mixins import Shareable
 
 if TYPE_CHECKING:
     import torch
@@ -19,8 +17,21 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Searched(Method):
-    """A method that is taught by the shortest right paths of training questions."""
+class Searched(Shareable):
+    """A method that is taught by the shortest right paths of training questions.
+
+    Parameters:
+        questions: training questions searched, at most.
+        simulations: paths tried for each, at most.
+        goal: what a path must do: "answer", give the task's right answer (the likeliest choice, or the target written
+            greedily); "likelihood", make the right answer as likely as the whole model does.
+        stop_early: end a question's search at its first improvement; otherwise it continues for shorter paths, and
+            more layers are skipped.
+        exploration: weight of the exploration term of UCB.
+        length_penalty: weight of the path's length in UCB.
+        random_child: probability of following a random child.
+        seed: of the trained weights and the order of their examples.
+    """
 
     family = Family.ROUTING
     input_dependent = True
@@ -35,17 +46,6 @@ class Searched(Method):
     length_penalty: Annotated[float, Ge(0)] = 3.0
     random_child: Annotated[float, Ge(0), Le(1)] = 0.1
     seed: Annotated[int, Ge(0)] = 0
-    state: Path | None = None
-
-    def check(self) -> None:
-        """Refuse a state that is not there."""
-        if self.state is not None and not self.state.is_dir():
-            raise MethodError(f"{self.name}: state={self.state} is no folder; `harness prepare -o` writes one")
-
-    @property
-    def needs_preparation(self) -> bool:
-        """Whether there is no state yet."""
-        return self.state is None
 
     @property
     def questions_needed(self) -> int:
@@ -53,7 +53,7 @@ class Searched(Method):
         return self.questions
 
     def labels(self, model: "Decoder", calibration: "Calibration") -> "Labels":
-        """Search the calibration's questions, or go on with a search that was interrupted.
+        """Search the calibration's questions, or resume a search that was interrupted.
 
         Raises:
             MethodError: no path is right on any question.

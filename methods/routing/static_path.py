@@ -1,8 +1,8 @@
-"""Static path: the control that a router must beat, the best single path for all inputs."""
+"""Static path: the control that a router must beat, one path for all inputs."""
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from annotated_types import Ge
 
@@ -23,17 +23,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class StaticPath(Method):
-    """Leave out the same layers for every input: the ones that training questions miss least.
+    """Leave out the same layers for every input: those whose removal costs the fewest right answers.
 
-    How: layers go one at a time. Each time, every layer that is left is tried out on the task's training questions,
-    and the one goes without which most of them are still answered right; among equals, the one without which the right
-    answers stay surest. A router that does not beat this path at the same number of layers has learnt nothing from the
-    input.
+    How: layers are removed one at a time. At each step every remaining layer is tried on the task's training questions;
+    the layer whose removal keeps the most questions right is removed, and ties are broken by the larger margin of the
+    right answers. A router that does not beat this path at the same number of layers has learnt nothing from the input.
 
     Parameters:
-        skip: how many layers go, from 0.
+        skip: how many layers are removed, from 0.
         questions: training questions that decide, at most.
-        goal: what counts: "answer", the task's right answer; "likelihood", how likely the right answer stays.
+        goal: what counts: "answer", the task's right answer; "likelihood", that the right answer stays as likely.
 
     Limits: chosen greedily: the best pair of layers need not hold the best single one.
 
@@ -43,7 +42,7 @@ class StaticPath(Method):
     name = "static-path"
     family = Family.ROUTING
     examples = tuple({"skip": skip, "questions": 4} for skip in (1, 2, 3))
-    neutral: ClassVar = {"skip": 0, "questions": 4}
+    neutral = {"skip": 0, "questions": 4}
 
     skip: Annotated[int, Ge(0)] = 3
     questions: Annotated[int, Ge(1)] = 96
@@ -51,16 +50,16 @@ class StaticPath(Method):
 
     @property
     def questions_needed(self) -> int:
-        """How many training questions are to decide."""
+        """How many training questions decide."""
         return self.questions
 
     def prepare(self, model: "Decoder", calibration: "Calibration") -> Prepared:
         """Choose the path.
 
-        Returns facts alone: the ``path``, and after each layer taken out the share of questions answered right.
+        Returns facts alone: the ``path``, and after each removal the share of questions answered right.
 
         Raises:
-            MethodError: more layers are to go than the model has.
+            MethodError: ``skip`` is more layers than the model has.
         """
         from harness.methods.routing import labels
         from harness.model.paths.path_evaluator import PathEvaluator
@@ -71,7 +70,9 @@ class StaticPath(Method):
         path: Path = (1,) * layers
         steps: list[dict[str, Any]] = []
         asked = labels.questions(model, calibration, self.questions) if self.skip else []
-        groups = [(group, PathEvaluator(model, [each.texts for each in group])) for group in labels.groups(asked)]
+        groups = [
+            (group, PathEvaluator(model, [question.texts for question in group])) for group in labels.groups(asked)
+        ]
         for _ in range(self.skip):
             shorter = [(*path[:i], 0, *path[i + 1 :]) for i in range(layers) if path[i]]
             right, _, path = max((*self._worth(groups, candidate), candidate) for candidate in shorter)
@@ -79,15 +80,15 @@ class StaticPath(Method):
         return Prepared(facts={"path": list(path), "steps": steps})
 
     def _worth(self, groups: "Sequence[tuple[list[Asked], PathEvaluator]]", path: "Path") -> tuple[int, float]:
-        """How many questions the path answers, and how surely in sum."""
+        """How many questions the path answers right, and the sum of their margins."""
         rewards = []
         for group, evaluator in groups:
             scores = evaluator.evaluate([(place, path) for place in range(len(group))])
-            rewards += [each.reward(scored, self.goal, None) for each, scored in zip(group, scores, strict=True)]
+            rewards += [question.reward(score, self.goal, None) for question, score in zip(group, scores, strict=True)]
         return sum(reward.right for reward in rewards), sum(reward.margin for reward in rewards)
 
     def attach(self, model: "Decoder", prepared: Prepared) -> AbstractContextManager[Any]:
-        """Send everything along the path."""
+        """Run every input along the path."""
         from harness.model.paths.controller import FixedPaths
         from harness.model.paths.layer_path import routed
 

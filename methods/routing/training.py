@@ -1,12 +1,12 @@
-"""Training the routers on kept features: focal loss with class-balanced weights (arXiv:2510.12773, section 3.3).
+"""Training Dr.LLM's routers: focal loss with class-balanced weights (arXiv:2510.12773, section 3.3).
 
-The model is frozen and execution follows the label's path, so what a router reads is constant: it is pooled once and
-kept, and each layer's router trains by itself. The paper's loss is the mean over layers, whose gradient for a router
-is that of its own layer's loss, scaled; Adam does not see the scale.
+The model is frozen and execution follows the label's path, so a router's input is constant: it is pooled once and
+stored, and each layer's router trains by itself. The paper's loss is the mean over layers, whose gradient for a router
+is that of its own layer's loss, scaled; Adam is invariant to the scale.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ from harness.methods.routing.router import CLASSES, new_router
 
 @dataclass(frozen=True)
 class Recipe:
-    """How routers train; the paper's but for the epochs, of which few questions need more, and beta, see below."""
+    """Hyper-parameters, the paper's but for beta (see ``class_weights``) and epochs: few questions need more."""
 
     hidden: int = 128
     epochs: int = 100
@@ -52,9 +52,9 @@ def train(examples: Examples, chosen: torch.Tensor, recipe: Recipe, seed: int) -
     """One router for each layer.
 
     Args:
-        examples: what to learn; kept as they are, in the model's precision, as they are most of the memory.
-        chosen: which of the samples to learn from.
-        recipe: how.
+        examples: stored in the model's own precision, as they are most of the memory.
+        chosen: indices of the samples to learn from.
+        recipe: the hyper-parameters.
         seed: of the weights and of the order of the samples.
     """
     counts = torch.bincount(examples.labels[chosen].flatten(), minlength=CLASSES).tolist()
@@ -73,16 +73,40 @@ def _train_one(
     warmup = min(recipe.warmup, max(steps // 10, 1))
     optimizer = torch.optim.AdamW(router.parameters(), recipe.rate, weight_decay=recipe.decay)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step + 1, warmup, steps))
+
+    def loss(batch: torch.Tensor) -> torch.Tensor:
+        logits = logits_of(router, features[batch], examples.windows[batch])
+        return focal_loss(logits, labels[batch], weights, recipe.gamma)
+
+    fit(loss, optimizer, schedule, chosen, epochs=recipe.epochs, batch=recipe.batch, generator=generator)
+    return router.requires_grad_(False)
+
+
+def fit(
+    loss: Callable[[torch.Tensor], torch.Tensor],
+    optimizer: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LRScheduler,
+    samples: torch.Tensor,
+    *,
+    epochs: int,
+    batch: int,
+    generator: torch.Generator | None = None,
+) -> None:
+    """Minimise a loss on batches of samples, in a new random order for each epoch.
+
+    Args:
+        loss: of a batch, given the indices of its samples.
+        samples: indices of all samples, shape [samples].
+        batch: samples in a batch; the last of an epoch may have fewer.
+        generator: draws the orders; the global one where there is none.
+    """
     with torch.enable_grad():
-        for _ in range(recipe.epochs):
-            for batch in torch.split(chosen[torch.randperm(len(chosen), generator=generator)], recipe.batch):
-                logits = logits_of(router, features[batch], examples.windows[batch])
-                loss = focal_loss(logits, labels[batch], weights, recipe.gamma)
+        for _ in range(epochs):
+            for chosen in torch.split(samples[torch.randperm(len(samples), generator=generator)], batch):
                 optimizer.zero_grad(set_to_none=True)
-                torch.autograd.backward(loss)
+                torch.autograd.backward(loss(chosen))
                 optimizer.step()
                 schedule.step()
-    return router.requires_grad_(False)
 
 
 def quality(predicted: torch.Tensor, labels: torch.Tensor) -> dict[str, Any]:
@@ -93,10 +117,10 @@ def quality(predicted: torch.Tensor, labels: torch.Tensor) -> dict[str, Any]:
     recall, f1 = {}, []
     for number, name in enumerate(("skip", "once", "twice")):
         hit = int(((predicted == number) & (labels == number)).sum())
-        true, said = int((labels == number).sum()), int((predicted == number).sum())
+        true, guessed = int((labels == number).sum()), int((predicted == number).sum())
         recall[name] = hit / true if true else None
-        if true or said:
-            f1.append(2 * hit / (true + said))
+        if true or guessed:
+            f1.append(2 * hit / (true + guessed))
     return {"accuracy": float((predicted == labels).float().mean()), "recall": recall, "macro f1": sum(f1) / len(f1)}
 
 

@@ -3,14 +3,13 @@
 import logging
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal
-
-from annotated_types import Ge
+from typing import TYPE_CHECKING, Literal
 
 from harness.contract.families import Family
-from harness.contract.method import Method
-from harness.contract.parameters import Indices, Patterns, Sparsity
+from harness.contract.mixins import OnText
+from harness.contract.parameters import Sparsity
 from harness.contract.prepared import Prepared
+from harness.model.weights.mixins import OnLinears
 
 if TYPE_CHECKING:
     from harness.contract.calibration import Calibration
@@ -18,8 +17,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class BlockSparse(Method):
-    """Prune the layers' linear maps in blocks, and run them on a sparse kernel that skips what is zero.
+class BlockSparse(OnLinears, OnText):
+    """Prune the linear layers in blocks, and run them on a sparse kernel that skips what is zero.
 
     How: Wanda chooses blocks of several outputs of one input (see ``wanda``); the blocks that stay are kept with their
     inputs' numbers and multiplied by a kernel in C: on AMX or AVX512-VNNI where the processor has it, else in plain C.
@@ -36,17 +35,13 @@ class BlockSparse(Method):
             0.8, or whatever a pruning method before it left.
         pattern: "16x1" or "4x1", the paper's: outputs of a block by inputs. The first is faster, the second keeps more.
         number: "int8", or "fp32", whose answers are those of the pruned weights to rounding.
-        linears: names of the maps, with wildcards (``linears=*.mlp.*``).
-        layers: in these layers alone (``layers=3/4/7``, counted from 0); in all where it is empty.
-        samples: calibration windows, at least 1.
-        length: tokens of a window, at least 2; longer than the model's positions is cut to them.
 
     Limits: on a CPU alone. Without a C compiler, or with a kernel that fails its check, the same numbers are multiplied
     densely and the record calls it simulated. The paper trains its sparse models; without training, high sparsity
     costs much quality.
 
-    Deviations: the paper's int8 kernel is the 4x1 pattern, with scales of activations found beforehand; here they are
-    found for each token as it comes, and 16x1 is the default, because more of the registers are used.
+    Deviations: the paper's int8 kernel is the 4x1 pattern, with scales of activations calibrated in advance; here they
+    are computed for each token as it comes, and 16x1 is the default, because more of the registers are used.
 
     Reference: both kernels agree with each other and with the dense product over the same weights; FLOPs and bytes,
     indices and scales included, equal a hand count.
@@ -61,10 +56,6 @@ class BlockSparse(Method):
     sparsity: Sparsity | None = None
     pattern: Literal["16x1", "4x1"] = "16x1"
     number: Literal["int8", "fp32"] = "int8"
-    linears: Patterns = ("*",)
-    layers: Indices = ()
-    samples: Annotated[int, Ge(1)] = 32
-    length: Annotated[int, Ge(2)] = 512
 
     def prepare(self, model: "Decoder", calibration: "Calibration") -> Prepared:
         """Choose the blocks that go, unless a method before has done it: then the facts say ``as pruned``.
@@ -75,30 +66,27 @@ class BlockSparse(Method):
             MethodError: sparsities that do not fit the model, zeros in a pattern that leaves no blocks, or activations
                 or weights that are not finite.
         """
-        from harness.model.weights.linear import sites
         from harness.model.weights.pruning import require_blocks, sparsity_by_layer, wanda
 
-        chosen = sites(model, self.linears, layers=self.layers)
-        if self.sparsity is None and require_blocks(chosen, self.pattern):
+        sites = self.sites(model)
+        if self.sparsity is None and require_blocks(sites, self.pattern):
             return Prepared(facts={"as pruned": True})
         sparsity = sparsity_by_layer(model, self.sparsity or (0.8,))
-        length = min(self.length, getattr(model.config, "max_position_embeddings", self.length))
-        windows = calibration.windows(model, count=self.samples, length=length)
-        return wanda(model, windows, chosen, self.pattern, sparsity).state()
+        return wanda(model, self.windows(model, calibration), sites, self.pattern, sparsity).state()
 
     def attach(self, model: "Decoder", prepared: Prepared) -> AbstractContextManager[None]:
         """Let the chosen linear layers run on their blocks alone."""
         from harness.model.weights.block_sparse import block_sparse_layer, why_not
-        from harness.model.weights.linear import installed, sites
+        from harness.model.weights.linear import installed
         from harness.model.weights.pruning import ROWS, Pruned
 
-        chosen = sites(model, self.linears, layers=self.layers)
-        reasons = {reason: None for site in chosen if (reason := why_not(site.weight))}
+        sites = self.sites(model)
+        reasons = {reason: None for site in sites if (reason := why_not(site.weight))}
         for reason in reasons:
             logging.getLogger("harness").warning(f"block-sparse multiplies densely: {reason}")
-        pruned = None if prepared.facts.get("as pruned") else Pruned.of(prepared, chosen)
+        pruned = None if prepared.facts.get("as pruned") else Pruned.of(prepared, sites)
         if pruned:
             pruned.warn()
-        weights = ((site, site.weight * pruned.masks[site.name] if pruned else site.weight) for site in chosen)
+        weights = ((site, site.weight * pruned.masks[site.name] if pruned else site.weight) for site in sites)
         rows = ROWS[self.pattern]
         return installed((site, block_sparse_layer(weight, site.bias, rows, self.number)) for site, weight in weights)

@@ -10,12 +10,13 @@ import torch
 
 from harness.contract import registry
 from harness.contract.describe import describe
+from harness.contract.facts import Savings
 from harness.contract.families import Family
-from harness.contract.method import Method, Savings
+from harness.contract.method import Method
 from harness.contract.prepared import Prepared
 from harness.testing.tiny import tiny_decoder
 
-FAMILIES = [family.value for family in Family if family is not Family.BASELINE]
+FAMILIES = [*(family.value for family in Family if family is not Family.BASELINE), "kv-cache"]
 
 
 def load(folder: Path, package: str, class_name: str) -> type[Method]:
@@ -39,10 +40,10 @@ def test_it_is_a_package_with_one_method(harness, tmp_path, family):
     project = tomllib.loads((folder / "pyproject.toml").read_text())["project"]
     assert project["entry-points"]["harness.methods"] == {"my-idea": "harness_my_idea.method:MyIdea"}
     method = load(folder, "harness_my_idea", "MyIdea")
-    told = describe(method)
-    assert (told.name, told.family) == ("my-idea", family)
-    assert "START HERE" in told.sections["How"]
-    assert all(parameter.text for parameter in told.parameters)
+    description = describe(method)
+    assert (description.name, description.family) == ("my-idea", family)
+    assert "START HERE" in description.sections["How"]
+    assert all(parameter.text for parameter in description.parameters)
     assert not any("$" in path.read_text() for path in folder.rglob("*") if path.is_file())
 
 
@@ -74,6 +75,11 @@ def test_the_method_does_something_and_restores(harness, tmp_path, family, archi
     assert (method.savings is Savings.SIMULATED) == (family in ("quantization", "sparse"))
 
 
+def test_a_family_of_ones_own_is_said_to_be_new(harness):
+    assert "a family of your own" in harness("new", "my-idea", "-f", "kv-cache").out
+    assert "a family of your own" not in harness("new", "my-other-idea", "-f", "pruning").out
+
+
 def test_another_folder_may_be_given_and_be_there(harness, tmp_path):
     (tmp_path / "here").mkdir()
     assert "pip install --editable here" in harness("new", "my-idea", "-f", "pruning", "--output", "here").out
@@ -102,6 +108,7 @@ def test_nothing_is_overwritten(harness, tmp_path):
         (["none", "-f", "pruning"], "would be None, which means something else"),
         (["my-idea", "-f", "prunning"], "unknown family 'prunning'. Did you mean 'pruning'"),
         (["my-idea", "-f", "baseline"], "the baseline is dense"),
+        (["my-idea", "-f", "KV cache"], "'KV cache' is no name for a family.*such as kv-cache"),
     ],
 )
 def test_nonsense_is_refused_and_nothing_written(harness, tmp_path, arguments, says):

@@ -11,8 +11,9 @@ from pydantic import Field
 
 from harness.contract import registry
 from harness.contract.describe import Parameter, describe, paper_url
+from harness.contract.facts import Phase, Savings
 from harness.contract.families import Family
-from harness.contract.method import Method, Phase, Savings
+from harness.contract.method import Method
 
 LOOSE = '''"""A file."""
 from contextlib import nullcontext
@@ -64,7 +65,7 @@ class Told(Method):
     phases = frozenset({Phase.PREFILL})
     batchable = False
     examples = ({"state": "a"}, {"state": "a", "share": 1})
-    neutral = {"state": "a", "share": 0}  # noqa: RUF012
+    neutral = {"state": "a", "share": 0}
 
     state: str
     share: Annotated[float, Interval(ge=0, le=1)] = 0.5

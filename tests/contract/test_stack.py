@@ -7,7 +7,7 @@ import pytest
 
 from harness.contract import registry
 from harness.contract.calibration import Calibration
-from harness.contract.method import Savings
+from harness.contract.facts import Savings
 from harness.contract.preparation import Preparation
 from harness.contract.stack import Stack, parse
 from harness.contract.states import States

@@ -12,7 +12,8 @@ from harness.measure.audit import flops_audit_ratio
 from harness.measure.flops import executed_flops
 from harness.measure.shape import ModelShape
 from harness.methods.early_exit.agreement import inconsistency, observed
-from harness.methods.early_exit.calm import CANDIDATES, Calm
+from harness.methods.early_exit.calm import Calm
+from harness.methods.early_exit.certificate import CANDIDATES
 from harness.testing.serve import TEXTS, generate, score
 from harness.testing.tiny import FAMILIES, tiny_decoder
 from tests.methods.exit_reference import TEXT, assert_dense, cosine, depths, leaving, written

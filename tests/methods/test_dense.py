@@ -2,8 +2,8 @@
 
 import torch
 
+from harness.contract.facts import Savings
 from harness.contract.families import Family
-from harness.contract.method import Savings
 from harness.contract.prepared import Prepared
 from harness.methods.dense import Dense
 from harness.testing.tiny import tiny_decoder

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from harness.contract.calibration import Calibration
-from harness.contract.method import Savings
+from harness.contract.facts import Savings
 from harness.contract.preparation import Preparation
 from harness.contract.stack import parse
 from harness.contract.states import States

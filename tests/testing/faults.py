@@ -14,8 +14,9 @@ import torch
 from pydantic import AfterValidator
 from torch import nn
 
+from harness.contract.facts import Savings
 from harness.contract.families import Family
-from harness.contract.method import Method, Savings
+from harness.contract.method import Method
 from harness.contract.prepared import Prepared
 from harness.core.errors import UnsupportedModelError
 from harness.model.surgery import without_branches
@@ -45,7 +46,7 @@ class Undeclared(Sound):
     batchable = "yes"
 
 
-@fault("parameters-come-round")
+@fault("parameters-round-trip")
 class GrowsWhenRead(Sound):
     """A parameter that is another one each time it is read."""
 
@@ -281,7 +282,7 @@ def _coin(tokens):
 class NotNeutral(Sound):
     """Calls settings neutral that are not."""
 
-    neutral = {"count": 1}  # noqa: RUF012
+    neutral = {"count": 1}
 
 
 @fault("exact-is-exact")

@@ -1,7 +1,7 @@
 """A sound method, which passes every check: what the faulty ones spoil."""
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 from annotated_types import Ge
 
@@ -17,7 +17,7 @@ class Sound(Method):
     name = "sound"
     family = Family.PRUNING
     examples = ({"count": 1}, {"count": 2})
-    neutral: ClassVar = {"count": 0}
+    neutral = {"count": 0}
 
     count: Annotated[int, Ge(0)] = 1
 

@@ -7,7 +7,7 @@ follow, a table for the whole model.
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
@@ -95,3 +95,16 @@ class FixedPaths(Controller):
         """The rest of the table."""
         rows = self.paths * len(prompts.spans) if len(self.paths) == 1 else self.paths
         return [path[layer:] for path in rows]
+
+
+class SkipPaths(Controller):
+    """Paths that skip layers or run them once, as a function of each prompt's digest."""
+
+    passes = 1
+
+    def __init__(self, path: Callable[[bytes], Path]) -> None:
+        self._path = path
+
+    def decide(self, layer: int, hidden: torch.Tensor, prompts: Prompts) -> Sequence[Path]:
+        """The rest of each row's path."""
+        return [self._path(digest)[layer:] for digest in prompts.digests]

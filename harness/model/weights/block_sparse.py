@@ -9,7 +9,7 @@ import torch
 from torch.nn.functional import linear
 from torch.utils.flop_counter import register_flop_formula
 
-from harness.contract.method import Savings
+from harness.contract.facts import Savings
 from harness.core.errors import MethodError
 from harness.model.weights import sparse_kernels
 from harness.model.weights.blocks import TENSORS, Blocks, Number

@@ -15,7 +15,7 @@ import torch
 from torch.nn.functional import linear, pad
 from torch.utils.flop_counter import register_flop_formula
 
-from harness.contract.method import Savings
+from harness.contract.facts import Savings
 from harness.model.weights.linear import ReplacementLayer
 
 LEVELS = 127

@@ -18,7 +18,7 @@ from transformers.pytorch_utils import Conv1D
 
 from harness.contract.anatomy import LINEAR
 from harness.contract.decoder import Decoder
-from harness.contract.method import Savings
+from harness.contract.facts import Savings
 from harness.contract.parameters import Pattern
 from harness.core.errors import MethodError
 

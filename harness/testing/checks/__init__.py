@@ -11,7 +11,7 @@ from harness.testing.subject import FAMILIES, Checked, Subject
 
 _BODIES: tuple[Callable[[Subject], None], ...] = (
     contract.declares_itself,
-    contract.parameters_come_round,
+    contract.parameters_round_trip,
     contract.refuses_unknown_parameters,
     isolation.imports_cleanly,
     isolation.works_offline,

@@ -1,4 +1,4 @@
-"""What a method answers: dense where it says so, the same every time, and decided by the prompt alone."""
+"""What a method answers: dense's answers where it declares so, the same every time, decided by the prompt alone."""
 
 from typing import TYPE_CHECKING
 
@@ -30,8 +30,8 @@ def neutral_is_dense(subject: Subject) -> None:
     for family, decoder in subject.each():
         dense = score(decoder, TEXTS), generate(decoder, TEXTS)
         with subject.attached(decoder, neutral):
-            ours = score(decoder, TEXTS), generate(decoder, TEXTS)
-        if not all(map(identical, ours, dense)):
+            answers = score(decoder, TEXTS), generate(decoder, TEXTS)
+        if not all(map(identical, answers, dense)):
             raise Failed(f"{family}: {neutral.label} does not give the dense model's logits bit for bit")
 
 
@@ -47,9 +47,9 @@ def exact_is_exact(subject: Subject) -> None:
         for text in TEXTS:
             dense = generate(decoder, [text], steps=12)
             with subject.attached(decoder):
-                ours = generate(decoder, [text], steps=12)
+                written = generate(decoder, [text], steps=12)
             with on(family):
-                require_same_text(ours, dense, 0, 0, "it declares exact = True, but its text is not dense's")
+                require_same_text(written, dense, 0, 0, "it declares exact = True, but its text is not dense's")
 
 
 def deterministic(subject: Subject) -> None:
@@ -68,7 +68,7 @@ def deterministic(subject: Subject) -> None:
 
 
 def decides_from_the_prompt(subject: Subject) -> None:
-    """Scoring looks at nothing that comes later: a prompt runs the same whatever the continuation, and so on."""
+    """Scoring is causal: no score depends on a later token, and what runs depends on the prompt alone."""
     for family, decoder in subject.each():
         with on(family), subject.attached(decoder):
             for text in TEXTS:
@@ -79,10 +79,10 @@ def _require_blind_to_the_future(decoder: "Decoder", text: Text) -> None:
     expected = score(decoder, [text]).row(0)
     end = len(text.prompt)
     for continuation in OTHER_CONTINUATIONS:
-        found = score(decoder, [Text(text.prompt, continuation)]).row(0)
-        what = "the same prompt with another continuation runs otherwise; decide from row.prompt_length tokens alone"
-        require_same_scores(found[:end], expected[:end], what)
+        logits = score(decoder, [Text(text.prompt, continuation)]).row(0)
+        what = "a prompt's scores depend on its continuation; decide from row.prompt_length tokens alone"
+        require_same_scores(logits[:end], expected[:end], what)
     middle = Text(text.prompt, (*text.continuation[:2], *OTHER_CONTINUATIONS[0][2:]))
-    found = score(decoder, [middle]).row(0)
+    logits = score(decoder, [middle]).row(0)
     what = "tokens late in a continuation change the scores of earlier ones"
-    require_same_scores(found[: end + 2], expected[: end + 2], what)
+    require_same_scores(logits[: end + 2], expected[: end + 2], what)

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from harness.contract.method import Phase
+from harness.contract.facts import Phase
 from harness.testing.outcome import Failed, Skipped
 from harness.testing.serve import (
     TEXTS,
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 
 def cached_decoding(subject: Subject) -> None:
-    """Each token written with the cache has the logits that one forward over the whole text gives it."""
-    if subject.phases != frozenset(Phase):
-        raise Skipped(f"it declares {', '.join(subject.phases)} alone, so decode steps are meant to differ")
+    """Each token generated with the cache has the logits that one forward over the whole text gives it."""
+    if subject.stack.phases != frozenset(Phase):
+        raise Skipped(f"it declares {', '.join(subject.stack.phases)} alone, so decode steps are meant to differ")
     for family, decoder in subject.each():
         with on(family), subject.attached(decoder):
             batch = generate(decoder, TEXTS) if subject.stack.batchable else None
@@ -54,10 +54,10 @@ def _require_recomputable(decoder: "Decoder", text: Text, written: "Answers", ro
 
 
 def rows_are_independent(subject: Subject) -> None:
-    """A row gives the same whatever the other rows of its batch are, or batchable is False."""
+    """A row's answer does not depend on the other rows of its batch, or batchable is False."""
     _require_batchable(subject)
     first, last = TEXTS[0], TEXTS[-1]  # of one length: no padding is involved
-    what = "a row answers otherwise beside another than alone; decide for each row, or declare batchable = False"
+    what = "a row's answer depends on the other rows; decide for each row, or declare batchable = False"
     for family, decoder in subject.each():
         with on(family), subject.attached(decoder):
             alone, written = score(decoder, [first]), generate(decoder, [first])
@@ -67,15 +67,15 @@ def rows_are_independent(subject: Subject) -> None:
 
 
 def padding_changes_nothing(subject: Subject) -> None:
-    """A row gives the same with and without padding, right of a scored text and left of a prompt."""
+    """A row's answer is the same with and without padding, right of a scored text and left of a prompt."""
     _require_batchable(subject)
     for family, decoder in subject.each():
         with on(family), subject.attached(decoder):
             for padding, text in enumerate(TEXTS, start=2):
-                found, expected = score(decoder, [text], padding), score(decoder, [text])
-                what = "with padding on the right of a text it scores otherwise; row.length says where the text ends"
-                require_same_scores(found.row(0), expected.row(0), what)
-                what = "with padding on the left of a prompt it writes otherwise; row.length says where it begins"
+                padded, expected = score(decoder, [text], padding), score(decoder, [text])
+                what = "padding on the right of a text changes its scores; row.length says where the text ends"
+                require_same_scores(padded.row(0), expected.row(0), what)
+                what = "padding on the left of a prompt changes what it writes; row.length says where it begins"
                 require_same_text(generate(decoder, [text], padding), generate(decoder, [text]), 0, 0, what)
 
 

@@ -2,17 +2,15 @@
 
 import json
 import re
-from dataclasses import fields
 from typing import Any
 
-from harness.contract.families import Family
-from harness.contract.method import Method, Phase, Savings
+from harness.contract.facts import mistyped
+from harness.contract.method import Method, parameters
 from harness.core.errors import HarnessError, UnknownNameError
 from harness.testing.outcome import Failed
 from harness.testing.subject import Subject
 
 _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
-_FLAGS = ("exact", "input_dependent", "batchable", "needs_training", "stackable")
 
 
 def declares_itself(subject: Subject) -> None:
@@ -26,18 +24,15 @@ def declares_itself(subject: Subject) -> None:
 
 def _wrong_declarations(method: type[Method]) -> list[str]:
     doc = vars(method).get("__doc__") or ""
-    phases = method.phases
     rules = {
         "it has no docstring": bool(doc) and not doc.startswith(f"{method.__name__}("),  # dataclass writes that one
         f"name={method.name!r} is not words of lower-case letters and digits joined by hyphens": (
             isinstance(method.name, str) and _NAME.fullmatch(method.name)
         ),
-        f"family={method.family!r} is no member of Family": isinstance(method.family, Family),
-        f"savings={method.savings!r} is no member of Savings": isinstance(method.savings, Savings),
-        f"paper={method.paper!r} is neither a string nor None": isinstance(method.paper, str | None),
-        f"phases={phases!r} is not a frozenset of at least one Phase": (
-            isinstance(phases, frozenset) and phases and all(isinstance(phase, Phase) for phase in phases)
+        f"family={method.family!r} is not words of lower-case letters and digits joined by hyphens": (
+            isinstance(method.family, str) and _NAME.fullmatch(method.family)
         ),
+        f"paper={method.paper!r} is neither a string nor None": isinstance(method.paper, str | None),
         "it lacks the decorator @dataclass(frozen=True, kw_only=True)": (
             "__dataclass_fields__" in vars(method) and vars(method)["__dataclass_params__"].frozen
         ),
@@ -48,13 +43,8 @@ def _wrong_declarations(method: type[Method]) -> list[str]:
         ),
         "neutral is neither a dictionary of parameters nor None": isinstance(method.neutral, dict | None),
     }
-    rules |= {f"{flag}={getattr(method, flag)!r} is neither True nor False": _is_flag(method, flag) for flag in _FLAGS}
-    wrong = [rule for rule, holds in rules.items() if not holds]
+    wrong = [rule for rule, holds in rules.items() if not holds] + mistyped(method)
     return wrong or _wrong_settings(method)
-
-
-def _is_flag(method: type[Method], flag: str) -> bool:
-    return isinstance(getattr(method, flag), bool)
 
 
 def _wrong_settings(method: type[Method]) -> list[str]:
@@ -67,32 +57,31 @@ def _wrong_settings(method: type[Method]) -> list[str]:
     return wrong
 
 
-def parameters_come_round(subject: Subject) -> None:
-    """Parameters written as JSON, or as the command line writes them, give the same method again."""
+def parameters_round_trip(subject: Subject) -> None:
+    """Parameters round-trip through JSON and through the label, as the command line writes it."""
     for part in subject.parts:
-        method = type(part)
-        for one in (part, *(method.from_args(example) for example in method.examples)):
-            _require_round_trip(one)
+        for method in (part, *(type(part).from_args(example) for example in part.examples)):
+            _require_round_trip(method)
 
 
-def _require_round_trip(one: Method) -> None:
-    method, params = type(one), one.params()
+def _require_round_trip(method: Method) -> None:
+    cls, params = type(method), method.params()
     if json.loads(json.dumps(params)) != params:
-        raise Failed(f"the parameters of {one!r} do not survive JSON: {params}")
-    name, _, written = one.label.partition(":")
+        raise Failed(f"the parameters of {method!r} do not survive JSON: {params}")
+    name, _, written = method.label.partition(":")
     strings = dict(item.split("=", 1) for item in written.split(",")) if written else {}
-    again = {"params()": method.from_args(params), f"the label {one.label!r}": method.from_args(strings)}
-    for source, other in again.items():
-        if other != one or other.fingerprint != one.fingerprint:
-            raise Failed(f"{one!r} comes back from {source} as {other!r}")
-    if name != method.name:
-        raise Failed(f"the label {one.label!r} does not start with the name {method.name!r}")
+    copies = {"params()": cls.from_args(params), f"the label {method.label!r}": cls.from_args(strings)}
+    for source, copy in copies.items():
+        if copy != method or copy.params() != params:
+            raise Failed(f"{method!r} comes back from {source} as {copy!r}")
+    if name != cls.name:
+        raise Failed(f"the label {method.label!r} does not start with the name {cls.name!r}")
 
 
 def refuses_unknown_parameters(subject: Subject) -> None:
     """A parameter that the method does not have is refused by its name."""
     for part in subject.parts:
-        known = [field.name for field in fields(part)]
+        known = [field.name for field in parameters(type(part))]
         wrong = "no_such_parameter" if not known else f"{known[0]}_"
         args: dict[str, Any] = {**part.params(), wrong: 1}
         try:

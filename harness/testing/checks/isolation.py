@@ -15,17 +15,17 @@ from harness.testing.subject import Subject
 
 
 def imports_cleanly(subject: Subject) -> None:
-    """Importing the module, in a fresh process, replaces nothing in torch and transformers and asks no network."""
+    """Importing the module, in a fresh process, replaces nothing in torch and transformers and uses no network."""
     for part in subject.parts:
         module = type(part).__module__
-        found = _import(module, inspect.getfile(type(part)) if _loose(module) else "")
-        if found["replaced"]:
+        effects = _import(module, inspect.getfile(type(part)) if _loose(module) else "")
+        if effects["replaced"]:
             raise Failed(
-                f"importing {module} replaces {in_words(found['replaced'])}: every other method would run with "
-                "that; replace it in attach and put it back"
+                f"importing {module} replaces {in_words(effects['replaced'])} for every other method; replace it in "
+                "attach and restore it"
             )
-        if found["attempts"]:
-            raise Failed(f"importing {module} connects to {in_words(found['attempts'])}")
+        if effects["attempts"]:
+            raise Failed(f"importing {module} connects to {in_words(effects['attempts'])}")
 
 
 def _loose(module: str) -> bool:
@@ -35,17 +35,17 @@ def _loose(module: str) -> bool:
 
 @cache
 def _import(module: str, file: str) -> dict[str, list[str]]:
-    asked = {"module": "loose" if file else module, "file": file, "path": sys.path}
+    request = {"module": "loose" if file else module, "file": file, "path": sys.path}
     importer = _importer()
     assert importer.stdin is not None
     assert importer.stdout is not None
-    importer.stdin.write(json.dumps(asked) + "\n")
+    importer.stdin.write(json.dumps(request) + "\n")
     importer.stdin.flush()
     answer = importer.stdout.readline()
-    found = json.loads(answer) if answer else {"error": "the process died"}
-    if "error" in found:
-        raise Failed(f"{module} cannot be imported in a fresh process: {found['error']}")
-    return dict(found)
+    effects = json.loads(answer) if answer else {"error": "the process died"}
+    if "error" in effects:
+        raise Failed(f"{module} cannot be imported in a fresh process: {effects['error']}")
+    return dict(effects)
 
 
 @cache
@@ -56,7 +56,7 @@ def _importer() -> "subprocess.Popen[str]":
 
 
 def works_offline(subject: Subject) -> None:
-    """Preparing, attaching, scoring and generating ask no network, whatever comes of it."""
+    """Preparing, attaching, scoring and generating use no network, also where they fail."""
     for family in subject.families:
         decoder = subject.decoder(family)
         with no_network() as attempts, suppress(Exception), subject.attached(decoder):

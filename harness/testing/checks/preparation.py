@@ -1,4 +1,4 @@
-"""Preparing: the same every time, without a trace in the model, and all of it in the state that is saved."""
+"""Preparing: the same every time, without a trace in the model, and all of it in the saved state."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -30,9 +30,9 @@ def state_survives(subject: Subject) -> None:
                 _save(state, folder, key, family)
                 loaded = Prepared.load(folder, key)
                 _require_refused(folder, {"model": "another"}, family)
-            ours, theirs = _answers(part, decoder, state), _answers(replace(part), subject.decoder(family), loaded)
-            if not all(map(identical, ours, theirs)):
-                raise Failed(f"{family}: with the state saved and loaded again it gives other answers")
+            before, after = _answers(part, decoder, state), _answers(replace(part), subject.decoder(family), loaded)
+            if not all(map(identical, before, after)):
+                raise Failed(f"{family}: with the state saved and loaded again its answers change")
 
 
 def _save(state: Prepared, folder: Path, key: dict[str, str], family: str) -> None:
@@ -63,9 +63,9 @@ def prepares_the_same_again(subject: Subject) -> None:
             for seed in (0, 1):
                 with kept_random_state(seed):
                     states.append(part.prepare(decoder, TEXT))
-            one, other = states
-            same = one.facts == other.facts and one.tensors.keys() == other.tensors.keys()
-            if not same or not all(torch.equal(one.tensors[name], other.tensors[name]) for name in one.tensors):
+            first, second = states
+            same = first.facts == second.facts and first.tensors.keys() == second.tensors.keys()
+            if not same or not all(torch.equal(first.tensors[name], second.tensors[name]) for name in first.tensors):
                 raise Failed(f"{family}: prepared twice on the same text, it gives two states; seed its own generator")
 
 
@@ -77,9 +77,9 @@ def preparation_changes_nothing(subject: Subject) -> None:
             before = model_snapshot(decoder), global_snapshot()
             part.prepare(decoder, TEXT)
             after = model_snapshot(decoder), global_snapshot()
-            found = [name for pair in zip(before, after, strict=True) for name in changes(*pair)]
-            if found:
-                raise Failed(f"{family}: preparing changes {in_words(found)}")
+            changed = [name for pair in zip(before, after, strict=True) for name in changes(*pair)]
+            if changed:
+                raise Failed(f"{family}: preparing changes {in_words(changed)}")
 
 
 def _prepared_parts(subject: Subject) -> Iterator["Method"]:

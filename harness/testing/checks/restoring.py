@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from harness.contract.decoder import Decoder
 
 _UNUSUAL_SEED = 72_413_907
-"""A method that seeds with 0 would not be seen where something had seeded with 0 before."""
+"""Not 0, with which other code may have seeded, so that a method that seeds with 0 would not be noticed."""
 
 
 def restores_model(subject: Subject) -> None:
@@ -74,15 +74,15 @@ def restores_the_process(subject: Subject) -> None:
             before = global_snapshot()
             with subject.attached(decoder):
                 _warm(decoder)
-            found = changes(before, global_snapshot())
-        if found:
+            changed = changes(before, global_snapshot())
+        if changed:
             raise Failed(
-                f"{family}: it changes {in_words(found)}; draw random numbers from a torch.Generator of the method's "
-                "own, and put everything else back"
+                f"{family}: it changes {in_words(changed)}; draw random numbers from a torch.Generator of the method's "
+                "own, and restore everything else"
             )
-    found = replaced(functions, library_functions())
-    if found:
-        raise Failed(f"after it is detached, {in_words(found)} stays replaced")
+    remaining = replaced(functions, library_functions())
+    if remaining:
+        raise Failed(f"after it is detached, {in_words(remaining)} stays replaced")
 
 
 def attaches_again(subject: Subject) -> None:
@@ -93,16 +93,16 @@ def attaches_again(subject: Subject) -> None:
             with subject.attached(decoder):
                 answers.append((score(decoder, TEXTS[:2]), generate(decoder, TEXTS[:1])))
         if not all(map(identical, *answers)):
-            raise Failed(f"{family}: attached a second time it gives other answers than the first time")
+            raise Failed(f"{family}: attached a second time, its answers differ from the first time")
 
 
 def _warm(decoder: "Decoder") -> None:
-    """Run the model, so that what it sets up on its first forward is there."""
+    """Run the model, so that it has set up whatever it sets up on its first forward."""
     score(decoder, TEXTS[:2])
     generate(decoder, TEXTS[:1], steps=2)
 
 
 def _require_unchanged(before: dict[str, object], decoder: "Decoder", when: str) -> None:
-    found = changes(before, model_snapshot(decoder))
-    if found:
-        raise Failed(f"{when}, something differs from before: {in_words(found)}")
+    changed = changes(before, model_snapshot(decoder))
+    if changed:
+        raise Failed(f"{when}, something differs from before: {in_words(changed)}")

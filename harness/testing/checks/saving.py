@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from harness.contract.method import Savings
+from harness.contract.facts import Savings
 from harness.measure.shape import ModelShape
 from harness.testing.outcome import Failed, Skipped
 from harness.testing.subject import Subject
@@ -41,14 +41,14 @@ class _Cost:
     cache: int
 
 
-_Round = tuple[_Cost, _Cost]  # the method's, and dense's right before it
+_Round = tuple[_Cost, _Cost]  # the method's, and dense's immediately before
 
 
 def saves_measurably(subject: Subject) -> None:
     """Where savings are real, a forward, decoding, the weights or the cache measure smaller than dense's.
 
-    Thread time on one thread, dense and method in turns, on a larger model. The least of several rounds must be
-    smaller and the usual round as well: one alone is luck now and then where other work shares the machine.
+    CPU time of one thread, dense and method in turns, on a larger model. Both the least and the median of several
+    rounds must be smaller, as either alone may be by chance where other work shares the machine.
     """
     if subject.savings is not Savings.REAL:
         raise Skipped(f"its savings are {subject.savings}, so there is nothing to measure")
@@ -63,8 +63,8 @@ def saves_measurably(subject: Subject) -> None:
         if any(share < FASTER for share in shares.values()):
             return
     shares |= _memory_shares(rounds[0])
-    said = ", ".join(f"{share:.1%} of the {what}" for what, share in shares.items())
-    raise Failed(f"it declares real savings, but on a {family} of 256 channels it takes, of dense's, {said}")
+    measured = ", ".join(f"{share:.1%} of the {what}" for what, share in shares.items())
+    raise Failed(f"it declares real savings, but on a {family} of 256 channels it takes, of dense's, {measured}")
 
 
 def _round(subject: Subject, decoder: "Decoder") -> _Round:
@@ -73,25 +73,25 @@ def _round(subject: Subject, decoder: "Decoder") -> _Round:
         return _measure(decoder), dense
 
 
-def _memory_shares(one: _Round) -> dict[str, float]:
-    ours, dense = one
+def _memory_shares(pair: _Round) -> dict[str, float]:
+    method, dense = pair
     return {
-        "weights": ours.weights / dense.weights,
-        "cache": ours.cache / dense.cache if dense.cache else 1.0,
+        "weights": method.weights / dense.weights,
+        "cache": method.cache / dense.cache if dense.cache else 1.0,
     }
 
 
 def _time_shares(rounds: list[_Round]) -> dict[str, float]:
     return {
-        "time of a forward": _time_share([(mine.forward, theirs.forward) for mine, theirs in rounds]),
-        "time of decoding": _time_share([(mine.steps, theirs.steps) for mine, theirs in rounds]),
+        "time of a forward": _time_share([(method.forward, dense.forward) for method, dense in rounds]),
+        "time of decoding": _time_share([(method.steps, dense.steps) for method, dense in rounds]),
     }
 
 
 def _time_share(pairs: list[tuple[float, float]]) -> float:
     """The larger of two estimates: of the least times, and in the median round."""
-    least = min(mine for mine, _ in pairs) / min(theirs for _, theirs in pairs)
-    return max(least, median(mine / theirs for mine, theirs in pairs))
+    least = min(method for method, _ in pairs) / min(dense for _, dense in pairs)
+    return max(least, median(method / dense for method, dense in pairs))
 
 
 @torch.no_grad()
@@ -105,8 +105,8 @@ def _measure(decoder: "Decoder") -> _Cost:
         for _ in range(STEPS):
             decoder.module(ids[:, :1], past_key_values=cache, use_cache=True)
         steps = time.thread_time() - start
-    held = [tensor for layer in getattr(cache, "layers", ()) for tensor in (layer.keys, layer.values)]
-    size = sum(tensor.nbytes for tensor in held if isinstance(tensor, torch.Tensor))
+    tensors = [tensor for layer in getattr(cache, "layers", ()) for tensor in (layer.keys, layer.values)]
+    size = sum(tensor.nbytes for tensor in tensors if isinstance(tensor, torch.Tensor))
     return _Cost(forward, steps, ModelShape.of(decoder).bytes, size)
 
 

@@ -9,10 +9,10 @@ _UNUSUAL = ("mistral", "gemma2", "phi3", "gpt_neox_sequential", "olmo2")
 
 
 def supported_models(subject: Subject) -> None:
-    """Every model is either worked on or refused in words, by MethodError or UnsupportedModelError.
+    """Every model is supported or refused in words, by MethodError or UnsupportedModelError.
 
-    The families of the other checks, and, unless families were chosen, some that mix attention windows, join
-    projections or place their norms otherwise.
+    Tried are the families of the other checks and, unless families were chosen, some that mix attention windows, fuse
+    projections or place their norms differently.
     """
     attempts = dict(subject.attempts)
     if subject.families == FAMILIES:

@@ -1,11 +1,11 @@
-"""The work that ran: it differs from dense where the method says so, and the formulas count what PyTorch counts."""
+"""The work that ran: it differs from dense where the method declares it, and the formulas count what PyTorch counts."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from harness.contract.method import Phase, Savings
+from harness.contract.facts import Phase, Savings
 from harness.core.errors import TraceError
 from harness.measure.audit import flops_audit_ratio
 from harness.measure.flops import executed_flops
@@ -49,7 +49,7 @@ class _Served:
         """FLOPs, and bytes of weights and cache moved."""
         segments = self.segments()
         moved = traffic(self.shape, segments)
-        # rows share the reading of weights in fractions, whose sum depends on how many they are
+        # rounded, because the rows of a batch share the bytes of weights in fractions
         return executed_flops(self.shape, segments).total, round(moved.weights) + moved.kv
 
 
@@ -60,27 +60,27 @@ def affects_its_phases(subject: Subject) -> None:
     for family, decoder in subject.each():
         dense = _Served.by(decoder, subject)
         with subject.attached(decoder):
-            ours = _Served.by(decoder, subject)
+            method = _Served.by(decoder, subject)
         with on(family):
-            _require_phases(subject, dense, ours)
+            _require_phases(subject, dense, method)
 
 
-def _require_phases(subject: Subject, dense: _Served, ours: _Served) -> None:
-    reshaped = ours.shape != dense.shape
-    work = {phase: ours.segments(phase) != dense.segments(phase) for phase in ("score", "prefill", "decode")}
-    scores = reshaped or work["score"] or not all(map(identical, ours.scored, dense.scored))
-    if scores != (Phase.PREFILL in subject.phases):
+def _require_phases(subject: Subject, dense: _Served, method: _Served) -> None:
+    reshaped = method.shape != dense.shape
+    work = {phase: method.segments(phase) != dense.segments(phase) for phase in ("score", "prefill", "decode")}
+    scores = reshaped or work["score"] or not all(map(identical, method.scored, dense.scored))
+    if scores != (Phase.PREFILL in subject.stack.phases):
         raise Failed(
             "scoring a text is as dense, but phases names the prefill"
             if not scores
             else "scoring a text is not as dense, but phases leaves the prefill out"
         )
-    if not (reshaped or any(work.values()) or not all(map(identical, ours.written, dense.written))):
+    if not (reshaped or any(work.values()) or not all(map(identical, method.written, dense.written))):
         raise Failed("generating is as dense, but phases does not leave it out")
     decodes = reshaped or work["decode"]
-    if Phase.DECODE not in subject.phases and decodes:
+    if Phase.DECODE not in subject.stack.phases and decodes:
         raise Failed("its decode steps do other work than dense, but phases leaves them out")
-    if Phase.DECODE in subject.phases and (work["prefill"] or work["score"]) and not decodes:
+    if Phase.DECODE in subject.stack.phases and (work["prefill"] or work["score"]) and not decodes:
         raise Failed("its decode steps run as dense, but phases names them")
 
 
@@ -89,11 +89,11 @@ def saves_what_it_declares(subject: Subject) -> None:
     for family, decoder in subject.each():
         dense = _Served.by(decoder, subject).cost()
         with subject.attached(decoder):
-            ours = _Served.by(decoder, subject)
+            method = _Served.by(decoder, subject)
             saved = savings(subject.stack, decoder)
         with on(family):
-            cost = ours.cost()
-            if not ours.segments():
+            cost = method.cost()
+            if not method.segments():
                 raise Failed("nothing was traced: the modules of the dense model never ran")
             # a stack is simulated as soon as one part is, while another part may take work away
             partly = any(part.savings is Savings.REAL and not part.swaps_linears for part in subject.parts)
@@ -101,13 +101,14 @@ def saves_what_it_declares(subject: Subject) -> None:
                 _require_declared(saved, cost, dense)
 
 
-def _require_declared(saved: Savings, ours: tuple[float, float], dense: tuple[float, float]) -> None:
-    ratios = f"{ours[0] / dense[0]:.1%} of dense's FLOPs and {ours[1] / dense[1]:.1%} of its bytes"
-    less = any(mine < theirs for mine, theirs in zip(ours, dense, strict=True))
+def _require_declared(saved: Savings, cost: tuple[int, int], dense: tuple[int, int]) -> None:
+    """Costs are FLOPs and bytes."""
+    ratios = f"{cost[0] / dense[0]:.1%} of dense's FLOPs and {cost[1] / dense[1]:.1%} of its bytes"
+    less = any(part < dense_part for part, dense_part in zip(cost, dense, strict=True))
     if saved is Savings.REAL and not less:
         raise Failed(f"it declares real savings, but what ran is {ratios}: it was never executed, or only masks")
     if saved is not Savings.REAL and less:
-        raise Failed(f"it declares savings = {saved}, but counts as {ratios}; only real savings may be counted")
+        raise Failed(f"its savings are {saved}, but it counts as {ratios}; only real savings may be counted")
 
 
 def stronger_is_cheaper(subject: Subject) -> None:
@@ -138,7 +139,7 @@ def counts_what_runs(subject: Subject) -> None:
             if abs(ratio - 1) > AUDIT_TOLERANCE:
                 raise Failed(
                     f"PyTorch counts {ratio:.3f} times the FLOPs that the formulas give; a module that replaces a "
-                    "linear map says what a token costs in macs_per_token"
+                    "linear layer declares what a token costs as macs_per_token"
                 )
 
 

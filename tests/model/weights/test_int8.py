@@ -6,7 +6,7 @@ import os
 import pytest
 import torch
 
-from harness.contract.method import Savings
+from harness.contract.facts import Savings
 from harness.core.cpu import instruction_sets, limits
 from harness.measure.audit import count_flops
 from harness.model.weights import int8

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn.functional import linear
 
-from harness.contract.method import Savings
+from harness.contract.facts import Savings
 from harness.contract.prepared import Prepared
 from harness.contract.stack import parse
 from harness.core.errors import MethodError

@@ -2,7 +2,7 @@
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from annotated_types import Interval
 from harness import Decoder, Family, Method, Prepared, Savings
@@ -30,7 +30,7 @@ class EveryOther(Method):
     family = Family.PRUNING
     savings = Savings.REAL
     examples = ({"start": 0.75}, {"start": 0.5}, {"start": 0.25})
-    neutral: ClassVar[dict[str, Any]] = {"start": 1}
+    neutral = {"start": 1}
 
     start: Annotated[float, Interval(ge=0, le=1)] = 0.5
     unit: Literal["attention", "mlp"] = "mlp"

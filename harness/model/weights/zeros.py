@@ -1,0 +1,42 @@
+"""Parameters that methods which set weights to zero share: how many zeros, and of which shape."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from harness.contract.method import Method
+from harness.contract.parameters import Pattern, Sparsity
+from harness.core.errors import MethodError
+
+if TYPE_CHECKING:
+    from harness.contract.decoder import Decoder
+
+
+@dataclass(frozen=True, kw_only=True)
+class Zeros(Method, mixin=True):
+    """A method that sets weights to zero.
+
+    Parameters:
+        sparsity: the share of weights that go, from 0 to below 1; one for all layers, or one for each
+            (``sparsity=0.5/0.6/0.7/0.7``).
+        pattern: the shape of the zeros: "unstructured"; "2:4" (two of each four neighbours, sparsity 0.5); "4x1" or
+            "16x1" (blocks of 4 or 16 outputs of one input, which ``block-sparse`` can skip).
+    """
+
+    sparsity: Sparsity = (0.5,)
+    pattern: Pattern = "unstructured"
+
+    def check(self) -> None:
+        """Refuse a 2:4 pattern with a sparsity that is not one half."""
+        super().check()
+        if self.pattern == "2:4" and set(self.sparsity) - {0, 0.5}:
+            raise MethodError(f"{self.name}: pattern=2:4 has sparsity=0.5, not {'/'.join(map(str, self.sparsity))}")
+
+    def sparsity_by_layer(self, model: "Decoder") -> list[float]:
+        """The sparsity of each layer of the dense model.
+
+        Raises:
+            MethodError: several are given, and not one for each layer.
+        """
+        from harness.model.weights.pruning import sparsity_by_layer
+
+        return sparsity_by_layer(model, self.sparsity)

@@ -1,0 +1,53 @@
+"""Training PoLar's predictor on the shortest right paths of training questions."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
+from torch.nn.utils.rnn import pad_sequence
+
+from harness.methods.routing.programs import Predictor, segments
+from harness.methods.routing.training import fit
+
+if TYPE_CHECKING:
+    from harness.model.paths.routed_cache import Path
+
+BATCH = 32
+
+
+def train(
+    states: Sequence[torch.Tensor], paths: "Sequence[Path]", width: int, epochs: int, rate: float, seed: int
+) -> Predictor:
+    """A predictor of paths from the prompt's embeddings: AdamW on a cosine schedule.
+
+    The loss is binary cross-entropy of where segments begin, and cross-entropy of what is done at each beginning.
+
+    Args:
+        states: the embeddings of each question's prompt, [tokens, channels].
+        paths: each question's path.
+        width: channels of the predictor.
+        epochs: passes over the questions.
+        rate: learning rate at the start.
+        seed: of the weights, of dropout and of the order of the questions; the global random state is left as it was.
+    """
+    targets = [segments(path) for path in paths]
+    begins = torch.tensor([begin for begin, _ in targets])  # [questions, layers]
+    does = torch.tensor([operation for _, operation in targets])  # [questions, layers]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        predictor = Predictor(states[0].shape[-1], width, len(paths[0])).train()
+
+        def loss(batch: torch.Tensor) -> torch.Tensor:
+            chosen = [states[index] for index in batch.tolist()]
+            mask = pad_sequence([torch.ones(len(state), dtype=torch.bool) for state in chosen], batch_first=True)
+            begin_logits, operation_logits = predictor(pad_sequence(chosen, batch_first=True), mask)
+            value = binary_cross_entropy_with_logits(begin_logits[:, 1:], begins[batch][:, 1:])
+            starts = begins[batch] == 1
+            return value + cross_entropy(operation_logits[starts], does[batch][starts])
+
+        optimizer = torch.optim.AdamW(predictor.parameters(), rate)
+        steps = epochs * -(-len(paths) // BATCH)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+        fit(loss, optimizer, schedule, torch.arange(len(paths)), epochs=epochs, batch=BATCH)
+    return predictor.eval().requires_grad_(False)
