@@ -6,7 +6,7 @@ import pytest
 
 from harness.testing.checks import contract
 from harness.testing.subject import Subject
-from tests.cli.conftest import Harness
+from tests.conftest import Harness
 
 LOOSE = '''"""One file."""
 from dataclasses import dataclass
