@@ -13,7 +13,7 @@ from harness.cli import app
 from harness.results.store import Store
 from harness.run.command import flags
 from harness.run.spec import Job
-from tests.cli.conftest import Harness
+from tests.conftest import Harness
 
 GIVEN: dict[str, list[str]] = {
     "method": ["layer-drop:count=2+int8-dynamic", "--method", "./mine.py:Mine:a=1"],
