@@ -106,7 +106,7 @@ def best_path(begins: torch.Tensor, does: torch.Tensor) -> "Path":
     """The likeliest path of one prompt over all ways to cut it into segments of at most four layers.
 
     A segment from i to j has log b_i, for each layer inside it log (1 - b), and the log-probability of its best
-    operation; b_0 is 1. SearchResult exactly, by dynamic programming.
+    operation; b_0 is 1. Found exactly, by dynamic programming.
 
     Args:
         begins: [layers]; the first is not read.
