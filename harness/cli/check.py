@@ -85,10 +85,10 @@ def _print(label: str, results: "Iterable[Result]") -> None:
     counts = dict.fromkeys(_COLOURS, 0)
     for result in results:
         counts[result.outcome.value] += 1
-        outcome, said = plain(result.outcome.value), plain(result.message or result.description)
+        outcome, message = plain(result.outcome.value), plain(result.message or result.description)
         outcome.stylize(_COLOURS[result.outcome.value])
-        said.stylize("dim" if result.ok else "red")
-        table.add_row(plain(result.name), outcome, f"{result.seconds:.1f}", said)
+        message.stylize("dim" if result.ok else "red")
+        table.add_row(plain(result.name), outcome, f"{result.seconds:.1f}", message)
     console = stdout()
     console.print(table)
     console.print()

@@ -1,4 +1,4 @@
-"""``harness ls methods|tasks|suites|models|runs|states``: what there is, without importing it."""
+"""``harness ls methods|tasks|suites|models|runs|states``: what there is."""
 
 import json
 from collections.abc import Sequence
@@ -86,8 +86,8 @@ def models(as_json: _Json = False) -> None:
     """The bundled model and the causal language models in the hub cache."""
     from harness.model.source import BUNDLED, BUNDLED_NAME, cached_models
 
-    found = {BUNDLED_NAME: BUNDLED, **cached_models()}
-    _print([{"name": name, **_facts(folder)} for name, folder in found.items()], as_json=as_json)
+    folders = {BUNDLED_NAME: BUNDLED, **cached_models()}
+    _print([{"name": name, **_facts(folder)} for name, folder in folders.items()], as_json=as_json)
 
 
 @app.command()

@@ -15,7 +15,7 @@ from harness.contract.calibration import Calibration, Question
 from harness.contract.identity import model_identity
 from harness.core.errors import MethodError
 from harness.core.files import write_atomic
-from harness.methods.routing.mcts import Found, Reward, Search, Settings, search
+from harness.methods.routing.mcts import Reward, Search, SearchResult, Settings, search
 
 if TYPE_CHECKING:
     from harness.contract.decoder import Decoder
@@ -100,13 +100,13 @@ class Label:
     """A question with the result of its search."""
 
     asked: Asked
-    found: Found
+    result: SearchResult
 
     @property
     def path(self) -> "Path":
         """The shortest right path, of a question that has one."""
-        assert self.found.path is not None
-        return self.found.path
+        assert self.result.path is not None
+        return self.result.path
 
 
 @dataclass(frozen=True)
@@ -124,19 +124,19 @@ class Labels:
     @property
     def kept(self) -> list[Label]:
         """The questions with a right path."""
-        return [label for label in self.searched if label.found.path is not None]
+        return [label for label in self.searched if label.result.path is not None]
 
     def facts(self, layers: int) -> dict[str, Any]:
         """What a reader of the prepared state must know about the search."""
         kept = self.kept
-        lengths = [sum(label.found.path or ()) for label in kept]
-        corrected = sum(not label.found.dense_right for label in kept)
+        lengths = [sum(label.result.path or ()) for label in kept]
+        corrected = sum(not label.result.dense_right for label in kept)
         return {
             "goal": self.goal,
             "questions": len(self.searched),
             "kept": len(kept),
-            "evaluations": sum(label.found.evaluations for label in self.searched),
-            "dense right": sum(label.found.dense_right for label in self.searched),
+            "evaluations": sum(label.result.evaluations for label in self.searched),
+            "dense right": sum(label.result.dense_right for label in self.searched),
             "wrong to right": corrected,
             "layers saved per kept question": sum(layers - length for length in lengths) / len(kept) if kept else None,
             # with the right answers in view: an upper bound for any router, never a method's score
@@ -155,7 +155,7 @@ def find(model: "Decoder", calibration: Calibration, count: int, goal: Goal, set
     """
     asked = questions(model, calibration, count)
     journal = _Journal(calibration.workbench.folder, model, asked, goal, settings)
-    labels: dict[str, Found] = journal.read()
+    labels: dict[str, SearchResult] = journal.read()
     with calibration.workbench.bar("searching paths") as bar:
         if bar is not None:
             bar.expect(len(asked))
@@ -194,7 +194,7 @@ def groups(asked: Sequence[Asked]) -> Iterator[list[Asked]]:
         yield by_length[begin : begin + GROUP]
 
 
-def _search(model: "Decoder", group: list[Asked], goal: Goal, settings: Settings) -> list[Found]:
+def _search(model: "Decoder", group: list[Asked], goal: Goal, settings: Settings) -> list[SearchResult]:
     """Search a group in lockstep."""
     from harness.model.paths.path_evaluator import PathEvaluator
 
@@ -205,11 +205,11 @@ def _search(model: "Decoder", group: list[Asked], goal: Goal, settings: Settings
 
 def lockstep(
     group: list[Asked], evaluator: "PathEvaluator", goal: Goal, start: Callable[[Asked], Search]
-) -> list[Found]:
+) -> list[SearchResult]:
     """Run searches together: one batch for the next path of each."""
     searches = [start(question) for question in group]
     wanted: dict[int, Path] = {place: next(running) for place, running in enumerate(searches)}
-    results: dict[int, Found] = {}
+    results: dict[int, SearchResult] = {}
     dense: dict[int, float] = {}
     while wanted:
         scores = evaluator.evaluate(list(wanted.items()))
@@ -236,30 +236,30 @@ def _from_text(texts: Sequence[str]) -> Iterator[Question]:
 
 
 class _Journal:
-    """Found paths by question, in a file whose name says what they depend on."""
+    """SearchResult paths by question, in a file whose name says what they depend on."""
 
     def __init__(
         self, folder: File | None, model: "Decoder", asked: Sequence[Asked], goal: Goal, settings: Settings
     ) -> None:
-        depends = [model_identity(model), goal, asdict(settings), [each.question.digest for each in asked]]
+        depends = [model_identity(model), goal, asdict(settings), [question.question.digest for question in asked]]
         digest = hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()
         self._file = None if folder is None else folder / f"paths-{digest[:16]}.json"
 
-    def read(self) -> dict[str, Found]:
+    def read(self) -> dict[str, SearchResult]:
         """The stored results; none where they cannot be read."""
         if self._file is None or not self._file.is_file():
             return {}
         try:
             stored = json.loads(self._file.read_text())
             return {
-                digest: Found(None if path is None else tuple(path), bool(dense), int(evaluations))
+                digest: SearchResult(None if path is None else tuple(path), bool(dense), int(evaluations))
                 for digest, (path, dense, evaluations) in stored.items()
             }
         except (OSError, ValueError, TypeError, AttributeError):
             return {}
 
-    def write(self, labels: dict[str, Found]) -> None:
+    def write(self, labels: dict[str, SearchResult]) -> None:
         """Store all results so far."""
         if self._file is not None:
-            plain = {key: [found.path, found.dense_right, found.evaluations] for key, found in labels.items()}
+            plain = {key: [result.path, result.dense_right, result.evaluations] for key, result in labels.items()}
             write_atomic(self._file, json.dumps(plain))

@@ -52,7 +52,7 @@ class Reward:
 
 
 @dataclass(frozen=True)
-class Found:
+class SearchResult:
     """The result of a search.
 
     Attributes:
@@ -82,7 +82,7 @@ class Node:
     children: list["Node"] = field(default_factory=list)
 
 
-Search = Generator[Path, Reward, Found]
+Search = Generator[Path, Reward, SearchResult]
 """Yields a path to evaluate, is sent its reward, and returns the result."""
 
 
@@ -111,7 +111,7 @@ def search(layers: int, settings: Settings, seed: str) -> Search:
         improved = tree.best is not None and (not dense_right or sum(tree.best) < layers)
         if settings.stop_early and improved:
             break
-    return Found(tree.best, dense_right, len(tree.rewards))
+    return SearchResult(tree.best, dense_right, len(tree.rewards))
 
 
 class Tree:

@@ -13,7 +13,6 @@ SETTINGS = (
     "layer-drop:unit=attention,count=2,samples=2,length=32",
     "layer-drop:unit=mlp,count=2,samples=2,length=32",
     "layer-drop:unit=joint,count=3,samples=2,length=32",
-    "layer-drop:layers=0/2",
     "mue:quantile=0,start=0,samples=4,length=64",
     "calm:confidence=classifier,threshold=0,decay=0,every=1,samples=20,length=24",
 )

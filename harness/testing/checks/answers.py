@@ -71,7 +71,7 @@ def decides_from_the_prompt(subject: Subject) -> None:
     """Scoring is causal: no score depends on a later token, and what runs depends on the prompt alone."""
     for family, decoder in subject.each():
         with on(family), subject.attached(decoder):
-            for text in TEXTS:
+            for text in TEXTS[:3]:  # one of each length
                 _require_blind_to_the_future(decoder, text)
 
 

@@ -106,7 +106,7 @@ def test_a_killed_search_goes_on_to_the_same_labels(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         labels.find(decoder, calibration(given, tmp_path), 70, "answer", SETTINGS)
     resumed = labels.find(decoder, calibration(given, tmp_path), 70, "answer", SETTINGS)
-    assert [label.found for label in resumed.searched] == [label.found for label in whole.searched]
+    assert [label.result for label in resumed.searched] == [label.result for label in whole.searched]
     assert len(groups_done) == 4  # three groups, of which the second was begun twice
     labels.find(decoder, calibration(given, tmp_path), 70, "answer", SETTINGS)
     assert len(groups_done) == 4
@@ -131,7 +131,7 @@ def test_labels_of_a_damaged_file_are_searched_again(tmp_path):
     [file] = tmp_path.iterdir()
     file.write_text(file.read_text()[:-9])
     again = labels.find(decoder, calibration(choices(3), tmp_path), 3, "answer", SETTINGS)
-    assert [label.found for label in again.searched] == [label.found for label in first.searched]
+    assert [label.result for label in again.searched] == [label.result for label in first.searched]
 
 
 def test_what_the_search_found_is_told():

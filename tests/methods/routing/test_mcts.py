@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from harness.methods.routing.mcts import Found, Reward, Settings, Tree, edits, search
+from harness.methods.routing.mcts import Reward, SearchResult, Settings, Tree, edits, search
 
 LAYERS = 6
 
@@ -45,7 +45,7 @@ def test_the_search_stops_at_the_first_improvement_and_goes_on_where_asked():
 
 
 def test_no_path_is_right():
-    assert solve(lambda path: Reward(False), Settings(simulations=20))[0] == Found(None, False, 21)
+    assert solve(lambda path: Reward(False), Settings(simulations=20))[0] == SearchResult(None, False, 21)
 
 
 def test_no_path_is_asked_for_twice_and_all_are_legal():
