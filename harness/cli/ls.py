@@ -130,7 +130,7 @@ def states(as_json: _Json = False) -> None:
     from harness.contract.states import States
 
     cache = States.of_user()
-    found = cache.all()
+    kept = cache.all()
     rows = [
         {
             "method": state.label,
@@ -138,12 +138,12 @@ def states(as_json: _Json = False) -> None:
             "used": datetime.fromtimestamp(state.used).astimezone().isoformat(" ", "minutes"),
             "folder": str(state.folder),
         }
-        for state in found
+        for state in kept
     ]
     _print(rows, as_json=as_json)
     if not as_json:
-        total = sum(state.size for state in found)
-        typer.echo(f"{len(found)} states, {total / 1e6:.1f} MB of {cache.quota / 1e6:.0f} MB", err=True)
+        total = sum(state.size for state in kept)
+        typer.echo(f"{len(kept)} states, {total / 1e6:.1f} MB of {cache.quota / 1e6:.0f} MB", err=True)
 
 
 def _facts(folder: Path) -> dict[str, str]:

@@ -66,25 +66,25 @@ def prepare(
             raise HarnessError(f"{stack.label} needs no preparation: run it")
     try:
         with redirect_stdout(sys.stderr):
-            found = _prepared(session) if output_path is None else [_written(session, output_path)]
+            preparations = _prepared(session) if output_path is None else [_written(session, output_path)]
     except KeyboardInterrupt:
         display.Reporter().say("stopped. Finished parts are kept: give the same command again to go on.")
         raise Exit(130) from None
 
     if as_json:
-        print(json.dumps(found, indent=2))  # noqa: T201
+        print(json.dumps(preparations, indent=2))  # noqa: T201
     else:
-        display.prepared(found, output_path)
+        display.prepared(preparations, output_path)
 
 
 def _prepared(session: "Session") -> list[dict[str, Any]]:
     """Prepare every run of the job; what was found, run by run."""
-    found = []
+    preparations = []
     for spec in session.plan.specs:
         with session.attached(spec) as states:
             facts = [state.facts for state in states]
-        found.append({"method": spec.stack.label, "task": spec.task.name, "state": facts})
-    return found
+        preparations.append({"method": spec.stack.label, "task": spec.task.name, "state": facts})
+    return preparations
 
 
 def _written(session: "Session", output: Path) -> dict[str, Any]:

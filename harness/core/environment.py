@@ -49,7 +49,7 @@ class Environment(BaseModel):
             "instructions": self.instructions,
             "python": self.python.rpartition(".")[0],
             # the harness's own source is told by what a run imports of it
-            "versions": {name: found for name, found in self.versions.items() if name != "efficiency-harness"},
+            "versions": {name: release for name, release in self.versions.items() if name != "efficiency-harness"},
         }
 
 
@@ -107,13 +107,13 @@ def load() -> float:
 
 def versions() -> dict[str, str]:
     """Versions of the packages that decide a result."""
-    found = {}
+    installed = {}
     for package in _PACKAGES:
         try:
-            found[package] = version(package)
+            installed[package] = version(package)
         except PackageNotFoundError:
-            found[package] = "absent"
-    return found
+            installed[package] = "absent"
+    return installed
 
 
 @cache

@@ -89,11 +89,11 @@ def _closure(start: Iterable[tuple[str, Path]], rooms: frozenset[str] | None = R
             top = name.partition(".")[0]
             if top in sys.stdlib_module_names or (top == "harness" and not _in_rooms(name, rooms)):
                 continue
-            found = _locate(name, path.parent)
-            if found is None:
+            file = _locate(name, path.parent)
+            if file is None:
                 continue
-            if top in own or not _OTHERS & set(found.parts) or any(home in found.parents for home in homes):
-                pending.append((name, found))
+            if top in own or not _OTHERS & set(file.parts) or any(home in file.parents for home in homes):
+                pending.append((name, file))
             else:
                 libraries.add(top)
     outside = any(name.partition(".")[0] != "harness" for name in files)
@@ -183,12 +183,12 @@ def _locate(module: str, folder: Path | None) -> Path | None:
         for candidate in (folder / f"{leaf}.py", folder / leaf / "__init__.py"):
             if candidate.is_file():
                 return candidate.resolve()
-    spec = _found_on(module, search)
+    spec = _spec_of(module, search)
     origin = spec.origin if spec else None
     return Path(origin).resolve() if origin and origin.endswith(".py") and Path(origin).is_file() else None
 
 
-def _found_on(module: str, search: list[str] | None) -> ModuleSpec | None:
+def _spec_of(module: str, search: list[str] | None) -> ModuleSpec | None:
     """Where the import system would find a module, by every finder: an editable installation has one of its own."""
     finders: list[Any] = [PathFinder, *(finder for finder in sys.meta_path if hasattr(finder, "find_spec"))]
     return next((spec for finder in finders if (spec := finder.find_spec(module, search)) is not None), None)

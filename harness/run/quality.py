@@ -99,7 +99,7 @@ def _evaluate(
         collector = stack.enter_context(collected_warnings("lm_eval", "harness"))
         states = stack.enter_context(spec.stack.applied(lm.decoder, preparation))
         shape = ModelShape.of(lm.decoder)
-        saved, found = savings(spec.stack, lm.decoder), kernel_counts(lm.decoder)
+        saved, kernels = savings(spec.stack, lm.decoder), kernel_counts(lm.decoder)
         tracer = stack.enter_context(Tracer(lm.decoder))
         bar = stack.enter_context(progress.bar(f"{spec.stack.label} · {spec.task.name}"))
         lm.watch = Watch(tracer, journal, bar)
@@ -110,7 +110,7 @@ def _evaluate(
             lm.watch = None
         ranks = lm.gather_object(journal.served)
         served = [row for rank in ranks or () for row in rank if not row.is_padding]
-        return _Evaluated(results, served, states, shape, saved, found, audit, collector.messages)
+        return _Evaluated(results, served, states, shape, saved, kernels, audit, collector.messages)
 
 
 def _method_info(spec: RunSpec, evaluated: _Evaluated) -> MethodInfo:
