@@ -17,8 +17,10 @@ if TYPE_CHECKING:
     import torch
 
 LENGTHS: Final = (1, 8, 16, 32, 64, 128, 256, 512)
-"""Tokens of a prompt; the first three, and the first two of ``CONTEXTS``, are timed whatever the budget."""
 CONTEXTS: Final = (16, 64, 256, 512)
+REQUIRED_LENGTHS: Final = (1, 16)
+"""Tokens of prompts that are timed whatever the budget, at a few depths; ``REQUIRED_CONTEXTS`` of decode steps."""
+REQUIRED_CONTEXTS: Final = (16, 64)
 SCHEDULE_CONTEXTS: Final = (40, 160)
 """Contexts of the held-out generations: none of the grid's."""
 SCHEDULES: Final = 4
@@ -64,6 +66,12 @@ class Grid:
         )
 
     @property
+    def timed_prefill(self) -> list[tuple[Work, Cell]]:
+        """Prompts of the lengths that the budget left time for at every depth, and of the required ones."""
+        left_out = {work.n for work, cell in self.prefill if not cell.samples} - set(REQUIRED_LENGTHS)
+        return [(work, cell) for work, cell in self.prefill if cell.samples and work.n not in left_out]
+
+    @property
     def cells(self) -> list[Cell]:
         """All of them."""
         forwards = [cell for _, cell in [*self.prefill, *self.decode]]
@@ -99,24 +107,28 @@ def _work(prober: Prober, n: int, c: int, depths: Depths, head_rows: int = 1) ->
 
 
 def _forward(prober: Prober, work: Work, depths: Depths, *, required: bool) -> tuple[Work, Cell]:
-    size = work.n * (1 + len(depths.blocks))  # layer-tokens, those around the layers as one layer
-    return work, Cell(lambda times: prober.forward(work, depths, times), size, required)
+    # by tokens, so that a short budget leaves out whole lengths
+    return work, Cell(lambda times: prober.forward(work, depths, times), work.n, required)
 
 
 def _prefill(prober: Prober, every: Sequence[Depths], longest: int) -> Iterator[tuple[Work, Cell]]:
     """Prompts of every length at every depth, the whole text scored at the least and the greatest depth."""
+    whole = Depths(prober.live)
     for n in [length for length in LENGTHS if length <= longest]:
-        required = n in LENGTHS[:3]
         for depths in every:
-            yield _forward(prober, _work(prober, n, n, depths), depths, required=required)
-        for depths in (every[0], Depths(prober.live)) if n > 1 else ():
+            # one layer, all, and all without some branches: as many depths as there are costs
+            is_extreme = depths == every[0] or len(depths.blocks) == len(prober.live)
+            yield _forward(prober, _work(prober, n, n, depths), depths, required=n in REQUIRED_LENGTHS and is_extreme)
+        for depths in (every[0], whole) if n > 1 else ():
+            required = n in REQUIRED_LENGTHS and depths == whole
             yield _forward(prober, _work(prober, n, n, depths, n), depths, required=required)
 
 
 def _decode(prober: Prober, every: Sequence[Depths], longest: int) -> Iterator[tuple[Work, Cell]]:
     for c in [context for context in CONTEXTS if context < longest]:
         for depths in every:
-            yield _forward(prober, _work(prober, 1, c, depths), depths, required=c in CONTEXTS[:2])
+            is_extreme = depths in (every[0], Depths(prober.live))
+            yield _forward(prober, _work(prober, 1, c, depths), depths, required=c in REQUIRED_CONTEXTS and is_extreme)
 
 
 def _parts(prober: Prober) -> dict[str, list[tuple[int, Cell]]]:
@@ -142,12 +154,11 @@ def _parts(prober: Prober) -> dict[str, list[tuple[int, Cell]]]:
 def _schedules(prober: Prober, draw: random.Random, longest: int) -> Iterator[Schedule]:
     """Decode steps at full depth, and at random depths, at contexts that the grid does not have."""
     for number, context in enumerate([c for c in SCHEDULE_CONTEXTS if c < longest] or [2]):
-        plans = [[Depths(prober.live)] * STEPS]
-        plans += [[_random_depths(prober, draw) for _ in range(STEPS)] for _ in range(SCHEDULES)]
-        for place, plan in enumerate(plans):
-            size = sum(1 + len(depths.blocks) for depths in plan)
-            required = number == 0 and place < 2  # one speed-up over full depth
-            yield Schedule(context, plan, place == 0, Cell(_steps(prober, context, plan), size, required))
+        for place in range(1 + SCHEDULES):
+            required = number == 0 and place < 2  # one speed-up over full depth, of half as many steps
+            steps = range(STEPS // 2 if required else STEPS)
+            plan = [Depths(prober.live) if place == 0 else _random_depths(prober, draw) for _ in steps]
+            yield Schedule(context, plan, place == 0, Cell(_steps(prober, context, plan), len(plan), required))
 
 
 def _steps(prober: Prober, context: int, plan: list[Depths]) -> Callable[[int], list[float]]:

@@ -49,7 +49,7 @@ def default_budget(quality_s: float) -> float:
 def measure_profile(model: Decoder, bar: "Bar", budget_s: float = MOST_BUDGET_S, *, seed: int = 0) -> CostProfile:
     """Time the grid until the fit is good or the budget is spent, and keep the profile in the user's cache.
 
-    A slow model takes longer than its budget: short prompts and a few decode steps are timed once in any case.
+    A slow model may take longer: some twenty forwards of at most 16 tokens are timed once in any case.
 
     Raises:
         MethodError: the model as it stands cannot be run at other depths.
@@ -81,7 +81,7 @@ def measure_profile(model: Decoder, bar: "Bar", budget_s: float = MOST_BUDGET_S,
         rounds=timing.rounds,
         cut_short=timing.cut_short and label != "good",
         complete=timing.complete,
-        longest=max(work.n for work, cell in grid.prefill if cell.samples),
+        longest=max(work.n for work, _ in grid.timed_prefill),
     )
     keep_profile(profile)
     return profile
@@ -122,7 +122,7 @@ def _is_good(grid: Grid) -> bool:
 def _fits(grid: Grid) -> tuple[Costs, Fit, LinearCosts, Fit]:
     """The costs of reading and of writing, each with how well they fit."""
     decode, decode_fit = fit_decode(*_timed(grid.decode))
-    return *fit_prefill(*_timed(grid.prefill), decode.attention_pair), decode, decode_fit
+    return *fit_prefill(*_timed(grid.timed_prefill), decode.attention_pair), decode, decode_fit
 
 
 def _timed(cells: Sequence[tuple[_What, Cell]]) -> tuple[list[_What], list[float]]:

@@ -14,7 +14,7 @@ LEAST_ROUNDS: Final = 2
 """Rounds before timings may be called good: one has nothing to be checked against."""
 REPEATS: Final = 3
 SLOW_S: Final = 0.1
-"""Cells that take longer are timed once a round, others ``REPEATS`` times."""
+"""Cells that take longer are called once a visit, others are timed ``REPEATS`` times after a call that is not."""
 
 
 @dataclass
@@ -23,7 +23,7 @@ class Cell:
 
     Attributes:
         run: seconds of each of so many calls.
-        size: what a call grows with, such as layers times tokens: the smallest cells are timed first.
+        size: what a call grows with, such as its tokens: the smallest cells are timed first.
         required: timed even if the budget is spent, as nothing can be fitted without it.
     """
 
@@ -33,9 +33,12 @@ class Cell:
     samples: list[float] = field(default_factory=list)
 
     def visit(self) -> None:
-        """One visit: its first timing warms caches and is dropped. The first visit is short, as it may be slow."""
-        is_fast = bool(self.samples) and self.best <= SLOW_S
-        self.samples += self.run(1 + (REPEATS if is_fast else 1))[1:]
+        """One visit: its first call warms caches and is not counted, unless it is so long that they matter little."""
+        (first,) = self.run(1)
+        if first > SLOW_S:
+            self.samples.append(first)
+        else:
+            self.samples += self.run(REPEATS if self.samples else 1)
 
     @property
     def best(self) -> float:

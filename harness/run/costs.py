@@ -155,8 +155,9 @@ class _CostPass:
             budgets = sum(self._budget(run) for key, run in by_key.items() if not self._kept(key))
         seconds = budgets
         if passes := self.wanted - {"ideal"}:
-            seconds += self.serving.seconds_for(passes, len(self.runs), self._reference.participant)
-        profiles = f", at most {_words(budgets)} of it for cost profiles" if budgets else ""
+            everybody = [run.participant for run in self.runs] + ([self.repeat] if self.repeat else [])
+            seconds += self.serving.seconds_for(passes, everybody)
+        profiles = f", {_words(budgets)} of it for cost profiles" if budgets else ""
         count = f"{len(self.runs)} run{'s' if len(self.runs) > 1 else ''}"
         self.bench.progress.say(f"costs: about {_words(seconds)} for {count}{profiles}")
 
