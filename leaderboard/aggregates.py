@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from harness.results.documents import STATISTICS, Document, mean, numeric, parts_of, scored
+from harness.results.cost_lines import CostLine
+from harness.results.documents import STATISTICS, mean, numeric, parts_of, scored
+from harness.results.samples import SampleLine
 from harness.results.stats.paired import Floats
 
 
@@ -21,9 +23,12 @@ class Disagreement:
 
 
 def disagreements(
-    record: Mapping[str, Any], documents: Sequence[Document], aggregations: Mapping[str, str]
+    record: Mapping[str, Any],
+    documents: Sequence[SampleLine],
+    costs: Sequence[CostLine],
+    aggregations: Mapping[str, str],
 ) -> Iterator[Disagreement]:
-    """Where a record's scores, errors, numbers of documents, tokens or FLOPs differ from those of its documents.
+    """Where a record's scores, errors, documents, tokens, FLOPs or idealized seconds differ from its documents'.
 
     ``aggregations`` says how a metric is aggregated; a metric that is not in it is a mean.
     """
@@ -34,12 +39,21 @@ def disagreements(
     totals = {"flops": record["flops"]["total"]}
     totals |= {name: record["trace"][name] for name in ("prompt_tokens", "output_tokens", "pad_tokens")}
     for name, claimed in totals.items():
-        computed = sum(document.get(name, 0) for document in documents)
+        computed = sum(document[name] for document in documents)  # type: ignore[literal-required]
         if computed != claimed:
             yield Disagreement(f"{name}, sum over documents", claimed, computed)
+    yield from _of_ideal(record, costs)
 
 
-def _of_score(score: Mapping[str, Any], documents: Sequence[Document], aggregation: str) -> Iterator[Disagreement]:
+def _of_ideal(record: Mapping[str, Any], costs: Sequence[CostLine]) -> Iterator[Disagreement]:
+    """Idealized seconds are the mean over documents, where a run states each document's."""
+    section = (record["time"] or {}).get("ideal")
+    seconds = [line["ideal_s"] for line in costs if "ideal_s" in line]
+    if section and seconds and not isclose(section["ref_s"], sum(seconds) / len(seconds), rel_tol=1e-6):
+        yield Disagreement("idealized seconds, mean over documents", section["ref_s"], sum(seconds) / len(seconds))
+
+
+def _of_score(score: Mapping[str, Any], documents: Sequence[SampleLine], aggregation: str) -> Iterator[Disagreement]:
     name = f"{score['metric']},{score['filter']}"
     given = scored(score["task"], name, documents)
     if not given:

@@ -4,9 +4,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from harness.results.documents import Document, answer
+from harness.results.documents import answer
+from harness.results.samples import Key, SampleLine
 
-Key = tuple[str, int, str]
 _MOST = 200  # changed documents that a page lists
 _BINS = 16
 _LONGEST = 120  # characters of an answer
@@ -48,9 +48,9 @@ class Flips:
     listed: tuple[Flip, ...]
 
 
-def key(document: Document) -> Key:
+def key(document: SampleLine) -> Key:
     """What identifies a document: its task, its number, and the beginning of its digest, as far as packing keeps it."""
-    return str(document["task"]), int(document["doc_id"]), str(document["doc_hash"])[:16]
+    return document["task"], document["doc_id"], document["doc_hash"][:16]
 
 
 def histogram(values: Iterable[float]) -> list[Bar]:
@@ -68,7 +68,7 @@ def histogram(values: Iterable[float]) -> list[Bar]:
     return [Bar(low + i * width, low + (i + 1) * width, count) for i, count in enumerate(counts)]
 
 
-def flips(method: Iterable[Document], dense: Iterable[Document], score: str, *, more_is_better: bool) -> Flips:
+def flips(method: Iterable[SampleLine], dense: Iterable[SampleLine], score: str, *, more_is_better: bool) -> Flips:
     """The documents whose ``score`` (``metric,filter``) differs between a method's run and its dense run."""
     by_key = {key(document): document for document in dense}
     pairs, worse, better = 0, list[Flip](), list[Flip]()
@@ -87,13 +87,13 @@ def flips(method: Iterable[Document], dense: Iterable[Document], score: str, *, 
     return Flips(pairs, len(worse), len(better), (*worse, *better)[:_MOST])
 
 
-def _score(document: Document, name: str) -> float | None:
+def _score(document: SampleLine, name: str) -> float | None:
     """A document's number under a score; None where the task keeps none, or one that is not a number."""
     value = document["scores"].get(name)
     return float(value) if isinstance(value, int | float) else None
 
 
-def answer_text(document: Document) -> str:
+def answer_text(document: SampleLine) -> str:
     """What the model answered, in a few words; a packed document has these words already."""
     if "answer" in document:
         return _short(document["answer"])

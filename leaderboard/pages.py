@@ -1,9 +1,9 @@
 """The contents of the pages of a run, a method and a model."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from harness.core.errors import ResultError
 from harness.leaderboard.board import short
@@ -12,10 +12,11 @@ from harness.leaderboard.results import Result
 from harness.reports.columns import BY_KEY, Column, Ratio, at, columns, ratio, trust, value, why_missing
 from harness.reports.rows import Record, Row, difference
 from harness.reports.strength import by_strength
+from harness.results.samples import SampleLine
 
 
 @dataclass(frozen=True)
-class CostLine:
+class CostRow:
     """A cost of a run beside dense's."""
 
     column: Column
@@ -36,10 +37,11 @@ class Histogram:
     bars: list[Bar]
 
 
+_Quantity = Literal["flops", "depth", "prompt_tokens", "output_tokens"]
 _CARDS = ("flops", "ideal_ref", "latency", "energy", "weights")  # what a page of a run opens with
 
 
-def run_page(row: Row, result: Result, dense: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def run_page(row: Row, result: Result, dense: Sequence[SampleLine]) -> dict[str, Any]:
     """The page of a run, with the documents of its dense run; what cannot be read is named among the ``problems``."""
     problems: list[str] = []
     costs = [cost_line(row, column) for column in columns([row.record])]
@@ -69,7 +71,7 @@ def run_page(row: Row, result: Result, dense: Sequence[Mapping[str, Any]]) -> di
     }
 
 
-def cost_line(row: Row, column: Column) -> CostLine:
+def cost_line(row: Row, column: Column) -> CostRow:
     """One cost of a run; ``noise`` is dense against dense, measured in the same way."""
     cost = value(row.record, column)
     reference = value(row.dense, column) if row.dense else None
@@ -77,7 +79,7 @@ def cost_line(row: Row, column: Column) -> CostLine:
     why = "" if cost is not None else why_missing(row.record, column)
     noise = (at(row.record, "baseline/noise") or {}).get(column.key)
     against = ratio(row.record, row.dense, column)
-    return CostLine(column, cost, reference, against, Ratio(**noise) if noise else None, words, why)
+    return CostRow(column, cost, reference, against, Ratio(**noise) if noise else None, words, why)
 
 
 def facts(record: Record) -> dict[str, str]:
@@ -102,7 +104,7 @@ def facts(record: Record) -> dict[str, str]:
 
 
 def _documents(
-    row: Row, result: Result, dense: Sequence[Mapping[str, Any]], problems: list[str]
+    row: Row, result: Result, dense: Sequence[SampleLine], problems: list[str]
 ) -> tuple[list[Histogram], Flips | None]:
     """Histograms of the documents' work, and the documents that changed."""
     try:
@@ -125,8 +127,8 @@ def _documents(
     return varied, changed if changed.pairs else None
 
 
-def _numbers(samples: Iterable[Mapping[str, Any]], name: str) -> list[float]:
-    return [float(sample[name]) for sample in samples if isinstance(sample.get(name), int | float)]
+def _numbers(samples: Iterable[SampleLine], name: _Quantity) -> list[float]:
+    return [float(number) for sample in samples if (number := sample[name]) is not None]
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Reading results from anybody: bounded in size and depth, checked against the schema, never executed.
 
 A result is a folder with ``record.json``, ``manifest.json`` and the documents in ``samples.jsonl`` (as a run leaves
-them) or ``samples.jsonl.gz`` (as a submission packs them).
+them) or ``samples.jsonl.gz`` (as a submission packs them), with what they cost in ``costs.jsonl`` likewise.
 """
 
 import gzip
@@ -11,18 +11,21 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from harness.core.errors import ResultError
+from harness.results.cost_lines import COST_LINE, CostLine
 from harness.results.record import RunRecord
-from harness.results.store import MANIFEST, RECORD, SAMPLES
+from harness.results.samples import SAMPLE_LINE, SampleLine
+from harness.results.store import COSTS, MANIFEST, RECORD, SAMPLES
 
 MAX_RECORD, MAX_MANIFEST, MAX_SAMPLES = 1 << 20, 4 << 20, 256 << 20  # bytes, unpacked
 MAX_LINES = 200_000
 MAX_LARGEST = 1e30  # no quantity of a run is larger
-PACKED_SAMPLES = f"{SAMPLES}.gz"
+PACKED_SAMPLES, PACKED_COSTS = f"{SAMPLES}.gz", f"{COSTS}.gz"
+_Line = TypeVar("_Line")
 
 
 @dataclass(frozen=True)
@@ -43,17 +46,22 @@ class Result:
             raise ResultError(f"{MANIFEST} is not a JSON object")
         return manifest
 
-    def samples(self) -> Iterator[dict[str, Any]]:
+    def samples(self) -> Iterator[SampleLine]:
         """The run's documents, one by one.
 
         Raises:
-            ResultError: absent, too large, or a line is not a JSON object.
+            ResultError: absent, too large, or a line is not a document's.
         """
-        for number, line in enumerate(_lines(self.folder), 1):
-            sample = _json(line, f"line {number} of {SAMPLES}", _QUICK)
-            if not isinstance(sample, dict):
-                raise ResultError(f"line {number} of {SAMPLES} is not a JSON object")
-            yield sample
+        return _typed(self.folder, SAMPLES, SAMPLE_LINE)
+
+    def costs(self) -> Iterator[CostLine]:
+        """What the documents cost, one by one; nothing where the run has no such file, as older ones.
+
+        Raises:
+            ResultError: too large, or a line is not one of costs.
+        """
+        present = any((self.folder / name).exists() for name in (COSTS, PACKED_COSTS))
+        return _typed(self.folder, COSTS, COST_LINE) if present else iter(())
 
 
 def load(folder: Path) -> Result:
@@ -152,12 +160,24 @@ _STRICT = json.JSONDecoder(parse_constant=_no_number, parse_float=_float, parse_
 _QUICK = json.JSONDecoder(parse_constant=_no_number)  # for documents, which are many; whatever uses a number checks it
 
 
-def _lines(folder: Path) -> Iterator[bytes]:
-    """Lines of the documents' file, packed or not, up to the limits on their number and size."""
-    packed = folder / PACKED_SAMPLES
-    path = packed if packed.is_file() else folder / SAMPLES
+def _typed(folder: Path, name: str, kind: TypeAdapter[_Line]) -> Iterator[_Line]:
+    """The lines of a file, each checked to be of its kind."""
+    for number, line in enumerate(_lines(folder, name), 1):
+        place = f"line {number} of {name}"
+        try:
+            yield kind.validate_python(_json(line, place, _QUICK))
+        except ValidationError as error:
+            problem = error.errors()[0]
+            where = ".".join(str(part) for part in problem["loc"]) or "the line"
+            raise ResultError(f"{place}: {where}: {problem['msg']}") from error
+
+
+def _lines(folder: Path, name: str) -> Iterator[bytes]:
+    """Lines of a file of documents, packed or not, up to the limits on their number and size."""
+    packed = folder / f"{name}.gz"
+    path = packed if packed.is_file() else folder / name
     if path.is_symlink() or not path.is_file():
-        raise ResultError(f"no {SAMPLES}")
+        raise ResultError(f"no {name}")
     size = 0
     try:
         with gzip.open(path) if path is packed else path.open("rb") as file:

@@ -13,12 +13,14 @@ from typing import Any, Literal
 
 from harness.core.errors import ResultError
 from harness.leaderboard.aggregates import aggregations, disagreements
-from harness.leaderboard.results import PACKED_SAMPLES, Result
+from harness.leaderboard.results import PACKED_COSTS, PACKED_SAMPLES, Result
 from harness.measure.accelerators import of_device
 from harness.measure.energy import ROUNDS as LEAST_WINDOWS
 from harness.measure.energy import WINDOW_S
 from harness.reports.columns import at
 from harness.reports.rows import Row
+from harness.results.cost_lines import CostLine
+from harness.results.samples import SampleLine
 from harness.results.store import MANIFEST, RECORD
 
 SUBMISSION = "submission.json"
@@ -46,7 +48,8 @@ class Case:
 
     result: Result
     manifest: Mapping[str, Any]
-    samples: Sequence[Mapping[str, Any]]
+    samples: Sequence[SampleLine]
+    costs: Sequence[CostLine]
 
     @property
     def record(self) -> Mapping[str, Any]:
@@ -65,7 +68,7 @@ Rule = Callable[[Case], Iterator[str]]
 def judge(result: Result) -> Iterator[Finding]:
     """All findings about one result."""
     try:
-        case = Case(result, result.manifest(), list(result.samples()))
+        case = Case(result, result.manifest(), list(result.samples()), list(result.costs()))
     except ResultError as error:
         yield Finding(result.folder, "error", "files", str(error))
         return
@@ -86,14 +89,14 @@ def _findings(case: Case, rule: Rule, severity: Severity) -> list[Finding]:
 
 
 def files(case: Case) -> Iterator[str]:
-    """A packed run has four small files whose digests are those that it was packed with."""
+    """A packed run has four small files, five with its costs, whose digests are those that it was packed with."""
     folder = case.result.folder
     present = {path.name: path for path in folder.iterdir()}
     if any(path.is_symlink() or not path.is_file() for path in present.values()):
         yield "it holds something that is not a plain file"
     if not case.packed:
         return
-    expected = {RECORD, MANIFEST, PACKED_SAMPLES, SUBMISSION}
+    expected = {RECORD, MANIFEST, PACKED_SAMPLES, PACKED_COSTS, SUBMISSION}
     if extra := sorted(present.keys() - expected):
         yield f"unexpected files: {', '.join(extra[:5])}"
     if (size := sum(path.stat().st_size for path in present.values())) > MAX_FOLDER:
@@ -141,8 +144,8 @@ def documents(case: Case) -> Iterator[str]:
 
 
 def recomputed(case: Case) -> Iterator[str]:
-    """Scores, standard errors, tokens and FLOPs are those of the documents."""
-    for each in disagreements(case.record, case.samples, aggregations(case.manifest)):
+    """Scores, standard errors, tokens, FLOPs and idealized seconds are those of the documents."""
+    for each in disagreements(case.record, case.samples, case.costs, aggregations(case.manifest)):
         yield f"{each.quantity}: the record says {each.claimed}, the documents say {each.computed}"
 
 

@@ -12,11 +12,12 @@ from harness.core.errors import MethodError, ResultError, SiteError
 from harness.core.files import staged_folder
 from harness.leaderboard import board, exports, pages
 from harness.leaderboard.render import ASSETS, BOARD, families_css, inline_json, page, script, slug
-from harness.leaderboard.results import PACKED_SAMPLES, Result, load_all
+from harness.leaderboard.results import PACKED_COSTS, PACKED_SAMPLES, Result, load_all
 from harness.reports.columns import COLUMNS
 from harness.reports.rows import Row, difference, rows
+from harness.results.samples import SampleLine
 from harness.results.schemas import schemas
-from harness.results.store import MANIFEST, RECORD, SAMPLES
+from harness.results.store import COSTS, MANIFEST, RECORD, SAMPLES
 
 _LARGEST_COPY = 2 << 20  # bytes of a samples file that the site carries along
 
@@ -111,7 +112,7 @@ def _facts(table: Sequence[Row]) -> list[tuple[str, str]]:
 def _write_runs(folder: Path, table: Sequence[Row], results: Mapping[str, Result]) -> None:
     (folder / "runs").mkdir()
     (folder / "data").mkdir()
-    last, dense = "", list[dict[str, Any]]()
+    last, dense = "", list[SampleLine]()
     for row in sorted(table, key=lambda row: row.dense["id"] if row.dense else ""):  # one dense run after the other
         if row.dense and row.dense["id"] != last:
             last, dense = row.dense["id"], _documents(results[row.dense["id"]])
@@ -120,7 +121,7 @@ def _write_runs(folder: Path, table: Sequence[Row], results: Mapping[str, Result
         _write(folder / "runs" / f"{row.id}.html", page("run.html", depth=1, files=files, paired=difference, **content))
 
 
-def _documents(result: Result) -> list[dict[str, Any]]:
+def _documents(result: Result) -> list[SampleLine]:
     """A run's documents; none if they cannot be read, which its own page says."""
     try:
         return list(result.samples())
@@ -132,7 +133,7 @@ def _carry(result: Result, folder: Path) -> list[str]:
     """Copy a run's files, which readers may check; samples only where they are small."""
     folder.mkdir()
     carried = []
-    for name in (RECORD, MANIFEST, PACKED_SAMPLES, SAMPLES):
+    for name in (RECORD, MANIFEST, PACKED_SAMPLES, SAMPLES, PACKED_COSTS, COSTS):
         source = result.folder / name
         if source.is_file() and not source.is_symlink() and source.stat().st_size <= _LARGEST_COPY:
             shutil.copyfile(source, folder / name)

@@ -11,7 +11,7 @@ from typing import Any
 from harness.core.errors import SubmitError
 from harness.core.files import staged_folder
 from harness.leaderboard.evidence import answer_text
-from harness.leaderboard.results import PACKED_SAMPLES, Result, load
+from harness.leaderboard.results import PACKED_COSTS, PACKED_SAMPLES, Result, load
 from harness.leaderboard.rules import SUBMISSION, judge
 from harness.reports.columns import at
 from harness.results.store import MANIFEST, RECORD, Store
@@ -54,7 +54,7 @@ def _reasons(result: Result) -> list[str]:
 
 
 def _pack(result: Result, folder: Path) -> None:
-    """Write the four files of a packed run; the same run gives the same bytes."""
+    """Write the files of a packed run; the same run gives the same bytes."""
     record = dict(result.record)
     model = record["model"]
     record["model"] = model | {name: without_folders(model[name]) for name in ("pretrained", "args")}
@@ -66,6 +66,8 @@ def _pack(result: Result, folder: Path) -> None:
         MANIFEST: (json.dumps(without_folders(manifest) | {"identity": identity}, indent=1) + "\n").encode(),
         PACKED_SAMPLES: gzip.compress("".join(_lines(result)).encode(), 9, mtime=0),
     }
+    if costs := "".join(_cost_lines(result)):
+        contents[PACKED_COSTS] = gzip.compress(costs.encode(), 9, mtime=0)
     for name, content in contents.items():
         (folder / name).write_bytes(content)
     digests = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
@@ -80,10 +82,21 @@ def _lines(result: Result) -> Iterator[str]:
             for name, value in sample.items()
             if name not in _LEFT_OUT and (value is None or isinstance(value, int | float | str))
         }
-        kept["doc_hash"] = str(sample["doc_hash"])[:16]
+        kept["doc_hash"] = sample["doc_hash"][:16]
         kept["scores"] = sample["scores"]
-        kept["target"] = target if (target := sample.get("target")) is None else str(target)[:_LONGEST]
+        kept["target"] = target if (target := sample["target"]) is None else str(target)[:_LONGEST]
         kept["answer"] = answer_text(sample)
+        yield json.dumps(kept, ensure_ascii=False, separators=(",", ":")) + "\n"
+
+
+def _cost_lines(result: Result) -> Iterator[str]:
+    """What each document cost; not the traces of its requests, which are large."""
+    for line in result.costs():
+        kept: dict[str, Any] = {**line, "doc_hash": line["doc_hash"][:16]}
+        if "requests" in line:
+            kept["requests"] = [
+                {name: value for name, value in request.items() if name != "segments"} for request in line["requests"]
+            ]
         yield json.dumps(kept, ensure_ascii=False, separators=(",", ":")) + "\n"
 
 

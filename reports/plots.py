@@ -2,18 +2,19 @@
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness.reports import figures
 from harness.reports.columns import BY_KEY, at, columns, ratio
 from harness.reports.figures import Plot
 from harness.reports.rows import Row, difference, score_interval
 from harness.reports.strength import by_strength
+from harness.results.samples import SampleLine
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-Samples = Mapping[str, Sequence[Mapping[str, Any]]]
+Samples = Mapping[str, Sequence[SampleLine]]
 
 
 def plots(rows: Sequence[Row], samples: Samples, cost: str) -> Iterator[Plot]:
@@ -168,8 +169,8 @@ def depth_data(row: Row, samples: Samples) -> "DataFrame | None":
     dense = {(each["task"], each["doc_id"]): each["scores"].get(name) for each in samples.get(row.dense["id"], ())}
     lines = []
     for sample in samples.get(row.id, ()):
-        score, depth = dense.get((sample["task"], sample["doc_id"])), sample.get("depth")
-        if isinstance(score, int | float) and isinstance(depth, int | float):
+        score, depth = dense.get((sample["task"], sample["doc_id"])), sample["depth"]
+        if isinstance(score, int | float) and depth is not None:
             lines.append({"document": sample["doc_id"], "depth": depth, "dense_right": score > 0.5})
     data = pd.DataFrame(lines)
     return data if len(data) and data["depth"].nunique() > 1 else None

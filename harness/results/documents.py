@@ -1,15 +1,15 @@
 """What a run's documents say: what each adds to a score, the statistic that makes the score of them, the answers."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import numpy as np
 
+from harness.results.samples import SampleLine
 from harness.results.scores import Score
 from harness.results.stats.paired import Floats
 
-Document = Mapping[str, Any]
 Statistic = Callable[[Floats], Floats]
 """From values, [..., documents, parts], to scores, [...]."""
 
@@ -54,7 +54,7 @@ def parts_of(statistic: Statistic) -> int:
     return 2 if statistic in (weighted_perplexity, bits_per_unit) else 1
 
 
-def scored(task: str, score: str, documents: Sequence[Document]) -> list[Any]:
+def scored(task: str, score: str, documents: Sequence[SampleLine]) -> list[Any]:
     """What each document that has a score (``metric,filter``) adds to it; a group's score is over all of its tasks."""
     having = [document for document in documents if score in document["scores"]]  # a level's score: of its documents
     within = [document for document in having if document["task"] == task]
@@ -73,7 +73,7 @@ def numeric(given: Sequence[Any]) -> Floats | None:
     return values if values.ndim == 2 and np.isfinite(values).all() else None
 
 
-def values_of(score: Score, documents: Sequence[Document]) -> Floats | None:
+def values_of(score: Score, documents: Sequence[SampleLine]) -> Floats | None:
     """What each document adds to a record's score, [documents, parts]; None where that is no number."""
     return numeric(scored(score.task, f"{score.metric},{score.filter}", documents))
 
@@ -90,7 +90,7 @@ def statistic_of(score: Score, values: Floats) -> Statistic | None:
     return None
 
 
-def answer(document: Document) -> Any:
+def answer(document: SampleLine) -> Any:
     """What a document was answered: the text, the choice of highest likelihood, or whether the target is likeliest.
 
     None where there is no answer, as in scoring a text.

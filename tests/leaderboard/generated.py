@@ -35,7 +35,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Made:
-    """A run's three files as they would stand on disk."""
+    """A run's files as they would stand on disk."""
 
     record: dict[str, Any]
     samples: list[dict[str, Any]]
@@ -49,7 +49,16 @@ class Made:
         (folder / "record.json").write_text(json.dumps(record))
         (folder / "samples.jsonl").write_text("".join(json.dumps(sample) + "\n" for sample in self.samples))
         (folder / "manifest.json").write_text(json.dumps(self.manifest))
+        (folder / "costs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in self._costs()))
         return folder
+
+    def _costs(self) -> Iterator[dict[str, Any]]:
+        """Every document's idealized seconds, around their mean, and a measured request of the first."""
+        seconds = self.record["time"]["ideal"]["ref_s"]
+        for number, sample in enumerate(self.samples):
+            line = {name: sample[name] for name in ("task", "doc_id", "doc_hash")} | {"ideal_s": seconds}
+            request = {"prompt_tokens": 4, "new_tokens": 0, "run": {"latency": [seconds]}, "segments": []}
+            yield line if number else line | {"requests": [request]}
 
 
 def digest(*parts: object) -> str:

@@ -49,8 +49,8 @@ class Submission:
         (self.folder / name).write_text(text)
         self.sign()
 
-    def samples(self, change: Callable[[list[Json]], object]) -> None:
-        path = self.folder / "samples.jsonl.gz"
+    def samples(self, change: Callable[[list[Json]], object], name: str = "samples") -> None:
+        path = self.folder / f"{name}.jsonl.gz"
         lines = [json.loads(line) for line in gzip.decompress(path.read_bytes()).splitlines()]
         change(lines)
         path.write_bytes(gzip.compress("".join(json.dumps(line) + "\n" for line in lines).encode()))
@@ -58,7 +58,9 @@ class Submission:
 
     def sign(self) -> None:
         names = [
-            name for name in ("record.json", "manifest.json", "samples.jsonl.gz") if (self.folder / name).is_file()
+            name
+            for name in ("record.json", "manifest.json", "samples.jsonl.gz", "costs.jsonl.gz")
+            if (self.folder / name).is_file()
         ]
         digests = {name: hashlib.sha256((self.folder / name).read_bytes()).hexdigest() for name in names}
         (self.folder / "submission.json").write_text(json.dumps({"id": self.folder.name, "sha256": digests}))
@@ -170,6 +172,13 @@ TAMPERINGS: dict[str, Callable[[Submission], object]] = {
     "scores that are objects": lambda s: s.samples(
         lambda lines: lines[0].update(scores={"acc,none": {"__proto__": 1}})
     ),
+    "documents that are slower than their mean": lambda s: s.samples(
+        lambda lines: lines[0].update(ideal_s=9.0), "costs"
+    ),
+    "costs of another form": lambda s: s.samples(lambda lines: lines[0].update(ideal_s="fast"), "costs"),
+    "costs that are not those that were packed": lambda s: (s.folder / "costs.jsonl.gz").write_bytes(
+        gzip.compress(b"")
+    ),
     "a manifest of lists": lambda s: s.replace('{"id": [], "identity": [], "git": []}', "manifest.json"),
     "a wrong digest": lambda s: (s.folder / "manifest.json").write_text('{"id": "x"}'),
     "a script beside it": lambda s: (s.folder / "install.py").write_text("import os"),
@@ -194,6 +203,14 @@ def test_an_honest_submission_passes(board: Path) -> None:
     assert verdict.findings == []
     assert verdict.runs == 3
     assert verdict.table.count("**new**") == 3
+
+
+def test_a_packed_run_says_what_its_documents_cost(victim: Submission) -> None:
+    lines = [json.loads(line) for line in gzip.decompress((victim.folder / "costs.jsonl.gz").read_bytes()).splitlines()]
+    documents = gzip.decompress((victim.folder / "samples.jsonl.gz").read_bytes()).splitlines()
+    assert [line["doc_hash"] for line in lines] == [json.loads(line)["doc_hash"] for line in documents]
+    assert {len(line["doc_hash"]) for line in lines} == {16}
+    assert lines[0]["requests"][0].keys() == {"prompt_tokens", "new_tokens", "run"}  # no traces
 
 
 @pytest.mark.parametrize("name", TAMPERINGS)
