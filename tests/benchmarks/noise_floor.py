@@ -9,7 +9,9 @@ slowdown of every forward is found.
 import time
 from contextlib import contextmanager, nullcontext
 
-from harness.measure.interleave import interleave
+import numpy as np
+
+from harness.measure.interleave import Participant, interleave
 from harness.measure.serve import CostRequest
 from harness.results.stats.ratio import paired_ratio
 from harness.testing.tiny import tiny_decoder
@@ -46,10 +48,14 @@ def main() -> None:
     ]
     contains = found = 0
     for seed in range(REPETITIONS):
-        people = {"dense": nullcontext, "again": nullcontext, "slower": lambda: slower(model)}
-        turns = interleave(model, people, requests, rounds=5, warmup=1, seed=seed, bar=Silent())
-        times = {name: turns.seconds(name, lambda one: one.end_to_end) for name in people}
-        same, slow = (paired_ratio(times["dense"], times[name]) for name in ("again", "slower"))
+        attachers = {"dense": nullcontext, "repeat": nullcontext, "slower": lambda: slower(model)}
+        participants = [Participant(name, attach) for name, attach in attachers.items()]
+        turns = interleave(model, participants, requests, rounds=5, warmup=1, seed=seed, bar=Silent())
+        dense, repeat, slowed = (
+            np.array([[served.end_to_end for served in rounds] for rounds in turns.served[participant]])
+            for participant in participants
+        )  # [requests, rounds] each
+        same, slow = paired_ratio(dense, repeat), paired_ratio(dense, slowed)
         contains += not same.decided
         found += slow.low > 1
         print(
