@@ -33,11 +33,12 @@ def profile_key(model: "Decoder") -> str:
 
 
 def host(model: "Decoder") -> dict[str, str]:
-    """The machine, its software, and the clock that is read on it."""
+    """The machine, its instruction sets, its software, and the clock that is read on it."""
     here = environment.observe(str(model.device))
     versions = {name: here.versions[name] for name in ("torch", "transformers")}
-    machine = {"device": here.device_name, "cpus": str(here.cpus), "threads": str(here.threads)}
-    return machine | versions | {"machine": platform.machine(), "clock": clock_for(model.device)}
+    machine = {"device": here.device_name, "instructions": str(here.instructions)}
+    counts = {"cpus": str(here.cpus), "threads": str(here.threads)}
+    return machine | counts | versions | {"machine": platform.machine(), "clock": clock_for(model.device)}
 
 
 def _modules(model: "Decoder") -> list[Any]:
