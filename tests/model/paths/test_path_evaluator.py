@@ -8,7 +8,8 @@ import torch
 
 from harness.model.paths.controller import FixedPaths
 from harness.model.paths.layer_path import routed
-from harness.model.paths.path_evaluator import PathEvaluator, Texts, order
+from harness.model.paths.path_evaluator import PathEvaluator, unrolled
+from harness.model.paths.texts import Texts
 from harness.testing.tiny import EAGER_ONLY, FAMILIES, tiny_decoder
 
 
@@ -79,9 +80,9 @@ def test_answers_share_a_row_and_what_they_begin_with():
     texts = Texts((5, 6, 7), ((10, 11, 12), (10, 11, 13), (10, 14, 15), (16,)))
     assert texts.row == (5, 6, 7, 10, 11, 14)
     assert texts.positions == (0, 1, 2, 3, 4, 4)
-    assert texts.branches
-    assert not Texts((5, 6), ((10, 11, 12), (10, 11, 13), (14,))).branches
-    assert [texts.places(answer) for answer in texts.answers] == [[2, 3, 4], [2, 3, 4], [2, 3, 5], [2]]
+    assert texts.branching
+    assert not Texts((5, 6), ((10, 11, 12), (10, 11, 13), (14,))).branching
+    assert [texts.logit_indices(answer) for answer in texts.answers] == [[2, 3, 4], [2, 3, 4], [2, 3, 5], [2]]
 
 
 def test_the_first_token_that_departs_is_where_generation_departs():
@@ -120,7 +121,7 @@ def test_memory_is_bounded_and_costs_only_time():
         for one, other in zip(chain(*found), chain(*expected), strict=True):
             assert (one.greedy, one.tokens) == (other.greedy, other.tokens)
             assert one.logprob == pytest.approx(other.logprob, abs=1e-3)
-        assert sum(state.nbytes for state in small._kept.values()) <= 20_000
+        assert sum(state.nbytes for state in small._states.values()) <= 20_000
     assert small.layers_run > large.layers_run
 
 
@@ -142,4 +143,4 @@ def test_states_are_what_each_layer_reads():
 
 
 def test_a_path_in_order():
-    assert order((1, 0, 2, 1)) == (0, 2, 2, 3)
+    assert unrolled((1, 0, 2, 1)) == (0, 2, 2, 3)
