@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import wraps
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import nn
@@ -25,12 +25,8 @@ from harness.model.paths.controller import Controller, Prompts
 from harness.model.paths.routed_cache import LayerPath, RoutedCache
 from harness.model.supported import require_supported
 
-
-class _Pass(NamedTuple):
-    """The rows that one pass of a layer runs on: as a tuple, and as an index tensor [rows of the pass]."""
-
-    rows: tuple[int, ...]
-    index: torch.Tensor
+_Pass = tuple[tuple[int, ...], torch.Tensor]
+"""The rows that one pass of a layer runs on: as a tuple, and as an index tensor [rows of the pass]."""
 
 
 def require_routable(model: Decoder) -> None:
@@ -219,4 +215,4 @@ class Engine:
 def _pass(counts: tuple[int, ...], number: int, device: torch.device) -> _Pass:
     """The rows whose count exceeds the number of the pass, from 0."""
     rows = tuple(row for row, count in enumerate(counts) if count > number)
-    return _Pass(rows, torch.tensor(rows, device=device))
+    return rows, torch.tensor(rows, device=device)

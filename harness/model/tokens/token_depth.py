@@ -120,7 +120,7 @@ class _TokenEngine:
 
     def run(self, layer: _Layer, states: torch.Tensor, **arguments: Any) -> Any:
         """A layer's forward, on states [rows, tokens, width]."""
-        cache = arguments.get(layer.cache_name)
+        cache: Any = arguments.get(layer.cache_name)
         if not self._begun:
             self._policy.begin(self._tokens(states, cache))
             self._begun = True
