@@ -11,6 +11,7 @@ from harness.model.paths.layer_path import routed
 from harness.model.paths.routed_cache import RoutedCache
 from harness.model.surgery import without_blocks
 from harness.testing.tiny import FAMILIES, tiny_decoder
+from tests.model.conftest import usual, variants
 from tests.model.dropping import assert_same, logits, snapshot
 
 ROUTES = {
@@ -75,7 +76,7 @@ class _Names(dict):
 NAMES = _Names()
 
 
-@pytest.mark.parametrize("name", ROUTES)
+@variants("name", ROUTES)
 def test_cached_decoding_equals_recomputation_of_each_row(decoder, prompts, name):
     ids, mask = prompts
     paths = ROUTES[name]
@@ -93,6 +94,7 @@ def test_cached_decoding_equals_recomputation_of_each_row(decoder, prompts, name
         assert (layer.keys.shape[0] if layer.is_initialized else 0) == running
 
 
+@usual
 def test_the_identity_is_dense_bit_for_bit(decoder, prompts):
     ids, mask = prompts
     outputs, states = logits(decoder, ids, attention_mask=mask), generate(decoder, ids, mask).sequences

@@ -16,6 +16,7 @@ from harness.model.surgery import without_blocks, without_branches
 from harness.model.tokens.token_depth import TokenPolicy, token_depth
 from harness.testing.snapshot import changes, model_snapshot
 from harness.testing.tiny import tiny_decoder
+from tests.model.conftest import usual
 
 PROMPT, STEPS, PADDING = 9, 8, 2
 
@@ -108,6 +109,7 @@ def test_a_single_row_and_a_prompt_of_one_token(family, ids):
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
 
+@usual
 def test_skipping_nothing_is_dense_bit_for_bit(decoder, ids):
     dense, untouched = cached(decoder, ids), model_snapshot(decoder)
     with token_depth(decoder, Table(torch.ones(4, *ids.shape, dtype=torch.bool))):
@@ -207,6 +209,23 @@ def test_a_filled_layer_keeps_its_tokens_in_the_cache(ids):
             decoder.module(input_ids=ids[:, place : place + 1], past_key_values=cache, use_cache=True)
     assert [layer.get_seq_length() for layer in cache.layers] == [ids.shape[1]] * 4
     assert {len(layer.keys) for layer in cache.layers} == {3}
+
+
+def test_a_policy_may_change_its_tensor_in_place(ids):
+    """What a layer runs is read each time: here every step's flags are written into one tensor."""
+    decoder, table = tiny_decoder("llama"), pattern()
+
+    class InPlace(Table):
+        def begin(self, tokens):
+            super().begin(tokens)
+            self.flags = torch.empty_like(self.now[0])
+
+        def runs(self, layer, states):
+            return self.flags.copy_(self.now[layer])
+
+    with token_depth(decoder, InPlace(table)):
+        found = cached(decoder, ids)
+    torch.testing.assert_close(found, masked(decoder, ids, table), rtol=0, atol=1e-5)
 
 
 def test_running_a_layer_twice_is_refused(ids):
