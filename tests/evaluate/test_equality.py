@@ -47,9 +47,11 @@ def theirs(job: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
 @pytest.mark.parametrize("batch_size", [1, 8])
 @pytest.mark.usefixtures("no_survey")
 def test_dense_equals_lm_eval(
-    task: str, batch_size: int, tiny_folder: Path, tiny_tasks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    task: str, batch_size: int, tiny_folder: Path, tiny_tasks: Path, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    monkeypatch.setenv("DISABLE_MULTIPROC", "1")
+    request.getfixturevalue("monkeypatch").setenv("DISABLE_MULTIPROC", "1")
+    if batch_size > 1:  # as many samples as lm-eval takes are compared once
+        request.getfixturevalue("few_resamples")
     job = {
         "tasks": (task,),
         "pretrained": str(tiny_folder),
