@@ -23,34 +23,34 @@ def asked(tiny_folder, tiny_tasks, tmp_path_factory):
     def refuse(*_):
         raise AssertionError("the model ran")
 
-    def requests(task, *documents):
+    def ask(task, *documents):
         handle = session.lm.decoder.module.register_forward_pre_hook(refuse)
-        found = requests_of(session.lm, tasks[task].task, tasks[task].job, {task: list(documents)})
+        requests = requests_of(session.lm, tasks[task].task, tasks[task].job, {task: list(documents)})
         handle.remove()
         assert session.lm.mode is None
-        return found, session.lm.tok_encode
+        return requests, session.lm.tok_encode
 
-    return requests
+    return ask
 
 
 def test_every_window_is_of_its_own_document(asked, tiny_tasks):
-    found, encode = asked("tiny_text", 3, 5, 8)
-    assert {request.document for request in found} == {0, 1, 2}  # by place, as lm-eval numbers chosen documents
-    lengths = [sum(len(request.tokens) for request in found if request.document == place) for place in range(3)]
+    requests, encode = asked("tiny_text", 3, 5, 8)
+    assert {request.document for request in requests} == {0, 1, 2}  # by place, as lm-eval numbers chosen documents
+    lengths = [sum(len(request.tokens) for request in requests if request.document == place) for place in range(3)]
     lines = (tiny_tasks / "test.jsonl").read_text().splitlines()
     assert lengths == [len(encode(json.loads(lines[document])["text"])) for document in (3, 5, 8)]
 
 
 def test_a_generation_asks_for_all_that_it_may_write(asked):
-    found, _ = asked("tiny_answer", 0, 7)
-    assert [request.document for request in found] == [0, 1]
-    assert {request.new_tokens for request in found} == {12}
-    assert all(request.prompt_length == len(request.tokens) for request in found)
+    requests, _ = asked("tiny_answer", 0, 7)
+    assert [request.document for request in requests] == [0, 1]
+    assert {request.new_tokens for request in requests} == {12}
+    assert all(request.prompt_length == len(request.tokens) for request in requests)
 
 
 def test_answers_that_share_a_forward_are_one_request(asked):
-    found, _ = asked("tiny_letters", 0, 1)  # three choices of one token
-    assert sorted(request.document for request in found) == [0, 1]
-    found, _ = asked("tiny_choice", 0, 1)
-    assert len(found) > 2
-    assert {request.new_tokens for request in found} == {0}
+    requests, _ = asked("tiny_letters", 0, 1)  # three choices of one token
+    assert sorted(request.document for request in requests) == [0, 1]
+    requests, _ = asked("tiny_choice", 0, 1)
+    assert len(requests) > 2
+    assert {request.new_tokens for request in requests} == {0}

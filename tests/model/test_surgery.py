@@ -31,13 +31,13 @@ def close(actual, expected):
 
 def stepwise(decoder, ids, prompt, cache=None):
     """Logits of a prefill and one-token steps through a cache, with positions left to the model."""
-    found, seen = [], 0
+    outputs, seen = [], 0
     for end in (prompt, *range(prompt + 1, ids.shape[1] + 1)):
         with torch.no_grad():
             out = decoder.module(input_ids=ids[:, seen:end], past_key_values=cache, use_cache=True)
-        found.append(out.logits)
+        outputs.append(out.logits)
         cache, seen = out.past_key_values, end
-    return torch.cat(found, dim=1), cache
+    return torch.cat(outputs, dim=1), cache
 
 
 def filled(cache):
@@ -96,12 +96,12 @@ def test_generation_with_padding_equals_recomputation_without(decoder, ids, out)
             output_logits=True,
             return_dict_in_generate=True,
         )
-    found = torch.stack(made.logits, dim=1)
-    assert torch.equal(found.argmax(-1), made.sequences[:, -new:])
+    actual = torch.stack(made.logits, dim=1)
+    assert torch.equal(actual.argmax(-1), made.sequences[:, -new:])
     for row, length in enumerate(lengths):
         with bypassed(decoder, **out):
             whole = logits(decoder, made.sequences[row : row + 1, 16 - length :])
-        close(found[row], whole[0, length - 1 : -1])
+        close(actual[row], whole[0, length - 1 : -1])
 
 
 def test_positions_are_right_when_the_first_attention_is_out(ids):

@@ -42,19 +42,19 @@ def paths(seed=1, count=8):
 
 def naive(decoder, texts, path):
     """One answer at a time through the engine: log-probability, and how much of it greedy decoding writes."""
-    found = []
+    scores = []
     with routed(decoder, FixedPaths((path,))), torch.no_grad():
         for answer in texts.answers:
             logits = decoder.module(torch.tensor([[*texts.prompt, *answer]]), use_cache=False).logits[0]
             logits = logits[len(texts.prompt) - 1 : -1]
             logprobs = logits.log_softmax(-1).gather(-1, torch.tensor(answer)[:, None])
             right = (logits.argmax(-1) == torch.tensor(answer)).long().cumprod(0).sum()
-            found.append((float(logprobs.sum()), int(right)))
-    return found
+            scores.append((float(logprobs.sum()), int(right)))
+    return scores
 
 
-def assert_naive(decoder, group, asked, found):
-    for (question, path), scores in zip(asked, found, strict=True):
+def assert_naive(decoder, group, asked, actual):
+    for (question, path), scores in zip(asked, actual, strict=True):
         for scored, (logprob, greedy) in zip(scores, naive(decoder, group[question], path), strict=True):
             assert scored.logprob == pytest.approx(logprob, abs=1e-3)
             assert scored.greedy == greedy
@@ -115,10 +115,10 @@ def test_memory_is_bounded_and_costs_only_time():
     asked = [(question, path) for path in paths() for question in range(len(group))]
     small, large = PathEvaluator(decoder, group, memory=20_000), PathEvaluator(decoder, group)
     for begin in range(0, len(asked), 6):
-        found, expected = (each.evaluate(asked[begin : begin + 6]) for each in (small, large))
-        for one, other in zip(chain(*found), chain(*expected), strict=True):
-            assert (one.greedy, one.tokens) == (other.greedy, other.tokens)
-            assert one.logprob == pytest.approx(other.logprob, abs=1e-3)
+        actual, expected = (each.evaluate(asked[begin : begin + 6]) for each in (small, large))
+        for actual_score, expected_score in zip(chain(*actual), chain(*expected), strict=True):
+            assert (actual_score.greedy, actual_score.tokens) == (expected_score.greedy, expected_score.tokens)
+            assert actual_score.logprob == pytest.approx(expected_score.logprob, abs=1e-3)
         assert sum(state.nbytes for state in small._states.values()) <= 20_000
     assert small.layers_run > large.layers_run
 
