@@ -18,7 +18,7 @@ def asked(tiny_folder, tiny_tasks, tmp_path_factory):
     tasks = ("tiny_text", "tiny_answer", "tiny_letters", "tiny_choice")
     store = Store(tmp_path_factory.mktemp("runs"))
     session = Session(Job(methods=("dense",), tasks=tasks, **settings), store, Silent())
-    tasks = {spec.task.name: spec for spec in session.specs}
+    tasks = {spec.task.name: spec for spec in session.plan.specs}
 
     def refuse(*_):
         raise AssertionError("the model ran")

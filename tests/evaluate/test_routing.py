@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from harness.cli.prepare import _written
 from harness.measure.routes import path_of
 from harness.measure.segment import Segment
 from harness.methods.routing.router import RouterController, new_router
@@ -91,17 +92,17 @@ def test_a_state_is_prepared_shared_and_refused(tiny_folder, tiny_tasks, tmp_pat
             Job(methods=(method,), pretrained=str(pretrained), **job, **more), Store(tmp_path / "r"), progress
         )
 
-    [(_, [state])] = session(DR_LLM).prepare(tmp_path / "state")
-    assert state.facts["questions"] == 8
+    [facts] = _written(session(DR_LLM), tmp_path / "state")["state"]
+    assert facts["questions"] == 8
     shared = f"dr-llm:state={tmp_path / 'state'}"
     (record,) = session(f"{shared},control=0.5").execute()
     assert record.routes.identity == 1
-    assert record.method.state[0]["oracle"] == state.facts["oracle"]
+    assert record.method.state[0]["oracle"] == facts["oracle"]
 
     from harness.core.errors import HarnessError, MethodError
 
     with pytest.raises(HarnessError, match="is there already"):
-        session(DR_LLM).prepare(tmp_path / "state")
+        _written(session(DR_LLM), tmp_path / "state")
     with pytest.raises(MethodError, match=r"made for another name \(dr-llm, not polar\)"):
         session(f"polar:state={tmp_path / 'state'}").execute()
     stored = json.loads((tmp_path / "state" / "state.json").read_text())
@@ -111,4 +112,4 @@ def test_a_state_is_prepared_shared_and_refused(tiny_folder, tiny_tasks, tmp_pat
         with pytest.raises(MethodError, match=rf"made for another {part} \(hub:x@1, not"):
             session(shared).execute()
     with pytest.raises(MethodError, match="is no folder"):
-        session("dr-llm:state=nowhere").prepare(None)
+        session("dr-llm:state=nowhere").execute()

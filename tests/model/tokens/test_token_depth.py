@@ -187,7 +187,7 @@ def test_work_equals_what_the_operators_multiply(family, ids):
 
 
 def test_a_skipped_layer_reads_no_other_weights(ids):
-    """Hooks on the linear maps: at a step that skips everything, keys and values alone are projected."""
+    """Hooks on the linear layers: at a step that skips everything, keys and values alone are projected."""
     decoder, ran = tiny_decoder("llama"), []
     table = torch.ones(4, 3, PROMPT + STEPS, dtype=torch.bool)
     table[:, :, PROMPT:] = False
