@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-# GPT-2 keeps its linear maps transposed, in a class of its own.
+# GPT-2 stores its weights transposed, [in, out], in a class of its own.
 LINEAR: tuple[type[nn.Module], ...] = (nn.Linear, Conv1D)
 
 
@@ -14,7 +14,7 @@ class Branch:
     """One residual branch of a block: what is added to the residual stream.
 
     Attributes:
-        modules: what computes it, in order: (self_attn,), (mlp,), or (fc1, fc2) where a block has no MLP
+        modules: the modules that compute it, in order: (self_attn,), (mlp,), or (fc1, fc2) where a block has no MLP
             module.
         pre_norm: the norm that reads the residual stream, if any.
         post_norm: the norm applied to the branch's output before it is added, if any.
@@ -36,11 +36,11 @@ class Branch:
 
     @property
     def norms(self) -> tuple[nn.Module, ...]:
-        """The norms it has, in order."""
+        """The norms that exist, in order."""
         return tuple(norm for norm in (self.pre_norm, self.post_norm) if norm is not None)
 
     def linears(self) -> list[nn.Module]:
-        """The linear maps that are inside its modules now, in order: one put in another's place is seen."""
+        """The linear layers inside the modules at this moment, in order, so that a replacement is included."""
         return [part for module in self.modules for part in module.modules() if isinstance(part, LINEAR)]
 
 
@@ -49,7 +49,7 @@ class Block:
     """One decoder layer.
 
     Attributes:
-        index: its place in the dense model.
+        index: position in the dense model, from 0.
         module: the layer itself.
         parallel: both branches read the block's input and are added together (GPT-NeoX style).
     """

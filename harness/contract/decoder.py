@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from harness.contract.anatomy import Anatomy
+from harness.contract.anatomy import Anatomy, Block
 
 if TYPE_CHECKING:
     import torch
@@ -23,9 +23,9 @@ class Row:
 
     Attributes:
         task: the lm-eval task's name.
-        document: its document's index in the task (``doc_id``).
-        requests: the request indices within the document that this row answers; several where answer choices of
-            one token share a forward.
+        document: index of the document in the task (``doc_id``).
+        requests: indices of the document's requests that this row answers; several where answer choices of one token
+            share a forward.
         prompt_length: tokens of the row that belong to the prompt; a decision may look at these and no others.
         length: tokens of the row without padding.
     """
@@ -44,10 +44,10 @@ class ForwardContext:
     Attributes:
         rows: the batch's rows, in order.
         kind: "score" is one forward over prompt and continuation; "generate" is a prefill and decode steps.
-        padding: the side on which shorter rows are filled up.
+        padding: the side on which shorter rows are padded.
         decoding: False during the first forward, True in the decode steps after it.
-        active: indices of the rows in the module that is running now, when an engine runs a part of the batch;
-            None means all of them.
+        active: indices of the rows in the module that is running now, where an engine runs a part of the batch; None
+            where all of them run.
     """
 
     rows: tuple[Row, ...]
@@ -58,8 +58,8 @@ class ForwardContext:
 
     @contextmanager
     def only(self, rows: tuple[int, ...]) -> Iterator[None]:
-        """Declare that the modules run inside the ``with`` block see these rows alone."""
-        outer, self.active = self.active, rows
+        """Declare that the modules called inside the ``with`` block see these rows alone."""
+        outer, self.active = self.active, rows if len(rows) < len(self.rows) else None
         try:
             yield
         finally:
@@ -68,12 +68,12 @@ class ForwardContext:
 
 @dataclass(frozen=True)
 class Auxiliary:
-    """A module that a method adds and runs, whose work is charged beside the model's own.
+    """A module that a method adds and runs, whose work is charged in addition to the model's own.
 
     Attributes:
         kind: "router" and "exit" decide what runs; "fill" projects keys and values alone, for a layer that a token
             does not run.
-        layer: the dense layer that a "fill" fills.
+        layer: index of the dense layer that a "fill" belongs to.
     """
 
     module: "nn.Module"
@@ -90,8 +90,8 @@ class Decoder:
         tokenizer: its tokenizer.
         anatomy: the parts of the dense model; engines change the modules, never this description.
         fingerprint: digest of weights, configuration and tokenizer; keys every cache.
-        context: what the running forward serves; None outside an evaluation.
-        auxiliaries: what the attached methods add and run; a method puts its own in for as long as it is attached.
+        context: the batch that the running forward serves; None outside an evaluation.
+        auxiliaries: the modules that attached methods add and run (``assisted``).
     """
 
     module: "PreTrainedModel"
@@ -112,9 +112,16 @@ class Decoder:
         device: torch.device = self.module.device
         return device
 
+    @property
+    def live(self) -> list[Block]:
+        """The dense model's layers that are in the model now, in the order in which they run."""
+        blocks = {block.module: block for block in self.anatomy.blocks}
+        layers = getattr(self.anatomy.parent, self.anatomy.layers_name)
+        return [blocks[layer] for layer in layers if layer in blocks]
+
     @contextmanager
     def assisted(self, auxiliaries: Sequence[Auxiliary]) -> Iterator[None]:
-        """Charge what these modules do for the length of a ``with`` block."""
+        """Charge the work of these modules to the rows for the duration of a ``with`` block."""
         before = list(self.auxiliaries)
         self.auxiliaries += auxiliaries
         try:
@@ -124,5 +131,5 @@ class Decoder:
 
 
 def only(model: "Decoder", rows: tuple[int, ...]) -> AbstractContextManager[None]:
-    """``ForwardContext.only`` of what the model serves; nothing where it serves nobody."""
+    """``ForwardContext.only`` on the model's context; does nothing outside an evaluation."""
     return nullcontext() if model.context is None else model.context.only(rows)

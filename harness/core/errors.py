@@ -104,3 +104,7 @@ class SiteError(HarnessError):
 
 class SubmitError(HarnessError):
     """A run cannot be published as it is."""
+
+
+class Enough(Exception):  # noqa: N818 - control flow, not an error
+    """Ends a call of foreign code as soon as it has shown what its caller wanted to see."""

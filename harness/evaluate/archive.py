@@ -24,7 +24,7 @@ def pack(folders: Iterable[Path], target: Path) -> None:
     """Write prepared data sets and model snapshots into one file, whole or not at all.
 
     Raises:
-        ArchiveError: a folder that is not one of the caches'.
+        ArchiveError: a folder that is in neither cache.
         DiskError: the file cannot be written.
     """
     with writing(target):
@@ -42,13 +42,13 @@ def pack(folders: Iterable[Path], target: Path) -> None:
 
 
 def unpack(source: Path) -> dict[str, bool]:
-    """Put an archive's folders into this machine's caches; what is there already stays as it is.
+    """Put an archive's folders into this machine's caches; folders that exist already stay as they are.
 
     Returns:
         The folders by their name in the archive, and whether each is new here.
 
     Raises:
-        ArchiveError: not an archive of ours, or damaged.
+        ArchiveError: not an archive of ``harness fetch --pack``, or damaged.
         DiskError: the caches cannot be written.
     """
     try:
@@ -77,14 +77,14 @@ def _checked(source: Path, tar: tarfile.TarFile) -> dict[str, _Files]:
 
 
 def _put(tar: tarfile.TarFile, unit: str, files: _Files) -> bool:
-    """Unpack one folder into its cache, unless it is there."""
+    """Unpack one folder into its cache, unless it exists."""
     folder = _place(unit)
     if folder.exists():
         return False
     with staged_folder(folder) as staging:
         for name, member in files.items():
             tar.extract(member.replace(name=name, deep=False), staging, filter="data")
-    if folder.parent.name == "snapshots":  # what the hub's library looks up when no revision is asked for
+    if folder.parent.name == "snapshots":  # what the hub's library looks up when no revision is given
         write_atomic(folder.parent.parent / "refs" / "main", folder.name)
     return True
 
@@ -97,15 +97,15 @@ def _place(unit: str) -> Path:
 
 
 def _files(folder: Path) -> Iterator[tuple[Path, str]]:
-    """A folder's files that belong into an archive, each with its name there."""
+    """A folder's files that belong into an archive, each with its name in the archive."""
     from huggingface_hub import constants
 
     for root, cache in (("datasets", datasets_cache()), ("hub", Path(constants.HF_HUB_CACHE))):
         if folder.is_relative_to(cache):
             for file in sorted(folder.rglob("*")):
                 name = f"{root}/{file.relative_to(cache).as_posix()}"
-                wanted = _DATA_SET.fullmatch(name) or _MODEL.fullmatch(name)
-                if wanted and file.is_file() and not file.name.startswith("cache-"):  # cache-: made by map()
+                allowed = _DATA_SET.fullmatch(name) or _MODEL.fullmatch(name)
+                if allowed and file.is_file() and not file.name.startswith("cache-"):  # cache-: made by map()
                     yield file, name
             return
     raise ArchiveError(f"{folder} is in neither cache and cannot be packed")

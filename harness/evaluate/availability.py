@@ -1,4 +1,4 @@
-"""Whether a task's data is on this machine, told from its YAML and the names of cache folders alone.
+"""Whether a task's data is on this machine, read off its YAML and the names of cache folders alone.
 
 Without a network the library ``datasets`` takes prepared Arrow folders and nothing else, not even files that the hub
 cache holds; so these folders are what is looked for, by the rules of ``datasets.packaged_modules.cache``.
@@ -58,14 +58,14 @@ class Catalogue:
         self.names: dict[str, Known] = {**known_names(), **scan(_BUNDLED), **own}
 
     def data(self, name: str) -> dict[str, Data]:
-        """The data of every task behind a name."""
+        """The data of every task that a name stands for."""
         try:
             return {task: _data(config) for task, config in self._leaves(name)}
         except (OSError, yaml.YAMLError, SyntaxError, KeyError, TypeError, ValueError, RecursionError):
             return {name: Data(State.UNKNOWN)}  # a broken definition, which lm-eval will explain
 
     def summary(self, name: str) -> str:
-        """The state of a name's data in a word, or how many of a group's tasks have theirs."""
+        """The state of a name's data in a word, or how many of a group's tasks have their data."""
         states = Counter(data.state for data in self.data(name).values())
         if len(states) == 1:
             return str(next(iter(states)))
@@ -144,16 +144,16 @@ def _prepared(path: str, name: str | None, kwargs: dict[str, Any]) -> Path | Non
     if not root.is_dir():
         return None
     config = glob.escape(_config_id(name, kwargs)) if name or kwargs else "*"
-    found = [folder for folder in root.glob(f"{config}/*/*") if _is_config(folder, exact=not kwargs)]
-    if not found:
+    folders = [folder for folder in root.glob(f"{config}/*/*") if _is_config(folder, exact=not kwargs)]
+    if not folders:
         return None
-    newest = max(found, key=lambda folder: folder.stat().st_mtime)
-    alike = [folder for folder in found if folder.parts[-2:] == newest.parts[-2:]]
-    return newest if len(alike) == 1 else None  # of several configurations, datasets wants one named
+    newest = max(folders, key=lambda folder: folder.stat().st_mtime)
+    alike = [folder for folder in folders if folder.parts[-2:] == newest.parts[-2:]]
+    return newest if len(alike) == 1 else None  # where there are several configurations, datasets needs a name
 
 
 def _is_config(folder: Path, *, exact: bool) -> bool:
-    """Whether a folder is a whole data set, and of the configuration whose name its path has."""
+    """Whether a folder is a complete data set, of the configuration that its path names."""
     info = folder / "dataset_info.json"
     return info.is_file() and (not exact or json.loads(info.read_text())["config_name"] == folder.parts[-3])
 
@@ -201,12 +201,12 @@ def _of_class(reference: str) -> tuple[str | None, str | None]:
     module, _, name = reference.rpartition(".")
     tree = ast.parse(Path(f"{module}.py").read_bytes())
     classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
-    found: dict[str, str | None] = {}
+    constants: dict[str, str | None] = {}
     while name in classes:
         node = classes.pop(name)
         for line in node.body:
             if isinstance(line, ast.Assign) and isinstance(line.value, ast.Constant):
                 for target in line.targets:
-                    found.setdefault(ast.unparse(target), line.value.value)  # type: ignore[arg-type]
+                    constants.setdefault(ast.unparse(target), line.value.value)  # type: ignore[arg-type]
         name = ast.unparse(node.bases[0]) if node.bases else ""
-    return found.get("DATASET_PATH"), found.get("DATASET_NAME")
+    return constants.get("DATASET_PATH"), constants.get("DATASET_NAME")

@@ -19,7 +19,7 @@ def calibration_for(task: LoadedTask, source: str, *, questions: int = 0, seed: 
 
     "task" means the training split of the task, seeded sample of at most 256 documents, and the bundled text for
     tasks that have none; and as many of its questions, for methods that need any. A data set is written
-    ``dataset:NAME:SPLIT:COLUMN``, with a configuration behind a comma
+    ``dataset:NAME:SPLIT:COLUMN``, with a configuration after a comma
     (``dataset:allenai/ai2_arc,ARC-Easy:train:question``), and sampled in the same way.
 
     Raises:
@@ -28,8 +28,8 @@ def calibration_for(task: LoadedTask, source: str, *, questions: int = 0, seed: 
     if source == "task":
         texts = _training_texts(task, seed)
         if texts:
-            asked = tuple(training_questions(task, questions, seed)) if questions else ()
-            return Calibration(tuple(texts), f"the training split of {task.name}", asked)
+            chosen = tuple(training_questions(task, questions, seed)) if questions else ()
+            return Calibration(tuple(texts), f"the training split of {task.name}", chosen)
     elif source.startswith("dataset:"):
         return _from_dataset(task, source, seed)
     elif source != "bundled":
@@ -102,7 +102,7 @@ def _key(document: Any) -> str:
 
 
 def _as_text(task: Any, document: Any) -> Iterator[str]:
-    """The document as the model would read it in a few-shot prompt; nothing where a task cannot say."""
+    """The document as the model would read it in a few-shot prompt; nothing where the task's own code fails on it."""
     try:
         example = task.fewshot_context(document, 0)
         target = task.doc_to_target(document)

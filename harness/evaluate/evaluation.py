@@ -1,4 +1,4 @@
-"""lm-eval's own evaluation of a task, with lm-eval's own defaults, and what it foreseeably dies of as sentences."""
+"""lm-eval's own evaluation of a task, with lm-eval's own defaults, and its foreseeable failures as sentences."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Settings(Protocol):
-    """What an evaluation is asked, by lm-eval's own names; a job has them."""
+    """The settings of an evaluation, by lm-eval's own names; a job has them."""
 
     @property
     def pretrained(self) -> str: ...  # noqa: D102 - lm-eval documents them
@@ -82,9 +82,9 @@ def simple_evaluate(
 
 @contextmanager
 def _without_surveys(evaluator: Any) -> Iterator[None]:
-    """Spare lm-eval its survey of the machine (pip list, lscpu, ...) after every evaluation: seconds each.
+    """Skip lm-eval's survey of the machine (pip list, lscpu, ...), which takes seconds after every evaluation.
 
-    The record has an environment of its own.
+    The record describes the environment itself.
     """
     surveys = evaluator.get_git_commit_hash, evaluator.add_env_info
     evaluator.get_git_commit_hash, evaluator.add_env_info = (lambda: None), (lambda results: None)
@@ -96,7 +96,7 @@ def _without_surveys(evaluator: Any) -> Iterator[None]:
 
 @contextmanager
 def explained(what: str, batch_size: int) -> Iterator[None]:
-    """Turn what an evaluation foreseeably dies of into a sentence.
+    """Turn the foreseeable failures of an evaluation into a sentence.
 
     Raises:
         HarnessError: memory ran out, or lm-eval or transformers refuses a request.

@@ -1,7 +1,8 @@
-"""The answers of an unfinished run, one line per batch, so that a killed run goes on where it stopped.
+"""The answers of an unfinished run, one line per batch, so that a killed run resumes where it stopped.
 
-A batch is the unit: its line is written once, after its forward, and a torn last line is as if the batch had
-not run. Recomputing whole batches keeps their composition, hence every rounding, as in an uninterrupted run.
+A batch is the unit: its line is written once, after its forward, and a torn last line counts as
+a batch that has not run. Recomputing whole batches keeps their composition, hence every rounding, as in an
+uninterrupted run.
 """
 
 import json
@@ -21,7 +22,7 @@ PADDING = -1
 
 
 class Request(NamedTuple):
-    """One question to the model: which task, document, and part of the document.
+    """One question to the model: its task, its document, and the part of the document.
 
     Attributes:
         part: the request within the document, such as the answer choice.
@@ -54,7 +55,7 @@ class Served:
 
     @property
     def is_padding(self) -> bool:
-        """Whether nobody asked for the row."""
+        """Whether the row only keeps the processes of a launch in step."""
         return all(request.turn == PADDING for request in self.requests)
 
     def to_json(self) -> dict[str, Any]:
@@ -77,15 +78,15 @@ class Served:
 
 @dataclass
 class Journal:
-    """Finished rows, kept in memory and in a file that one process at a time may hold.
+    """Finished rows, kept in memory and in a file that one process at a time may lock.
 
     Attributes:
-        processes: how many share the run. Another number forms other batches, so their answers are not taken up.
-        fresh: forget what the file holds.
+        processes: how many share the run. Another number forms other batches, so their answers are not used.
+        fresh: discard what the file contains.
 
     Raises:
         DiskError: the file cannot be written; what was written before is kept.
-        HarnessError: another process is at the same run.
+        HarnessError: another process is already executing the run.
     """
 
     path: Path
@@ -103,7 +104,7 @@ class Journal:
             try:
                 self._lock.acquire(blocking=False)
             except Timeout as error:
-                raise HarnessError(f"another process is at this run: {self.path.parent}") from error
+                raise HarnessError(f"another process is already executing this run: {self.path.parent}") from error
             whole = self._read() if self.path.exists() and not self.fresh else 0
             self._file = self.path.open("r+" if self.path.exists() else "w", encoding="utf-8")
             self._file.seek(whole)
@@ -142,7 +143,7 @@ class Journal:
 
     @property
     def _header(self) -> str:
-        """The first line of a journal that is one of several."""
+        """The first line of a journal that several processes have one each of; empty for a single process."""
         return json.dumps({"processes": self.processes}) + "\n" if self.processes > 1 else ""
 
     def _remember(self, batch: list[Served]) -> None:
@@ -151,7 +152,7 @@ class Journal:
         self._answers.update(answers)
 
     def _read(self) -> int:
-        """Take in the batches of the file; return where the last whole one ends."""
+        """Read the file's batches; return the offset in bytes at which the last whole one ends."""
         header = self._header.encode()
         with self.path.open("rb") as file:
             if file.read(len(header)) != header:

@@ -1,4 +1,4 @@
-"""From lm-eval's results and the served rows to the record's scores, totals and per-document lines."""
+"""From lm-eval's results and the rows that the model served to scores, totals, and a line per document."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,9 +18,62 @@ from harness.results.samples import SampleLine
 from harness.results.scores import Score
 
 
-def scores(results: dict[str, Any]) -> list[Score]:
-    """Every metric of every task and group, per filter, with lm-eval's own values and standard errors."""
-    found = []
+@dataclass(frozen=True)
+class Outcome:
+    """What an evaluation amounts to.
+
+    Attributes:
+        scores: every metric of every task and group, per filter.
+        lines: one per document, for the samples file.
+        trace: work in tokens and layers.
+        routes: the paths that rows took; None for dense, and where what ran are no paths of layers.
+        flops: arithmetic and traffic, and the dense model's on the same tokens.
+        kv_peak: bytes of the largest key-value cache that one row held.
+        warnings: what makes the scores doubtful.
+    """
+
+    scores: list[Score]
+    lines: list[SampleLine]
+    trace: TraceTotals
+    routes: Routes | None
+    flops: FlopsInfo
+    kv_peak: int
+    warnings: list[str]
+
+
+def summary(
+    results: dict[str, Any],
+    served: Sequence[Served],
+    shape: ModelShape,
+    dense: ModelShape | None,
+    *,
+    samples: dict[str, list[int]] | None = None,
+    audit: float | None = None,
+) -> Outcome:
+    """Summarise an evaluation.
+
+    Args:
+        results: of lm-eval's evaluation.
+        served: the rows that the model served.
+        shape: the model that ran.
+        dense: the dense model that it is compared with; None where the run is the dense one.
+        samples: the documents that ``--samples`` chose.
+        audit: counted FLOPs over those of the formulas; None where no request ran.
+    """
+    return Outcome(
+        scores=_scores(results),
+        lines=list(sample_lines(results, served, shape, samples)),
+        trace=_trace_totals(served, executed=None if dense is None else not _same_work(served, shape, dense)),
+        routes=None if dense is None else _routes(served),
+        flops=_flops(served, shape, dense or shape, audit),
+        kv_peak=max((kv_cache_bytes(shape, row.segments) for row in served), default=0),
+        warnings=_broken_answers(served),
+    )
+
+
+def _scores(results: dict[str, Any]) -> list[Score]:
+    """Scores with lm-eval's own values and standard errors."""
+    scores = []
     for task, metrics in results["results"].items():
         better = results.get("higher_is_better", {}).get(task) or {}
         scored = Counter(
@@ -35,7 +88,7 @@ def scores(results: dict[str, Any]) -> list[Score]:
             if not comma or metric.endswith("_stderr") or metric == "bypass":
                 continue
             stderr = metrics.get(f"{metric}_stderr,{filter_name}")
-            found.append(
+            scores.append(
                 Score(
                     task=task,
                     metric=metric,
@@ -46,11 +99,11 @@ def scores(results: dict[str, Any]) -> list[Score]:
                     higher_is_better=better.get(metric),
                 )
             )
-    return found
+    return scores
 
 
 def _place(key: str, listed: list[Any]) -> int:
-    """Where a task's own definition lists a score; behind the others if it does not."""
+    """Where a task's own definition lists a score; after all others if it does not."""
     metric = key.partition(",")[0]
     return listed.index(metric) if metric in listed else len(listed)
 
@@ -65,7 +118,7 @@ def _leaves(name: str, results: dict[str, Any]) -> Iterator[str]:
 
 
 def _number(value: Any) -> float | None:
-    """lm-eval writes "N/A" where a number is not defined; infinity and NaN are none that JSON has."""
+    """None where lm-eval writes "N/A" because a number is not defined; JSON has no infinity or NaN either."""
     try:
         number = float(value)
     except (TypeError, ValueError):
@@ -73,8 +126,8 @@ def _number(value: Any) -> float | None:
     return number if isfinite(number) else None
 
 
-def broken_answers(served: Iterable[Served]) -> list[str]:
-    """A warning if log-likelihoods are NaN: lm-eval scores such answers as if they were any others."""
+def _broken_answers(served: Iterable[Served]) -> list[str]:
+    """A warning if log-likelihoods are NaN: lm-eval scores such answers like any others."""
     scored = [answer[0] for row in served for answer in row.answers if isinstance(answer, tuple)]
     broken = sum(map(isnan, scored))
     return [f"{broken} of {len(scored)} log-likelihoods are not a number: the scores mean nothing"] if broken else []
@@ -149,8 +202,8 @@ def _work(place: tuple[str, int], document: Document, shape: ModelShape) -> dict
     }
 
 
-def trace_totals(served: Sequence[Served], *, unchanged: bool | None) -> TraceTotals:
-    """The run's work in tokens and layers. ``unchanged``: the method did no work differently from dense."""
+def _trace_totals(served: Sequence[Served], *, executed: bool | None) -> TraceTotals:
+    """The run's work in tokens and layers. ``executed``: the method did some work differently from dense."""
     segments = [segment for row in served for segment in row.segments]
     return TraceTotals(
         forwards=round(sum(segment.forwards / segment.rows for segment in segments)),
@@ -163,11 +216,11 @@ def trace_totals(served: Sequence[Served], *, unchanged: bool | None) -> TraceTo
         mean_depth_prefill=depth(segments, "score", "prefill").mean,
         mean_depth_decode=depth(segments, "decode").mean,
         head_tokens=sum(s.forwards * s.head for s in segments),
-        executed=None if unchanged is None else not unchanged,
+        executed=executed,
     )
 
 
-def flops_info(served: Sequence[Served], shape: ModelShape, dense: ModelShape, audit: float | None) -> FlopsInfo:
+def _flops(served: Sequence[Served], shape: ModelShape, dense: ModelShape, audit: float | None) -> FlopsInfo:
     """The run's arithmetic, and that of the dense model on the same tokens."""
     segments = [segment for row in served for segment in row.segments]
     executed = executed_flops(shape, segments)
@@ -184,19 +237,13 @@ def flops_info(served: Sequence[Served], shape: ModelShape, dense: ModelShape, a
     )
 
 
-def routes_info(served: Iterable[Served]) -> Routes | None:
-    """The paths that rows took; None where what ran are no paths of layers."""
-    found = routes([row.segments for row in served])
-    return None if found is None else Routes(**found)
+def _routes(served: Iterable[Served]) -> Routes | None:
+    counts = routes([row.segments for row in served])
+    return None if counts is None else Routes(**counts)
 
 
-def kv_peak(served: Iterable[Served], shape: ModelShape) -> int:
-    """The largest key-value cache that one row held."""
-    return max((kv_cache_bytes(shape, row.segments) for row in served), default=0)
-
-
-def same_work(served: Iterable[Served], shape: ModelShape, dense: ModelShape) -> bool:
-    """Whether what ran is just what dense runs."""
+def _same_work(served: Iterable[Served], shape: ModelShape, dense: ModelShape) -> bool:
+    """Whether what ran is exactly what dense runs."""
     return shape == dense and all(ran_as_dense(row.segments) for row in served)
 
 

@@ -1,7 +1,7 @@
 """A task's training documents as questions with their right answers, for methods that learn from answers.
 
-Whatever is scored is left out, by the digest of what the model would read: a training document that is also a test
-document, or reads like one, teaches nothing here.
+Documents that are scored are left out, by the digest of what the model would read: a training document that is also a
+test document, or reads like one, is not learnt from.
 """
 
 import hashlib
@@ -15,34 +15,34 @@ from harness.evaluate.tasks import LoadedTask
 
 
 def training_questions(loaded: LoadedTask, count: int, seed: int = 0) -> list[Question]:
-    """At most ``count`` questions of the training split, a seeded sample over the tasks behind the name.
+    """At most ``count`` questions of the training split, a seeded sample over the tasks that the name stands for.
 
     Prompts have the few-shot examples that the evaluation has. Tasks of running text give none.
     """
     tasks = [task for task in loaded.tasks.values() if task.has_training_docs()]
     held_out = {digest for task in loaded.tasks.values() for digest in _scored(task)}
-    found: list[Question] = []
+    questions: list[Question] = []
     for index, task in enumerate(tasks):
-        share = (count - len(found)) // (len(tasks) - index)
-        found += _of_task(task, share, held_out, random.Random(seed))
-    return found
+        share = (count - len(questions)) // (len(tasks) - index)
+        questions += _of_task(task, share, held_out, random.Random(seed))
+    return questions
 
 
 def _of_task(task: Any, count: int, held_out: set[str], rng: random.Random) -> list[Question]:
     documents = task.training_docs()
     if not hasattr(documents, "__len__"):  # a task in Python may yield them
         documents = list(documents)
-    found: list[Question] = []
+    questions: list[Question] = []
     for index in rng.sample(range(len(documents)), len(documents)):
-        if len(found) == count:
+        if len(questions) == count:
             break
         if _digest(task, documents[index]) not in held_out:
-            found += _question(task, documents[index])
-    return found
+            questions += _question(task, documents[index])
+    return questions
 
 
 def _scored(task: Any) -> Iterator[str]:
-    """Digests of the documents that are scored, and of the whole test split where another one is."""
+    """Digests of the documents that are scored, and of the test split, which may be another one."""
     for document in task.eval_docs:
         yield _digest(task, document)
     if task.has_test_docs():
@@ -60,7 +60,7 @@ def _digest(task: Any, document: Any) -> str:
 
 
 def _question(task: Any, document: Any) -> Iterator[Question]:
-    """The document as the model is asked it; nothing where it has no one right answer."""
+    """The document as the evaluation would ask it; nothing where no single answer is right."""
     config = task.config
     try:
         prompt = task.fewshot_context(document, config.num_fewshot or 0)

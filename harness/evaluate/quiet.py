@@ -41,7 +41,7 @@ _STATED = "Metrics were not scored on the same number of documents"
 
 
 class _Collector(logging.Handler):
-    """Warnings by their wording: those that differ in numbers alone are one, counted."""
+    """Warnings by their wording: those that differ only in numbers count as repetitions of the first."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -58,7 +58,7 @@ class _Collector(logging.Handler):
 
     @property
     def messages(self) -> list[str]:
-        """Each wording once, as first seen, with how often it came."""
+        """Each wording once, as first seen, with the number of its repetitions."""
         counted = ((text, self._seen[wording]) for wording, text in self._first.items())
         return [f"{text} ({times} times)" if times > 1 else text for text, times in counted]
 

@@ -14,7 +14,7 @@ BUNDLED = Path(harness.tasks.__path__[0]) / "suites"
 
 
 class TaskRequest(BaseModel):
-    """A task by name, with its flags by lm-eval's names; None leaves a flag to the task. A name alone will do."""
+    """A task by name, with its flags by lm-eval's names; None leaves a flag to the task. A plain name is one too."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -53,7 +53,7 @@ def known_names() -> dict[str, Known]:
         if stored["stamp"] == stamp:
             return {name: Known(*known) for name, known in stored["names"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        pass  # no cache yet, or not one of ours: scan
+        pass  # no cache yet, or not this version's: scan
     names = scan(root)
     with suppress(DiskError):  # without a cache the next start scans again
         write_atomic(cache, json.dumps({"stamp": stamp, "names": names}))
@@ -66,7 +66,7 @@ def scan(root: Path) -> dict[str, Known]:
     for path in sorted(_yaml_files(root)):
         try:
             keys = _with_includes(path, set())
-        except (OSError, ValueError, TypeError):  # its includes are missing, or go in a circle: lm-eval skips it too
+        except (OSError, ValueError, TypeError):  # its includes are missing, or form a circle: lm-eval skips it too
             continue
         kind = next((kind for key, kind in _KINDS if key in keys), None)
         name = keys.get("group" if kind == "GROUP" else "task")

@@ -23,11 +23,11 @@ BUNDLED = Path(harness.tasks.__path__[0])
 
 @dataclass(frozen=True)
 class LoadedTask:
-    """One name of the user's, loaded.
+    """A name that the user gave, loaded.
 
     Attributes:
         name: as given: a task, a group, a tag or the path of a YAML file.
-        tasks: the lm-eval tasks behind it, by name.
+        tasks: the lm-eval tasks that it stands for, by name.
         objects: what to hand to lm-eval: the group, or the tasks.
         manager: lm-eval's task manager that loaded them.
     """
@@ -94,13 +94,13 @@ class TaskLoader:
         return {name: kind.removeprefix("PY_").lower() for name, kind in kinds.items()}
 
     def resolve(self, requested: Sequence[str]) -> list[str]:
-        """Expand globs and folders of YAML; refuse what nothing answers to.
+        """Expand globs and folders of YAML; refuse names that nothing has.
 
         Raises:
             UnknownNameError: no task, group or tag has the name.
         """
         names = self.names()
-        found: dict[str, None] = {}
+        resolved: dict[str, None] = {}
         for name in requested:
             if name in names or (name.endswith((".yaml", ".yml")) and Path(name).is_file()):
                 matches = [name]
@@ -110,8 +110,8 @@ class TaskLoader:
                 matches = sorted(known for known in names if fnmatch(known, name))
             if not matches:
                 raise UnknownNameError("task", name, names, see="`harness ls tasks` lists them all.")
-            found |= dict.fromkeys(matches)
-        return list(found)
+            resolved |= dict.fromkeys(matches)
+        return list(resolved)
 
     def load(self, name: str, overrides: "Overrides") -> LoadedTask:
         """Load one name's tasks and data, with lm-eval's own treatment of shots and generation arguments.
@@ -126,7 +126,7 @@ class TaskLoader:
             raise TaskError(_explain(name, error)) from error
         for task in built["tasks"].values():
             overrides.apply(task)
-        # lm-eval lists the group that was asked for before those inside it
+        # lm-eval lists the requested group before those inside it
         outermost = list(built["groups"].values())[:1]
         return LoadedTask(name, built["tasks"], outermost or list(built["tasks"].values()), self.manager)
 
@@ -216,12 +216,12 @@ def _explain(name: str, error: Exception) -> str:
     from huggingface_hub import constants
 
     reason = str(error).strip().split("\n")[0]
-    wanted = _dataset_of(error)
-    if not wanted:
+    dataset = _dataset_of(error)
+    if not dataset:
         return f"task {name!r} cannot be loaded: {type(error).__name__}: {reason}"
     where = "the network is switched off" if constants.HF_HUB_OFFLINE else "it could not be fetched"
     return (
-        f"task {name!r}: its data set {', '.join(wanted)} is not in the cache {datasets.config.HF_DATASETS_CACHE} "
+        f"task {name!r}: its data set {', '.join(dataset)} is not in the cache {datasets.config.HF_DATASETS_CACHE} "
         f"and {where} ({reason}). Fetch it on a machine with a network:\n"
         f"  harness fetch {name} --pack data.tar.gz\nand then here:\n  harness fetch --unpack data.tar.gz"
     )

@@ -48,9 +48,7 @@ class Prober:
     live: tuple[int, ...] = field(init=False)
 
     def __post_init__(self) -> None:
-        anatomy = self.model.anatomy
-        inside = set(getattr(anatomy.parent, anatomy.layers_name))
-        self.live = tuple(block.index for block in anatomy.blocks if block.module in inside)
+        self.live = tuple(block.index for block in self.model.live)
         self._generator = torch.Generator().manual_seed(self.seed)
         self._filled: dict[int, DynamicCache] = {}  # by tokens
         self._keeps_rows = "logits_to_keep" in inspect.signature(self.model.module.forward).parameters

@@ -1,14 +1,13 @@
-"""The parts of a decoder: layers, attention, MLP, norms and head, found by layout or refused by name.
+"""The parts of a decoder: layers, attention, MLP, norms and head, identified by layout or refused by name.
 
-A layout is a shape of modules, not a model's name: whatever has a Llama's parts under a Llama's attribute
-names is read as one. Nothing is guessed: a block with a part, or a weight, that its layout does not place is
-refused.
+A layout is a set of attribute names, not a model's name: a model with a Llama's parts under a Llama's attribute names
+is read as one. Nothing is guessed: a block with a part, or a weight, that its layout does not place is refused.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 from transformers import PreTrainedModel
@@ -68,12 +67,24 @@ _LAYOUTS = (
 )
 
 
+FUSED_PROJECTIONS: dict[str, Literal["whole", "by head"]] = {
+    "qkv_proj": "whole",
+    "c_attn": "whole",
+    "query_key_value": "by head",
+}
+"""Attention projections that hold queries, keys and values together, and how their output features are stacked:
+all queries, all keys, all values (Phi-3, GPT-2); or queries, keys and values of one head after another (GPT-NeoX)."""
+
+LAYER_INDEX_NAMES = ("layer_idx", "layer_id")
+"""What modules call the index of their layer; GPT-Neo has the second."""
+
+
 def dissect(module: PreTrainedModel) -> Anatomy:
-    """Find a decoder's parts.
+    """Identify a decoder's parts.
 
     Raises:
-        UnsupportedModelError: the model is no decoder with a language model head, or a part is missing,
-            unknown, or holds weights that would escape counting and removal.
+        UnsupportedModelError: the model is no decoder with a language-model head, or a part is missing, unknown, or
+            holds weights that could be neither counted nor removed.
     """
     name = f"{type(module).__name__} (model_type {module.config.model_type!r})"
     config = module.config.get_text_config()
@@ -121,22 +132,22 @@ def _stack(name: str, module: nn.Module) -> tuple[str, str]:
         layers = _find(module, path)
         if isinstance(layers, nn.ModuleList) and len(layers) > 0:
             return path, norm_path
-    looked_for = ", ".join(path for path, _ in _STACKS)
-    raise UnsupportedModelError(f"{name}: no list of decoder layers found; looked for {looked_for}")
+    expected = ", ".join(path for path, _ in _STACKS)
+    raise UnsupportedModelError(f"{name}: no list of decoder layers found; looked for {expected}")
 
 
 def _layout(name: str, layer: nn.Module) -> _Layout:
-    # Activations and dropouts hold nothing and may be anywhere; everything else must be placed by the layout.
+    # Activations and dropouts hold no weights and may be anywhere; the layout must place everything else.
     names = {name for name, part in layer.named_children() if _holds_weights(part)}
     known = {part for layout in _LAYOUTS for part in layout.parts}
     names |= {name for name, _ in layer.named_children() if name in known}
     for layout in _LAYOUTS:
         if names == layout.parts:
             return layout
-    looked_for = "; ".join(f"{layout.name}: {', '.join(sorted(layout.parts))}" for layout in _LAYOUTS)
+    expected = "; ".join(f"{layout.name}: {', '.join(sorted(layout.parts))}" for layout in _LAYOUTS)
     raise UnsupportedModelError(
         f"{name}: its {type(layer).__name__} has the parts {', '.join(sorted(names))}, which is no known "
-        f"layout; looked for {looked_for}"
+        f"layout; looked for {expected}"
     )
 
 
@@ -151,14 +162,14 @@ def _block(name: str, layout: _Layout, index: int, layer: nn.Module, parallel: b
     weight = next(_misplaced(layer, attention, mlp), None)
     if weight is not None:
         raise UnsupportedModelError(
-            f"{name}: layer {index} keeps {weight} outside the linear maps and norms of its attention and "
+            f"{name}: layer {index} keeps {weight} outside the linear layers and norms of its attention and "
             "MLP, so its work could be neither counted nor removed (mixture-of-experts layers do this)"
         )
     return Block(index, layer, attention, mlp, parallel)
 
 
 def _misplaced(layer: nn.Module, attention: Branch, mlp: Branch) -> Iterator[str]:
-    """Names of the layer's own parameters, and of matrices that belong to no linear map of its branches."""
+    """Names of the layer's own parameters, and of matrices that belong to no linear layer of its branches."""
     linears = {id(weight) for branch in (attention, mlp) for part in branch.linears() for weight in part.parameters()}
     for name, parameter in layer.named_parameters():
         if "." not in name or (parameter.ndim >= 2 and id(parameter) not in linears):

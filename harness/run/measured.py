@@ -167,7 +167,7 @@ def draw_requests(lm: "HarnessLM", spec: RunSpec, lines: Sequence[SampleLine]) -
     Raises:
         HarnessError: the task asks for nothing that can be served.
     """
-    from harness.evaluate.evaluation import simple_evaluate
+    from harness.evaluate.requests import requests_of
 
     plan = spec.job.costs
     written = {(line["task"], line["doc_id"]): line["output_tokens"] for line in lines}
@@ -175,7 +175,7 @@ def draw_requests(lm: "HarnessLM", spec: RunSpec, lines: Sequence[SampleLine]) -
     places = {(line["task"], line["doc_id"]) for line in chosen}
     # lm-eval refuses a task without a document, so the first stands for none
     samples = {name: sorted(number for task, number in places if task == name) or [0] for name in spec.task.tasks}
-    collected = lm.collect(lambda: simple_evaluate(lm, spec.task, spec.job, samples))
+    collected = requests_of(lm, spec.task, spec.job, samples)
     # under samples, lm-eval numbers documents by their place in the list
     requests = [replace(request, document=samples[request.task][request.document]) for request in collected]
     kept = [

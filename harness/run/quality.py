@@ -12,9 +12,9 @@ from harness.contract.facts import Savings
 from harness.contract.preparation import Preparation
 from harness.contract.prepared import Prepared
 from harness.core import environment
-from harness.evaluate import outcome
 from harness.evaluate.evaluation import explained, simple_evaluate
 from harness.evaluate.journal import Journal, Served
+from harness.evaluate.outcome import summary
 from harness.evaluate.quiet import collected_warnings
 from harness.measure.shape import ModelShape
 from harness.results.costs import Memory
@@ -58,10 +58,15 @@ def evaluate(spec: RunSpec, lm: "HarnessLM", folder: RunFolder, preparation: Pre
         evaluated = _evaluate(spec, lm, folder, preparation, progress)
     if evaluated.results is None:  # another process has them and writes
         return
-    lines = list(outcome.sample_lines(evaluated.results, evaluated.served, evaluated.shape, spec.job.samples))
+    outcome = summary(
+        evaluated.results,
+        evaluated.served,
+        evaluated.shape,
+        None if spec.stack.is_dense else dense,
+        samples=spec.job.samples,
+        audit=evaluated.audit,
+    )
     here = spec.environment.model_copy(update={"load_average": (*spec.environment.load_average, environment.load())})
-    unchanged = outcome.same_work(evaluated.served, evaluated.shape, dense)
-    flops = outcome.flops_info(evaluated.served, evaluated.shape, dense, evaluated.audit)
     record = RunRecord(
         id=spec.id,
         started=started,
@@ -71,24 +76,24 @@ def evaluate(spec: RunSpec, lm: "HarnessLM", folder: RunFolder, preparation: Pre
         model=_model_info(spec, lm, dense),
         evaluation=spec.evaluation,
         environment=here,
-        scores=with_intervals(outcome.scores(evaluated.results), lines),
-        trace=outcome.trace_totals(evaluated.served, unchanged=None if spec.stack.is_dense else unchanged),
-        routes=None if spec.stack.is_dense else outcome.routes_info(evaluated.served),
-        flops=flops,
-        memory=Memory(weights=evaluated.shape.bytes, kv_peak=outcome.kv_peak(evaluated.served, evaluated.shape)),
+        scores=with_intervals(outcome.scores, outcome.lines),
+        trace=outcome.trace,
+        routes=outcome.routes,
+        flops=outcome.flops,
+        memory=Memory(weights=evaluated.shape.bytes, kv_peak=outcome.kv_peak),
         sources={"scores": digest("scores")},
         missing=MISSING
-        | ({} if flops.audit_ratio is not None else {"flops.audit_ratio": "every answer came from the journal"}),
-        warnings=outcome.broken_answers(evaluated.served) + evaluated.warnings,
+        | ({} if evaluated.audit is not None else {"flops.audit_ratio": "every answer came from the journal"}),
+        warnings=outcome.warnings + evaluated.warnings,
     )
-    folder.finish(record, lines, _manifest(spec, evaluated.shape))
+    folder.finish(record, outcome.lines, _manifest(spec, evaluated.shape))
 
 
 def _evaluate(
     spec: RunSpec, lm: "HarnessLM", folder: RunFolder, preparation: Preparation, progress: "Progress"
 ) -> _Evaluated:
     """Evaluate under observation; everything attached is gone again when this returns."""
-    from harness.evaluate.lm import Watch
+    from harness.evaluate.observed import Observed
     from harness.measure.trace import Tracer
     from harness.model.weights.linear import kernel_counts, savings
 
@@ -102,12 +107,10 @@ def _evaluate(
         saved, kernels = savings(spec.stack, lm.decoder), kernel_counts(lm.decoder)
         tracer = stack.enter_context(Tracer(lm.decoder))
         bar = stack.enter_context(progress.bar(f"{spec.stack.label} · {spec.task.name}"))
-        lm.watch = Watch(tracer, journal, bar)
-        try:
+        observed = Observed(lm, tracer, journal, bar)
+        with lm.answering(observed):
             results = simple_evaluate(lm, spec.task, spec.job)
-            audit = lm.audit(shape)
-        finally:
-            lm.watch = None
+        audit = observed.audit(shape)
         ranks = lm.gather_object(journal.served)
         served = [row for rank in ranks or () for row in rank if not row.is_padding]
         return _Evaluated(results, served, states, shape, saved, kernels, audit, collector.messages)

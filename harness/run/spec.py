@@ -29,7 +29,7 @@ UNSUPPORTED_MODEL_ARGS = {
     "parallelize": "use accelerate launch for data parallelism",
 }
 
-OBSERVES: Final = ("harness.evaluate.evaluation", "harness.evaluate.lm", "harness.evaluate.outcome")
+OBSERVES: Final = tuple(f"harness.evaluate.{name}" for name in ("evaluation", "lm", "observed", "outcome"))
 """Modules that evaluate and observe: with what they import, they are part of every run's id."""
 
 _Seed = Annotated[int, Field(ge=0, lt=2**32)] | None  # numpy takes no others

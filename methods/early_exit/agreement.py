@@ -9,7 +9,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from harness.contract.decoder import ForwardContext, Row
 from harness.core.errors import MethodError
-from harness.model.tokens.confidence import SoftmaxResponse
+from harness.model.head import FinalHead
 from harness.model.tokens.exits import layer_inputs
 
 if TYPE_CHECKING:
@@ -89,15 +89,15 @@ def train_classifiers(
     Raises:
         MethodError: states are not finite.
     """
-    response = SoftmaxResponse(model)
+    head = FinalHead(model)
     outputs: dict[int, list[torch.Tensor]] = {layer: [] for layer in layers}
     targets: dict[int, list[torch.Tensor]] = {layer: [] for layer in layers}
     for batch in batches:
-        entering, _ = layer_inputs(model, batch.ids)
+        entering = layer_inputs(model, batch.ids)
         for (layer, _), (_, after) in pairwise(entering.items()):
             if layer in outputs:
                 outputs[layer].append(after.flatten(0, 1))
-                targets[layer].append((response.logits(after).argmax(-1) == batch.predicted).flatten())
+                targets[layer].append((head(after).argmax(-1) == batch.predicted).flatten())
     return [
         _logistic(torch.cat(outputs[layer]).double(), torch.cat(targets[layer]).double(), layer) for layer in layers
     ]

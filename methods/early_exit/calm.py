@@ -151,11 +151,9 @@ class Calm(OnText):
 
     def _layers(self, model: "Decoder") -> list[int]:
         """The layers after which a check is made; after the last there is nothing to leave."""
-        from harness.model.tokens.token_depth import live_blocks
-
         count = len(model.anatomy.blocks)
         first = max(math.ceil(self.start * count), 1)
-        live = [block.index for block in live_blocks(model)][:-1]
+        live = [block.index for block in model.live][:-1]
         layers = [layer for layer in live if layer + 1 >= first and (layer + 1) % self.every == 0]
         if not layers:
             raise MethodError(

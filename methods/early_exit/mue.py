@@ -125,8 +125,7 @@ def _cosines(model: "Decoder", windows: "list[torch.Tensor]") -> "dict[int, torc
     measure = Saturation(model.config.hidden_size)
     cosines: dict[int, list[torch.Tensor]] = defaultdict(list)
     for window in windows:
-        states, _ = layer_inputs(model, window)
-        for (layer, before), (_, after) in pairwise(states.items()):
+        for (layer, before), (_, after) in pairwise(layer_inputs(model, window).items()):
             cosines[layer].append(measure(layer, before, after)[0])
     joined = {layer: torch.cat(values) for layer, values in cosines.items()}
     for layer, values in joined.items():

@@ -8,7 +8,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path as File
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from harness.contract.calibration import Calibration, Question
@@ -19,8 +19,9 @@ from harness.methods.routing.mcts import Reward, Search, SearchResult, Settings,
 
 if TYPE_CHECKING:
     from harness.contract.decoder import Decoder
-    from harness.model.paths.path_evaluator import PathEvaluator, Scored, Texts
-    from harness.model.paths.routed_cache import Path
+    from harness.model.paths.path_evaluator import PathEvaluator, Scored
+    from harness.model.paths.routed_cache import LayerPath
+    from harness.model.paths.texts import Texts
 
 Goal = Literal["answer", "likelihood"]
 """What a path must do: give the right answer, or make the right one as likely as the full path does."""
@@ -61,7 +62,7 @@ class Asked:
 
 def ask(model: "Decoder", question: Question) -> Asked | None:
     """A question as lm-eval would tokenise it; None where nothing is left of the prompt or of an answer."""
-    from harness.model.paths.path_evaluator import Texts
+    from harness.model.paths.texts import Texts
 
     context = question.prompt.rstrip()
     spaces = question.prompt[len(context) :]
@@ -103,7 +104,7 @@ class Label:
     result: SearchResult
 
     @property
-    def path(self) -> "Path":
+    def path(self) -> "LayerPath":
         """The shortest right path, of a question that has one."""
         assert self.result.path is not None
         return self.result.path
@@ -208,7 +209,7 @@ def lockstep(
 ) -> list[SearchResult]:
     """Run searches together: one batch for the next path of each."""
     searches = [start(question) for question in group]
-    wanted: dict[int, Path] = {place: next(running) for place, running in enumerate(searches)}
+    wanted: dict[int, LayerPath] = {place: next(running) for place, running in enumerate(searches)}
     results: dict[int, SearchResult] = {}
     dense: dict[int, float] = {}
     while wanted:
@@ -236,10 +237,10 @@ def _from_text(texts: Sequence[str]) -> Iterator[Question]:
 
 
 class _Journal:
-    """SearchResult paths by question, in a file whose name says what they depend on."""
+    """Search results by question, in a file whose name says what they depend on."""
 
     def __init__(
-        self, folder: File | None, model: "Decoder", asked: Sequence[Asked], goal: Goal, settings: Settings
+        self, folder: Path | None, model: "Decoder", asked: Sequence[Asked], goal: Goal, settings: Settings
     ) -> None:
         depends = [model_identity(model), goal, asdict(settings), [question.question.digest for question in asked]]
         digest = hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()

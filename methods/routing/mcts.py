@@ -14,7 +14,7 @@ import random
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 
-from harness.model.paths.routed_cache import Path
+from harness.model.paths.routed_cache import LayerPath
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class SearchResult:
         evaluations: how many paths were evaluated.
     """
 
-    path: Path | None
+    path: LayerPath | None
     dense_right: bool
     evaluations: int
 
@@ -75,18 +75,18 @@ class Node:
         value: how many visits of the subtree were right.
     """
 
-    path: Path
-    untried: list[Path]
+    path: LayerPath
+    untried: list[LayerPath]
     visits: int = 0
     value: float = 0.0
     children: list["Node"] = field(default_factory=list)
 
 
-Search = Generator[Path, Reward, SearchResult]
+Search = Generator[LayerPath, Reward, SearchResult]
 """Yields a path to evaluate, is sent its reward, and returns the result."""
 
 
-def edits(path: Path) -> Iterator[Path]:
+def edits(path: LayerPath) -> Iterator[LayerPath]:
     """Paths one edit away: one or two adjacent layers skipped, or one repeated."""
     for width in (1, 2):
         for first in range(len(path) - width + 1):
@@ -124,9 +124,9 @@ class Tree:
 
     def __init__(self, layers: int, settings: Settings, rng: random.Random) -> None:
         self._layers, self._settings, self._rng = layers, settings, rng
-        self._known: set[Path] = set()
-        self.rewards: dict[Path, Reward] = {}
-        self.best: Path | None = None
+        self._known: set[LayerPath] = set()
+        self.rewards: dict[LayerPath, Reward] = {}
+        self.best: LayerPath | None = None
         self.root = self._node((1,) * layers)
 
     def select(self) -> list[Node] | None:
@@ -160,10 +160,10 @@ class Tree:
         explored = settings.exploration * math.sqrt(math.log(parent.visits) / child.visits)
         return child.value / child.visits + explored - settings.length_penalty * sum(child.path) / self._layers
 
-    def _rank(self, path: Path) -> tuple[int, float]:
+    def _rank(self, path: LayerPath) -> tuple[int, float]:
         return sum(path), -self.rewards[path].margin
 
-    def _node(self, path: Path) -> Node:
+    def _node(self, path: LayerPath) -> Node:
         self._known.add(path)
         untried = list(edits(path))
         self._rng.shuffle(untried)

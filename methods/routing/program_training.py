@@ -11,13 +11,13 @@ from harness.methods.routing.programs import Predictor, segments
 from harness.methods.routing.training import fit
 
 if TYPE_CHECKING:
-    from harness.model.paths.routed_cache import Path
+    from harness.model.paths.routed_cache import LayerPath
 
 BATCH = 32
 
 
 def train(
-    states: Sequence[torch.Tensor], paths: "Sequence[Path]", width: int, epochs: int, rate: float, seed: int
+    states: Sequence[torch.Tensor], paths: "Sequence[LayerPath]", width: int, epochs: int, rate: float, seed: int
 ) -> Predictor:
     """A predictor of paths from the prompt's embeddings: AdamW on a cosine schedule.
 

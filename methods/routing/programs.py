@@ -18,7 +18,7 @@ from harness.model.paths.controller import Controller, Prompts
 
 if TYPE_CHECKING:
     from harness.contract.decoder import Decoder
-    from harness.model.paths.routed_cache import Path
+    from harness.model.paths.routed_cache import LayerPath
 
 HEADS = 4
 LONGEST_SEGMENT = 4
@@ -102,7 +102,7 @@ class Predictor(nn.Module):
         return self.begins(states)[..., 0], self.does(states)
 
 
-def best_path(begins: torch.Tensor, does: torch.Tensor) -> "Path":
+def best_path(begins: torch.Tensor, does: torch.Tensor) -> "LayerPath":
     """The likeliest path of one prompt over all ways to cut it into segments of at most four layers.
 
     A segment from i to j has log b_i, for each layer inside it log (1 - b), and the log-probability of its best
@@ -114,7 +114,7 @@ def best_path(begins: torch.Tensor, does: torch.Tensor) -> "Path":
     """
     starts, inside = logsigmoid(begins).tolist(), logsigmoid(-begins).tolist()
     worth, operation = (part.tolist() for part in does.log_softmax(-1).max(-1))
-    best: list[tuple[float, Path]] = [(0.0, ())]
+    best: list[tuple[float, LayerPath]] = [(0.0, ())]
     for end in range(1, len(worth) + 1):
         options = []
         for begin in range(max(0, end - LONGEST_SEGMENT), end):
@@ -125,7 +125,7 @@ def best_path(begins: torch.Tensor, does: torch.Tensor) -> "Path":
     return best[-1][1]
 
 
-def segments(path: "Path") -> tuple[list[float], list[int]]:
+def segments(path: "LayerPath") -> tuple[list[float], list[int]]:
     """Where the path's segments begin, 1 or 0 for each layer, and what is done: the predictor's labels."""
     begins: list[float] = []
     for layer, count in enumerate(path):
@@ -149,7 +149,7 @@ class ProgramController(Controller):
         return [Auxiliary(part, "router") for part in counted]
 
     @torch.no_grad()
-    def decide(self, layer: int, hidden: torch.Tensor, prompts: Prompts) -> Sequence["Path"]:
+    def decide(self, layer: int, hidden: torch.Tensor, prompts: Prompts) -> Sequence["LayerPath"]:
         """Every row's whole path; rows are read one by one, without padding."""
         paths = []
         for row, states in enumerate(prompts.states(hidden)):

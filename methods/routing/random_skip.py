@@ -15,7 +15,7 @@ from harness.core.errors import MethodError
 
 if TYPE_CHECKING:
     from harness.contract.decoder import Decoder
-    from harness.model.paths.routed_cache import Path
+    from harness.model.paths.routed_cache import LayerPath
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +66,7 @@ class RandomSkip(Method):
             )
         return routed(model, SkipPaths(partial(self.path, layers)))
 
-    def path(self, layers: int, digest: bytes) -> "Path":
+    def path(self, layers: int, digest: bytes) -> "LayerPath":
         """The path of the prompt with this digest."""
         rng = random.Random(f"{self.seed}/{digest.hex()}")
         skipped = (1 - self.executed) * layers

@@ -12,7 +12,7 @@ from harness.model.paths.controller import Controller, Prompts
 
 if TYPE_CHECKING:
     from harness.contract.decoder import Decoder
-    from harness.model.paths.routed_cache import Path
+    from harness.model.paths.routed_cache import LayerPath
 
 CLASSES = 3
 """Skip, run once, run twice."""
@@ -92,7 +92,7 @@ class RouterController(Controller):
         return [Auxiliary(router, "router") for router in self.routers]
 
     @torch.no_grad()
-    def decide(self, layer: int, hidden: torch.Tensor, prompts: Prompts) -> Sequence["Path"]:
+    def decide(self, layer: int, hidden: torch.Tensor, prompts: Prompts) -> Sequence["LayerPath"]:
         """One router's choice for each row; rows of as many windows share a call."""
         pooled = [pool(states.float(), self._windows) for states in prompts.states(hidden)]
         chosen = torch.zeros(len(pooled), dtype=torch.long, device=hidden.device)

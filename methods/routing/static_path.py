@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from harness.contract.decoder import Decoder
     from harness.methods.routing.labels import Asked
     from harness.model.paths.path_evaluator import PathEvaluator
-    from harness.model.paths.routed_cache import Path
+    from harness.model.paths.routed_cache import LayerPath
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +67,7 @@ class StaticPath(Method):
         layers = len(model.anatomy.blocks)
         if self.skip > layers:
             raise MethodError(f"static-path: skip={self.skip} is out of range for this model; from 0 to {layers}")
-        path: Path = (1,) * layers
+        path: LayerPath = (1,) * layers
         steps: list[dict[str, Any]] = []
         asked = labels.questions(model, calibration, self.questions) if self.skip else []
         groups = [
@@ -79,7 +79,7 @@ class StaticPath(Method):
             steps.append({"path": list(path), "right": right / len(asked)})
         return Prepared(facts={"path": list(path), "steps": steps})
 
-    def _worth(self, groups: "Sequence[tuple[list[Asked], PathEvaluator]]", path: "Path") -> tuple[int, float]:
+    def _worth(self, groups: "Sequence[tuple[list[Asked], PathEvaluator]]", path: "LayerPath") -> tuple[int, float]:
         """How many questions the path answers right, and the sum of their margins."""
         rewards = []
         for group, evaluator in groups:

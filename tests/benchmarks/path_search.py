@@ -24,7 +24,8 @@ from harness.methods.routing.labels import Asked, groups, lockstep
 from harness.methods.routing.mcts import Found, Settings, search
 from harness.model.paths.controller import FixedPaths
 from harness.model.paths.layer_path import Engine, routed
-from harness.model.paths.path_evaluator import PathEvaluator, Scored, Texts
+from harness.model.paths.path_evaluator import PathEvaluator, Scored
+from harness.model.paths.texts import Texts
 from harness.testing.tiny import tiny_decoder
 
 

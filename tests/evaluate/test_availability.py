@@ -68,8 +68,8 @@ def test_local_files_and_addresses(cache: Path, tmp_path: Path) -> None:
     places = {"local": f"{tmp_path}/rows.jsonl", "gone": f"{tmp_path}/none.jsonl", "far": "hf://datasets/a/b/c.jsonl"}
     for name, place in places.items():
         (tmp_path / f"{name}.yaml").write_text(task.format(name, place))
-    found = Catalogue(str(tmp_path))
-    assert [found.summary(name) for name in places] == ["here", "not here", "not here"]
+    catalogue = Catalogue(str(tmp_path))
+    assert [catalogue.summary(name) for name in places] == ["here", "not here", "not here"]
 
 
 @pytest.mark.parametrize(
@@ -118,9 +118,9 @@ def test_folder_names_are_those_of_datasets(catalogue: Catalogue) -> None:
 def test_a_broken_definition_is_unknown(cache: Path, tmp_path: Path) -> None:
     (tmp_path / "odd.yaml").write_text("task: odd\ndataset_path: [1, 2]\n")
     (tmp_path / "torn.yaml").write_text("task: torn\noutput_type: [\n")
-    found = Catalogue(str(tmp_path))
-    assert found.data("odd")["odd"].state is State.UNKNOWN
-    assert found.data("torn")["torn"].state is State.UNKNOWN
+    catalogue = Catalogue(str(tmp_path))
+    assert catalogue.data("odd")["odd"].state is State.UNKNOWN
+    assert catalogue.data("torn")["torn"].state is State.UNKNOWN
 
 
 @pytest.mark.slow

@@ -38,14 +38,14 @@ def questions(prefix: str, count: int) -> list[str]:
 
 
 def test_text_is_the_training_split_as_prompt_and_answer(tmp_path: Path) -> None:
-    found = calibration_for(task(tmp_path, ["a", "b"], ["c"]), "task")
-    assert sorted(found.texts) == ["Q: a A: answer to a", "Q: b A: answer to b"]
-    assert found.source == "the training split of mine"
+    calibration = calibration_for(task(tmp_path, ["a", "b"], ["c"]), "task")
+    assert sorted(calibration.texts) == ["Q: a A: answer to a", "Q: b A: answer to b"]
+    assert calibration.source == "the training split of mine"
 
 
 def test_a_scored_document_is_left_out(tmp_path: Path) -> None:
-    found = calibration_for(task(tmp_path, ["a", "b", "c"], ["c", "d", "b"]), "task")
-    assert found.texts == ("Q: a A: answer to a",)
+    calibration = calibration_for(task(tmp_path, ["a", "b", "c"], ["c", "d", "b"]), "task")
+    assert calibration.texts == ("Q: a A: answer to a",)
 
 
 @pytest.mark.parametrize("split", ["test", ""])
@@ -74,8 +74,8 @@ def test_a_sample_is_taken_of_many_documents(tmp_path: Path) -> None:
 @pytest.mark.parametrize("source", ["task", "bundled"])
 def test_a_seed_gives_the_same_texts_again(source: str, tmp_path: Path) -> None:
     loaded = task(tmp_path, questions("a", 20), ["b"])
-    first, again, other = (calibration_for(loaded, source, seed=seed).fingerprint for seed in (0, 0, 1))
-    assert first == again != other
+    first, again, another = (calibration_for(loaded, source, seed=seed).fingerprint for seed in (0, 0, 1))
+    assert first == again != another
 
 
 def test_a_choice_is_its_text(tiny_tasks: Path) -> None:
@@ -87,9 +87,9 @@ def test_a_choice_is_its_text(tiny_tasks: Path) -> None:
 
 @pytest.mark.parametrize("name", ["tiny_letters", "tiny_last", "tiny_answer", "tiny_text", "tiny_group"])
 def test_every_kind_of_task_gives_text(name: str, tiny_tasks: Path) -> None:
-    found = calibration_for(TaskLoader(str(tiny_tasks)).load(name, Overrides()), "task")
-    assert found.source == f"the training split of {name}"
-    assert all(found.texts)
+    calibration = calibration_for(TaskLoader(str(tiny_tasks)).load(name, Overrides()), "task")
+    assert calibration.source == f"the training split of {name}"
+    assert all(calibration.texts)
 
 
 def test_a_document_that_the_task_cannot_write_is_left_out(tmp_path: Path) -> None:
@@ -99,13 +99,13 @@ def test_a_document_that_the_task_cannot_write_is_left_out(tmp_path: Path) -> No
 
 def test_documents_may_come_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = task(tmp_path, ["a", "b"], ["c"])
-    one = loaded.tasks["mine"]
-    documents = list(one.training_docs())
+    leaf = loaded.tasks["mine"]
+    documents = list(leaf.training_docs())
 
     def training_docs() -> Iterator[Any]:
         yield from documents
 
-    monkeypatch.setattr(one, "training_docs", training_docs)
+    monkeypatch.setattr(leaf, "training_docs", training_docs)
     assert len(calibration_for(loaded, "task").texts) == 2
 
 
@@ -146,13 +146,15 @@ def test_a_data_set_is_sampled_without_what_is_scored(tmp_path: Path, monkeypatc
         return Dataset.from_list(rows)
 
     monkeypatch.setattr("datasets.load_dataset", load)
-    found = calibration_for(mine, "dataset:an/other,config:train:question")
+    calibration = calibration_for(mine, "dataset:an/other,config:train:question")
     assert asked == [(("an/other", "config"), {"split": "train"})]
-    assert DOCUMENTS - 1 <= len(found.texts) <= DOCUMENTS
-    assert document["question"] not in found.texts
-    assert found.source == "question of an/other,config, split train"
-    assert found.fingerprint == calibration_for(mine, "dataset:an/other,config:train:question").fingerprint
-    assert found.fingerprint != calibration_for(mine, "dataset:an/other,config:train:question", seed=1).fingerprint
+    assert DOCUMENTS - 1 <= len(calibration.texts) <= DOCUMENTS
+    assert document["question"] not in calibration.texts
+    assert calibration.source == "question of an/other,config, split train"
+    assert calibration.fingerprint == calibration_for(mine, "dataset:an/other,config:train:question").fingerprint
+    assert (
+        calibration.fingerprint != calibration_for(mine, "dataset:an/other,config:train:question", seed=1).fingerprint
+    )
     with pytest.raises(HarnessError, match=r"unknown column of an/other 'questions'\. Did you mean 'question'"):
         calibration_for(mine, "dataset:an/other:train:questions")
 

@@ -14,7 +14,7 @@ from tests.silent import Silent
 OUTPUT_TYPES = ("tiny_choice", "tiny_letters", "tiny_last", "tiny_answer", "tiny_text")
 
 
-def ours(job: dict[str, Any], folder: Path) -> tuple[dict[str, Any], dict[int, dict[str, Any]]]:
+def harness_results(job: dict[str, Any], folder: Path) -> tuple[dict[str, Any], dict[int, dict[str, Any]]]:
     store = Store(folder)
     (record,) = Session(Job(methods=("dense",), **job), store, Silent()).execute()
     scores = {f"{score.metric},{score.filter}": (score.value, score.stderr) for score in record.scores}
@@ -22,7 +22,7 @@ def ours(job: dict[str, Any], folder: Path) -> tuple[dict[str, Any], dict[int, d
     return scores, lines
 
 
-def theirs(job: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def lm_eval_results(job: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     from lm_eval import simple_evaluate
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
@@ -47,20 +47,24 @@ def theirs(job: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
 @pytest.mark.parametrize("batch_size", [1, 8])
 @pytest.mark.usefixtures("no_survey")
 def test_dense_equals_lm_eval(
-    task: str, batch_size: int, tiny_folder: Path, tiny_tasks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    task: str, batch_size: int, tiny_folder: Path, tiny_tasks: Path, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    monkeypatch.setenv("DISABLE_MULTIPROC", "1")
+    request.getfixturevalue("monkeypatch").setenv("DISABLE_MULTIPROC", "1")
+    if batch_size > 1:  # as many samples as lm-eval takes are compared once
+        request.getfixturevalue("few_resamples")
     job = {
         "tasks": (task,),
         "pretrained": str(tiny_folder),
         "include_path": str(tiny_tasks),
         "batch_size": batch_size,
     }
-    our_scores, our_lines = ours({**job, "model_args": {"dtype": "float32"}, "device": "cpu"}, tmp_path)
-    their_scores, their_samples = theirs(job)
-    assert our_scores == their_scores
-    for sample in their_samples:
-        line = our_lines[sample["doc_id"]]
+    harness_scores, harness_lines = harness_results(
+        {**job, "model_args": {"dtype": "float32"}, "device": "cpu"}, tmp_path
+    )
+    lm_eval_scores, lm_eval_samples = lm_eval_results(job)
+    assert harness_scores == lm_eval_scores
+    for sample in lm_eval_samples:
+        line = harness_lines[sample["doc_id"]]
         plain = json.loads(json.dumps(sample, default=str))
         assert line["responses"] == plain["resps"]
         assert line["filtered"][sample["filter"]] == plain["filtered_resps"]

@@ -71,8 +71,8 @@ def test_early_exits_on_a_real_task(stories: Path, hub: Path, tmp_path: Path) ->
     """5-shot gsm8k: tokens exit at decode, and the prompt is read in full."""
     methods = ("mue:quantile=0.5,start=0.2", "calm:confidence=saturation,threshold=0.8,every=1")
     job = Job(methods=methods, **settings("gsm8k", stories, hub))
-    _, *ours = Session(job, Store(tmp_path), Silent()).execute()
-    for record in ours:
+    _, *records = Session(job, Store(tmp_path), Silent()).execute()
+    for record in records:
         assert record.trace.mean_depth_prefill == 1
         assert record.trace.mean_depth_decode < 1
         assert record.flops.audit_ratio == pytest.approx(1, abs=0.005)  # PyTorch counts no cosine
@@ -101,7 +101,7 @@ def test_compressed_weights_on_a_real_task(stories: Path, hub: Path, tmp_path: P
 def test_dense_equals_lm_eval(task: str, batch_size: int, stories: Path, hub: Path, tmp_path: Path) -> None:
     job = settings(task, stories, hub, batch_size)
     (record,) = Session(Job(methods=("dense",), **job), Store(tmp_path), Silent()).execute()
-    metrics, samples = theirs(job)
+    metrics, samples = lm_eval_results(job)
     for score in record.scores:
         assert score.value == metrics[f"{score.metric},{score.filter}"]
         stderr = metrics[f"{score.metric}_stderr,{score.filter}"]
@@ -110,7 +110,7 @@ def test_dense_equals_lm_eval(task: str, batch_size: int, stories: Path, hub: Pa
     assert_same_documents(Store(tmp_path).find(record.id), samples)
 
 
-def theirs(job: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def lm_eval_results(job: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """The installed lm-eval's own scores and samples."""
     from lm_eval import simple_evaluate
     from lm_eval.models.huggingface import HFLM

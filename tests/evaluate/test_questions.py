@@ -20,10 +20,10 @@ def documents(folder, split):
 
 
 def test_a_choice_has_all_its_answers(tiny_tasks):
-    found = training_questions(load(tiny_tasks, "tiny_letters"), 100)
+    questions = training_questions(load(tiny_tasks, "tiny_letters"), 100)
     by_prompt = {f"{document['question']} is ": document for document in documents(tiny_tasks, "train")}
-    assert len(found) == 12
-    for question in found:
+    assert len(questions) == 12
+    for question in questions:
         document = by_prompt[question.prompt]
         assert question.answers == ("a", "b", "c")
         assert (question.kind, question.right) == ("choice", document["answer"])

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from harness.cli.prepare import _written
 from harness.measure.routes import path_of
 from harness.measure.segment import Segment
 from harness.methods.routing.router import RouterController, new_router
@@ -61,17 +62,17 @@ def test_scoring_and_writing_take_the_same_path_after_the_same_prompt():
     routers = [new_router(32, 16, generator) for _ in range(4)]
     prompts = [tuple(torch.randint(3, 259, (length,), generator=generator).tolist()) for length in (9, 14, 5, 11)]
     texts = [Text(prompt, (7, 8, 9)) for prompt in prompts]
-    found = []
+    taken = []
     for serve in (score, generate, lambda *args: score(*args, padding=5), lambda *args: generate(*args, padding=3)):
         with routed(decoder, RouterController(decoder, routers, windows=8, control=-0.6)) as engine:
             serve(decoder, texts)
-            found.append(engine.last_paths)
+            taken.append(engine.last_paths)
         with routed(decoder, RouterController(decoder, routers, windows=8, control=-0.6)) as engine:
             for row, text in enumerate(texts):
                 serve(decoder, [text])
-                assert engine.last_paths == [found[-1][row]]
-    assert all(paths == found[0] for paths in found)
-    assert len(set(found[0])) > 1
+                assert engine.last_paths == [taken[-1][row]]
+    assert all(paths == taken[0] for paths in taken)
+    assert len(set(taken[0])) > 1
 
 
 def test_whole_texts_are_refused_before_anything_is_loaded(evaluated):
@@ -84,22 +85,24 @@ def test_whole_texts_are_refused_before_anything_is_loaded(evaluated):
 
 def test_a_state_is_prepared_shared_and_refused(tiny_folder, tiny_tasks, tmp_path):
     job = {"tasks": ("tiny_letters",), "include_path": str(tiny_tasks), "device": "cpu", "limit": 3, "baseline": False}
-    said = Silent()
+    progress = Silent()
 
     def session(method, pretrained=tiny_folder, **more):
-        return Session(Job(methods=(method,), pretrained=str(pretrained), **job, **more), Store(tmp_path / "r"), said)
+        return Session(
+            Job(methods=(method,), pretrained=str(pretrained), **job, **more), Store(tmp_path / "r"), progress
+        )
 
-    [(_, [state])] = session(DR_LLM).prepare(tmp_path / "state")
-    assert state.facts["questions"] == 8
+    [facts] = _written(session(DR_LLM), tmp_path / "state")["state"]
+    assert facts["questions"] == 8
     shared = f"dr-llm:state={tmp_path / 'state'}"
     (record,) = session(f"{shared},control=0.5").execute()
     assert record.routes.identity == 1
-    assert record.method.state[0]["oracle"] == state.facts["oracle"]
+    assert record.method.state[0]["oracle"] == facts["oracle"]
 
     from harness.core.errors import HarnessError, MethodError
 
     with pytest.raises(HarnessError, match="is there already"):
-        session(DR_LLM).prepare(tmp_path / "state")
+        _written(session(DR_LLM), tmp_path / "state")
     with pytest.raises(MethodError, match=r"made for another name \(dr-llm, not polar\)"):
         session(f"polar:state={tmp_path / 'state'}").execute()
     stored = json.loads((tmp_path / "state" / "state.json").read_text())
@@ -109,4 +112,4 @@ def test_a_state_is_prepared_shared_and_refused(tiny_folder, tiny_tasks, tmp_pat
         with pytest.raises(MethodError, match=rf"made for another {part} \(hub:x@1, not"):
             session(shared).execute()
     with pytest.raises(MethodError, match="is no folder"):
-        session("dr-llm:state=nowhere").prepare(None)
+        session("dr-llm:state=nowhere").execute()

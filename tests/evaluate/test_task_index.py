@@ -11,8 +11,8 @@ from harness.evaluate import task_index
 from harness.evaluate.task_index import Known, known_names, scan
 
 
-def theirs(root: Path) -> dict[str, tuple[str, str | None, list[str]]]:
-    """lm-eval's index in the form of ours: members of tags alone, and no names that are not text."""
+def lm_eval_index(root: Path) -> dict[str, tuple[str, str | None, list[str]]]:
+    """lm-eval's index in the form of the scan: members of tags alone, and no names that are not text."""
     from lm_eval.tasks._index import Kind, TaskIndex
 
     index = TaskIndex.build([root])
@@ -27,7 +27,7 @@ def theirs(root: Path) -> dict[str, tuple[str, str | None, list[str]]]:
     }
 
 
-def ours(root: Path) -> dict[str, tuple[str, str | None, list[str]]]:
+def scanned_index(root: Path) -> dict[str, tuple[str, str | None, list[str]]]:
     return {
         name: (known.kind, known.path, sorted(known.members) if known.kind == "TAG" else [])
         for name, known in scan(root).items()
@@ -100,7 +100,7 @@ def test_the_scan_finds_what_lm_eval_finds(what: str, tmp_path: Path) -> None:
     for name, text in FOLDERS[what].items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(text.encode())
-    assert ours(tmp_path) == theirs(tmp_path)
+    assert scanned_index(tmp_path) == lm_eval_index(tmp_path)
 
 
 def test_the_scan_finds_something(tmp_path: Path) -> None:
@@ -112,13 +112,13 @@ def test_the_scan_finds_something(tmp_path: Path) -> None:
 def test_the_bundled_tasks_are_found_as_lm_eval_finds_them() -> None:
     from harness.evaluate.tasks import BUNDLED
 
-    assert ours(BUNDLED) == theirs(BUNDLED)
+    assert scanned_index(BUNDLED) == lm_eval_index(BUNDLED)
 
 
 @pytest.mark.slow
 def test_the_scan_of_lm_evals_own_tasks_is_lm_evals_index() -> None:
     root = task_index._task_folder()
-    assert ours(root) == theirs(root)
+    assert scanned_index(root) == lm_eval_index(root)
 
 
 @pytest.fixture

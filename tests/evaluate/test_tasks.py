@@ -93,9 +93,9 @@ def test_names_and_globs_are_resolved(requested: list[str], found: list[str], ti
 
 
 def test_a_folder_is_every_task_in_it(tiny_tasks: Path) -> None:
-    found = TaskLoader().resolve([str(tiny_tasks)])
-    assert found == sorted(str(path) for path in tiny_tasks.glob("*.yaml"))
-    assert len(found) == 6
+    names = TaskLoader().resolve([str(tiny_tasks)])
+    assert names == sorted(str(path) for path in tiny_tasks.glob("*.yaml"))
+    assert len(names) == 6
 
 
 def test_a_path_is_a_task(tiny_tasks: Path) -> None:
@@ -199,8 +199,8 @@ def test_the_documents_are_those_that_will_be_scored(
     limit: float | None, samples: dict[str, list[int]] | None, questions: list[int], write: Write
 ) -> None:
     loaded = load("mine", write())
-    found = [document["question"] for document in loaded.documents(loaded.tasks["mine"], limit, samples)]
-    assert found == [f"is {number} odd" for number in questions]
+    asked = [document["question"] for document in loaded.documents(loaded.tasks["mine"], limit, samples)]
+    assert asked == [f"is {number} odd" for number in questions]
 
 
 def test_a_document_that_is_not_there_is_refused(write: Write) -> None:
@@ -351,7 +351,7 @@ def test_an_example_for_the_prompt_changes_the_fingerprint_where_there_are_examp
     train = tmp_path / "data" / "tasks" / "train.jsonl"
     train.write_text(train.read_text().replace("is 1 odd", "is 11 odd"))
     after = [fingerprint(folder, num_fewshot=shots) for shots in (0, 2)]
-    assert [one == other for one, other in zip(before, after, strict=True)] == [True, False]
+    assert [old == new for old, new in zip(before, after, strict=True)] == [True, False]
 
 
 def test_metadata_beyond_the_version_leaves_the_fingerprint(write: Write) -> None:
@@ -373,18 +373,16 @@ for name in ("mine", "pocket_choice"):
 def test_the_fingerprint_is_the_same_in_every_process(write: Write) -> None:
     utils = "NAMES = {'a', 'bb', 'ccc'}\n" + UTILS
     folder = write(utils=utils, yaml="generation_kwargs: {kinds: !!set {a, bb, ccc}}\n")
-    seen = {
-        subprocess.run(
-            [sys.executable, "-c", PRINT, str(folder)],
-            env={**os.environ, "PYTHONHASHSEED": seed},
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
-        for seed in ("1", "2")
-    }
-    assert len(seen) == 1
-    assert len(seen.pop().split()) == 2
+    here = [TaskLoader(str(folder)).load(name, Overrides()).fingerprint(20, None) for name in ("mine", "pocket_choice")]
+    seed = "2" if os.environ.get("PYTHONHASHSEED") == "1" else "1"
+    done = subprocess.run(
+        [sys.executable, "-c", PRINT, str(folder)],
+        env={**os.environ, "PYTHONHASHSEED": seed},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split() == here
 
 
 @pytest.mark.parametrize(

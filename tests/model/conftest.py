@@ -1,14 +1,34 @@
-"""Every family of decoder under every attention implementation it has."""
+"""Every family of decoder, under the attention implementations that it has."""
 
 import pytest
 import torch
 
 from harness.testing.tiny import EAGER_ONLY, FAMILIES, tiny_decoder
 
-VARIANTS = [(f, a) for f in FAMILIES for a in ("sdpa", "eager") if not (a == "sdpa" and f in EAGER_ONLY)]
+USUAL = [(family, "eager" if family in EAGER_ONLY else "sdpa") for family in FAMILIES]
+OTHER = [(family, "eager") for family in FAMILIES if family not in EAGER_ONLY]
 
 
-@pytest.fixture(params=VARIANTS, ids="-".join)
+def variants(name, cases, other=1):
+    """Parametrize ``decoder`` and another argument: every case on every family under its usual attention.
+
+    Args:
+        name: the other argument.
+        cases: its values.
+        other: how many of the cases, from the first on, run under the other attention implementation too.
+    """
+    cases = list(cases)
+    pairs = [(variant, case) for variant in USUAL for case in cases]
+    pairs += [(variant, case) for variant in OTHER for case in cases[:other]]
+    ids = [f"{'-'.join(variant)}-{getattr(case, '__name__', case)}" for variant, case in pairs]
+    return pytest.mark.parametrize(("decoder", name), pairs, ids=ids, indirect=["decoder"])
+
+
+usual = pytest.mark.parametrize("decoder", USUAL, ids="-".join, indirect=True)
+"""Every family under its usual attention: for what no attention implementation has a part in."""
+
+
+@pytest.fixture(params=USUAL + OTHER, ids="-".join)
 def decoder(request):
     """A fresh tiny decoder; a test may break it."""
     family, attention = request.param

@@ -8,6 +8,7 @@ from harness.core.errors import MethodError
 from harness.model.influence import influence
 from harness.model.surgery import without_branches
 from harness.testing.tiny import tiny_decoder
+from tests.model.conftest import usual
 from tests.model.dropping import assert_same, snapshot
 
 
@@ -49,6 +50,7 @@ def by_hand(decoder, windows):
     return {unit: values / tokens for unit, values in sums.items()}
 
 
+@usual
 def test_scores_are_the_mean_over_all_tokens(decoder, ids):
     """Windows of different length, so a mean of window means would differ."""
     windows = [ids[:1], ids[1:, :5]]

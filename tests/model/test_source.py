@@ -1,4 +1,4 @@
-"""A model is found by folder or by hub name, known by its files, and missed with advice."""
+"""A model is located by folder or by hub name, known by its files, and missed with advice."""
 
 import json
 import shutil
@@ -45,9 +45,9 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_folder_is_a_model(folder: Path) -> None:
-    found = locate(f"{folder}/")
-    assert (found.name, found.folder, found.revision, found.loadable) == ("my-model", folder, None, str(folder))
-    assert found.fingerprint.startswith("sha256:")
+    located = locate(f"{folder}/")
+    assert (located.name, located.folder, located.revision, located.loadable) == ("my-model", folder, None, str(folder))
+    assert located.fingerprint.startswith("sha256:")
 
 
 def test_a_folder_may_be_in_the_users_home(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,10 +118,10 @@ def test_a_path_into_nowhere_is_refused() -> None:
 @pytest.mark.parametrize("revision", [None, "v1", COMMIT])
 @pytest.mark.usefixtures("hub")
 def test_a_hub_name_is_found_in_the_cache(revision: str | None) -> None:
-    found = locate("org/small", revision)
-    assert found == ModelSource("org/small", revision, found.folder, f"hub:org/small@{COMMIT}")
-    assert found.folder.name == COMMIT
-    assert (found.name, found.loadable) == ("small", "org/small")
+    located = locate("org/small", revision)
+    assert located == ModelSource("org/small", revision, located.folder, f"hub:org/small@{COMMIT}")
+    assert located.folder.name == COMMIT
+    assert (located.name, located.loadable) == ("small", "org/small")
 
 
 @pytest.mark.parametrize(
@@ -183,10 +183,10 @@ def nested(folder: Path) -> Path:
 
 
 def test_a_folder_with_only_a_subfolder_model_is_a_model(nested: Path) -> None:
-    found = locate(str(nested), subfolder="inner")
-    assert (found.folder, found.loadable) == (nested, str(nested))
+    located = locate(str(nested), subfolder="inner")
+    assert (located.folder, located.loadable) == (nested, str(nested))
     (nested / "inner" / "model.safetensors").write_text("changed")
-    assert locate(str(nested), subfolder="inner").fingerprint != found.fingerprint
+    assert locate(str(nested), subfolder="inner").fingerprint != located.fingerprint
 
 
 @pytest.mark.parametrize(

@@ -11,15 +11,16 @@ from harness.core.errors import MethodError
 from harness.model.layouts import dissect
 from harness.model.surgery import without_blocks, without_branches
 from harness.testing.tiny import FAMILIES, tiny_decoder, tiny_tokenizer
+from tests.model.conftest import usual, variants
 from tests.model.dropping import assert_same, bypassed, logits, snapshot
 
-BLOCKS = [(0,), (1, 2), (0, 2), (1, 2, 3)]
+BLOCKS = [(0, 2), (0,), (1, 2), (1, 2, 3)]
 # Hybrid families alternate sliding (even) and full (odd) attention, and one of each must stay.
 BRANCHES = [
+    {"attention": (0, 1), "mlp": (1, 3)},
     {"attention": (0,)},
     {"attention": (0, 3)},
     {"mlp": (0, 1, 2, 3)},
-    {"attention": (0, 1), "mlp": (1, 3)},
 ]
 ATTENTION_OUT = [case for case in BRANCHES if "attention" in case]
 
@@ -30,20 +31,20 @@ def close(actual, expected):
 
 def stepwise(decoder, ids, prompt, cache=None):
     """Logits of a prefill and one-token steps through a cache, with positions left to the model."""
-    found, seen = [], 0
+    outputs, seen = [], 0
     for end in (prompt, *range(prompt + 1, ids.shape[1] + 1)):
         with torch.no_grad():
             out = decoder.module(input_ids=ids[:, seen:end], past_key_values=cache, use_cache=True)
-        found.append(out.logits)
+        outputs.append(out.logits)
         cache, seen = out.past_key_values, end
-    return torch.cat(found, dim=1), cache
+    return torch.cat(outputs, dim=1), cache
 
 
 def filled(cache):
     return [slot for slot, layer in enumerate(cache.layers) if layer.get_seq_length() > 0]
 
 
-@pytest.mark.parametrize("blocks", BLOCKS)
+@variants("blocks", BLOCKS)
 def test_without_blocks_equals_passing_the_stream_by(decoder, ids, blocks):
     dense = logits(decoder, ids)
     with bypassed(decoder, blocks=blocks):
@@ -56,7 +57,7 @@ def test_without_blocks_equals_passing_the_stream_by(decoder, ids, blocks):
     assert len(cache.layers) == len(filled(cache)) == 4 - len(blocks)
 
 
-@pytest.mark.parametrize("out", BRANCHES, ids=str)
+@variants("out", BRANCHES)
 def test_without_branches_equals_adding_zeros(decoder, ids, out):
     dense = logits(decoder, ids)
     with bypassed(decoder, **out):
@@ -69,14 +70,14 @@ def test_without_branches_equals_adding_zeros(decoder, ids, out):
     assert len(filled(cache)) == 4 - len(out.get("attention", ()))
 
 
-@pytest.mark.parametrize("out", ATTENTION_OUT, ids=str)
+@variants("out", ATTENTION_OUT)
 def test_a_cache_that_grows_on_demand_works_too(decoder, ids, out):
     """``DynamicCache()`` knows no configuration and takes every slot for full attention."""
     with without_branches(decoder, **out):
         close(stepwise(decoder, ids, prompt=4, cache=DynamicCache())[0], logits(decoder, ids))
 
 
-@pytest.mark.parametrize("out", [{"blocks": (0,)}, {"blocks": (1, 2)}, *ATTENTION_OUT], ids=str)
+@variants("out", [*ATTENTION_OUT, {"blocks": (0,)}, {"blocks": (1, 2)}])
 def test_generation_with_padding_equals_recomputation_without(decoder, ids, out):
     """Left-padded rows with a cache against each row alone, whole, without one, on the dense model."""
     lengths, new = (16, 9), 8
@@ -95,12 +96,12 @@ def test_generation_with_padding_equals_recomputation_without(decoder, ids, out)
             output_logits=True,
             return_dict_in_generate=True,
         )
-    found = torch.stack(made.logits, dim=1)
-    assert torch.equal(found.argmax(-1), made.sequences[:, -new:])
+    actual = torch.stack(made.logits, dim=1)
+    assert torch.equal(actual.argmax(-1), made.sequences[:, -new:])
     for row, length in enumerate(lengths):
         with bypassed(decoder, **out):
             whole = logits(decoder, made.sequences[row : row + 1, 16 - length :])
-        close(found[row], whole[0, length - 1 : -1])
+        close(actual[row], whole[0, length - 1 : -1])
 
 
 def test_positions_are_right_when_the_first_attention_is_out(ids):
@@ -150,7 +151,7 @@ def test_what_is_out_does_not_run(family, ids):
     assert ran == {(layer, kind) for layer in (2, 3) for kind in ("attention", "mlp")}
 
 
-@pytest.mark.parametrize("fails", [False, True], ids=["leaves", "raises"])
+@usual
 @pytest.mark.parametrize(
     "attach",
     [
@@ -159,15 +160,17 @@ def test_what_is_out_does_not_run(family, ids):
     ],
     ids=["blocks", "branches"],
 )
-def test_everything_comes_back(decoder, ids, attach, fails):
+def test_everything_comes_back(decoder, ids, attach):
+    """After the block is left, and after an error in it."""
     # A first forward settles what transformers sets up lazily.
     outputs, before = logits(decoder, ids), snapshot(decoder)
-    with suppress(RuntimeError), attach(decoder):
-        logits(decoder, ids)
-        if fails:
-            raise RuntimeError
-    assert_same(before, snapshot(decoder))
-    assert torch.equal(logits(decoder, ids), outputs)
+    for fails in (False, True):
+        with suppress(RuntimeError), attach(decoder):
+            logits(decoder, ids)
+            if fails:
+                raise RuntimeError
+        assert_same(dict(before), snapshot(decoder))
+        assert torch.equal(logits(decoder, ids), outputs)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -181,6 +184,7 @@ def test_nothing_out_is_the_dense_model(family, ids):
         assert torch.equal(logits(decoder, ids), outputs)
 
 
+@usual
 def test_one_surgery_within_another(decoder, ids):
     before = snapshot(decoder)
     with bypassed(decoder, blocks=(0,), attention=(1,), mlp=(3,)):

@@ -12,12 +12,12 @@ from harness.testing.tiny import FAMILIES, tiny_decoder, tiny_model, tiny_tokeni
 def test_the_seed_decides_the_weights_and_the_global_state_stays(family):
     torch.manual_seed(5)
     before, others = torch.get_rng_state(), random.getstate()
-    one, same, other = tiny_decoder(family), tiny_decoder(family), tiny_decoder(family, seed=1)
+    decoder, same, different = tiny_decoder(family), tiny_decoder(family), tiny_decoder(family, seed=1)
     assert torch.equal(torch.get_rng_state(), before)
     assert random.getstate() == others
-    assert one.fingerprint == same.fingerprint != other.fingerprint
-    assert not one.module.training
-    assert one.module.dtype == torch.float32
+    assert decoder.fingerprint == same.fingerprint != different.fingerprint
+    assert not decoder.module.training
+    assert decoder.module.dtype == torch.float32
 
 
 @pytest.mark.parametrize("family", FAMILIES)

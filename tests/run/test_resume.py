@@ -178,7 +178,7 @@ def test_stopped_method_leaves_the_model_dense(settings: Settings, tmp_path: Pat
     with stopped_after(6):  # dense has 4 batches
         session.execute()
     assert dict(session.lm.decoder.module.named_modules()) == before
-    assert session.lm.watch is None
+    assert session.lm.mode is None
     assert session.lm.decoder.context is None
 
 

@@ -1,8 +1,8 @@
-"""Who chooses the layer paths: a fixed table, a router within the layers, or a predictor before them.
+"""What chooses the layer paths: a fixed table, a router at each layer, or a predictor before the first layer.
 
-All three answer one question. When the prompt has reached a layer, ``decide`` says for each row how often it runs
-that layer, and may go on to say so of the layers after it: a router answers for one layer, a predictor for all that
-follow, a table for the whole model.
+All three answer one question. When the prompt has reached a layer, ``decide`` returns for each row how often it runs
+that layer, and may include any number of the layers after it: a router answers for one layer, a predictor and a table
+for the whole model.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ import torch
 
 from harness.contract.decoder import ForwardContext
 from harness.core.errors import MethodError
-from harness.model.paths.routed_cache import Path
+from harness.model.paths.routed_cache import LayerPath
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,13 @@ class Prompts:
 
     @classmethod
     def of(cls, ids: torch.Tensor, mask: torch.Tensor | None, context: ForwardContext | None) -> "Prompts":
-        """The prompts of a first forward.
+        """The prompts of a batch's first forward.
 
-        They end where the context says; without a context every token that ``mask`` [rows, tokens] does not hide
-        is one of the prompt.
+        They end where the context says; without a context every token that the attention mask keeps is prompt.
+
+        Args:
+            ids: the input, [rows, tokens].
+            mask: the attention mask, [rows, tokens], 0 at padding.
         """
         rows, width = ids.shape
         if context is not None and context.padding == "left":
@@ -50,15 +53,15 @@ class Prompts:
 
     @cached_property
     def digests(self) -> tuple[bytes, ...]:
-        """What the prompts are told apart by: a digest of each row's tokens."""
+        """A digest of each row's prompt tokens; equal for equal prompts, whatever the padding."""
         rows = (row[begin:end] for row, (begin, end) in zip(self.ids.tolist(), self.spans, strict=True))
         return tuple(hashlib.blake2b(repr(row).encode(), digest_size=16).digest() for row in rows)
 
     def states(self, hidden: torch.Tensor) -> list[torch.Tensor]:
-        """The prompts' part of hidden states [rows, tokens, width]: [prompt, width] of each row.
+        """The prompt's part of hidden states [rows, tokens, width]: for each row [prompt, width].
 
         Raises:
-            MethodError: a row has no prompt, as a text scored as a whole has none.
+            MethodError: a row has no prompt, such as a text that is scored whole.
         """
         if any(begin == end for begin, end in self.spans):
             raise MethodError("a path that is chosen from the prompt needs one, and this text has none")
@@ -75,24 +78,24 @@ class Controller(ABC):
     passes: ClassVar[int] = 2
 
     @abstractmethod
-    def decide(self, layer: int, hidden: torch.Tensor, prompts: Prompts) -> Sequence[Path]:
+    def decide(self, layer: int, hidden: torch.Tensor, prompts: Prompts) -> Sequence[LayerPath]:
         """For each row, how often it runs this layer, and as many of the following as are already decided.
 
         Args:
-            layer: the layer's index in the dense model.
-            hidden: its input, [rows, tokens, width], where the rows have taken the paths decided so far.
-            prompts: which of the tokens may be looked at.
+            layer: index of the layer in the dense model.
+            hidden: its input, [rows, tokens, width], computed along the paths decided so far.
+            prompts: the tokens that may be looked at.
         """
 
 
 @dataclass(frozen=True)
 class FixedPaths(Controller):
-    """Paths that are known before: one for every row, or one for each."""
+    """Paths that are known in advance: one for every row, or one for each."""
 
-    paths: tuple[Path, ...]
+    paths: tuple[LayerPath, ...]
 
-    def decide(self, layer: int, hidden: torch.Tensor, prompts: Prompts) -> Sequence[Path]:
-        """The rest of the table."""
+    def decide(self, layer: int, hidden: torch.Tensor, prompts: Prompts) -> Sequence[LayerPath]:
+        """The rest of each row's path."""
         rows = self.paths * len(prompts.spans) if len(self.paths) == 1 else self.paths
         return [path[layer:] for path in rows]
 
@@ -102,9 +105,9 @@ class SkipPaths(Controller):
 
     passes = 1
 
-    def __init__(self, path: Callable[[bytes], Path]) -> None:
+    def __init__(self, path: Callable[[bytes], LayerPath]) -> None:
         self._path = path
 
-    def decide(self, layer: int, hidden: torch.Tensor, prompts: Prompts) -> Sequence[Path]:
+    def decide(self, layer: int, hidden: torch.Tensor, prompts: Prompts) -> Sequence[LayerPath]:
         """The rest of each row's path."""
         return [self._path(digest)[layer:] for digest in prompts.digests]

@@ -1,9 +1,9 @@
-"""The layer-path engine: each row of a batch skips, runs or repeats whole layers, and really only these run.
+"""The layer-path engine: each row of a batch skips, runs or repeats whole layers, and only these layers run.
 
 A path is fixed when the prompt is read, from its tokens alone, and kept with the cache, so that keys and values have
-no holes and cached decoding is what recomputation without a cache would give. Rows that run a layer are gathered,
-run and put back. The engine replaces ``forward`` on the layers themselves and knows no architecture beyond that;
-what it has been tested on is listed, and anything else is refused by name.
+no gaps and cached decoding equals recomputation without a cache. The rows that run a layer are gathered, run and
+scattered back. The engine replaces ``forward`` on the layers and knows no architecture beyond that; the ones on which
+it has been compared with recomputation are listed (``harness.model.supported``), and all others are refused by name.
 """
 
 import inspect
@@ -19,176 +19,129 @@ from transformers.cache_utils import Cache
 
 from harness.contract.anatomy import Block
 from harness.contract.decoder import Decoder, only
-from harness.core.errors import MethodError, UnsupportedModelError
+from harness.core.errors import MethodError
+from harness.model.forwards import by_name, cache_argument, replace_forward, rows_of
 from harness.model.paths.controller import Controller, Prompts
-from harness.model.paths.routed_cache import Path, RoutedCache
+from harness.model.paths.routed_cache import LayerPath, RoutedCache
+from harness.model.supported import require_supported
 
-ARCHITECTURES = (
-    "llama mistral qwen2 qwen3 gemma gemma2 gemma3_text gemma3 phi3 gpt2 opt gpt_neox olmo2".split()  # noqa: SIM905
-)
-ATTENTION = ("sdpa", "eager")
-_CACHE_NAMES = ("past_key_values", "past_key_value", "layer_past")
-
-_Pass = tuple[tuple[int, ...] | None, torch.Tensor | None]
-"""One pass of a layer: the rows that run it and the same as an index tensor; None where all do."""
+_Pass = tuple[tuple[int, ...], torch.Tensor]
+"""The rows that one pass of a layer runs on: as a tuple, and as an index tensor [rows of the pass]."""
 
 
-def require_supported(model: Decoder) -> None:
-    """Refuse what the engine has not been tested on.
+def require_routable(model: Decoder) -> None:
+    """Refuse a model whose layers cannot be skipped and repeated by row.
 
     Raises:
-        UnsupportedModelError: another architecture or attention implementation.
-        MethodError: the model's layers have been taken out or replaced.
+        UnsupportedModelError: an architecture or attention implementation that the engine was not compared on.
+        MethodError: layers of the model have been removed or replaced.
     """
-    kind, attention = model.module.config.model_type, model.config._attn_implementation
-    if kind not in ARCHITECTURES:
-        raise UnsupportedModelError(
-            f"layer paths are not offered for {type(model.module).__name__} (model_type {kind!r}): its layers have not "
-            f"been tested against recomputation; these have: {', '.join(ARCHITECTURES)}"
-        )
-    if attention not in ATTENTION:
-        raise UnsupportedModelError(
-            f"layer paths on {kind} need attn_implementation sdpa or eager, not {attention}: "
-            "rows gathered for a layer have not been tested with it"
-        )
-    live = getattr(model.anatomy.parent, model.anatomy.layers_name)
-    if [block.module for block in model.anatomy.blocks] != list(live):
+    require_supported(model, "layer paths")
+    if model.live != list(model.anatomy.blocks):
         raise MethodError("layer paths need all of the model's layers; stack the method that removes some after it")
 
 
 @contextmanager
 def routed(model: Decoder, controller: Controller) -> Iterator["Engine"]:
-    """Let the controller choose paths for everything the model runs inside the ``with`` block.
+    """Let the controller choose a path for every row that the model runs inside the ``with`` block.
 
     Raises:
-        UnsupportedModelError: see ``require_supported``.
-        MethodError: another method has hold of the layers.
+        UnsupportedModelError: see ``require_routable``.
+        MethodError: the same, or another method directs the layers already.
     """
-    require_supported(model)
+    require_routable(model)
     engine = Engine(model, controller)
     with ExitStack() as undo:
         for block in model.anatomy.blocks:
-            replaced(undo, block.module, engine.layer(block))
+            replace_forward(undo, block.module, engine.layer_forward(block))
         for module in dict.fromkeys((model.module, model.anatomy.parent)):
-            replaced(undo, module, engine.whole(module))
-        replaced(undo, model.module, engine.prepare_cache, "_prepare_cache_for_generation")
+            replace_forward(undo, module, engine.model_forward(module))
+        replace_forward(undo, model.module, engine.prepare_cache, "_prepare_cache_for_generation")
         yield engine
-
-
-def replaced(undo: ExitStack, module: nn.Module, function: Callable[..., Any], name: str = "forward") -> None:
-    """Put a function in the place of a method of one module, until ``undo`` ends.
-
-    Raises:
-        MethodError: something is there already.
-    """
-    if name in vars(module):
-        raise MethodError("another method already decides what the model's layers run: attach one of them alone")
-    setattr(module, name, function)
-    undo.callback(delattr, module, name)
-
-
-def by_name(inner: Callable[..., Any], function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
-    """A stand-in for a layer's forward that gets the hidden states first and everything else by name."""
-    names = list(inspect.signature(inner).parameters)[1:]
-
-    @wraps(inner)
-    def forward(hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        return function(hidden_states, **dict(zip(names, args, strict=False)), **kwargs)
-
-    return forward
-
-
-def rows_of(call: dict[str, Any], index: torch.Tensor, rows: int) -> dict[str, Any]:
-    """What a layer is called with, for some rows of the batch: what is broadcast has one row, or none."""
-
-    def part(value: Any) -> Any:
-        if isinstance(value, tuple):
-            return tuple(map(part, value))
-        has_rows = isinstance(value, torch.Tensor) and value.ndim > 0 and value.shape[0] == rows
-        return value[index] if has_rows else value
-
-    return {name: value if name == "cache_position" else part(value) for name, value in call.items()}
 
 
 @dataclass
 class _Forward:
-    """One forward of the whole model.
+    """State of one forward of the whole model.
 
     Attributes:
-        paths: what is decided so far of each row's path.
-        known: the paths of prompts that were seen before.
-        frozen: the paths were decided in an earlier forward.
+        rows: the batch size.
+        cache: keys and values, or None where nothing is decoded after this forward.
+        prompts: the prompts that paths are chosen from; None in a decode step, whose paths are in the cache.
+        remembered: for each row, the path that its prompt took before, if it was seen before.
+        paths: for each row, the path as far as it is decided; all rows are decided equally far.
+        gathered: layer arguments of some rows, by these rows and the identity of the whole arguments.
     """
 
     rows: int
     cache: RoutedCache | None
     prompts: Prompts | None
-    known: list[Path | None]
-    paths: list[Path]
-    frozen: bool
+    remembered: list[LayerPath | None]
+    paths: list[LayerPath]
     gathered: dict[tuple[Any, ...], tuple[Any, dict[str, Any]]] = field(default_factory=dict)
 
 
 class Engine:
-    """What runs in the layers' place. One prompt has one path, whatever batch, padding or continuation it comes with.
+    """Replaces the layers' forward. A prompt takes one path in every batch, padding and continuation.
 
     Attributes:
-        last_paths: the paths of the last finished forward's rows.
+        last_paths: paths of the rows of the last finished forward.
     """
 
     def __init__(self, model: Decoder, controller: Controller) -> None:
         self._model, self._controller = model, controller
         self._running: _Forward | None = None
-        self._remembered: dict[bytes, Path] = {}
-        self._plans: dict[tuple[tuple[int, ...], torch.device], list[_Pass]] = {}
-        self.last_paths: list[Path] = []
+        self._remembered: dict[bytes, LayerPath] = {}  # by digest of the prompt
+        self._passes: dict[tuple[tuple[int, ...], torch.device], list[_Pass]] = {}
+        self.last_paths: list[LayerPath] = []
 
     def prepare_cache(self, generation_config: Any, model_kwargs: dict[str, Any], *_: Any, **__: Any) -> None:
-        """Give ``generate`` a routed cache where it would make one of its own."""
+        """Give ``generate`` a routed cache where it would create a cache of its own."""
         if model_kwargs.get("past_key_values") is None and generation_config.use_cache is not False:
             model_kwargs["past_key_values"] = self._new_cache()
 
-    def whole(self, module: nn.Module) -> Callable[..., Any]:
-        """The forward of the model, or of its stack of layers where that is called alone."""
+    def model_forward(self, module: nn.Module) -> Callable[..., Any]:
+        """The forward of the model, or of its stack of layers where that is called directly."""
         inner = module.forward
         signature = inspect.signature(inner)
-        named = signature.parameters.values()
-        rest = next((each.name for each in named if each.kind is inspect.Parameter.VAR_KEYWORD), "")
+        parameters = signature.parameters.values()
+        rest = next((each.name for each in parameters if each.kind is inspect.Parameter.VAR_KEYWORD), "")
 
         @wraps(inner)
         def forward(*args: Any, **kwargs: Any) -> Any:
-            if self._running is not None:
+            if self._running is not None:  # the model calls its stack of layers
                 return inner(*args, **kwargs)
-            given = signature.bind_partial(*args, **kwargs).arguments
-            given |= given.pop(rest, {})
-            self._running = serving = self._begin(given)
+            arguments = signature.bind_partial(*args, **kwargs).arguments
+            arguments |= arguments.pop(rest, {})
+            self._running = running = self._begin(arguments)
+            arguments |= {"past_key_values": running.cache, "use_cache": running.cache is not None}
             try:
-                output = inner(**{**given, "past_key_values": serving.cache, "use_cache": serving.cache is not None})
+                output = inner(**arguments)
             finally:
                 self._running = None
-            self._end(serving, given["input_ids"].shape[1])
+            self._end(running, tokens=arguments["input_ids"].shape[1])
             return output
 
         return forward
 
-    def layer(self, block: Block) -> Callable[..., torch.Tensor]:
-        """The forward of one layer."""
+    def layer_forward(self, block: Block) -> Callable[..., torch.Tensor]:
+        """The forward of one layer: hidden states [rows, tokens, width] to the same shape."""
         inner = block.module.forward
-        cache_name = next(name for name in _CACHE_NAMES if name in inspect.signature(inner).parameters)
+        cache_name = cache_argument(inner)
 
-        def forward(hidden: torch.Tensor, **call: Any) -> torch.Tensor:
-            serving = self._running
-            if serving is None:
+        def forward(hidden: torch.Tensor, **arguments: Any) -> torch.Tensor:
+            running = self._running
+            if running is None:
                 raise MethodError("a layer ran outside the model while paths are attached")
-            for number, (rows, index) in enumerate(self._passes(serving, block.index, hidden)):
-                if serving.cache is not None:
-                    call[cache_name] = serving.cache.view(number)
-                if rows is None or index is None:
-                    hidden = inner(hidden, **call)
-                else:
-                    with only(self._model, rows):
-                        run = inner(hidden[index], **self._gathered(serving, rows, index, call))
-                    hidden = hidden.index_copy(0, index, run)
+            for number, (rows, index) in enumerate(self._passes_of(running, block.index, hidden)):
+                if running.cache is not None:
+                    arguments[cache_name] = running.cache.slots(number)
+                if len(rows) == running.rows:  # bit for bit what the dense model computes
+                    hidden = inner(hidden, **arguments)
+                    continue
+                with only(self._model, rows):
+                    part = inner(hidden[index], **self._gathered(running, rows, index, arguments))
+                hidden = hidden.index_copy(0, index, part)  # part: [rows of the pass, tokens, width]
             return hidden
 
         return by_name(inner, forward)
@@ -196,9 +149,9 @@ class Engine:
     def _new_cache(self) -> RoutedCache:
         return RoutedCache(self._model.config, self._controller.passes)
 
-    def _begin(self, given: dict[str, Any]) -> _Forward:
-        """Take up the paths of the cache, or start a new batch of prompts."""
-        ids, cache, context = given.get("input_ids"), given.get("past_key_values"), self._model.context
+    def _begin(self, arguments: dict[str, Any]) -> _Forward:
+        """Resume the paths of the cache, or start a new batch of prompts."""
+        ids, cache, context = arguments.get("input_ids"), arguments.get("past_key_values"), self._model.context
         if ids is None:
             raise MethodError("layer paths are chosen by prompt, so the model must be given input_ids")
         if isinstance(cache, Cache) and not isinstance(cache, RoutedCache):
@@ -207,56 +160,59 @@ class Engine:
             )
         rows = ids.shape[0]
         if cache is not None and cache.paths is not None:
-            return _Forward(rows, cache, None, [None] * rows, cache.paths, frozen=True)
+            return _Forward(rows, cache, None, [None] * rows, cache.paths)
         if context is not None and context.decoding:
             raise MethodError("paths are kept with the cache, so decoding needs one: use_cache=False is not offered")
-        wanted = given.get("use_cache")
-        if cache is None and (self._model.config.use_cache if wanted is None else wanted):
-            # a scored text is never gone on with
+        use_cache = arguments.get("use_cache")
+        if cache is None and (self._model.config.use_cache if use_cache is None else use_cache):
+            # a scored text is never continued, so it needs no cache
             cache = None if context is not None and context.kind == "score" else self._new_cache()
-        prompts = Prompts.of(ids, given.get("attention_mask"), context)
-        known = [self._remembered.get(digest) for digest in prompts.digests]
-        return _Forward(rows, cache, prompts, known, [()] * rows, frozen=False)
+        prompts = Prompts.of(ids, arguments.get("attention_mask"), context)
+        remembered = [self._remembered.get(digest) for digest in prompts.digests]
+        return _Forward(rows, cache, prompts, remembered, [()] * rows)
 
-    def _end(self, serving: _Forward, tokens: int) -> None:
-        self.last_paths = serving.paths
-        if serving.cache is not None:
-            serving.cache.paths = serving.paths
-            serving.cache.commit(tokens)
-        if serving.prompts is not None:
-            self._remembered.update(zip(serving.prompts.digests, serving.paths, strict=True))
+    def _end(self, finished: _Forward, tokens: int) -> None:
+        self.last_paths = finished.paths
+        if finished.cache is not None:
+            finished.cache.paths = finished.paths
+            finished.cache.commit(tokens)
+        if finished.prompts is not None:
+            self._remembered.update(zip(finished.prompts.digests, finished.paths, strict=True))
 
-    def _passes(self, serving: _Forward, layer: int, hidden: torch.Tensor) -> list[_Pass]:
-        """Who runs the layer in its first pass, and in its second."""
-        if not serving.frozen and len(serving.paths[0]) <= layer:
-            assert serving.prompts is not None  # paths that are not frozen are of prompts being read
-            # also where all paths are known: what a decision costs is paid, and seen, for every row
-            self._extend(serving, self._controller.decide(layer, hidden, serving.prompts))
-        counts = tuple(path[layer] for path in serving.paths)
+    def _passes_of(self, running: _Forward, layer: int, hidden: torch.Tensor) -> list[_Pass]:
+        """The passes of a layer that some row runs, in order."""
+        if running.prompts is not None and len(running.paths[0]) <= layer:
+            # also where all paths are remembered: the cost of a decision is paid, and traced, for every row
+            self._extend(running, running.prompts, self._controller.decide(layer, hidden, running.prompts))
+        counts = tuple(path[layer] for path in running.paths)
         key = (counts, hidden.device)
-        if key not in self._plans:
-            self._plans[key] = [_pass(counts, number, hidden.device) for number in range(max(counts))]
-        return self._plans[key]
+        if key not in self._passes:
+            self._passes[key] = [_pass(counts, number, hidden.device) for number in range(max(counts))]
+        return self._passes[key]
 
-    def _extend(self, serving: _Forward, decided: Sequence[Path]) -> None:
-        assert serving.prompts is not None
-        done, end = len(serving.paths[0]), len(serving.paths[0]) + len(decided[0])
-        first: dict[bytes, Path] = {}  # rounding must not part rows of one prompt
-        rows = zip(serving.prompts.digests, serving.known, decided, strict=True)
-        for row, (digest, known, more) in enumerate(rows):
-            path = known[:end] if known is not None else (*serving.paths[row][:done], *more)
-            serving.paths[row] = first.setdefault(digest, path)
+    def _extend(self, running: _Forward, prompts: Prompts, decided: Sequence[LayerPath]) -> None:
+        """Append what the controller decided for each row, unless the row's prompt took a path before."""
+        end = len(running.paths[0]) + len(decided[0])
+        # identical prompts must take the same path even if rounding makes the router disagree
+        first: dict[bytes, LayerPath] = {}
+        for row, (digest, before, addition) in enumerate(
+            zip(prompts.digests, running.remembered, decided, strict=True)
+        ):
+            path = before[:end] if before is not None else (*running.paths[row], *addition)
+            running.paths[row] = first.setdefault(digest, path)
 
     def _gathered(
-        self, serving: _Forward, rows: tuple[int, ...], index: torch.Tensor, call: dict[str, Any]
+        self, running: _Forward, rows: tuple[int, ...], index: torch.Tensor, arguments: dict[str, Any]
     ) -> dict[str, Any]:
-        """The rows' part of a layer's call; layers that are handed the same share it."""
-        key = (rows, *(id(value) for value in call.values()))
-        if key not in serving.gathered:  # kept with what it was made of, so that no other object takes over an id
-            serving.gathered[key] = (dict(call), rows_of(call, index, serving.rows))
-        return serving.gathered[key][1]
+        """The rows' part of a layer's arguments; layers that are called with the same arguments share it."""
+        key = (rows, *(id(value) for value in arguments.values()))
+        if key not in running.gathered:
+            # keep the arguments alive: the key uses id(), which Python may reuse
+            running.gathered[key] = (dict(arguments), rows_of(arguments, index, running.rows))
+        return running.gathered[key][1]
 
 
 def _pass(counts: tuple[int, ...], number: int, device: torch.device) -> _Pass:
+    """The rows whose count exceeds the number of the pass, from 0."""
     rows = tuple(row for row, count in enumerate(counts) if count > number)
-    return (None, None) if len(rows) == len(counts) else (rows, torch.tensor(rows, device=device))
+    return rows, torch.tensor(rows, device=device)

@@ -1,30 +1,29 @@
-"""Early exit: a token stops at the first layer after which it is sure enough, and carries its state to the head.
+"""Early exit: a token stops at the first layer after which it is confident enough, and carries its state to the head.
 
-Only tokens whose output predicts something may exit. The others are prompt, which is read in full: masking it would
-cost quality and save nothing.
+Only tokens whose output predicts something may exit. The rest of the prompt is read in full: masking it would cost
+quality and save nothing.
 """
 
 from collections import defaultdict
 from collections.abc import Callable, Container
-from contextlib import nullcontext
 
 import torch
 
-from harness.contract.decoder import Auxiliary, Decoder
+from harness.contract.decoder import Auxiliary, Decoder, only
 from harness.model.tokens.confidence import Confidence
 from harness.model.tokens.token_depth import TokenPolicy, Tokens, token_depth
 
 Threshold = Callable[[int, torch.Tensor], "torch.Tensor | float"]
-"""What a confidence must reach, by the layer just run and the steps of the tokens, shape [rows, tokens]."""
+"""The confidence at which a token exits, by the layer just run and the steps of the tokens, [rows, tokens]."""
 
 
 class EarlyExit(TokenPolicy):
     """Exit after the first checked layer where confidence reaches the threshold.
 
     Attributes:
-        confidence: the measure, computed for tokens that may still exit alone.
-        threshold: what it must reach.
-        layers: the dense layers after which it is checked; after the last layer there is nothing to leave.
+        confidence: the measure, computed only for tokens that may still exit.
+        threshold: the confidence at which a token exits.
+        layers: the dense layers after which it is checked; after the last layer there is nothing left to skip.
         hits: how many checks in a row must reach it.
     """
 
@@ -41,58 +40,57 @@ class EarlyExit(TokenPolicy):
         self._model = model
 
     def begin(self, tokens: Tokens) -> None:
-        """Nobody has left yet."""
+        """Start with every token inside the model."""
         self._tokens = tokens
-        self._inside: torch.Tensor | None = None
-        self._streak = torch.zeros_like(tokens.steps)
-        self._last: tuple[int, torch.Tensor] | None = None
+        self._inside: torch.Tensor | None = None  # [rows, tokens], bool; None before the first exit
+        self._streak = torch.zeros_like(tokens.steps)  # [rows, tokens], checks in a row that reached the threshold
+        self._previous: tuple[int, torch.Tensor] | None = None  # a layer and its input
 
     def runs(self, layer: int, states: torch.Tensor) -> torch.Tensor | None:
-        """Those that have not exited; the states are the output of the layer before."""
-        if self._last is not None and self._last[0] in self.layers:
-            self._check(*self._last, states)
-        self._last = layer, states
+        """The tokens that have not exited; the states are the output of the layer before."""
+        if self._previous is not None and self._previous[0] in self.layers:
+            self._check(*self._previous, states)
+        self._previous = layer, states
         return self._inside
 
     def _check(self, layer: int, before: torch.Tensor, after: torch.Tensor) -> None:
-        """Let the tokens exit that are sure enough after a layer."""
+        """Let the tokens exit that are confident enough after a layer."""
         inside = torch.ones_like(self._tokens.predicting) if self._inside is None else self._inside
         candidates = inside & self._tokens.predicting
         leaving = torch.zeros_like(inside)
-        for places, rows in _alike(candidates).items():
-            at = torch.tensor(rows, device=inside.device)[:, None], torch.tensor(places, device=inside.device)
-            context = self._model.context
-            with nullcontext() if context is None or len(rows) == len(inside) else context.only(tuple(rows)):
-                confidence = self.confidence(layer, before[at], after[at])
-            reached = confidence >= self.threshold(layer, self._tokens.steps[at])
-            self._streak[at] = torch.where(reached, self._streak[at] + 1, 0)
-            leaving[at] = self._streak[at] >= self.hits
+        for columns, rows in _by_columns(candidates).items():
+            # [group rows, 1] and [group columns] select a [group rows, group columns] part of the batch
+            part = torch.tensor(rows, device=inside.device)[:, None], torch.tensor(columns, device=inside.device)
+            with only(self._model, tuple(rows)):
+                confidence = self.confidence(layer, before[part], after[part])
+            reached = confidence >= self.threshold(layer, self._tokens.steps[part])
+            self._streak[part] = torch.where(reached, self._streak[part] + 1, 0)
+            leaving[part] = self._streak[part] >= self.hits
         if leaving.any():
             self._inside = inside & ~leaving
 
 
 @torch.no_grad()
-def layer_inputs(model: Decoder, window: torch.Tensor) -> tuple[dict[int, torch.Tensor], torch.Tensor]:
+def layer_inputs(model: Decoder, window: torch.Tensor) -> dict[int, torch.Tensor]:
     """Run a text through the whole model.
 
     Args:
-        window: token ids, shape [rows, tokens].
+        window: token ids, [rows, tokens].
 
     Returns:
-        The states entering each layer, by its index in the dense model, shape [rows, tokens, width]; and the model's
-        logits, shape [rows, tokens, vocabulary].
+        The states that enter each layer, [rows, tokens, width], by the layer's index in the dense model.
 
     Raises:
         UnsupportedModelError: a model whose layers a token cannot skip.
     """
-    watch = _Watch()
-    with token_depth(model, watch):
-        logits = model.module(input_ids=window, use_cache=False).logits
-    return watch.states, logits
+    recorder = _Recorder()
+    with token_depth(model, recorder):
+        model.anatomy.parent(input_ids=window, use_cache=False)
+    return recorder.states
 
 
-class _Watch(TokenPolicy):
-    """Keeps what enters each layer, and lets all tokens run all of them."""
+class _Recorder(TokenPolicy):
+    """Keeps the states that enter each layer, and lets all tokens run all layers."""
 
     def __init__(self) -> None:
         self.states: dict[int, torch.Tensor] = {}
@@ -101,10 +99,10 @@ class _Watch(TokenPolicy):
         self.states[layer] = states
 
 
-def _alike(candidates: torch.Tensor) -> dict[tuple[int, ...], list[int]]:
-    """Rows by their candidates' places, so that rows with the same ones are checked together."""
+def _by_columns(candidates: torch.Tensor) -> dict[tuple[int, ...], list[int]]:
+    """Rows of a mask [rows, tokens] by the columns that are set in them, so that equal rows are checked together."""
     groups: dict[tuple[int, ...], list[int]] = defaultdict(list)
     for row, flags in enumerate(candidates.tolist()):
         if any(flags):
-            groups[tuple(place for place, flag in enumerate(flags) if flag)].append(row)
+            groups[tuple(column for column, flag in enumerate(flags) if flag)].append(row)
     return groups

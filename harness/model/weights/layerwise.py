@@ -13,7 +13,7 @@ from torch import nn
 
 from harness.contract.anatomy import Block
 from harness.contract.decoder import Decoder
-from harness.core.errors import MethodError
+from harness.core.errors import Enough, MethodError
 
 Observers = Mapping[nn.Module, Callable[[torch.Tensor], None]]
 """For some modules of a layer, what is called with the inputs [tokens, in] of each forward."""
@@ -27,10 +27,6 @@ Calls = dict[nn.Module, tuple[tuple[Any, ...], dict[str, Any]]]
 """The arguments of each layer's call, positional and by name, beside its hidden states."""
 
 
-class _EnoughError(Exception):
-    """Control flow, not an error: the first layer's input is known, and the forward need not continue."""
-
-
 @torch.no_grad()
 def layer_by_layer(model: Decoder, windows: Iterable[torch.Tensor], visit: Visit) -> int:
     """Visit every layer that is in the model, in order, on token windows of shape [1, length].
@@ -41,10 +37,11 @@ def layer_by_layer(model: Decoder, windows: Iterable[torch.Tensor], visit: Visit
     Raises:
         MethodError: a layer's outputs are not finite.
     """
-    live = list(getattr(model.anatomy.parent, model.anatomy.layers_name))
-    blocks = {block.module: block for block in model.anatomy.blocks}
+    live = model.live
     calls: dict[int, Calls] = {}  # by length: masks and positions depend on nothing else
-    states = [_first_input(model, live, window, calls) for window in windows]  # each [1, length, width]
+    states = [
+        _first_input(model, [block.module for block in live], window, calls) for window in windows
+    ]  # each [1, length, width]
 
     def forward(module: nn.Module, state: torch.Tensor) -> torch.Tensor:
         args, kwargs = calls[state.shape[1]][module]
@@ -52,18 +49,19 @@ def layer_by_layer(model: Decoder, windows: Iterable[torch.Tensor], visit: Visit
         result: torch.Tensor = output[0] if isinstance(output, tuple) else output
         return result
 
-    for module in live:
+    for block in live:
+        module = block.module
 
         def run(observers: Observers, module: nn.Module = module) -> None:
             with _observed(observers):
                 for state in states:
                     forward(module, state)
 
-        with visit(blocks[module], run):
+        with visit(block, run):
             for index, state in enumerate(states):
                 states[index] = forward(module, state)
         if not all(bool(torch.isfinite(state).all()) for state in states):
-            raise MethodError(f"on the calibration text, the output of layer {blocks[module].index} is not finite")
+            raise MethodError(f"on the calibration text, the output of layer {block.index} is not finite")
     return sum(state.shape[1] for state in states)
 
 
@@ -77,13 +75,13 @@ def _first_input(model: Decoder, live: list[nn.Module], window: torch.Tensor, ca
         kwargs = dict(kwargs)
         inputs.append(args[0] if args else kwargs.pop("hidden_states"))
         if known:
-            raise _EnoughError
+            raise Enough
         recorded[module] = args[1:], kwargs
 
     handles = [module.register_forward_pre_hook(hook, with_kwargs=True) for module in live]
     try:
         model.anatomy.parent(input_ids=window, use_cache=False)
-    except _EnoughError:
+    except Enough:
         pass
     finally:
         for handle in handles:

@@ -91,11 +91,11 @@ def sites(
     Raises:
         MethodError: a pattern or an index that fits nothing, or a linear layer that another method computes already.
     """
-    blocks, live = model.anatomy.blocks, set(getattr(model.anatomy.parent, model.anatomy.layers_name))
-    wanted = set(layers) or set(range(len(blocks)))
-    if beyond := sorted(wanted - set(range(len(blocks)))):
-        raise MethodError(f"there is no layer {beyond[0]}; the model's layers are 0 to {len(blocks) - 1}")
-    layer_of = {part: block.index for block in blocks if block.module in live for part in block.module.modules()}
+    count = len(model.anatomy.blocks)
+    wanted = set(layers) or set(range(count))
+    if beyond := sorted(wanted - set(range(count))):
+        raise MethodError(f"there is no layer {beyond[0]}; the model's layers are 0 to {count - 1}")
+    layer_of = {part: block.index for block in model.live for part in block.module.modules()}
     every = [
         Site(name, layer_of[module], module)
         for name, module in model.module.named_modules()

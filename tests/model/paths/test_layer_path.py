@@ -11,6 +11,7 @@ from harness.model.paths.layer_path import routed
 from harness.model.paths.routed_cache import RoutedCache
 from harness.model.surgery import without_blocks
 from harness.testing.tiny import FAMILIES, tiny_decoder
+from tests.model.conftest import usual, variants
 from tests.model.dropping import assert_same, logits, snapshot
 
 ROUTES = {
@@ -75,7 +76,7 @@ class _Names(dict):
 NAMES = _Names()
 
 
-@pytest.mark.parametrize("name", ROUTES)
+@variants("name", ROUTES)
 def test_cached_decoding_equals_recomputation_of_each_row(decoder, prompts, name):
     ids, mask = prompts
     paths = ROUTES[name]
@@ -86,13 +87,14 @@ def test_cached_decoding_equals_recomputation_of_each_row(decoder, prompts, name
     for row, (length, path) in enumerate(zip(LENGTHS, paths, strict=True)):
         whole = made.sequences[row : row + 1, LENGTHS[0] - length :]
         expected = recomputed(decoder, whole, path)[0, length - 1 : -1]
-        found = torch.stack([step[row] for step in made.logits])
-        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+        actual = torch.stack([step[row] for step in made.logits])
+        torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
     for slot, layer in enumerate(cache.layers):
         running = sum(path[slot % 4] > slot // 4 for path in paths)
         assert (layer.keys.shape[0] if layer.is_initialized else 0) == running
 
 
+@usual
 def test_the_identity_is_dense_bit_for_bit(decoder, prompts):
     ids, mask = prompts
     outputs, states = logits(decoder, ids, attention_mask=mask), generate(decoder, ids, mask).sequences
@@ -117,8 +119,8 @@ def test_permuted_rows_give_permuted_outputs(family, prompts):
     with routed(decoder, FixedPaths(paths)):
         expected = logits(decoder, ids, attention_mask=mask)
     with routed(decoder, FixedPaths(tuple(paths[row] for row in order))):
-        found = logits(decoder, ids[order], attention_mask=mask[order])
-    torch.testing.assert_close(found, expected[order], rtol=1e-5, atol=1e-5)
+        actual = logits(decoder, ids[order], attention_mask=mask[order])
+    torch.testing.assert_close(actual, expected[order], rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3_text", "gpt_neox"])
@@ -129,12 +131,12 @@ def test_a_constant_table_equals_surgery(family, dropped, prompts):
     with without_blocks(decoder, dropped):
         expected = generate(decoder, ids, mask)
     with routed(decoder, FixedPaths((path,))):
-        found = generate(decoder, ids, mask)
+        actual = generate(decoder, ids, mask)
         with torch.no_grad():
             first = decoder.module(input_ids=ids[:1])
             second = decoder.module(input_ids=ids[:1, :1], past_key_values=first.past_key_values).logits
-    assert torch.equal(found.sequences, expected.sequences)
-    torch.testing.assert_close(torch.stack(found.logits), torch.stack(expected.logits), rtol=1e-5, atol=1e-5)
+    assert torch.equal(actual.sequences, expected.sequences)
+    torch.testing.assert_close(torch.stack(actual.logits), torch.stack(expected.logits), rtol=1e-5, atol=1e-5)
     with without_blocks(decoder, dropped), torch.no_grad():
         first = decoder.module(input_ids=ids[:1])
         direct = decoder.module(input_ids=ids[:1, :1], past_key_values=first.past_key_values).logits

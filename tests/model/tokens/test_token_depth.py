@@ -16,6 +16,7 @@ from harness.model.surgery import without_blocks, without_branches
 from harness.model.tokens.token_depth import TokenPolicy, token_depth
 from harness.testing.snapshot import changes, model_snapshot
 from harness.testing.tiny import tiny_decoder
+from tests.model.conftest import usual
 
 PROMPT, STEPS, PADDING = 9, 8, 2
 
@@ -85,7 +86,7 @@ def ids():
 
 @pytest.fixture
 def padded(ids):
-    """Ids whose second row is padded on the left, with its mask and positions."""
+    """Ids whose second row is padded on the left, with row_segments mask and positions."""
     mask = torch.ones_like(ids)
     mask[1, :PADDING] = 0
     return {"attention_mask": mask, "position_ids": (mask.cumsum(1) - 1).clamp(min=0)}
@@ -95,8 +96,8 @@ def test_decoding_equals_masked_recomputation(decoder, ids, padded):
     table, real = pattern(), padded["attention_mask"].bool()
     expected = masked(decoder, ids, table, **padded)
     with token_depth(decoder, Table(table)):
-        found = cached(decoder, ids, **padded)
-    torch.testing.assert_close(found[real], expected[real], rtol=0, atol=1e-5)
+        actual = cached(decoder, ids, **padded)
+    torch.testing.assert_close(actual[real], expected[real], rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("family", ["llama", "mistral", "gpt2", "gpt_neox"])
@@ -104,10 +105,11 @@ def test_a_single_row_and_a_prompt_of_one_token(family, ids):
     decoder, table = tiny_decoder(family), pattern(1)
     expected = masked(decoder, ids[:1], table)
     with token_depth(decoder, Table(table)):
-        found = cached(decoder, ids[:1], prompt=1)
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+        actual = cached(decoder, ids[:1], prompt=1)
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5)
 
 
+@usual
 def test_skipping_nothing_is_dense_bit_for_bit(decoder, ids):
     dense, untouched = cached(decoder, ids), model_snapshot(decoder)
     with token_depth(decoder, Table(torch.ones(4, *ids.shape, dtype=torch.bool))):
@@ -118,7 +120,7 @@ def test_skipping_nothing_is_dense_bit_for_bit(decoder, ids):
 
 @pytest.mark.parametrize("family", ["llama", "qwen3", "gpt2", "gpt_neox"])
 def test_copied_keys_and_values_are_another_model(family, ids):
-    """Every other token exits after layer 1, and the tokens between look back at its keys and values."""
+    """Every other token exits after layer 1, and the tokens between look back at row_segments keys and values."""
     decoder, table = tiny_decoder(family), torch.ones(4, 3, PROMPT + STEPS, dtype=torch.bool)
     table[2:, :, PROMPT::2] = False
     expected = masked(decoder, ids, table)
@@ -146,7 +148,7 @@ def test_copied_keys_and_values_are_another_model(family, ids):
 
 
 def traced(decoder, ids, table):
-    """What ran for each row in a generation, and PyTorch's own count of its FLOPs."""
+    """What ran for each row in a generation, and PyTorch's own count of row_segments FLOPs."""
     rows = tuple(Row("", row, (0,), PROMPT, PROMPT) for row in range(len(ids)))
     with token_depth(decoder, Table(table)), Tracer(decoder) as tracer:
         decoder.context = ForwardContext(rows, "generate", "left")
@@ -161,8 +163,8 @@ def test_work_equals_a_count_by_hand(ids):
     table[:, :, :PROMPT] = True
     segments, counted = traced(decoder, ids, table)
     fill, layer, head = 32 * 16 * 2, 32 * 32 * 2 + 32 * 16 * 2 + 3 * 32 * 48, 32 * 259
-    for row, its in enumerate(segments):
-        flops = executed_flops(ModelShape.of(decoder), its)
+    for row, row_segments in enumerate(segments):
+        flops = executed_flops(ModelShape.of(decoder), row_segments)
         ran, skipped = table[:, row].sum().item(), (~table[:, row]).sum().item()
         pairs = 4 * PROMPT**2 + sum(
             table[:, row, place].sum().item() * (place + 1) for place in range(PROMPT, ids.shape[1])
@@ -171,8 +173,8 @@ def test_work_equals_a_count_by_hand(ids):
         assert flops.attention_linear + flops.mlp == 2 * layer * ran
         assert flops.attention_scores == 4 * 32 * pairs
         assert flops.head == 2 * head * ids.shape[1]
-        assert sum(sum(segment.fill) * segment.forwards for segment in its) == skipped
-    assert sum(executed_flops(ModelShape.of(decoder), its).total for its in segments) == counted
+        assert sum(sum(segment.fill) * segment.forwards for segment in row_segments) == skipped
+    assert sum(executed_flops(ModelShape.of(decoder), row_segments).total for row_segments in segments) == counted
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen3", "phi3", "gpt2", "opt", "gpt_neox", "olmo2", "gemma2"])
@@ -180,12 +182,12 @@ def test_work_equals_what_the_operators_multiply(family, ids):
     decoder, table = tiny_decoder(family), pattern()
     segments, counted = traced(decoder, ids, table)
     shape = ModelShape.of(decoder)
-    assert sum(executed_flops(shape, its).total for its in segments) == counted
-    assert all(sum(sum(segment.fill) for segment in its) > 0 for its in segments)
+    assert sum(executed_flops(shape, row_segments).total for row_segments in segments) == counted
+    assert all(sum(sum(segment.fill) for segment in row_segments) > 0 for row_segments in segments)
 
 
 def test_a_skipped_layer_reads_no_other_weights(ids):
-    """Hooks on the linear maps: at a step that skips everything, keys and values alone are projected."""
+    """Hooks on the linear layers: at a step that skips everything, keys and values alone are projected."""
     decoder, ran = tiny_decoder("llama"), []
     table = torch.ones(4, 3, PROMPT + STEPS, dtype=torch.bool)
     table[:, :, PROMPT:] = False
@@ -209,6 +211,23 @@ def test_a_filled_layer_keeps_its_tokens_in_the_cache(ids):
     assert {len(layer.keys) for layer in cache.layers} == {3}
 
 
+def test_a_policy_may_change_its_tensor_in_place(ids):
+    """What a layer runs is read each time: here every step's flags are written into one tensor."""
+    decoder, table = tiny_decoder("llama"), pattern()
+
+    class InPlace(Table):
+        def begin(self, tokens):
+            super().begin(tokens)
+            self.flags = torch.empty_like(self.now[0])
+
+        def runs(self, layer, states):
+            return self.flags.copy_(self.now[layer])
+
+    with token_depth(decoder, InPlace(table)):
+        actual = cached(decoder, ids)
+    torch.testing.assert_close(actual, masked(decoder, ids, table), rtol=0, atol=1e-5)
+
+
 def test_running_a_layer_twice_is_refused(ids):
     decoder = tiny_decoder("llama")
     with (
@@ -223,15 +242,15 @@ def test_other_models_are_refused_by_name(options, monkeypatch):
     decoder = tiny_decoder("llama")
     for name, value in options.items():
         monkeypatch.setattr(type(decoder.module.config), name, value)
-    said = r"LlamaForCausalLM.*(granite|flash_attention_2)"
-    with pytest.raises(UnsupportedModelError, match=said), token_depth(decoder, Table(pattern())):
+    message = r"LlamaForCausalLM.*(granite|flash_attention_2)"
+    with pytest.raises(UnsupportedModelError, match=message), token_depth(decoder, Table(pattern())):
         pass
 
 
 def test_two_engines_at_once_are_refused():
     decoder = tiny_decoder("llama")
-    one, other = (token_depth(decoder, Table(pattern())) for _ in range(2))
-    with one, pytest.raises(MethodError, match="directs the layers"), other:
+    first, second = (token_depth(decoder, Table(pattern())) for _ in range(2))
+    with first, pytest.raises(MethodError, match="directs the layers"), second:
         pass
 
 

@@ -1,0 +1,76 @@
+"""What an evaluation would ask of the model, noted without running it: the requests that costs are measured with."""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from lm_eval.api.instance import Instance
+from lm_eval.models.huggingface import HFLM
+
+from harness.core.errors import Enough
+from harness.evaluate.batches import ScoringRequest, scored_row, scoring_batches
+from harness.evaluate.evaluation import Settings, simple_evaluate
+from harness.evaluate.journal import Request
+from harness.evaluate.tasks import LoadedTask
+from harness.measure.serve import CostRequest
+
+if TYPE_CHECKING:
+    from harness.evaluate.lm import HarnessLM, Score
+
+
+def requests_of(
+    lm: "HarnessLM", task: LoadedTask, settings: Settings, samples: dict[str, list[int]]
+) -> list[CostRequest]:
+    """The requests of some documents, of the first kind that the task asks (its scored texts, or its generations).
+
+    Scored texts ask for no new tokens, generations for as many as they may write. Of answers that share a forward,
+    the first document's stands for all.
+
+    Args:
+        samples: the documents, by task; lm-eval then numbers them by their place in the list.
+    """
+    noted = _Noted(lm)
+    with lm.answering(noted), suppress(Enough):
+        simple_evaluate(lm, task, settings, samples)
+    return noted.requests
+
+
+@dataclass
+class _Noted:
+    """The mode that notes requests and runs none."""
+
+    lm: "HarnessLM"
+    requests: list[CostRequest] = field(default_factory=list)
+    _keys: list[Request] = field(default_factory=list)  # of the requests that are not asked yet
+
+    def begin(self, keys: list[Request]) -> None:
+        self._keys = keys
+
+    def end(self) -> None:
+        """All requests of the kind are known; metrics of answers that nobody gave are of no use."""
+        raise Enough
+
+    def score(self, requests: Sequence[ScoringRequest]) -> list["Score"]:
+        keys, self._keys = self._keys[: len(requests)], self._keys[len(requests) :]
+        for batch in scoring_batches(requests, self.lm.batch_size, shared=self.lm.logits_cache):
+            for first, *_ in batch:
+                tokens, prompt = scored_row(requests[first], self.lm.max_length)
+                self._note(keys[first], tokens, prompt, 0)
+        return [(0.0, False)] * len(requests)
+
+    def generate(self, instances: list[Instance]) -> list[str]:
+        for instance in instances:  # one by one, each the next of the keys
+            HFLM.generate_until(self.lm, [instance], disable_tqdm=True)
+        return [""] * len(instances)
+
+    def generate_batch(
+        self, prompts: torch.Tensor, max_length: int, stop: list[str], options: dict[str, Any]
+    ) -> torch.Tensor:
+        tokens = prompts[0].tolist()
+        self._note(self._keys.pop(0), tokens, len(tokens), max_length - len(tokens))
+        return prompts
+
+    def _note(self, key: Request, tokens: list[int], prompt_length: int, new_tokens: int) -> None:
+        self.requests.append(CostRequest(key.task, key.document, tuple(tokens), prompt_length, new_tokens))

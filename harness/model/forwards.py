@@ -1,0 +1,71 @@
+"""A module's forward, replaced for a while: what the engines that stand in for decoder layers share.
+
+The layer keeps its class, weights and hooks; only the instance's attribute ``forward`` is set, and deleted again.
+"""
+
+import inspect
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import wraps
+from typing import Any
+
+import torch
+from torch import nn
+
+from harness.core.errors import MethodError
+
+_CACHE_NAMES = ("past_key_values", "past_key_value", "layer_past")
+
+
+def replace_forward(undo: ExitStack, module: nn.Module, function: Callable[..., Any], name: str = "forward") -> None:
+    """Replace a method of one module until ``undo`` closes.
+
+    Raises:
+        MethodError: the module's method is replaced already.
+    """
+    if name in vars(module):
+        raise MethodError("another method already directs the layers of this model; the two cannot be stacked")
+    setattr(module, name, function)
+    undo.callback(delattr, module, name)
+
+
+def by_name(inner: Callable[..., Any], function: Callable[..., Any]) -> Callable[..., Any]:
+    """A layer's forward that calls ``function`` with the hidden states first and all other arguments by name.
+
+    Args:
+        inner: the forward that is replaced, whose signature names the arguments that a model passes by position.
+    """
+    names = list(inspect.signature(inner).parameters)[1:]
+
+    @wraps(inner)
+    def forward(hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        return function(hidden_states, **dict(zip(names, args, strict=False)), **kwargs)
+
+    return forward
+
+
+def cache_argument(forward: Callable[..., Any]) -> str:
+    """The name of a layer's argument for the cache, which differs between architectures."""
+    parameters = inspect.signature(forward).parameters
+    return next(name for name in _CACHE_NAMES if name in parameters)
+
+
+def rows_of(arguments: dict[str, Any], index: torch.Tensor, rows: int) -> dict[str, Any]:
+    """A layer's arguments for some rows of the batch.
+
+    Args:
+        arguments: masks, positions and rotations, also in tuples: [rows, ...]; a tensor with another first dimension
+            is the same for all rows, and so is ``cache_position`` [tokens], whose length may equal the rows'.
+        index: the rows to take, [some].
+        rows: the number of rows in the batch.
+    """
+
+    def part(value: Any) -> Any:
+        if isinstance(value, tuple):
+            return tuple(map(part, value))
+        if isinstance(value, dict):
+            return {name: part(entry) for name, entry in value.items()}
+        per_row = isinstance(value, torch.Tensor) and value.ndim > 0 and value.shape[0] == rows
+        return value[index] if per_row else value
+
+    return {name: value if name == "cache_position" else part(value) for name, value in arguments.items()}
