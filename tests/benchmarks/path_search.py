@@ -21,7 +21,7 @@ import torch
 from harness.contract.calibration import Question
 from harness.contract.decoder import Decoder
 from harness.methods.routing.labels import Asked, groups, lockstep
-from harness.methods.routing.mcts import Found, Settings, search
+from harness.methods.routing.mcts import SearchResult, Settings, search
 from harness.model.paths.controller import FixedPaths
 from harness.model.paths.layer_path import Engine, routed
 from harness.model.paths.path_evaluator import PathEvaluator, Scored
@@ -88,7 +88,7 @@ def report(model: Decoder, asked: list[Asked], settings: Settings, kind: str, sl
     print(f"{kind:>7} {right} of {len(asked)} questions have a right path")
 
 
-def run(model: Decoder, engine: Any, name: str, asked: list[Asked], settings: Settings) -> dict[str, Found]:
+def run(model: Decoder, engine: Any, name: str, asked: list[Asked], settings: Settings) -> dict[str, SearchResult]:
     """What the searches find, by question, with paths evaluated in the named way."""
     slow = {"forward": forward, "writing": writing}
     found = {}
