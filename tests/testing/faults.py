@@ -427,7 +427,7 @@ class WeakerWhenStronger(Sound):
 
 @fault("counts-what-runs", "saves-measurably")
 class UnderstatesItself(Method):
-    """Replaces a linear map by one that says it computes half of what it does."""
+    """Replaces a linear layer by one that says it computes half of what it does."""
 
     name = "understates"
     family = Family.SPARSE
