@@ -81,9 +81,11 @@ def lacking(record: RunRecord, spec: RunSpec) -> frozenset[Measure]:
     if time.settings is None or any(getattr(time.settings, name) != getattr(plan, name) for name in names):
         done.discard("latency")
     profile = kept_profile(time.ideal.profile.partition("-")[0]) if time.ideal else None
+    # improved by another run, or to be by this one
+    is_better = profile is not None and time.ideal is not None and profile.id != time.ideal.profile
     is_improvable = profile is not None and profile.improvable(plan.budget_s)
-    is_old = bool({"time.ideal", "time.roofline"} & stale(record))
-    if is_improvable or is_old or not set(plan.accelerators) <= time.roofline.keys():
+    is_old = is_better or is_improvable or bool({"time.ideal", "time.roofline"} & stale(record))
+    if is_old or not set(plan.accelerators) <= time.roofline.keys():
         done.discard("ideal")
     return plan.measure - {"flops"} - done
 

@@ -1,6 +1,5 @@
 """A job with its costs measured: what the records say, and what comparing them says."""
 
-import json
 import math
 import re
 from pathlib import Path
@@ -20,6 +19,7 @@ from harness.results.store import Store
 from harness.run.measured import spread_sample
 from harness.run.session import Session
 from harness.run.spec import CostPlan, Job
+from tests.conftest import Harness
 from tests.silent import Silent
 
 if TYPE_CHECKING:
@@ -262,10 +262,9 @@ def test_out_of_memory_keeps_the_scores(measured: Measured, monkeypatch: pytest.
 
 
 @pytest.mark.slow
-def test_measured_in_a_process_of_its_own(measured: Measured, cli, tiny_folder: Path, tiny_tasks: Path) -> None:
+def test_measured_in_a_process_of_its_own(harness: Harness, tiny_folder: Path, tiny_tasks: Path) -> None:
     arguments = ["--pretrained", tiny_folder, "--include_path", tiny_tasks, "--device", "cpu", "-t", "tiny_choice"]
     plan = ["--measure", "latency", "--cost_samples", 2, "--repeats", 2, "--warmup", 1, "--isolate", "-L", 4]
-    done = cli("run", *arguments, *plan, "--json")
-    (record,) = json.loads(done.stdout)
+    (record,) = harness("run", *arguments, *plan, "--json").json()
     assert record["time"]["settings"]["isolated"] is True
     assert math.isfinite(record["time"]["latency"]["end_to_end"]["median"])

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from harness.measure import ideal
+from harness.measure.profile import LinearCosts
+from harness.measure.profiles import keep_profile, kept_profile
 from harness.results import sources
 from harness.results.costs import RatioInfo
 from harness.results.record import RunRecord
@@ -18,7 +20,7 @@ from harness.run.spec import CostPlan, Job
 from tests.silent import Silent
 
 PLAN = CostPlan(
-    measure={"flops", "ideal", "latency"}, prompts=2, rounds=2, warmup=0, accelerators=("l4",), budget_s=0.1
+    measure={"flops", "ideal", "latency"}, prompts=2, rounds=2, warmup=0, accelerators=("l4",), budget_s=1e-6
 )
 
 
@@ -149,3 +151,38 @@ def test_looking_does_not_need_what_is_gone(store: Store, monkeypatch: pytest.Mo
     monkeypatch.setattr(sources, "closure_digest", lambda module: "new")
     renew_stored(store, method)
     assert method.record() == record
+
+
+def test_a_better_profile_renews_the_times_of_runs_that_are_asked_for_again(job: Job, store: Store) -> None:
+    before = records(store)
+    profile = kept_profile(next(iter(before.values())).time.ideal.profile.partition("-")[0])
+    twice = LinearCosts(**{name: 2 * value for name, value in profile.decode.model_dump().items()})
+    better = profile.model_copy(update={"decode": twice})
+    keep_profile(better)
+    try:
+        progress = Silent()
+        Session(job, store, progress).execute()
+        assert [title for title in progress.titles if title.startswith(("cost profile", "latency", "memory"))] == []
+        for run_id, record in records(store).items():
+            assert record.time.ideal.profile == better.id != before[run_id].time.ideal.profile
+            assert record.time.latency == before[run_id].time.latency
+            if record.baseline is not None:
+                assert record.baseline.ratios == before[run_id].baseline.ratios  # of scored texts, which decode nothing
+    finally:
+        keep_profile(profile)
+
+
+def test_more_budget_is_spent_when_it_is_asked_for(job: Job, store: Store) -> None:
+    before = records(store)
+    profile = kept_profile(next(iter(before.values())).time.ideal.profile.partition("-")[0])
+    assert profile.cut_short
+    more = job.model_copy(update={"costs": job.costs.model_copy(update={"budget_s": 2e-6})})
+    progress = Silent()
+    try:
+        Session(more, store, progress).execute()
+        assert len([title for title in progress.titles if title.startswith("cost profile")]) == 1
+        improved = kept_profile(profile.key)
+        assert improved.budget_s == 2e-6
+        assert {record.time.ideal.profile for record in records(store).values()} == {improved.id}
+    finally:
+        keep_profile(profile)
