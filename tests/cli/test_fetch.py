@@ -55,10 +55,6 @@ def tasks(tmp_path: Path) -> Path:
 def test_fetched_carried_and_used(machine: Machine, served: Path, tasks: Path, tmp_path: Path) -> None:
     here, there = str(tmp_path / "here"), str(tmp_path / "there")
     fetch = ["fetch", "animals", "--include_path", tasks, "--model", "our/tiny"]
-    (missing,) = machine(fetch, HF_HOME=here)
-    assert missing.code == 2
-    for expected in ("switched off", "animals (our/Animals)", "our/tiny", "fetch animals --model our/tiny --pack"):
-        assert expected in missing.err
     with small_hub(served) as address:
         online = {"HF_HOME": here, "HF_HUB_OFFLINE": "0", "HF_ENDPOINT": address}
         packed, again = machine([*fetch, "--pack", "data.tar.gz"], fetch, **online)
@@ -213,4 +209,11 @@ def test_missing_without_a_network(harness: Harness, empty_caches: Path) -> None
     assert done.code == 2
     assert done.out.count("not here") == 9
     for expected in ("mmlu (cais/mmlu, abstract_algebra and 56 more)", "fetch llm-drop pocket_text --pack", "--unpack"):
+        assert expected in done.err
+
+
+def test_a_model_and_a_task_of_ones_own_are_missing(harness: Harness, empty_caches: Path, tasks: Path) -> None:
+    done = harness("fetch", "animals", "--include_path", tasks, "--model", "our/tiny")
+    assert done.code == 2
+    for expected in ("switched off", "animals (our/Animals)", "our/tiny", "fetch animals --model our/tiny --pack"):
         assert expected in done.err
