@@ -39,9 +39,8 @@ def layer_by_layer(model: Decoder, windows: Iterable[torch.Tensor], visit: Visit
     """
     live = model.live
     calls: dict[int, Calls] = {}  # by length: masks and positions depend on nothing else
-    states = [
-        _first_input(model, [block.module for block in live], window, calls) for window in windows
-    ]  # each [1, length, width]
+    modules = [block.module for block in live]
+    states = [_first_input(model, modules, window, calls) for window in windows]  # each [1, length, width]
 
     def forward(module: nn.Module, state: torch.Tensor) -> torch.Tensor:
         args, kwargs = calls[state.shape[1]][module]
