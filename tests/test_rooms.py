@@ -4,6 +4,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -34,8 +35,20 @@ def imports(path: Path) -> Iterator[str]:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if alias.name.startswith("harness."))
         if isinstance(node, ast.ImportFrom) and node.module:
-            names = [f"harness.{alias.name}" for alias in node.names] if node.module == "harness" else [node.module]
-            yield from (name for name in names if name.split(".")[0] == "harness" and "." in name)
+            within = [f"{node.module}.{alias.name}" for alias in node.names]
+            names = {name if name in modules() else node.module for name in within}
+            yield from (name for name in names if name.startswith("harness."))
+
+
+@cache
+def modules() -> dict[str, Path]:
+    """The project's modules by name."""
+    found = {}
+    for room in ROOMS:
+        for path in files(room):
+            base = path.relative_to(ROOT if (ROOT / room).is_dir() else ROOT / "harness").with_suffix("")
+            found[".".join(["harness", *base.parts]).removesuffix(".__init__")] = path
+    return found
 
 
 def files(room: str) -> list[Path]:
@@ -67,3 +80,17 @@ def test_a_room_imports_only_from_below(room: str) -> None:
         if module.split(".")[1] not in {*ROOMS[room], room}
     ]
     assert not up
+
+
+def test_no_module_is_loose() -> None:
+    assert {path.name for path in (ROOT / "harness").glob("*.py")} == {"__init__.py", "__main__.py"}
+    rooms = {path.name for path in (ROOT / "harness").iterdir() if (path / "__init__.py").is_file()}
+    assert rooms == ROOMS.keys() - {"methods", "tasks", "reports", "leaderboard"}
+
+
+def test_imports_go_round_in_no_circle() -> None:
+    """Not even for annotations alone: what two modules need of each other belongs below both."""
+    pending = {name: set(imports(path)) & modules().keys() - {name} for name, path in modules().items()}
+    while free := {name for name, imported in pending.items() if not imported & pending.keys()}:
+        pending = {name: imported for name, imported in pending.items() if name not in free}
+    assert not pending, f"in a circle, or above one: {sorted(pending)}"

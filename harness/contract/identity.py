@@ -9,7 +9,7 @@ import inspect
 import json
 from abc import ABC
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from harness.core import environment, source
 from harness.core.contents import with_contents
@@ -17,10 +17,18 @@ from harness.core.source import Source
 
 if TYPE_CHECKING:
     from harness.contract.decoder import Decoder
-    from harness.contract.method import Method
 
 
-def method_fingerprint(method: "Method") -> str:
+class Parametrized(Protocol):
+    """What a method is told apart by beside its source."""
+
+    name: ClassVar[str]
+
+    def params(self) -> dict[str, Any]:
+        """The hyper-parameters by name, as JSON values."""
+
+
+def method_fingerprint(method: Parametrized) -> str:
     """A digest of the method's class, its parameters (a path by its contents) and the source that acts on them."""
     parameters = {name: getattr(method, name) for name in method.params()}
     paths = {name: value for name, value in parameters.items() if isinstance(value, Path)}
@@ -34,7 +42,7 @@ def method_fingerprint(method: "Method") -> str:
     )
 
 
-def source_of(method: "type[Method]") -> Source:
+def source_of(method: type) -> Source:
     """The closure of imports of the files that define the method's class and the classes that it extends."""
     files: dict[str, bytes] = {}
     libraries: frozenset[str] = frozenset()
