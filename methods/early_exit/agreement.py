@@ -61,7 +61,7 @@ def inconsistency(model: "Decoder", batches: "Iterable[Batch]", *, with_text: bo
             predicted = _logits(model, batch.ids).argmax(-1)[:, prompt - 1 : -1]  # [windows, length - prompt]
         finally:
             model.context = outer
-        whole, text = batch.predicted[:, prompt - 1 : -1], batch.ids[:, prompt:]
+        whole, text = batch.predicted[:, prompt - 1 : -1], batch.ids[:, prompt:]  # each [windows, length - prompt]
         if with_text:
             risk = ((whole == text).float().mean(1) - (predicted == text).float().mean(1)).clamp(min=0)
         else:
@@ -96,7 +96,7 @@ def train_classifiers(
         entering = layer_inputs(model, batch.ids)
         for (layer, _), (_, after) in pairwise(entering.items()):
             if layer in outputs:
-                outputs[layer].append(after.flatten(0, 1))
+                outputs[layer].append(after.flatten(0, 1))  # [windows * tokens, width]
                 targets[layer].append((head(after).argmax(-1) == batch.predicted).flatten())
     return [
         _logistic(torch.cat(outputs[layer]).double(), torch.cat(targets[layer]).double(), layer) for layer in layers
@@ -108,7 +108,7 @@ def _logistic(states: torch.Tensor, target: torch.Tensor, layer: int) -> tuple[t
     if not states.isfinite().all():
         raise MethodError(f"the states after layer {layer} are not finite, so no classifier can be trained on them")
     mean, scale = states.mean(0), states.std(0).clamp(min=1e-6)
-    inputs = (states - mean) / scale
+    inputs = (states - mean) / scale  # [tokens, width]
     parameters = torch.zeros(states.shape[1] + 1, dtype=torch.double, device=states.device, requires_grad=True)
     optimizer = torch.optim.LBFGS([parameters], max_iter=100, line_search_fn="strong_wolfe")
 
@@ -120,7 +120,7 @@ def _logistic(states: torch.Tensor, target: torch.Tensor, layer: int) -> tuple[t
         return value
 
     optimizer.step(loss)  # type: ignore[no-untyped-call]
-    weight = parameters.detach()[:-1] / scale
+    weight = parameters.detach()[:-1] / scale  # of the states as they are: standardising folded in
     return weight.float(), (parameters.detach()[-1] - weight @ mean).float()
 
 

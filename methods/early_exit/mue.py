@@ -126,8 +126,8 @@ def _cosines(model: "Decoder", windows: "list[torch.Tensor]") -> "dict[int, torc
     cosines: dict[int, list[torch.Tensor]] = defaultdict(list)
     for window in windows:
         for (layer, before), (_, after) in pairwise(layer_inputs(model, window).items()):
-            cosines[layer].append(measure(layer, before, after)[0])
-    joined = {layer: torch.cat(values) for layer, values in cosines.items()}
+            cosines[layer].append(measure(layer, before, after)[0])  # [tokens] of the one window
+    joined = {layer: torch.cat(values) for layer, values in cosines.items()}  # each [tokens]
     for layer, values in joined.items():
         if not values.isfinite().all():
             raise MethodError(f"mue: a cosine after layer {layer} is not a number: activations are not finite")

@@ -34,7 +34,7 @@ class Examples:
         """The routers' choices on the chosen samples, [samples, layers]."""
         pairs = zip(routers, self.features, strict=True)
         logits = [logits_of(router, layer[chosen], self.windows[chosen]) for router, layer in pairs]
-        return torch.stack(logits, 1).argmax(-1)
+        return torch.stack(logits, 1).argmax(-1)  # [samples, layers, classes] to [samples, layers]
 
 
 def logits_of(router: nn.Module, features: torch.Tensor, windows: torch.Tensor) -> torch.Tensor:
@@ -44,7 +44,7 @@ def logits_of(router: nn.Module, features: torch.Tensor, windows: torch.Tensor) 
         features: [samples, W, width].
         windows: how many of its W windows each sample has, [samples].
     """
-    present = (torch.arange(features.shape[1])[None] < windows[:, None]).float()[..., None]
+    present = (torch.arange(features.shape[1])[None] < windows[:, None]).float()[..., None]  # [samples, W, 1]
     summed: torch.Tensor = (router(features.float()) * present).sum(1)  # [samples, classes]
     return summed / windows[:, None]
 

@@ -26,7 +26,7 @@ def pool(states: torch.Tensor, windows: int) -> torch.Tensor:
     length, width = states.shape
     count = min(windows, length)
     size = length // count
-    return states[: count * size].reshape(count, size, width).mean(1)
+    return states[: count * size].reshape(count, size, width).mean(1)  # [W, size, width] to [W, width]
 
 
 def new_router(width: int, hidden: int, generator: torch.Generator) -> nn.Sequential:
@@ -68,14 +68,14 @@ def controlled(probabilities: torch.Tensor, control: float) -> torch.Tensor:
 
     At -1 every layer is skipped, at -0.5 the routers decide, at 0.5 every layer runs once, at 1 it is repeated.
     """
-    skip, once, twice = torch.eye(CLASSES, device=probabilities.device)
+    skip, once, twice = torch.eye(CLASSES, device=probabilities.device)  # each [classes]
     if control <= -0.5:
         low, high, share = skip, probabilities, (control + 1) / 0.5
     elif control <= 0.5:
         low, high, share = probabilities, once, control + 0.5
     else:
         low, high, share = once, twice, (control - 0.5) / 0.5
-    mixed: torch.Tensor = (1 - share) * low + share * high
+    mixed: torch.Tensor = (1 - share) * low + share * high  # [rows, classes] or [classes]
     return mixed.expand_as(probabilities)
 
 
@@ -94,7 +94,7 @@ class RouterController(Controller):
     @torch.no_grad()
     def decide(self, layer: int, hidden: torch.Tensor, prompts: Prompts) -> Sequence["LayerPath"]:
         """One router's choice for each row; rows of as many windows share a call."""
-        pooled = [pool(states.float(), self._windows) for states in prompts.states(hidden)]
+        pooled = [pool(states.float(), self._windows) for states in prompts.states(hidden)]  # of each row, [W, width]
         chosen = torch.zeros(len(pooled), dtype=torch.long, device=hidden.device)
         for count in {len(windows) for windows in pooled}:
             rows = tuple(row for row, windows in enumerate(pooled) if len(windows) == count)

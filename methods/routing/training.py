@@ -44,7 +44,7 @@ def class_weights(counts: Sequence[int], beta: float) -> torch.Tensor:
 
 def focal_loss(logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor, gamma: float) -> torch.Tensor:
     """Mean of -w_y (1 - p_y)^gamma log p_y; logits [samples, classes], labels [samples]."""
-    logp = log_softmax(logits, -1).gather(-1, labels[:, None])[:, 0]
+    logp = log_softmax(logits, -1).gather(-1, labels[:, None])[:, 0]  # log p_y, [samples]
     return (-weights[labels] * (1 - logp.exp()) ** gamma * logp).mean()
 
 
@@ -66,7 +66,7 @@ def train(examples: Examples, chosen: torch.Tensor, recipe: Recipe, seed: int) -
 def _train_one(
     examples: Examples, layer: int, chosen: torch.Tensor, weights: torch.Tensor, recipe: Recipe, seed: int
 ) -> nn.Sequential:
-    features, labels = examples.features[layer], examples.labels[:, layer]
+    features, labels = examples.features[layer], examples.labels[:, layer]  # [samples, W, width], [samples]
     generator = torch.Generator().manual_seed(seed)
     router = new_router(features.shape[-1], recipe.hidden, generator).requires_grad_(True)
     steps = recipe.epochs * math.ceil(len(chosen) / recipe.batch)
@@ -75,7 +75,7 @@ def _train_one(
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step + 1, warmup, steps))
 
     def loss(batch: torch.Tensor) -> torch.Tensor:
-        logits = logits_of(router, features[batch], examples.windows[batch])
+        logits = logits_of(router, features[batch], examples.windows[batch])  # [batch, classes]
         return focal_loss(logits, labels[batch], weights, recipe.gamma)
 
     fit(loss, optimizer, schedule, chosen, epochs=recipe.epochs, batch=recipe.batch, generator=generator)

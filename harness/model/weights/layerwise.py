@@ -44,7 +44,7 @@ def layer_by_layer(model: Decoder, windows: Iterable[torch.Tensor], visit: Visit
 
     def forward(module: nn.Module, state: torch.Tensor) -> torch.Tensor:
         args, kwargs = calls[state.shape[1]][module]
-        output = module(state, *args, **kwargs)
+        output = module(state, *args, **kwargs)  # [1, length, width], alone or first of a tuple
         result: torch.Tensor = output[0] if isinstance(output, tuple) else output
         return result
 
@@ -91,7 +91,7 @@ def _first_input(model: Decoder, live: list[nn.Module], window: torch.Tensor, ca
 @contextmanager
 def _observed(observers: Observers) -> Iterator[None]:
     def hook(module: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
-        observers[module](args[0].reshape(-1, args[0].shape[-1]))
+        observers[module](args[0].reshape(-1, args[0].shape[-1]))  # [tokens, in]
 
     handles = [module.register_forward_pre_hook(hook) for module in observers]
     try:

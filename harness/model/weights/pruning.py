@@ -50,16 +50,16 @@ def keep(scores: torch.Tensor, pattern: Pattern, sparsity: float, within: Litera
     rows = ROWS[pattern]
     blocks = scores
     if rows > 1:
-        padded = pad(scores, (0, 0, 0, -len(scores) % rows))
+        padded = pad(scores, (0, 0, 0, -len(scores) % rows))  # [groups * rows, in]
         blocks = padded.square().view(-1, rows, scores.shape[1]).sum(1)  # [groups, in]
-    groups = blocks if within == "rows" else blocks.reshape(1, -1)
+    groups = blocks if within == "rows" else blocks.reshape(1, -1)  # [groups, in] or [1, groups * in]
     kept = _without_least(groups, int(groups.shape[1] * sparsity)).view(blocks.shape)
-    return kept.repeat_interleave(rows, 0)[: len(scores)]
+    return kept.repeat_interleave(rows, 0)[: len(scores)]  # [groups, in] to [out, in]
 
 
 def _without_least(scores: torch.Tensor, count: int) -> torch.Tensor:
     """True but for the ``count`` least of each row, bool of the same shape; of equal scores the first are the least."""
-    least = scores.argsort(dim=1, stable=True)[:, :count]
+    least = scores.argsort(dim=1, stable=True)[:, :count]  # columns, [rows, count]
     return torch.ones_like(scores, dtype=torch.bool).scatter_(1, least, False)
 
 
