@@ -23,12 +23,9 @@ class Disagreement:
 
 
 def disagreements(
-    record: Mapping[str, Any],
-    documents: Sequence[SampleLine],
-    costs: Sequence[CostLine],
-    aggregations: Mapping[str, str],
+    record: Mapping[str, Any], documents: Sequence[SampleLine], aggregations: Mapping[str, str]
 ) -> Iterator[Disagreement]:
-    """Where a record's scores, errors, documents, tokens, FLOPs or idealized seconds differ from its documents'.
+    """Where a record's scores, errors, numbers of documents, tokens or FLOPs differ from those of its documents.
 
     ``aggregations`` says how a metric is aggregated; a metric that is not in it is a mean.
     """
@@ -42,11 +39,10 @@ def disagreements(
         computed = sum(document[name] for document in documents)  # type: ignore[literal-required]
         if computed != claimed:
             yield Disagreement(f"{name}, sum over documents", claimed, computed)
-    yield from _of_ideal(record, costs)
 
 
-def _of_ideal(record: Mapping[str, Any], costs: Sequence[CostLine]) -> Iterator[Disagreement]:
-    """Idealized seconds are the mean over documents, where a run states each document's."""
+def idealized_disagreements(record: Mapping[str, Any], costs: Sequence[CostLine]) -> Iterator[Disagreement]:
+    """Where a record's idealized seconds are not the mean over its documents, if the run states each document's."""
     section = (record["time"] or {}).get("ideal")
     seconds = [line["ideal_s"] for line in costs if "ideal_s" in line]
     if section and seconds and not isclose(section["ref_s"], sum(seconds) / len(seconds), rel_tol=1e-6):

@@ -5,14 +5,14 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from itertools import islice
+from itertools import chain, islice
 from math import isclose
 from pathlib import Path
 from statistics import median
 from typing import Any, Literal
 
 from harness.core.errors import ResultError
-from harness.leaderboard.aggregates import aggregations, disagreements
+from harness.leaderboard.aggregates import aggregations, disagreements, idealized_disagreements
 from harness.leaderboard.results import PACKED_COSTS, PACKED_SAMPLES, Result
 from harness.measure.accelerators import of_device
 from harness.measure.energy import ROUNDS as LEAST_WINDOWS
@@ -145,7 +145,8 @@ def documents(case: Case) -> Iterator[str]:
 
 def recomputed(case: Case) -> Iterator[str]:
     """Scores, standard errors, tokens, FLOPs and idealized seconds are those of the documents."""
-    for each in disagreements(case.record, case.samples, case.costs, aggregations(case.manifest)):
+    of_documents = disagreements(case.record, case.samples, aggregations(case.manifest))
+    for each in chain(of_documents, idealized_disagreements(case.record, case.costs)):
         yield f"{each.quantity}: the record says {each.claimed}, the documents say {each.computed}"
 
 

@@ -12,6 +12,7 @@ from harness.leaderboard.evidence import answer_text
 from harness.leaderboard.results import load
 from harness.leaderboard.rules import Case, judge
 from tests.leaderboard.generated import groups, runs
+from tests.toys import sample_json
 
 
 def broken(case: Case) -> Iterator[str]:
@@ -35,7 +36,7 @@ def scored(metric: str, claimed: float | None, values: list[Any], **score: Any) 
     """A record of one score, and its documents."""
     entry = {"task": "t", "metric": metric, "filter": "none", "value": claimed, "stderr": None, "n": len(values)}
     trace = dict.fromkeys(("prompt_tokens", "output_tokens", "pad_tokens"), 0)
-    documents = [{"task": "t", "scores": {f"{metric},none": value}} for value in values]
+    documents = [sample_json(scores={f"{metric},none": value}, prompt_tokens=0, flops=0) for value in values]
     return {"record": {"scores": [entry | score], "flops": {"total": 0}, "trace": trace}, "documents": documents}
 
 
