@@ -1,12 +1,10 @@
 """The parts of a decoder as a method sees them: layers, attention, MLP, norms and head."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from torch import nn
-from transformers.pytorch_utils import Conv1D
-
-# GPT-2 stores its weights transposed, [in, out], in a class of its own.
-LINEAR: tuple[type[nn.Module], ...] = (nn.Linear, Conv1D)
+if TYPE_CHECKING:
+    from torch import nn
 
 
 @dataclass(frozen=True)
@@ -20,27 +18,29 @@ class Branch:
         post_norm: the norm applied to the branch's output before it is added, if any.
     """
 
-    modules: tuple[nn.Module, ...]
-    pre_norm: nn.Module | None
-    post_norm: nn.Module | None
+    modules: "tuple[nn.Module, ...]"
+    pre_norm: "nn.Module | None"
+    post_norm: "nn.Module | None"
 
     @property
-    def input(self) -> nn.Module:
+    def input(self) -> "nn.Module":
         """The module that reads the residual stream."""
         return self.pre_norm if self.pre_norm is not None else self.modules[0]
 
     @property
-    def output(self) -> nn.Module:
+    def output(self) -> "nn.Module":
         """The module whose output, a tensor or a tuple starting with it, joins the residual stream."""
         return self.post_norm if self.post_norm is not None else self.modules[-1]
 
     @property
-    def norms(self) -> tuple[nn.Module, ...]:
+    def norms(self) -> "tuple[nn.Module, ...]":
         """The norms that exist, in order."""
         return tuple(norm for norm in (self.pre_norm, self.post_norm) if norm is not None)
 
-    def linears(self) -> list[nn.Module]:
+    def linears(self) -> "list[nn.Module]":
         """The linear layers inside the modules at this moment, in order, so that a replacement is included."""
+        from harness.contract.linears import LINEAR
+
         return [part for module in self.modules for part in module.modules() if isinstance(part, LINEAR)]
 
 
@@ -55,7 +55,7 @@ class Block:
     """
 
     index: int
-    module: nn.Module
+    module: "nn.Module"
     attention: Branch
     mlp: Branch
     parallel: bool
@@ -71,9 +71,9 @@ class Anatomy:
     """
 
     layout: str
-    parent: nn.Module
+    parent: "nn.Module"
     layers_name: str
     blocks: tuple[Block, ...]
-    embedding: nn.Module
-    final_norm: nn.Module
-    head: nn.Module
+    embedding: "nn.Module"
+    final_norm: "nn.Module"
+    head: "nn.Module"

@@ -17,6 +17,8 @@ from typing import Any, Final
 
 ROOMS: Final = frozenset({"contract", "evaluate", "measure", "methods", "model", "tasks"})
 """Rooms of the harness whose code can change an answer or a count; the others show, store and compare."""
+DESCRIBES: Final = frozenset({"harness.contract.describe", "harness.contract.facts", "harness.contract.families"})
+"""Modules of these rooms that only describe methods, in sentences and colours."""
 STATED: Final = frozenset({"datasets", "lm_eval", "numpy", "tokenizers", "torch", "transformers"})
 """Libraries whose versions every run's environment states already."""
 _OTHERS: Final = {"site-packages", "dist-packages"}
@@ -103,7 +105,7 @@ def _closure(start: Iterable[tuple[str, Path]], rooms: frozenset[str] | None = R
 def _in_rooms(module: str, rooms: frozenset[str] | None) -> bool:
     """Whether a module of the harness belongs to these rooms; the outermost package holds names alone."""
     room = module.split(".")[1] if "." in module else ""
-    return bool(room) if rooms is None else room in rooms
+    return bool(room) if rooms is None else room in rooms and module not in DESCRIBES
 
 
 @cache

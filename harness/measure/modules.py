@@ -5,7 +5,7 @@ import json
 import platform
 from typing import TYPE_CHECKING, Any, Final
 
-from harness.contract.anatomy import LINEAR
+from harness.contract.linears import LINEAR
 from harness.core import environment
 from harness.measure.clock import clock_for
 from harness.measure.shape import ModelShape

@@ -130,7 +130,7 @@ def _window(attention: "nn.Module", config: Any) -> int | None:
 
 
 def _linears(module: "nn.Module") -> Iterator["nn.Module"]:
-    from harness.contract.anatomy import LINEAR
+    from harness.contract.linears import LINEAR
 
     if isinstance(module, LINEAR) or hasattr(module, "macs_per_token"):
         yield getattr(module, "computed_by", module)

@@ -17,7 +17,7 @@ from transformers import (
 )
 from transformers.models.bart.modeling_bart import BartForCausalLM
 
-from harness.contract.anatomy import LINEAR
+from harness.contract.linears import LINEAR
 from harness.core.errors import UnsupportedModelError
 from harness.model.layouts import dissect
 from harness.testing.tiny import FAMILIES, tiny_decoder, tiny_model

@@ -15,8 +15,9 @@ from torch import nn
 from torch.nn.functional import linear, pad
 from transformers.pytorch_utils import Conv1D
 
-from harness.contract.anatomy import LINEAR, Block
+from harness.contract.anatomy import Block
 from harness.contract.decoder import Decoder
+from harness.contract.linears import LINEAR
 from harness.core.errors import MethodError, UnsupportedModelError
 from harness.model.layouts import FUSED_PROJECTIONS
 

@@ -16,9 +16,9 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from harness.contract.anatomy import LINEAR
 from harness.contract.decoder import Decoder
 from harness.contract.facts import Savings
+from harness.contract.linears import LINEAR
 from harness.contract.parameters import Pattern
 from harness.core.errors import MethodError
 
