@@ -6,9 +6,9 @@ PIP := $(BIN)/python -m pip
 
 .PHONY: run test lint types chromium docs clean
 
-# The main job on the bundled model and a bundled task.
+# The main job on the bundled model and a bundled task; on one thread, which a busy machine slows down least.
 run: $(VENV)/installed
-	$(BIN)/harness run --method layer-drop:count=2 --task pocket_choice --limit 200 --batch_size 16
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/harness run --method layer-drop:count=2 --task pocket_choice --limit 200 --batch_size 16
 
 # Everything that CI checks: style, types, all tests.
 test: $(VENV)/installed-dev lint types chromium
