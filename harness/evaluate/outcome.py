@@ -2,7 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from math import isfinite, isnan
 from typing import Any
 
@@ -133,24 +133,12 @@ def _broken_answers(served: Iterable[Served]) -> list[str]:
     return [f"{broken} of {len(scored)} log-likelihoods are not a number: the scores mean nothing"] if broken else []
 
 
-@dataclass
-class Document:
-    """What one document of a task cost."""
-
-    rows: list[Served] = field(default_factory=list)
-
-    @property
-    def segments(self) -> list[Segment]:
-        """What ran for the document, row after row."""
-        return [segment for row in self.rows for segment in row.segments]
-
-
-def by_document(served: Iterable[Served]) -> dict[tuple[str, int], Document]:
+def by_document(served: Iterable[Served]) -> dict[tuple[str, int], list[Served]]:
     """Rows by (task, document). A row that several documents share is counted for each of them."""
-    documents: dict[tuple[str, int], Document] = defaultdict(Document)
+    documents: dict[tuple[str, int], list[Served]] = defaultdict(list)
     for row in served:
         for place in dict.fromkeys((request.task, request.document) for request in row.requests):
-            documents[place].rows.append(row)
+            documents[place].append(row)
     return documents
 
 
@@ -184,11 +172,12 @@ def _line(task: str, sample: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _work(place: tuple[str, int], document: Document, shape: ModelShape) -> dict[str, Any]:
-    segments = document.segments
+def _work(place: tuple[str, int], rows: Sequence[Served], shape: ModelShape) -> dict[str, Any]:
+    """What one document of a task cost, by its rows."""
+    segments = [segment for row in rows for segment in row.segments]
     return {
-        "prompt_tokens": sum(row.prompt_tokens for row in document.rows),
-        "output_tokens": sum(row.output_tokens for row in document.rows),
+        "prompt_tokens": sum(row.prompt_tokens for row in rows),
+        "output_tokens": sum(row.output_tokens for row in rows),
         "pad_tokens": sum(segment.padding * segment.forwards for segment in segments),
         "depth": depth(segments, "score", "prefill", "decode").mean,
         "flops": executed_flops(shape, segments).total,
@@ -197,7 +186,7 @@ def _work(place: tuple[str, int], document: Document, shape: ModelShape) -> dict
                 "requests": [request[2:] for request in row.requests if request[:2] == place],
                 "segments": [s.to_json() for s in row.segments],
             }
-            for row in document.rows
+            for row in rows
         ],
     }
 
