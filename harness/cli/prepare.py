@@ -66,7 +66,7 @@ def prepare(
             raise HarnessError(f"{stack.label} needs no preparation: run it")
     try:
         with redirect_stdout(sys.stderr):
-            preparations = _prepared(session) if output_path is None else [_written(session, output_path)]
+            preparations = _prepared(session) if output_path is None else [prepare_into(session, output_path)]
     except KeyboardInterrupt:
         display.Reporter().say("stopped. Finished parts are kept: give the same command again to go on.")
         raise Exit(130) from None
@@ -87,7 +87,7 @@ def _prepared(session: "Session") -> list[dict[str, Any]]:
     return preparations
 
 
-def _written(session: "Session", output: Path) -> dict[str, Any]:
+def prepare_into(session: "Session", output: Path) -> dict[str, Any]:
     """Prepare the one run of the job and write its state.
 
     Raises:

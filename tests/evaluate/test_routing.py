@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from harness.cli.prepare import _written
+from harness.cli.prepare import prepare_into
 from harness.measure.routes import path_of
 from harness.measure.segment import Segment
 from harness.methods.routing.router import RouterController, new_router
@@ -92,7 +92,7 @@ def test_a_state_is_prepared_shared_and_refused(tiny_folder, tiny_tasks, tmp_pat
             Job(methods=(method,), pretrained=str(pretrained), **job, **more), Store(tmp_path / "r"), progress
         )
 
-    [facts] = _written(session(DR_LLM), tmp_path / "state")["state"]
+    [facts] = prepare_into(session(DR_LLM), tmp_path / "state")["state"]
     assert facts["questions"] == 8
     shared = f"dr-llm:state={tmp_path / 'state'}"
     (record,) = session(f"{shared},control=0.5").execute()
@@ -102,7 +102,7 @@ def test_a_state_is_prepared_shared_and_refused(tiny_folder, tiny_tasks, tmp_pat
     from harness.core.errors import HarnessError, MethodError
 
     with pytest.raises(HarnessError, match="is there already"):
-        _written(session(DR_LLM), tmp_path / "state")
+        prepare_into(session(DR_LLM), tmp_path / "state")
     with pytest.raises(MethodError, match=r"made for another name \(dr-llm, not polar\)"):
         session(f"polar:state={tmp_path / 'state'}").execute()
     stored = json.loads((tmp_path / "state" / "state.json").read_text())
