@@ -96,11 +96,13 @@ def prepare_into(session: "Session", output: Path) -> dict[str, Any]:
     """
     from filelock import FileLock, Timeout
 
+    from harness.contract.mixins import Shareable
+
     specs = session.plan.specs
     if len(specs) > 1 or len(specs[0].stack.parts) > 1:
         raise HarnessError(f"--output_path {output}: one state goes into a folder; give one method and one task")
     (spec,), (part,) = specs, specs[0].stack.parts
-    if "state" not in part.params():
+    if not isinstance(part, Shareable):
         raise HarnessError(f"--output_path {output}: {part.name} takes no state; its preparation is kept for itself")
     try:
         with writing(output):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from harness.contract.calibration import Calibration
 from harness.contract.identity import digest, model_identity, source_of, tokenizer_digest
+from harness.contract.mixins import Shareable
 from harness.contract.prepared import Prepared
 from harness.contract.states import States
 from harness.core.errors import MethodError
@@ -39,14 +40,14 @@ class Preparation:
     def state(self, method: "Method", model: "Decoder", below: tuple[str, ...] = ()) -> Prepared:
         """The method's state on this model, with the methods of the fingerprints ``below`` already attached.
 
-        A method whose parameter ``state`` names a folder gets the state in it. Several processes that need one state
+        A ``Shareable`` method that was given a folder gets the state in it. Several processes that need one state
         make it once: the others wait.
 
         Raises:
             MethodError: a given state was made for another method, model (or revision of it) or tokenizer.
         """
-        if (given := getattr(method, "state", None)) is not None:
-            return Prepared.load(given, _owner(method, model))
+        if isinstance(method, Shareable) and method.state is not None:
+            return Prepared.load(method.state, _owner(method, model))
         if not method.needs_preparation or self.calibration is None:
             return Prepared()
         key = self.key(method, model, below)

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from harness.core.errors import HarnessError
+
 
 def digest_of(path: Path) -> str:
     """SHA-256 of a file, or of the names and contents of all files of a folder that are not hidden.
@@ -32,6 +34,9 @@ def with_contents(values: Mapping[str, Any]) -> dict[str, Any]:
     """The values as they identify a result: a path by what lies behind it, everything else as it is.
 
     A text is a path where it is written as one, with a separator or a leading dot or tilde, and is there.
+
+    Raises:
+        HarnessError: a path that is there cannot be read.
     """
     return {name: _identified(value) for name, value in values.items()}
 
@@ -45,7 +50,10 @@ def _identified(value: Any) -> Any:
     if not (written or isinstance(value, Path)) or "\0" in str(value):
         return value
     path = Path(os.path.expanduser(value))  # noqa: PTH111 - Path's own raises for a user that is not there
-    return digest_of(path) if path.exists() else str(value)
+    try:
+        return digest_of(path) if path.exists() else str(value)
+    except OSError as error:
+        raise HarnessError(f"{value} cannot be read: {error.strerror or error}") from error
 
 
 def _hidden(path: Path) -> bool:

@@ -58,10 +58,9 @@ def observe(device: str) -> Environment:
     import psutil
     import torch
 
-    on_gpu = device.startswith("cuda")
     return Environment(
         device=device,
-        device_name=torch.cuda.get_device_name(device) if on_gpu else cpu_model(),
+        device_name=device_name(device),
         cpu_model=cpu_model(),
         cpus=os.cpu_count() or 1,
         threads=torch.get_num_threads(),
@@ -69,18 +68,23 @@ def observe(device: str) -> Environment:
         os=f"{platform.system()} {platform.release()}",
         python=platform.python_version(),
         versions=versions(),
-        instructions=None if on_gpu else _instructions(),
+        instructions=_instructions() if device == "cpu" else None,
         load_average=(load(),),
     )
 
 
 def processor(device: str) -> str:
     """What computes, as far as it decides rounding: an accelerator by name, a processor with its instruction set."""
+    return device_name(device) if device != "cpu" else f"{cpu_model()}, {_instructions()}"
+
+
+def device_name(device: str) -> str:
+    """The accelerator, or the processor; what shares a processor's chip is not the processor."""
     import torch
 
     if device.startswith("cuda"):
         return torch.cuda.get_device_name(device)
-    return f"{cpu_model()}, {_instructions()}"
+    return cpu_model() if device == "cpu" else f"{cpu_model()} ({device.partition(':')[0]})"
 
 
 def _instructions() -> str:

@@ -82,8 +82,15 @@ class Plan:
         return units
 
     def spec(self, unit: Unit) -> RunSpec:
-        """The run of a unit that is about one."""
-        return next(spec for spec in self.specs if spec.id == unit.run)
+        """The run of a unit that is about one.
+
+        Raises:
+            HarnessError: this process comes to other ids than the one that made the unit.
+        """
+        for spec in self.specs:
+            if spec.id == unit.run:
+                return spec
+        raise HarnessError(f"{unit.task}: no run has the id {unit.run} here; ids depend on processor and versions")
 
     def of_task(self, task: str) -> list[RunSpec]:
         """The runs on one task, dense first where there is one."""

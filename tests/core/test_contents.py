@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from harness.core.contents import digest_of, with_contents
+from harness.core.errors import HarnessError
 
 
 @pytest.fixture
@@ -48,3 +49,12 @@ def test_anything_else_is_itself(value: Any, folder: Path, monkeypatch: pytest.M
 def test_a_name_is_no_path_although_a_folder_is_called_so(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
     assert with_contents({"x": "deep"}) == {"x": "deep"}
+
+
+def test_a_path_that_cannot_be_read_is_a_sentence(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(HarnessError, match=r"data cannot be read: Permission denied"):
+        with_contents({"tokenizer": str(folder)})

@@ -17,7 +17,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from harness.contract.decoder import Decoder
-from harness.contract.facts import Savings
+from harness.contract.facts import Savings, worst
 from harness.contract.linears import LINEAR
 from harness.contract.parameters import Pattern
 from harness.core.errors import MethodError
@@ -183,8 +183,9 @@ def savings(stack: "Stack", model: Decoder) -> Savings:
 
     Of methods that replace linear layers, each replaced layer says it itself.
     """
-    kinds = {part.savings for part in stack.parts if not part.swaps_linears} | {saved for _, saved in _changed(model)}
-    return next((kind for kind in (Savings.SIMULATED, Savings.REAL) if kind in kinds), Savings.NONE)
+    return worst(
+        {part.savings for part in stack.parts if not part.swaps_linears} | {saved for _, saved in _changed(model)}
+    )
 
 
 def _changed(model: Decoder) -> Iterator[tuple[str, Savings]]:

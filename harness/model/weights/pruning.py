@@ -11,7 +11,6 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Literal
 
-import numpy as np
 import torch
 from torch.nn.functional import pad
 
@@ -97,17 +96,14 @@ class Pruned:
             self.collapsed.append(site.name)
 
     def state(self) -> Prepared:
-        """The state to store: masks packed to bits, eight weights to a byte."""
-        packed = {name: torch.from_numpy(np.packbits(mask.cpu().numpy())) for name, mask in self.masks.items()}
-        return Prepared(packed, {"zeros": self.zeros, "tokens": self.tokens, "collapsed": self.collapsed})
+        """The state to store; it keeps eight weights of a mask to a byte."""
+        masks = {name: mask.cpu() for name, mask in self.masks.items()}
+        return Prepared(masks, {"zeros": self.zeros, "tokens": self.tokens, "collapsed": self.collapsed})
 
     @classmethod
     def of(cls, state: Prepared, chosen: Sequence[Site]) -> "Pruned":
         """The choice for these linear layers, from a stored state."""
-        masks = {}
-        for site in chosen:
-            bits = np.unpackbits(state.tensors[site.name].cpu().numpy(), count=site.weight.numel()).astype(bool)
-            masks[site.name] = torch.from_numpy(bits).view(site.weight.shape).to(site.weight.device)
+        masks = {site.name: state.tensors[site.name].to(site.weight.device) for site in chosen}
         return cls(masks, state.facts["collapsed"], state.facts["tokens"])
 
     def warn(self) -> None:

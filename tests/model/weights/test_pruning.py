@@ -6,8 +6,10 @@ import sys
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from harness.contract.calibration import Calibration
+from harness.contract.prepared import Prepared
 from harness.core.errors import MethodError
 from harness.model.weights import pruning
 from harness.model.weights.layerwise import layer_by_layer
@@ -154,15 +156,15 @@ def test_torchao_prunes_the_same(pattern):
 
 
 @pytest.mark.parametrize("pattern", ["unstructured", "2:4", "4x1", "16x1"])
-def test_masks_survive_their_packing(pattern):
+def test_masks_survive_their_packing(pattern, tmp_path):
     decoder = tiny_decoder("opt")
     chosen = sites(decoder)
     pruned = wanda(decoder, windows(decoder), chosen, pattern, [0.5] * 4)
-    again = Pruned.of(pruned.state(), chosen)
+    pruned.state().save(tmp_path / "state", {})
+    again = Pruned.of(Prepared.load(tmp_path / "state", {}), chosen)
     assert all(torch.equal(again.masks[name], mask) for name, mask in pruned.masks.items())
-    assert sum(tensor.numel() for tensor in pruned.state().tensors.values()) * 8 == sum(
-        mask.numel() for mask in pruned.masks.values()
-    )
+    stored = load_file(tmp_path / "state" / "state.safetensors").values()
+    assert sum(tensor.nbytes for tensor in stored) * 8 == sum(mask.numel() for mask in pruned.masks.values())
 
 
 def test_a_collapsed_layer_is_reported(caplog, monkeypatch):
