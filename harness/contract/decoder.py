@@ -1,10 +1,11 @@
 """A loaded decoder language model: the module, its tokenizer, its parts, and what the current forward serves.
 
-The lm-eval adapter publishes one ForwardContext for every batch through ``Decoder.context``; routers read it to
-decide from prompt tokens alone, and the tracer reads it to charge work to documents.
+Whoever runs the model publishes one ForwardContext for every batch (``Decoder.serving``): the evaluation, the cost
+pass, the cost profile and the conformance kit alike. Routers read it to decide from prompt tokens alone, and the
+tracer reads it to charge work to documents.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -44,17 +45,28 @@ class ForwardContext:
     Attributes:
         rows: the batch's rows, in order.
         kind: "score" is one forward over prompt and continuation; "generate" is a prefill and decode steps.
-        padding: the side on which shorter rows are padded.
-        decoding: False during the first forward, True in the decode steps after it.
+        width: tokens of each row when it came, padding included; shorter rows of a "score" are padded on the right,
+            those of a "generate" on the left.
+        processed: tokens of each row that finished forwards of the batch have run, counted again where they ran again.
         active: indices of the rows in the module that is running now, where an engine runs a part of the batch; None
             where all of them run.
     """
 
     rows: tuple[Row, ...]
     kind: Literal["score", "generate"]
-    padding: Literal["left", "right"]
-    decoding: bool = False
+    width: int
+    processed: int = 0
     active: tuple[int, ...] | None = field(default=None)
+
+    @property
+    def padding(self) -> Literal["left", "right"]:
+        """The side on which shorter rows are padded."""
+        return "left" if self.kind == "generate" else "right"
+
+    @property
+    def decoding(self) -> bool:
+        """False while prompts are read, also in parts; True in the decode steps after that."""
+        return self.kind == "generate" and self.processed >= self.width
 
     @contextmanager
     def only(self, rows: tuple[int, ...]) -> Iterator[None]:
@@ -90,6 +102,8 @@ class Decoder:
         tokenizer: its tokenizer.
         anatomy: the parts of the dense model; engines change the modules, never this description.
         fingerprint: digest of weights, configuration and tokenizer; keys every cache.
+        autocast: number format in which matrix products run where it is not the weights' (lm-eval's
+            ``mixed_precision_dtype``).
         context: the batch that the running forward serves; None outside an evaluation.
         auxiliaries: the modules that attached methods add and run (``assisted``).
     """
@@ -98,6 +112,7 @@ class Decoder:
     tokenizer: "PreTrainedTokenizerBase"
     anatomy: Anatomy
     fingerprint: str
+    autocast: "torch.dtype | None" = None
     context: ForwardContext | None = None
     auxiliaries: list[Auxiliary] = field(default_factory=list)
 
@@ -120,6 +135,33 @@ class Decoder:
         return [blocks[layer] for layer in layers if layer in blocks]
 
     @contextmanager
+    def serving(
+        self, rows: Sequence[Row], kind: Literal["score", "generate"], width: int | None = None, processed: int = 0
+    ) -> Iterator[ForwardContext]:
+        """Serve a batch inside the ``with`` block: publish its context, and keep count of what forwards have processed.
+
+        Args:
+            width: tokens of each row, padding included; the longest row's where none is given.
+            processed: tokens of each row that are in the cache already.
+        """
+        import torch
+
+        width = max(row.length for row in rows) if width is None else width
+        context = ForwardContext(tuple(rows), kind, width, processed)
+
+        def count(module: "nn.Module", args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+            context.processed += input_shape(args, kwargs)[1]
+
+        outer, self.context = self.context, context
+        counting = self.module.register_forward_hook(count, with_kwargs=True)
+        try:
+            with torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None):
+                yield context
+        finally:
+            counting.remove()
+            self.context = outer
+
+    @contextmanager
     def assisted(self, auxiliaries: Sequence[Auxiliary]) -> Iterator[None]:
         """Charge the work of these modules to the rows for the duration of a ``with`` block."""
         before = list(self.auxiliaries)
@@ -128,6 +170,14 @@ class Decoder:
             yield
         finally:
             self.auxiliaries[:] = before
+
+
+def input_shape(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[int, int]:
+    """Rows and tokens of a forward's input: ``input_ids``, [rows, tokens], or ``inputs_embeds``, with a width."""
+    given = args[0] if args else kwargs.get("input_ids")
+    if given is None:
+        given = kwargs["inputs_embeds"]
+    return given.shape[0], given.shape[1]
 
 
 def only(model: "Decoder", rows: tuple[int, ...]) -> AbstractContextManager[None]:

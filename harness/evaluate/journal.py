@@ -45,6 +45,7 @@ class Served:
         answers: lm-eval's answers to them, in the same order.
         prompt_tokens, output_tokens: tokens read (a scored text is all read) and tokens generated and used.
         segments: what ran for it.
+        is_broken: whether logits that it read an answer from were no numbers.
     """
 
     requests: tuple[Request, ...]
@@ -52,6 +53,7 @@ class Served:
     prompt_tokens: int
     output_tokens: int
     segments: tuple[Segment, ...]
+    is_broken: bool = False
 
     @property
     def is_padding(self) -> bool:
@@ -62,7 +64,8 @@ class Served:
         """The row as plain JSON."""
         plain = {"requests": self.requests, "answers": self.answers}
         tokens = {"prompt_tokens": self.prompt_tokens, "output_tokens": self.output_tokens}
-        return plain | tokens | {"segments": [segment.to_json() for segment in self.segments]}
+        traced = {"segments": [segment.to_json() for segment in self.segments], "is_broken": self.is_broken}
+        return plain | tokens | traced
 
     @classmethod
     def from_json(cls, plain: dict[str, Any]) -> Self:
@@ -73,6 +76,7 @@ class Served:
             plain["prompt_tokens"],
             plain["output_tokens"],
             tuple(Segment.from_json(segment) for segment in plain["segments"]),
+            plain["is_broken"],
         )
 
 

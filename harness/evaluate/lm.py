@@ -57,6 +57,7 @@ class HarnessLM(HFLM):  # type: ignore[misc] # lm-eval has no type stubs
         self._fingerprint = fingerprint
         self.mode: Mode | None = None
         super().__init__(*args, **kwargs)
+        self.decoder.autocast = self.mixed_precision_dtype
         if not isinstance(self.max_length, int) or self.max_length < 1:
             raise ModelError(f"model argument max_length={self.max_length!r} is not valid: expected a positive number")
         if accelerator := getattr(self, "accelerator", None):  # lm-eval sets these for several GPUs only

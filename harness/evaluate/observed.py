@@ -1,28 +1,26 @@
 """The mode of a run: each batch is answered by the journal, or by a forward that is traced and then kept."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from math import isnan
 from typing import TYPE_CHECKING, Any
 
 import torch
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 
-from harness.contract.decoder import ForwardContext, Row
-from harness.core.errors import HarnessError
+from harness.contract.decoder import Row
 from harness.evaluate.batches import ScoringRequest, generation_batches, scored_row, scoring_batches
+from harness.evaluate.generation import NotANumber, arguments, require_one_continuation
 from harness.evaluate.journal import PADDING, Journal, Request, Served
-from harness.evaluate.replay import Example, audit_ratio
-from harness.measure.shape import ModelShape
+from harness.evaluate.replay import NEW_TOKENS, REPLAYED, Replay, replay
+from harness.measure.serve import CostRequest
 from harness.measure.trace import Tracer
 
 if TYPE_CHECKING:
     from harness.core.progress import Bar
     from harness.evaluate.lm import HarnessLM, Score
-
-AUDITED = 2
-"""Batches of a run whose first rows the audit runs again."""
 
 
 @dataclass
@@ -34,17 +32,20 @@ class Observed:
         tracer: watches the model.
         journal: holds the answers of finished batches, also those of an earlier run that was interrupted.
         bar: shows how many requests are answered.
+        chosen: the documents that ``--samples`` chose, by task; lm-eval numbers these by their place in the list.
     """
 
     lm: "HarnessLM"
     tracer: Tracer
     journal: Journal
     bar: "Bar"
+    chosen: Mapping[str, Sequence[int]] = field(default_factory=dict)
     _keys: list[Request] = field(default_factory=list)  # of the requests that are not asked yet
     _padding: list[Request] = field(default_factory=list)  # the key of a request that only fills up a process
     _batch: list[Request] = field(default_factory=list)  # of the prompts that are being continued
     _tokens: list[tuple[int, int]] = field(default_factory=list)  # of each of them: read, generated and used
-    _examples: list[Example] = field(default_factory=list)
+    _broken: list[bool] = field(default_factory=list)  # of each of them: whether logits were no numbers
+    _examples: list[CostRequest] = field(default_factory=list)  # the first rows of the first batches
 
     def begin(self, keys: list[Request]) -> None:
         """Take the requests' keys in the order in which HFLM will ask."""
@@ -54,13 +55,9 @@ class Observed:
     def end(self) -> None:
         """Nothing is left to do."""
 
-    def audit(self, shape: ModelShape) -> float | None:
-        """Run a few of the finished requests again under PyTorch's operator counter.
-
-        Returns:
-            Counted FLOPs over those of the formulas; None if no request ran, because the journal had all answers.
-        """
-        return audit_ratio(self.lm, self.tracer, self._examples, shape) if self._examples else None
+    def audit(self) -> Replay:
+        """Run a few of the finished requests again under PyTorch's operator counter."""
+        return replay(self.lm.decoder, self.tracer, self._examples)
 
     def score(self, requests: Sequence[ScoringRequest]) -> list["Score"]:
         """Score requests batch by batch."""
@@ -83,21 +80,19 @@ class Observed:
     ) -> list["Score"]:
         """One forward over the batch's rows; the answers of its members, in their order."""
         texts = [scored_row(requests[row[0]], self.lm.max_length) for row in batch]
-        rows = tuple(
-            _row([keys[index] for index in row], prompt, len(tokens))
+        rows = [
+            self._row([keys[index] for index in row], prompt, len(tokens))
             for row, (tokens, prompt) in zip(batch, texts, strict=True)
-        )
-        self.lm.decoder.context = ForwardContext(rows, "score", "right")
-        try:
+        ]
+        with self.lm.decoder.serving(rows, "score"):
             inputs = [requests[index] for index in members]
             answers = HFLM._loglikelihood_tokens(self.lm, inputs, disable_tqdm=True, override_bs=len(batch))
-        finally:
-            self.lm.decoder.context = None
-        self._remember(rows[0], "score", torch.tensor([texts[0][0]], device=self.lm.device))
+        self._remember(rows[0], texts[0][0], 0)
         by_index = dict(zip(members, answers, strict=True))
         self._keep(
             [([keys[index] for index in row], [by_index[index] for index in row]) for row in batch],
             [(row.length, 0) for row in rows],
+            [any(isnan(by_index[index][0]) for index in row) for row in batch],
         )
         return list(answers)
 
@@ -112,7 +107,8 @@ class Observed:
             if answered is None:
                 # calls generate_batch, which alone sees the prompts as tokens
                 answered = HFLM.generate_until(self.lm, [instances[index] for index in members], disable_tqdm=True)
-                self._keep([([key], [text]) for key, text in zip(self._batch, answered, strict=True)], self._tokens)
+                rows = [([key], [text]) for key, text in zip(self._batch, answered, strict=True)]
+                self._keep(rows, self._tokens, self._broken)
             for index, text in zip(members, answered, strict=True):
                 texts[index] = text
             self.bar.advance(len(members))
@@ -126,19 +122,19 @@ class Observed:
         Raises:
             HarnessError: more than one continuation of a prompt is asked for.
         """
-        for several in ("num_beams", "num_return_sequences"):
-            if options.get(several, 1) != 1:
-                raise HarnessError(f"{several}={options[several]}: only one continuation of a prompt is traced")
+        require_one_continuation(self.lm.model.generation_config, options)
         lengths = options["attention_mask"].sum(1).tolist()
-        rows = tuple(_row([key], length, length) for key, length in zip(self._batch, lengths, strict=True))
-        self.lm.decoder.context = ForwardContext(rows, "generate", "left")
-        try:
-            output: torch.Tensor = HFLM._model_generate(self.lm, prompts, max_length, stop, **options)
-        finally:
-            self.lm.decoder.context = None
-        self._remember(rows[0], "generate", prompts[:1, -lengths[0] :].clone())
+        rows = [self._row([key], length, length) for key, length in zip(self._batch, lengths, strict=True)]
+        watch = NotANumber()
+        with self.lm.decoder.serving(rows, "generate", prompts.shape[1]):
+            output: torch.Tensor = HFLM._model_generate(
+                self.lm, prompts, max_length, stop, **options, logits_processor=watch.processors
+            )
+        self._broken = watch.rows(len(rows))
         generated = output[:, prompts.shape[1] :].tolist()
         self._tokens = [(length, self._used(tokens, stop)) for length, tokens in zip(lengths, generated, strict=True)]
+        written, most = min(max(self._tokens[0][1], 1), NEW_TOKENS), max_length - prompts.shape[1]
+        self._remember(rows[0], prompts[0, -lengths[0] :].tolist(), written, most=most, options=arguments(options))
         return output
 
     def _used(self, tokens: list[int], stop: list[str]) -> int:
@@ -158,11 +154,11 @@ class Observed:
                 low = middle
         return high
 
-    def _remember(self, row: Row, kind: Any, tokens: torch.Tensor) -> None:
-        """Keep the first rows of the first batches for the audit, without padding: tokens [1, tokens]."""
-        if len(self._examples) < AUDITED:
-            padding: Any = "left" if kind == "generate" else "right"
-            self._examples.append(Example(ForwardContext((row,), kind, padding), tokens))
+    def _remember(self, row: Row, tokens: list[int], new_tokens: int, **more: Any) -> None:
+        """Keep the row for the audit if its batch is one of the first."""
+        if len(self._examples) < REPLAYED:
+            of_row = row.task, row.document, tuple(tokens), row.prompt_length, new_tokens, row.requests
+            self._examples.append(CostRequest(*of_row, **more))
 
     def _kept(self, keys: list[Request]) -> list[Any] | None:
         """The answers of a batch that an earlier, interrupted run finished; None if any is missing."""
@@ -170,18 +166,21 @@ class Observed:
             return [self.journal[key] for key in keys]
         return None
 
-    def _keep(self, rows: list[tuple[list[Request], list[Any]]], tokens: list[tuple[int, int]]) -> None:
-        """Write a finished batch: for each row the requests that it answered, its answers and its tokens."""
+    def _keep(
+        self, rows: list[tuple[list[Request], list[Any]]], tokens: list[tuple[int, int]], broken: list[bool]
+    ) -> None:
+        """Write a finished batch: for each row the requests that it answered, its answers, tokens, broken logits."""
         self.journal.write(
             [
-                Served(tuple(keys), tuple(answers), read, generated, tuple(segments))
-                for (keys, answers), (read, generated), segments in zip(
-                    rows, tokens, self.tracer.collect(), strict=True
+                Served(tuple(keys), tuple(answers), read, generated, tuple(segments), is_broken)
+                for (keys, answers), (read, generated), segments, is_broken in zip(
+                    rows, tokens, self.tracer.collect(), broken, strict=True
                 )
             ]
         )
 
-
-def _row(keys: list[Request], prompt_length: int, length: int) -> Row:
-    first = keys[0]
-    return Row(first.task, first.document, tuple(key.part for key in keys), prompt_length, length)
+    def _row(self, keys: list[Request], prompt_length: int, length: int) -> Row:
+        first = keys[0]
+        chosen = self.chosen.get(first.task)
+        document = chosen[first.document] if chosen else first.document
+        return Row(first.task, document, tuple(key.part for key in keys), prompt_length, length)

@@ -2,20 +2,24 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import isfinite, isnan
-from typing import Any
+from typing import Any, Final
 
 from harness.evaluate.journal import Served
+from harness.measure.audit import Audit
 from harness.measure.flops import causal_flops, executed_flops
 from harness.measure.routes import routes
-from harness.measure.segment import Segment, depth, ran_as_dense, unpadded
+from harness.measure.segment import as_dense, depth, ran_as_dense, unpadded
 from harness.measure.shape import ModelShape
 from harness.measure.traffic import kv_cache_bytes, traffic
+from harness.results.audit import audit_doubt
 from harness.results.record import Flops as FlopsInfo
 from harness.results.record import Routes, TraceTotals
 from harness.results.samples import SampleLine
 from harness.results.scores import Score
+
+BROKEN_WRITING: Final = "answers were written from logits that are not a number"
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,7 @@ def summary(
     dense: ModelShape | None,
     *,
     samples: dict[str, list[int]] | None = None,
-    audit: float | None = None,
+    audit: Audit | None = None,
 ) -> Outcome:
     """Summarise an evaluation.
 
@@ -58,7 +62,7 @@ def summary(
         shape: the model that ran.
         dense: the dense model that it is compared with; None where the run is the dense one.
         samples: the documents that ``--samples`` chose.
-        audit: counted FLOPs over those of the formulas; None where no request ran.
+        audit: of some requests that were served again; None where that could not be done.
     """
     return Outcome(
         scores=_scores(results),
@@ -67,7 +71,7 @@ def summary(
         routes=None if dense is None else _routes(served),
         flops=_flops(served, shape, dense or shape, audit),
         kv_peak=max((kv_cache_bytes(shape, row.segments) for row in served), default=0),
-        warnings=_broken_answers(served),
+        warnings=[*_broken_answers(served), *([doubt] if audit and (doubt := audit_doubt(audit.ratio)) else [])],
     )
 
 
@@ -126,11 +130,14 @@ def _number(value: Any) -> float | None:
     return number if isfinite(number) else None
 
 
-def _broken_answers(served: Iterable[Served]) -> list[str]:
-    """A warning if log-likelihoods are NaN: lm-eval scores such answers like any others."""
+def _broken_answers(served: Sequence[Served]) -> list[str]:
+    """Warnings where logits are not a number: lm-eval scores such answers like any others."""
     scored = [answer[0] for row in served for answer in row.answers if isinstance(answer, tuple)]
     broken = sum(map(isnan, scored))
-    return [f"{broken} of {len(scored)} log-likelihoods are not a number: the scores mean nothing"] if broken else []
+    written = [row for row in served if not any(isinstance(answer, tuple) for answer in row.answers)]
+    read = sum(row.is_broken for row in written)
+    kinds = ((broken, len(scored), "log-likelihoods are not a number"), (read, len(written), BROKEN_WRITING))
+    return [f"{count} of {of} {what}: the scores mean nothing" for count, of, what in kinds if count]
 
 
 def by_document(served: Iterable[Served]) -> dict[tuple[str, int], list[Served]]:
@@ -209,7 +216,7 @@ def _trace_totals(served: Sequence[Served], *, executed: bool | None) -> TraceTo
     )
 
 
-def _flops(served: Sequence[Served], shape: ModelShape, dense: ModelShape, audit: float | None) -> FlopsInfo:
+def _flops(served: Sequence[Served], shape: ModelShape, dense: ModelShape, audit: Audit | None) -> FlopsInfo:
     """The run's arithmetic, and that of the dense model on the same tokens."""
     segments = [segment for row in served for segment in row.segments]
     executed = executed_flops(shape, segments)
@@ -219,8 +226,10 @@ def _flops(served: Sequence[Served], shape: ModelShape, dense: ModelShape, audit
         useful=executed_flops(shape, unpadded(segments)).total,
         causal=causal_flops(shape, segments).total,
         parts=executed.parts(),
-        dense_equivalent=executed_flops(dense, (_as_dense(segment) for segment in segments)).total,
-        audit_ratio=audit,
+        dense_equivalent=executed_flops(dense, map(as_dense, segments)).total,
+        audit_ratio=None if audit is None else audit.ratio,
+        audit_stated=None if audit is None else audit.stated,
+        audit_counted=None if audit is None else audit.counted,
         weight_bytes=round(moved.weights),
         kv_bytes=moved.kv,
     )
@@ -234,10 +243,3 @@ def _routes(served: Iterable[Served]) -> Routes | None:
 def _same_work(served: Iterable[Served], shape: ModelShape, dense: ModelShape) -> bool:
     """Whether what ran is exactly what dense runs."""
     return shape == dense and all(ran_as_dense(row.segments) for row in served)
-
-
-def _as_dense(segment: Segment) -> Segment:
-    every = (segment.queries,) * len(segment.attention)
-    added: dict[str, Any] = {"fill": (), "fill_macs": 0, "router": 0, "router_macs": 0, "auxiliary_bytes": 0.0}
-    # exit checks go through the head too; dense runs it once at most
-    return replace(segment, attention=every, mlp=every, head=min(segment.head, segment.queries), **added)

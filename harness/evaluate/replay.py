@@ -1,52 +1,42 @@
 """The audit of a run's counts: a few of its own requests run again, counted by PyTorch and by the trace."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Final
 
-import torch
-from lm_eval.models.huggingface import HFLM
-
-from harness.contract.decoder import ForwardContext
-from harness.measure.audit import flops_audit_ratio
+from harness.contract.decoder import Decoder
+from harness.measure.audit import Audit, audit
 from harness.measure.segment import Segment
-from harness.measure.shape import ModelShape
+from harness.measure.serve import CostRequest, serve
 from harness.measure.trace import Tracer
 
-if TYPE_CHECKING:
-    from harness.evaluate.lm import HarnessLM
-
-NEW_TOKENS = 4
-"""Tokens that a replayed generation writes: a prefill and three decode steps."""
+REPLAYED: Final = 2
+"""Batches of a run whose first rows are served again."""
+NEW_TOKENS: Final = 32
+"""New tokens of a generation that are written again, with the run's arguments and limits, at the most."""
 
 
 @dataclass(frozen=True)
-class Example:
-    """A request of a run: its context of one row, and the tokens that the model read, [1, tokens]."""
+class Replay:
+    """The audit of a run; ``audit`` is None where it could not be made, for the ``reason`` given."""
 
-    context: ForwardContext
-    tokens: torch.Tensor
-
-
-def audit_ratio(lm: "HarnessLM", tracer: Tracer, examples: Iterable[Example], shape: ModelShape) -> float:
-    """FLOPs counted by PyTorch's operator counter over those of the formulas; 1.0 where both agree."""
-
-    def replay() -> list[Segment]:
-        return [segment for example in examples for segment in _run(lm, tracer, example)]
-
-    return flops_audit_ratio(shape, replay)
+    audit: Audit | None
+    reason: str | None = None
 
 
-def _run(lm: "HarnessLM", tracer: Tracer, example: Example) -> list[Segment]:
-    """What the tracer sees of one request."""
-    lm.decoder.context = example.context
+def replay(model: Decoder, tracer: Tracer, requests: Sequence[CostRequest]) -> Replay:
+    """Serve requests again under PyTorch's operator counter. A check, so whatever goes wrong in it ends no run."""
+    if not requests:
+        return Replay(None, "every answer came from the journal")
+
+    def run() -> list[Segment]:
+        segments: list[Segment] = []
+        for request in requests:
+            serve(model, request)
+            segments += (segment for row in tracer.collect() for segment in row)
+        return segments
+
     try:
-        if example.context.kind == "score":
-            HFLM._model_call(lm, example.tokens)
-        else:
-            length = min(example.tokens.shape[1] + NEW_TOKENS, lm.max_length)
-            mask = torch.ones_like(example.tokens)
-            HFLM._model_generate(lm, example.tokens, max_length=length, stop=[], attention_mask=mask)
-    finally:
-        lm.decoder.context = None
-    return [segment for row in tracer.collect() for segment in row]
+        return Replay(audit(model, run))
+    except Exception as error:
+        return Replay(None, f"the audit failed: {type(error).__name__}: {' '.join(str(error).split())[:200]}")

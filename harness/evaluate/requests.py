@@ -12,6 +12,7 @@ from lm_eval.models.huggingface import HFLM
 from harness.core.errors import Enough
 from harness.evaluate.batches import ScoringRequest, scored_row, scoring_batches
 from harness.evaluate.evaluation import Settings, simple_evaluate
+from harness.evaluate.generation import arguments
 from harness.evaluate.journal import Request
 from harness.evaluate.tasks import LoadedTask
 from harness.measure.serve import CostRequest
@@ -55,9 +56,9 @@ class _Noted:
     def score(self, requests: Sequence[ScoringRequest]) -> list["Score"]:
         keys, self._keys = self._keys[: len(requests)], self._keys[len(requests) :]
         for batch in scoring_batches(requests, self.lm.batch_size, shared=self.lm.logits_cache):
-            for first, *_ in batch:
-                tokens, prompt = scored_row(requests[first], self.lm.max_length)
-                self._note(keys[first], tokens, prompt, 0)
+            for row in batch:
+                tokens, prompt = scored_row(requests[row[0]], self.lm.max_length)
+                self._note([keys[index] for index in row], tokens, prompt)
         return [(0.0, False)] * len(requests)
 
     def generate(self, instances: list[Instance]) -> list[str]:
@@ -69,8 +70,12 @@ class _Noted:
         self, prompts: torch.Tensor, max_length: int, stop: list[str], options: dict[str, Any]
     ) -> torch.Tensor:
         tokens = prompts[0].tolist()
-        self._note(self._keys.pop(0), tokens, len(tokens), max_length - len(tokens))
+        most = max_length - len(tokens)
+        self._note([self._keys.pop(0)], tokens, len(tokens), new_tokens=most, most=most, options=arguments(options))
         return prompts
 
-    def _note(self, key: Request, tokens: list[int], prompt_length: int, new_tokens: int) -> None:
-        self.requests.append(CostRequest(key.task, key.document, tuple(tokens), prompt_length, new_tokens))
+    def _note(
+        self, keys: list[Request], tokens: list[int], prompt_length: int, new_tokens: int = 0, **more: Any
+    ) -> None:
+        task, document, parts = keys[0].task, keys[0].document, tuple(key.part for key in keys)
+        self.requests.append(CostRequest(task, document, tuple(tokens), prompt_length, new_tokens, parts, **more))

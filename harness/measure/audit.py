@@ -6,8 +6,12 @@ an operator of the harness's own brings its formula when it is defined.
 """
 
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from math import prod
 from typing import Any, TypeVar
 
+from harness.contract.decoder import Decoder
 from harness.measure.flops import executed_flops
 from harness.measure.segment import Segment
 from harness.measure.shape import ModelShape
@@ -34,21 +38,47 @@ def count_flops(run: Callable[[], T]) -> tuple[T, int]:
     return result, int(counter.get_total_flops())
 
 
-def flops_audit_ratio(shape: ModelShape, serve: Callable[[], Iterable[Segment]]) -> float:
-    """Counted FLOPs over those of the formulas, 1.0 where both agree.
+@dataclass(frozen=True)
+class Audit:
+    """FLOPs of some requests: ``stated`` by the formulas, ``counted`` by PyTorch."""
+
+    stated: int
+    counted: int
+
+    @property
+    def ratio(self) -> float:
+        """Counted over stated, 1.0 where both agree."""
+        return self.counted / self.stated
+
+
+def audit(model: Decoder, serve: Callable[[], Iterable[Segment]]) -> Audit:
+    """Count some requests twice.
+
+    Products that a method's own modules make element by element, for which PyTorch has no formula, are counted in both
+    as the modules declare them.
 
     Args:
-        shape: the model that runs.
+        model: what runs, with its methods attached.
         serve: runs some requests and returns what a tracer saw of all their rows.
 
     Raises:
         ValueError: the requests ran nothing.
     """
-    segments, counted = count_flops(serve)
-    expected = executed_flops(shape, segments).total
-    if not expected:
+    elementwise = [added.module for added in model.auxiliaries if getattr(added.module, "is_elementwise", False)]
+    unseen = 0
+
+    def add(module: Any, args: Any, output: Any) -> None:
+        nonlocal unseen
+        unseen += 2 * module.macs_per_token * prod(output.shape[:-1])
+
+    with ExitStack() as hooks:
+        for module in elementwise:
+            hooks.callback(module.register_forward_hook(add).remove)
+        segments, counted = count_flops(serve)
+    stated = executed_flops(ModelShape.of(model), segments).total
+    if not stated:
         raise ValueError("nothing ran that the formulas count, so there is nothing to audit")
-    return counted / expected
+    return Audit(stated, counted + unseen)
 
 
 def _attention_flops(query: tuple[int, ...], key: tuple[int, ...], value: tuple[int, ...], *_: Any, **__: Any) -> int:

@@ -142,7 +142,7 @@ def _parts(prober: Prober) -> dict[str, list[tuple[int, Cell]]]:
     def cell(part: nn.Module, inputs: int, tokens: int) -> Cell:
         return Cell(lambda times: prober.module(part, inputs, tokens, times), 0, required=True)
 
-    fill = linear(2 * shape.layers[0].kv_width)
+    fill = linear(shape.layers[0].cache_width)
     reads = getattr(head, "in_features", width)
     return {
         "head": [(tokens, cell(head, reads, tokens)) for tokens in (1, 4, 16)],

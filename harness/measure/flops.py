@@ -47,10 +47,10 @@ class Flops:
 
 
 def executed_flops(shape: ModelShape, segments: Iterable[Segment]) -> Flops:
-    """FLOPs that the running code multiplied, padding included: 2 n lin + 4 H dh n c in a layer.
+    """FLOPs that the running code multiplied, padding included: 2 n lin + 2 H (dk + dv) n c in a layer.
 
-    Here n tokens run the layer at context c, and lin is its linears' parameters. They are charged with every
-    position of the context, also where a method let other tokens skip the layer's keys and values.
+    Here n tokens run the layer over c key positions, as its attention met them, lin is its linears' parameters, and H
+    heads have keys of width dk and values of width dv.
     """
     return _flops(shape, segments, Segment.rectangle)
 
@@ -60,20 +60,25 @@ def causal_flops(shape: ModelShape, segments: Iterable[Segment]) -> Flops:
 
     Where a layer ran on a part of the tokens, each is charged with the mean over all of them.
     """
-    return _flops(shape, segments, Segment.causal_pairs)
+    return _flops(shape, segments, lambda segment, layer, window: segment.causal_pairs(window))
 
 
-def _flops(shape: ModelShape, segments: Iterable[Segment], pairs: Callable[[Segment, int | None], int]) -> Flops:
-    """Sum over layers; ``pairs`` gives the query-key pairs of a layer that every query ran, by its window."""
+def _flops(shape: ModelShape, segments: Iterable[Segment], pairs: Callable[[Segment, int, int | None], int]) -> Flops:
+    """Sum over layers; ``pairs`` gives the query-key pairs of a layer that every query ran, by its index and window."""
     linear = scores = mlp = head = other = router = fill = 0
-    windows = {layer.window for layer in shape.layers}
     for segment in segments:
-        met = {window: pairs(segment, window) for window in windows}  # pairs per head
         runs = 2 * segment.forwards  # FLOPs of a multiply-accumulate in each forward
-        for layer, attended, fed in zip(shape.layers, segment.attention, segment.mlp, strict=True):
+        met: dict[int | None, int] = {}  # pairs per head; layers of one window met the same, unless keys were read
+        for index, layer in enumerate(shape.layers):
+            attended, fed = segment.attention[index], segment.mlp[index]
+            kind = index if segment.keys else layer.window
+            if kind not in met:
+                met[kind] = pairs(segment, index, layer.window)
             linear += runs * layer.attention.macs * attended
-            # query-key and probability-value products: 2 x 2 FLOPs for each pair and query width
-            scores += 4 * layer.query_width * met[layer.window] * attended // segment.queries
+            if layer.expansion.macs:
+                positions = segment.attended(index, layer.window) * attended // segment.queries
+                linear += 2 * layer.expansion.macs * positions
+            scores += 2 * layer.pair_macs * met[kind] * attended // segment.queries
             mlp += runs * layer.mlp.macs * fed
         head += runs * shape.head.macs * segment.head
         other += runs * shape.other.macs * segment.queries

@@ -65,10 +65,9 @@ def _segment(profile: CostProfile, shape: ModelShape, segment: Segment) -> Runti
     decode = segment.phase == "decode" and segment.queries == 1
     costs = profile.decode if decode else profile.prefill
     n, times = segment.queries, segment.forwards
-    # rows beyond the batch's own are calls of their own: a check at an exit runs the head once more
-    rows = min(segment.head, n)
-    checks = segment.head - rows
-    head = max(rows - 1, 0) * costs.head_seconds(n) + checks * profile.head.seconds(1)
+    # a check at an exit is a call of its own
+    rows = segment.head - segment.checks
+    head = max(rows - 1, 0) * costs.head_seconds(n) + segment.checks * profile.head.seconds(1)
     router = segment.router * profile.router.base + segment.router_macs * profile.router.per_token
     fill = sum(profile.fill.seconds(tokens) for tokens in segment.fill)
     return Runtime(

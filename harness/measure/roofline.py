@@ -47,11 +47,14 @@ def roofline(shape: ModelShape, segments: Iterable[Segment], machine: Accelerato
         n, times = segment.queries, segment.forwards
         for index, layer in enumerate(shape.layers):
             attended, fed = segment.attention[index], segment.mlp[index]  # tokens per forward
-            attention += times * slower(2 * layer.attention.macs * attended, -(-attended // n) * layer.attention.bytes)
+            attention += times * slower(
+                2 * layer.attention.macs * attended, -(-attended // n) * (layer.attention.bytes + layer.expansion.bytes)
+            )
             mlp += times * slower(2 * layer.mlp.macs * fed, -(-fed // n) * layer.mlp.bytes)
-            # two products over the pairs: 2 FLOPs x 2 x query width for each
-            scores = 4 * layer.query_width * segment.causal_pairs(layer.window) * attended / n
-            earlier = segment.attended(layer.window) - times * n  # positions before the forwards' own
+            scores = 2 * layer.pair_macs * segment.causal_pairs(layer.window) * attended / n
+            met = segment.attended(index, layer.window)
+            earlier = met - times * n  # positions before the forwards' own
+            scores += 2 * layer.expansion.macs * met * attended / n
             positions = -(-attended // n) * earlier + times * attended
             cache += slower(scores, positions * shape.kv_bytes(index))
         reads = max(1, -(-segment.head // n)) * shape.head.bytes if segment.head else 0

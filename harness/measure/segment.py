@@ -29,13 +29,14 @@ class Segment:
         phase: what the forwards were for.
         queries: tokens of the row in each forward, padding included.
         padding: how many of ``queries`` are padding.
-        context: attended positions at the first forward, its own queries and any left padding included.
+        context: positions at the first forward, cached ones, its own queries and any left padding included.
         forwards: how many forwards.
         rows: rows of the batch that shared each forward.
         attention: tokens that each dense layer's attention ran on, per forward, [layers]; twice ``queries`` if it
             ran twice.
         mlp: the same of each dense layer's MLP.
         head: tokens that the language-model head ran on, per forward.
+        checks: how many of these were checks of early exits, before the model's own last run of the head.
         attention_reads: this row's share of the passes over each layer's attention weights, per forward, [layers].
         mlp_reads: the same of the MLP weights.
         head_reads: the same of the head's weights.
@@ -45,6 +46,8 @@ class Segment:
         router: tokens that routers and exit classifiers ran on, per forward.
         router_macs: multiply-accumulates of that, per forward.
         auxiliary_bytes: this row's share of the weight bytes that fills, routers and classifiers read, per forward.
+        keys: key positions that each layer's attention met in each forward, [layers], where these were not all of
+            ``context`` or the layer's sliding window, as with a cache of fixed size; else empty.
     """
 
     phase: Phase
@@ -59,18 +62,22 @@ class Segment:
     attention_reads: tuple[float, ...]
     mlp_reads: tuple[float, ...]
     head_reads: float
+    checks: int = 0
     fill: tuple[int, ...] = ()
     fill_macs: int = 0
     router: int = 0
     router_macs: int = 0
     auxiliary_bytes: float = 0.0
+    keys: tuple[int, ...] = ()
 
-    def attended(self, window: int | None = None) -> int:
-        """Key positions in a layer's cache during a forward, its own queries included, summed over the forwards.
+    def attended(self, layer: int, window: int | None = None) -> int:
+        """Key positions that a layer's attention met in a forward, its own queries included, over all forwards.
 
         With a sliding window of w positions, the cache holds the last w - 1 once it is full, so a forward
         sees w - 1 + queries; until then, and in the whole first forward, it sees everything before it.
         """
+        if self.keys:
+            return self.forwards * self.keys[layer]
         before = self.context - self.queries  # positions before the first forward
         growing = self.forwards  # forwards that still see everything
         if window is not None:
@@ -80,18 +87,20 @@ class Segment:
         sliding = (self.forwards - growing) * ((window or 0) - 1 + self.queries)
         return grown + sliding
 
-    def rectangle(self, window: int | None = None) -> int:
-        """Query-key pairs per head, summed over the forwards, of every query with every position in the cache."""
-        return self.queries * self.attended(window)
+    def rectangle(self, layer: int, window: int | None = None) -> int:
+        """Query-key pairs per head of a layer, over all forwards, of every query with every position in the cache."""
+        return self.queries * self.attended(layer, window)
 
     def causal_pairs(self, window: int | None = None) -> int:
-        """Query-key pairs per head, summed over the forwards, of each query with itself and what precedes it."""
+        """Query-key pairs per head, over all forwards, of each query with itself and what precedes it."""
         first = self.context - self.queries
         return _pairs_up_to(first + self.forwards * self.queries, window) - _pairs_up_to(first, window)
 
     def to_json(self) -> "SegmentLine":
         """The segment as JSON values; like neighbouring layers are one (tokens, reads, layers)."""
-        added = {name: value for name in _ADDED if (value := getattr(self, name))}
+        added: dict[str, Any] = {name: value for name in _ADDED if (value := getattr(self, name))}
+        if self.keys:
+            added["keys"] = [(keys, len(list(layers))) for keys, layers in groupby(self.keys)]
         return {
             "phase": self.phase,
             "queries": self.queries,
@@ -113,10 +122,11 @@ class Segment:
         rest["mlp"], rest["mlp_reads"] = _unpacked(plain["mlp"])
         rest["head"], rest["head_reads"] = plain["head"]
         rest["fill"] = tuple(plain.get("fill", ()))
+        rest["keys"] = tuple(keys for keys, layers in plain.get("keys", ()) for _ in range(layers))
         return cls(**rest)
 
 
-_ADDED = ("fill", "fill_macs", "router", "router_macs", "auxiliary_bytes")
+_ADDED = ("checks", "fill", "fill_macs", "router", "router_macs", "auxiliary_bytes")
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,13 +157,20 @@ def depth(segments: Iterable[Segment], *phases: Phase) -> Depth:
     return Depth(executed / 2, dense)
 
 
+def as_dense(segment: Segment) -> Segment:
+    """What the dense model runs for the same forwards: every layer once on every token, and the head as it ran last."""
+    every = (segment.queries,) * len(segment.attention)
+    added: dict[str, Any] = {"fill": (), "fill_macs": 0, "router": 0, "router_macs": 0, "auxiliary_bytes": 0.0}
+    return replace(segment, attention=every, mlp=every, head=segment.head - segment.checks, checks=0, **added)
+
+
 def ran_as_dense(segments: Iterable[Segment]) -> bool:
-    """Whether every layer ran once on every token, and the head at most once: nothing was skipped or added.
+    """Whether every layer ran once on every token, and the head once at the end: nothing was skipped or added.
 
     A method that makes the layers themselves cheaper also runs as dense; it shows in the model's shape.
     """
     return all(
-        segment.head <= segment.queries
+        not segment.checks
         and not segment.fill
         and not segment.router
         and all(tokens == segment.queries for tokens in (*segment.attention, *segment.mlp))
@@ -170,7 +187,8 @@ def unpadded(segments: Iterable[Segment]) -> list[Segment]:
     useful: list[Segment] = []
     before = 0
     for segment in segments:
-        before = segment.padding + (before if segment.phase == "decode" else 0)
+        starts = segment.context == segment.queries  # nothing is cached
+        before = segment.padding + (0 if starts else before)
         length = segment.queries - segment.padding
         useful.append(
             replace(
@@ -181,6 +199,7 @@ def unpadded(segments: Iterable[Segment]) -> list[Segment]:
                 attention=tuple(_scaled(tokens, segment.queries, length) for tokens in segment.attention),
                 mlp=tuple(_scaled(tokens, segment.queries, length) for tokens in segment.mlp),
                 head=_scaled(segment.head, segment.queries, length),
+                checks=_scaled(segment.checks, segment.queries, length),
                 fill=tuple(_scaled(tokens, segment.queries, length) for tokens in segment.fill),
             )
         )

@@ -1,14 +1,15 @@
-"""Serve one request alone and note when its tokens arrived."""
+"""Serve one request alone, as the evaluation serves it in a batch, and note when its tokens arrived."""
 
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import StoppingCriteria, StoppingCriteriaList
 
-from harness.contract.decoder import ForwardContext, Row
+from harness.contract.decoder import Row
 from harness.measure.clock import synchronize
 
 if TYPE_CHECKING:
@@ -22,7 +23,10 @@ class CostRequest:
     Attributes:
         tokens: the prompt of a generation, or the text that is scored, without its last token.
         prompt_length: tokens that a decision of the method may look at.
-        new_tokens: tokens to generate, exactly; 0 scores the text in one forward, as lm-eval does.
+        new_tokens: tokens to generate, after which it ends; 0 scores the text in one forward, as lm-eval does.
+        parts: the document's requests that it answers, such as its answer choices of one token.
+        most: new tokens that the evaluation allows for; a cache of fixed size is made for so many.
+        options: the evaluation's arguments of generation.
     """
 
     task: str
@@ -30,6 +34,14 @@ class CostRequest:
     tokens: tuple[int, ...]
     prompt_length: int
     new_tokens: int
+    parts: tuple[int, ...] = (0,)
+    most: int = 0
+    options: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+    @property
+    def row(self) -> Row:
+        """The row that the request is, alone in its batch."""
+        return Row(self.task, self.document, self.parts, self.prompt_length, len(self.tokens))
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,46 +88,43 @@ class Served:
 
 def serve(model: "Decoder", request: CostRequest) -> Served:
     """Serve a request at batch size 1, by ``generate`` or one forward, exactly as an evaluation would."""
-    row = Row(request.task, request.document, (0,), request.prompt_length, len(request.tokens))
-    generates = request.new_tokens > 0
-    model.context = ForwardContext((row,), "generate" if generates else "score", "left" if generates else "right")
     ids = torch.tensor([request.tokens], device=model.device)  # [1, tokens]
-    try:
+    with model.serving([request.row], "generate" if request.new_tokens else "score"):
         synchronize(model.device)
         began = time.perf_counter()
-        if generates:
-            arrivals = _Arrivals(model.device, len(request.tokens))
-            model.module.generate(ids, **_generation(model, ids, request.new_tokens, arrivals))
+        if request.new_tokens:
+            arrivals = _Arrivals(model.device, len(request.tokens), request.new_tokens)
+            model.module.generate(ids, **_generation(model, ids, request, arrivals))
             return Served(tuple(stamp - began for stamp in arrivals.times), tuple(arrivals.tokens))
         with torch.no_grad():
             model.module(ids)
         synchronize(model.device)
         return Served((time.perf_counter() - began,), (0,))
-    finally:
-        model.context = None
 
 
 class _Arrivals(StoppingCriteria):  # type: ignore[misc] # transformers has no type stubs
-    """Asked whether to stop whenever tokens arrived: notes when, and how many there are, and never says yes."""
+    """Asked whether to stop whenever tokens arrived: notes when, and how many there are; yes once there are enough."""
 
-    def __init__(self, device: torch.device, prompt_length: int) -> None:
-        self.device, self.prompt_length = device, prompt_length
+    def __init__(self, device: torch.device, prompt_length: int, enough: int) -> None:
+        self.device, self.prompt_length, self.enough = device, prompt_length, enough
         self.times, self.tokens = list[float](), list[int]()
 
     def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
         synchronize(self.device)
         self.times.append(time.perf_counter())
         self.tokens.append(input_ids.shape[1] - self.prompt_length)  # input_ids: [1, prompt and new tokens]
-        return torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)
+        done = self.tokens[-1] >= self.enough
+        return torch.full((input_ids.shape[0],), done, dtype=torch.bool, device=input_ids.device)
 
 
-def _generation(model: "Decoder", ids: torch.Tensor, new_tokens: int, arrivals: _Arrivals) -> dict[str, Any]:
-    """Greedy, with a cache, exactly so many tokens: the end token may not come before."""
+def _generation(model: "Decoder", ids: torch.Tensor, request: CostRequest, arrivals: _Arrivals) -> dict[str, Any]:
+    """As the evaluation generates, but for so many tokens: the end token may not come before."""
     return {
-        "attention_mask": torch.ones_like(ids),
-        "min_new_tokens": new_tokens,
-        "max_new_tokens": new_tokens,
         "do_sample": False,
+        **request.options,
+        "attention_mask": torch.ones_like(ids),
+        "min_new_tokens": request.new_tokens,
+        "max_length": len(request.tokens) + max(request.most, request.new_tokens),
         "use_cache": True,
         "pad_token_id": model.tokenizer.pad_token_id,
         "stopping_criteria": StoppingCriteriaList([arrivals]),

@@ -40,19 +40,24 @@ class LayerShape(BaseModel):
     """One dense layer.
 
     Attributes:
-        attention: the query, key, value and output projections.
+        attention: the linears of attention that run on the queries: the projections to queries, keys and values, and
+            back.
+        expansion: those that run on every position that attention meets: latent attention keeps a compressed cache and
+            makes keys and values of it anew in each forward.
         mlp: the MLP's projections.
-        query_width: query heads times head width, H * dh.
-        kv_width: key-value heads times head width, Hk * dh.
+        pair_macs: multiply-accumulates of a query-key pair, H (dk + dv) for H heads with keys of width dk and values of
+            width dv.
+        cache_width: numbers that a token adds to the cache, Hk (dk + dv) for Hk key-value heads.
         window: positions that a sliding-window layer attends to; None for full attention.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     attention: Linears
+    expansion: Linears = Linears(macs=0, bytes=0)
     mlp: Linears
-    query_width: int
-    kv_width: int
+    pair_macs: int
+    cache_width: int
     window: int | None
 
 
@@ -99,21 +104,49 @@ class ModelShape(BaseModel):
 
     def kv_bytes(self, layer: int) -> int:
         """Bytes that one token adds to the KV cache in a layer."""
-        return 2 * self.layers[layer].kv_width * self.kv_element_bytes
+        return self.layers[layer].cache_width * self.kv_element_bytes
 
 
 def _layer(attention: "Branch", mlp: "Branch", config: Any) -> LayerShape:
     module = attention.modules[0]
-    heads = config.num_attention_heads
-    head_width = getattr(config, "head_dim", None) or config.hidden_size // heads
-    kv_heads = getattr(config, "num_key_value_heads", None) or heads
+    linears, expansion = Linears.of(attention.modules), Linears.of(_expansion(module))
     return LayerShape(
-        attention=Linears.of(attention.modules),
+        attention=Linears(macs=linears.macs - expansion.macs, bytes=linears.bytes - expansion.bytes),
+        expansion=expansion,
         mlp=Linears.of(mlp.modules),
-        query_width=_width(module, "q_proj", heads * head_width),
-        kv_width=_width(module, "k_proj", kv_heads * head_width),
-        window=_window(module, config),
+        pair_macs=_pair_macs(module, config),
+        cache_width=_cache_width(module, config),
+        window=window_of(module, config),
     )
+
+
+def _pair_macs(attention: Any, config: Any) -> int:
+    """By the modules that are in place; differential attention (arXiv:2410.05258) attends twice."""
+    heads = config.num_attention_heads
+    if hasattr(attention, "qk_head_dim"):  # latent attention: values are not as wide as keys
+        return int(heads * (attention.qk_head_dim + attention.v_head_dim))
+    width = _width(attention, "q_proj", heads * _head_width(config))
+    return 2 * width * (2 if hasattr(attention, "lambda_q1") else 1)
+
+
+def _cache_width(attention: Any, config: Any) -> int:
+    if _expansion(attention):
+        return int(attention.kv_lora_rank + attention.qk_rope_head_dim)
+    if hasattr(attention, "qk_head_dim"):
+        return int(config.num_attention_heads * (attention.qk_head_dim + attention.v_head_dim))
+    own = getattr(attention, "kv_heads", None)  # multi-query attention of GPTBigCode
+    kv_heads = own or getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    return 2 * _width(attention, "k_proj", kv_heads * _head_width(config))
+
+
+def _expansion(attention: Any) -> list["nn.Module"]:
+    """The linears that make keys and values of a compressed cache, where it is the latents that are cached."""
+    return [attention.kv_b_proj] if hasattr(attention, "expand_kv") else []
+
+
+def _head_width(config: Any) -> int:
+    width: int = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return width
 
 
 def _width(attention: "nn.Module", projection: str, dense: int) -> int:
@@ -122,7 +155,7 @@ def _width(attention: "nn.Module", projection: str, dense: int) -> int:
     return width
 
 
-def _window(attention: "nn.Module", config: Any) -> int | None:
+def window_of(attention: "nn.Module", config: Any) -> int | None:
     """The layer's own sliding window where it keeps one, else the model's if all layers slide."""
     every = None if getattr(config, "layer_types", None) else getattr(config, "sliding_window", None)
     window: int | None = getattr(attention, "sliding_window", every)

@@ -12,10 +12,10 @@ from math import prod
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from harness.contract.decoder import Auxiliary, Decoder, ForwardContext
+from harness.contract.decoder import Auxiliary, Decoder, ForwardContext, input_shape
 from harness.core.errors import TraceError
 from harness.measure.segment import Phase, Segment
-from harness.measure.shape import Linears
+from harness.measure.shape import Linears, window_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -33,7 +33,9 @@ class _Forwards:
 
     Attributes:
         queries: tokens of each row in one forward, padding included.
-        context: positions of each row after the first of the forwards.
+        context: positions of each row after the first of the forwards, by its cache.
+        before: columns of the batch as it came that the cache had before; its padding is not met again.
+        keys: key positions that attention met in each forward, [layers]; empty where they follow from ``context``.
         count: forwards.
         events: what ran in each of them.
     """
@@ -41,16 +43,29 @@ class _Forwards:
     phase: Phase
     queries: int
     context: int
+    before: int
+    keys: tuple[int, ...]
     count: int
     events: list[_Event]
+
+    def extend(self, following: "_Forwards") -> bool:
+        """Take in the forward that follows if it is more of the same work; whether it is."""
+        alike = (
+            self.phase == following.phase == "decode"
+            and self.queries == following.queries
+            and self.context + self.count * self.queries == following.context
+            and self.keys == following.keys
+            and self.events == following.events
+        )
+        self.count += alike
+        return alike
 
 
 class Tracer:
     """Watches a decoder for the length of a ``with`` block; install it after the method is attached.
 
     Forwards are charged to ``model.context.rows`` while there is a context and ignored otherwise. A new
-    context starts a new batch and discards what was not collected. After the first forward of a "generate"
-    context the tracer sets its ``decoding``.
+    context starts a new batch and discards what was not collected.
 
     Slots, in the order of events: attention and MLP of every dense layer, the head, then the modules that methods
     added (``Decoder.auxiliaries``).
@@ -60,23 +75,27 @@ class Tracer:
         self._model = model
         self._layers = len(model.anatomy.blocks)
         self._added: list[tuple[Auxiliary, Linears]] = []
+        self._cached: list[tuple[int, int | None]] = []  # of each layer: its slot in the cache, its window
         self._handles: list[RemovableHandle] = []
         self._context: ForwardContext | None = None
         self._batch: list[_Forwards] = []
-        self._seen = 0
-        self._running: ForwardContext | None = None
-        self._events: list[_Event] = []
+        self._running: _Forwards | None = None
 
     def __enter__(self) -> Self:
         anatomy = self._model.anatomy
         branches = [(block.attention, block.mlp) for block in anatomy.blocks]
         watched = [branch.modules[-1] for branch in chain.from_iterable(branches)]
+        attentions: list[Any] = [block.attention.modules[0] for block in anatomy.blocks]
+        self._cached = [
+            (getattr(attention, "layer_idx", index), window_of(attention, self._model.config))
+            for index, attention in enumerate(attentions)
+        ]
         self._added = [(added, Linears.of([added.module])) for added in self._model.auxiliaries]
         for slot, module in enumerate([*watched, anatomy.head, *(added.module for added, _ in self._added)]):
             self._handles.append(module.register_forward_hook(self._observer(slot)))
         whole = self._model.module
-        self._handles.append(whole.register_forward_pre_hook(self._begin))
-        self._handles.append(whole.register_forward_hook(self._end, with_kwargs=True))
+        self._handles.append(whole.register_forward_pre_hook(self._begin, with_kwargs=True))
+        self._handles.append(whole.register_forward_hook(self._end))
         return self
 
     def __exit__(
@@ -100,41 +119,53 @@ class Tracer:
 
     def _observer(self, slot: int) -> Callable[["nn.Module", Any, Any], None]:
         def observe(module: "nn.Module", args: Any, output: Any) -> None:
-            context = self._running
-            if context is not None:
+            running, context = self._running, self._model.context
+            if running is not None and context is not None:
                 tensor = output[0] if type(output) is tuple else output
-                self._events.append((slot, context.active, tensor.shape))
+                running.events.append((slot, context.active, tensor.shape))
 
         return observe
 
-    def _begin(self, module: "nn.Module", args: Any) -> None:
-        self._running = self._model.context
-        self._events = []
-
-    def _end(self, module: "nn.Module", args: Any, kwargs: dict[str, Any], output: Any) -> None:
-        context, self._running = self._running, None
+    def _begin(self, module: "nn.Module", args: Any, kwargs: dict[str, Any]) -> None:
+        """What the forward is for, and what its attention will meet: read before it runs, as it changes the cache."""
+        context, self._running = self._model.context, None
         if context is None:
             return
-        if context is not self._context:
-            self._context, self._batch, self._seen = context, [], 0
-        rows, queries = _input_shape(args, kwargs)
+        rows, queries = input_shape(args, kwargs)
         if rows != len(context.rows):
-            raise TraceError(f"a forward of {rows} rows ran while the context serves {len(context.rows)}")
-        self._record(context, queries)
+            raise TraceError(
+                f"a forward of {rows} rows ran while the batch has {len(context.rows)}: generation that tries several "
+                "continuations of a prompt is not traced"
+            )
+        cache = kwargs.get("past_key_values")
+        seen = 0 if cache is None else int(cache.get_seq_length())
+        keys = () if cache is None else tuple(cache.get_mask_sizes(queries, slot)[0] for slot, _ in self._cached)
+        phase: Phase = "score" if context.kind == "score" else "decode" if context.decoding else "prefill"
+        before = 0 if cache is None else context.processed
+        self._running = _Forwards(phase, queries, seen + queries, before, keys, 1, [])
 
-    def _record(self, context: ForwardContext, queries: int) -> None:
-        last = self._batch[-1] if self._batch else None
-        if context.kind == "score":
-            self._batch.append(_Forwards("score", queries, queries, 1, self._events))
+    def _end(self, module: "nn.Module", args: Any, output: Any) -> None:
+        context, forward, self._running = self._model.context, self._running, None
+        if context is None or forward is None:
             return
-        self._seen += queries
-        if last is None:
-            self._batch.append(_Forwards("prefill", queries, queries, 1, self._events))
-            context.decoding = True
-        elif last.phase == "decode" and last.queries == queries and last.events == self._events:
-            last.count += 1
-        else:
-            self._batch.append(_Forwards("decode", queries, self._seen, 1, self._events))
+        if context is not self._context:
+            self._context, self._batch = context, []
+        forward.keys = self._unusual(forward)
+        if not self._batch or not self._batch[-1].extend(forward):
+            self._batch.append(forward)
+
+    def _unusual(self, forward: _Forwards) -> tuple[int, ...]:
+        """The key positions that were read, [layers]; empty if they are all positions so far, or the layer's window."""
+        if not forward.keys:
+            return ()
+        queries, seen = forward.queries, forward.context - forward.queries
+        usual = tuple((seen if window is None or seen < window else window - 1) + queries for _, window in self._cached)
+        if forward.keys == usual:
+            return ()
+        attended = {slot // 2 for slot, *_ in forward.events if slot < 2 * self._layers and slot % 2 == 0}
+        # a layer whose attention did not run has no slot in the cache
+        met = tuple(keys if layer in attended else usual[layer] for layer, keys in enumerate(forward.keys))
+        return () if met == usual else met
 
     def _segments(self, row: int, context: ForwardContext, batch: list[_Forwards]) -> list[Segment]:
         segments: list[Segment] = []
@@ -152,25 +183,32 @@ class Tracer:
         head = 2 * self._layers
         tokens = [0] * (head + 1 + len(self._added))  # [slots], of this row
         reads = [0.0] * len(tokens)  # [slots], shares of passes over the weights
+        last = 0  # tokens that the head ran on when it ran last
         for slot, active, shape in forwards.events:
             if active is None or row in active:
                 sharing = rows if active is None else len(active)
-                tokens[slot] += _tokens_per_row(shape, sharing)
+                of_row = _tokens_per_row(shape, sharing)
+                tokens[slot] += of_row
                 reads[slot] += 1 / sharing
-        length = context.rows[row].length
+                last = of_row if slot == head else last
+        padding = context.width - context.rows[row].length
+        if context.padding == "left":
+            padding -= forwards.before
         return Segment(
             phase=forwards.phase,
             queries=forwards.queries,
-            padding=0 if forwards.phase == "decode" else max(forwards.queries - length, 0),
+            padding=min(max(padding, 0), forwards.queries),
             context=forwards.context,
             forwards=forwards.count,
             rows=rows,
             attention=tuple(tokens[:head:2]),
             mlp=tuple(tokens[1:head:2]),
             head=tokens[head],
+            checks=tokens[head] - last,
             attention_reads=tuple(reads[:head:2]),
             mlp_reads=tuple(reads[1:head:2]),
             head_reads=reads[head],
+            keys=forwards.keys,
             **self._work_added(tokens[head + 1 :], reads[head + 1 :]),
         )
 
@@ -189,14 +227,6 @@ class Tracer:
                 fill[added.layer] += count
                 work["fill_macs"] += count * linears.macs
         return {**work, "fill": tuple(fill) if any(fill) else ()}
-
-
-def _input_shape(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[int, int]:
-    """Rows and tokens of a forward's input: ``input_ids``, [rows, tokens], or ``inputs_embeds``, with a width."""
-    given = args[0] if args else kwargs.get("input_ids")
-    if given is None:
-        given = kwargs["inputs_embeds"]
-    return given.shape[0], given.shape[1]
 
 
 def _tokens_per_row(shape: tuple[int, ...], rows: int) -> int:

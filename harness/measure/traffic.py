@@ -62,7 +62,10 @@ def kv_cache_bytes(shape: ModelShape, segments: Iterable[Segment]) -> int:
 def _weights(shape: ModelShape, segment: Segment) -> float:
     """Weight bytes of one forward of the segment."""
     reads = zip(shape.layers, segment.attention_reads, segment.mlp_reads, strict=True)
-    layers = sum(attention * layer.attention.bytes + mlp * layer.mlp.bytes for layer, attention, mlp in reads)
+    layers = sum(
+        attention * (layer.attention.bytes + layer.expansion.bytes) + mlp * layer.mlp.bytes
+        for layer, attention, mlp in reads
+    )
     around = segment.head_reads * shape.head.bytes + shape.other.bytes / segment.rows
     return layers + around + segment.auxiliary_bytes
 
@@ -72,7 +75,7 @@ def _kv(shape: ModelShape, segment: Segment) -> int:
     own = segment.forwards * segment.queries
     moved = 0
     for index, tokens in enumerate(segment.attention):
-        earlier = segment.attended(shape.layers[index].window) - own
+        earlier = segment.attended(index, shape.layers[index].window) - own
         positions = _passes(tokens, segment.queries) * earlier + segment.forwards * tokens
         moved += positions * shape.kv_bytes(index)
     filled = sum(tokens * shape.kv_bytes(index) for index, tokens in enumerate(segment.fill))

@@ -140,6 +140,7 @@ class Flops(Section):
         parts: total by component.
         dense_equivalent: what the dense model would have executed on the same tokens.
         audit_ratio: dispatcher's count over our formula on a few real requests; 1 is agreement.
+        audit_stated, audit_counted: FLOPs of those requests, by our formula and by the dispatcher's count.
         weight_bytes, kv_bytes: bytes of weights read, of keys and values read and written.
     """
 
@@ -149,6 +150,8 @@ class Flops(Section):
     parts: dict[str, int]
     dense_equivalent: int
     audit_ratio: float | None
+    audit_stated: int | None = None
+    audit_counted: int | None = None
     weight_bytes: int
     kv_bytes: int
 

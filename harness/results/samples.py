@@ -37,11 +37,13 @@ class SegmentLine(TypedDict):
     attention: list[tuple[int, float, int]]
     mlp: list[tuple[int, float, int]]
     head: tuple[int, float]
+    checks: NotRequired[int]
     fill: NotRequired[list[int]]
     fill_macs: NotRequired[int]
     router: NotRequired[int]
     router_macs: NotRequired[int]
     auxiliary_bytes: NotRequired[float]
+    keys: NotRequired[list[tuple[int, int]]]
 
 
 class RowLine(TypedDict):

@@ -28,6 +28,7 @@ from harness.run.spec import RunSpec
 if TYPE_CHECKING:
     from harness.core.progress import Progress
     from harness.evaluate.lm import HarnessLM
+    from harness.evaluate.replay import Replay
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class _Evaluated:
     shape: ModelShape
     savings: Savings
     kernels: dict[str, int]
-    audit: float | None
+    replay: "Replay"
     warnings: list[str]
 
 
@@ -64,7 +65,7 @@ def evaluate(spec: RunSpec, lm: "HarnessLM", folder: RunFolder, preparation: Pre
         evaluated.shape,
         None if spec.stack.is_dense else dense,
         samples=spec.job.samples,
-        audit=evaluated.audit,
+        audit=evaluated.replay.audit,
     )
     here = spec.environment.model_copy(update={"load_average": (*spec.environment.load_average, environment.load())})
     record = RunRecord(
@@ -82,8 +83,7 @@ def evaluate(spec: RunSpec, lm: "HarnessLM", folder: RunFolder, preparation: Pre
         flops=outcome.flops,
         memory=Memory(weights=evaluated.shape.bytes, kv_peak=outcome.kv_peak),
         sources={"scores": digest("scores")},
-        missing=MISSING
-        | ({} if evaluated.audit is not None else {"flops.audit_ratio": "every answer came from the journal"}),
+        missing=MISSING | ({"flops.audit_ratio": reason} if (reason := evaluated.replay.reason) else {}),
         warnings=outcome.warnings + evaluated.warnings,
     )
     folder.finish(record, outcome.lines, _manifest(spec, evaluated.shape))
@@ -107,13 +107,13 @@ def _evaluate(
         saved, kernels = savings(spec.stack, lm.decoder), kernel_counts(lm.decoder)
         tracer = stack.enter_context(Tracer(lm.decoder))
         bar = stack.enter_context(progress.bar(f"{spec.stack.label} · {spec.task.name}"))
-        observed = Observed(lm, tracer, journal, bar)
+        observed = Observed(lm, tracer, journal, bar, spec.job.samples or {})
         with lm.answering(observed):
             results = simple_evaluate(lm, spec.task, spec.job)
-        audit = observed.audit(shape)
+        replay = observed.audit()
         ranks = lm.gather_object(journal.served)
         served = [row for rank in ranks or () for row in rank if not row.is_padding]
-        return _Evaluated(results, served, states, shape, saved, kernels, audit, collector.messages)
+        return _Evaluated(results, served, states, shape, saved, kernels, replay, collector.messages)
 
 
 def _method_info(spec: RunSpec, evaluated: _Evaluated) -> MethodInfo:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from harness.contract.decoder import ForwardContext, Row
+from harness.contract.decoder import Row
 from harness.measure.trace import Tracer
 from harness.testing.outcome import Failed
 
@@ -65,12 +65,8 @@ def score(decoder: "Decoder", texts: Sequence[Text], padding: int = 0) -> Answer
     width = max(len(text.tokens) for text in texts) + padding
     ids = torch.tensor([[*text.tokens, *[PAD] * (width - len(text.tokens))] for text in texts])
     rows = [Row("text", i, (0,), len(text.prompt), len(text.tokens)) for i, text in enumerate(texts)]
-    decoder.context = ForwardContext(tuple(rows), "score", "right")
-    try:
-        with torch.no_grad(), Tracer(decoder) as tracer:
-            logits = decoder.module(ids).logits
-    finally:
-        decoder.context = None
+    with torch.no_grad(), decoder.serving(rows, "score", width), Tracer(decoder) as tracer:
+        logits = decoder.module(ids).logits
     return Answers([], [logits[i, : row.length] for i, row in enumerate(rows)], tracer)
 
 
@@ -83,9 +79,8 @@ def generate(decoder: "Decoder", texts: Sequence[Text], padding: int = 0, steps:
     rows = tuple(Row("text", i, (0,), length, length) for i, length in enumerate(lengths))
     last: list[torch.Tensor] = []
     watching = decoder.module.register_forward_hook(lambda module, args, output: last.append(output.logits[:, -1]))
-    decoder.context = ForwardContext(rows, "generate", "left")
     try:
-        with torch.no_grad(), Tracer(decoder) as tracer:
+        with torch.no_grad(), decoder.serving(rows, "generate", width), Tracer(decoder) as tracer:
             written = decoder.module.generate(
                 input_ids=ids,
                 attention_mask=mask,
@@ -96,7 +91,6 @@ def generate(decoder: "Decoder", texts: Sequence[Text], padding: int = 0, steps:
                 pad_token_id=PAD,
             )[:, width:]
     finally:
-        decoder.context = None
         watching.remove()
     logits = list(torch.stack(last, 1)) if len(last) == steps else None
     return Answers(written.tolist(), logits, tracer)

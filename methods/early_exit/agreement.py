@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from harness.contract.decoder import ForwardContext, Row
+from harness.contract.decoder import Row
 from harness.core.errors import MethodError
 from harness.model.head import FinalHead
 from harness.model.tokens.exits import layer_inputs
@@ -53,14 +53,8 @@ def inconsistency(model: "Decoder", batches: "Iterable[Batch]", *, with_text: bo
     for batch in batches:
         rows, length = batch.ids.shape
         prompt = length // 2
-        context = ForwardContext(
-            tuple(Row("calibration", row, (0,), prompt, length) for row in range(rows)), "score", "right"
-        )
-        outer, model.context = model.context, context
-        try:
+        with model.serving([Row("calibration", row, (0,), prompt, length) for row in range(rows)], "score"):
             predicted = _logits(model, batch.ids).argmax(-1)[:, prompt - 1 : -1]  # [windows, length - prompt]
-        finally:
-            model.context = outer
         whole, text = batch.predicted[:, prompt - 1 : -1], batch.ids[:, prompt:]  # each [windows, length - prompt]
         if with_text:
             risk = ((whole == text).float().mean(1) - (predicted == text).float().mean(1)).clamp(min=0)

@@ -13,7 +13,7 @@ import time
 
 import torch
 
-from harness.contract.decoder import Decoder, ForwardContext, Row
+from harness.contract.decoder import Decoder, Row
 from harness.contract.method import Method
 from harness.contract.prepared import Prepared
 from harness.measure.flops import Flops, executed_flops
@@ -90,10 +90,8 @@ def generate(model: Decoder, prompt: torch.Tensor, tokens: int) -> float:
 def counted(model: Decoder, prompt: torch.Tensor, tokens: int) -> Flops:
     """FLOPs of all decode steps, from the trace."""
     length = prompt.shape[1]
-    with Tracer(model) as tracer:
-        model.context = ForwardContext((Row("", 0, (0,), length, length),), "generate", "left")
+    with Tracer(model) as tracer, model.serving([Row("", 0, (0,), length, length)], "generate"):
         generate(model, prompt, tokens)
-        model.context = None
         (segments,) = tracer.collect()
     return executed_flops(ModelShape.of(model), [segment for segment in segments if segment.phase == "decode"])
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from harness.contract.decoder import Decoder, ForwardContext, Row
+from harness.contract.decoder import Decoder, Row
 from harness.contract.prepared import Prepared
 from harness.measure.flops import executed_flops
 from harness.measure.shape import ModelShape
@@ -75,10 +75,8 @@ def generate(model: Decoder, prompt: torch.Tensor, tokens: int) -> tuple[float, 
 def counted(model: Decoder, prompt: torch.Tensor, tokens: int) -> tuple[int, int]:
     """FLOPs of the prefill and of all decode steps, from the trace."""
     length = prompt.shape[1]
-    with Tracer(model) as tracer:
-        model.context = ForwardContext((Row("", 0, (0,), length, length),), "generate", "left")
+    with Tracer(model) as tracer, model.serving([Row("", 0, (0,), length, length)], "generate"):
         generate(model, prompt, tokens)
-        model.context = None
         (segments,) = tracer.collect()
     shape = ModelShape.of(model)
 

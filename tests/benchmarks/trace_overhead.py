@@ -12,7 +12,7 @@ from statistics import median
 import torch
 from transformers import DynamicCache
 
-from harness.contract.decoder import Decoder, ForwardContext, Row
+from harness.contract.decoder import Decoder, Row
 from harness.measure.trace import Tracer
 from harness.testing.tiny import tiny_decoder
 
@@ -38,9 +38,6 @@ def main() -> None:
     ids = torch.randint(3, 200, (1, PROMPT))
     cache = DynamicCache(config=model.module.config)
 
-    def begin() -> None:
-        model.context = ForwardContext((Row("text", 0, (0,), PROMPT, PROMPT),), "generate", "left")
-
     def prefill(tracer: Tracer | None) -> None:
         model.module(ids, logits_to_keep=1)
         if tracer is not None:
@@ -52,22 +49,23 @@ def main() -> None:
 
     with torch.inference_mode():
         model.module(ids, past_key_values=cache)
-        report(f"prefill of {PROMPT} tokens", model, prefill, begin, lambda: None)
-        report(f"{STEPS} decode steps after {PROMPT} tokens", model, decode, begin, lambda: cache.crop(-STEPS))
+        report(f"prefill of {PROMPT} tokens", model, prefill, 0, lambda: None)
+        report(f"{STEPS} decode steps after {PROMPT} tokens", model, decode, PROMPT, lambda: cache.crop(-STEPS))
 
 
 def report(
     name: str,
     model: Decoder,
     forward: Callable[[Tracer | None], None],
-    before: Callable[[], None],
+    processed: int,
     after: Callable[[], None],
 ) -> None:
+    rows = [Row("text", 0, (0,), PROMPT, PROMPT)]
     times: dict[bool, list[float]] = {True: [], False: []}
     for turn in range(ROUNDS):
         for traced in (turn % 2 == 0, turn % 2 == 1):
-            with Tracer(model) if traced else nullcontext() as tracer:
-                before()
+            served = model.serving(rows, "generate", processed=processed)
+            with Tracer(model) if traced else nullcontext() as tracer, served:
                 start = time.thread_time()
                 forward(tracer)
                 times[traced].append(time.thread_time() - start)

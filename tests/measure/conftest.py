@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from harness.contract.decoder import ForwardContext, Row
+from harness.contract.decoder import Row
 from harness.measure.segment import Segment
 
 
@@ -34,11 +34,10 @@ def dense_segment() -> Callable[..., Segment]:
 
 
 @pytest.fixture
-def batch() -> Callable[..., ForwardContext]:
-    """A context of one row for each length; generation pads left, scoring right."""
+def batch() -> Callable[..., tuple[list[Row], Any]]:
+    """What ``Decoder.serving`` takes: a row for each length, and the kind of the batch."""
 
-    def build(kind: Any, *lengths: int) -> ForwardContext:
-        rows = tuple(Row("text", index, (0,), length, length) for index, length in enumerate(lengths))
-        return ForwardContext(rows, kind, "left" if kind == "generate" else "right")
+    def build(kind: Any, *lengths: int) -> tuple[list[Row], Any]:
+        return [Row("text", index, (0,), length, length) for index, length in enumerate(lengths)], kind
 
     return build

@@ -4,8 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from harness.measure.audit import count_flops, flops_audit_ratio
-from harness.measure.shape import ModelShape
+from harness.measure.audit import audit, count_flops
 from harness.measure.trace import Tracer
 from harness.testing.tiny import tiny_decoder
 
@@ -15,21 +14,20 @@ def model():
     return tiny_decoder("llama")
 
 
-def audit(model, context):
+def ratio(model, served):
     """Score one text under the audit."""
     ids = torch.full((1, 8), 5)
-    with Tracer(model) as tracer:
-        model.context = context
+    with Tracer(model) as tracer, model.serving(*served):
 
         def serve():
             model.module(ids)
             return [segment for row in tracer.collect() for segment in row]
 
-        return flops_audit_ratio(ModelShape.of(model), serve)
+        return audit(model, serve).ratio
 
 
 def test_dense_agrees(model, batch):
-    assert audit(model, batch("score", 8)) == 1.0
+    assert ratio(model, batch("score", 8)) == 1.0
 
 
 def test_work_outside_the_layers_shows(model, batch):
@@ -39,17 +37,17 @@ def test_work_outside_the_layers_shows(model, batch):
 
     dense = model.module.model.layers[0].mlp.up_proj
     model.module.model.layers[0].mlp.up_proj = Watched(dense.in_features, dense.out_features, bias=False)
-    assert audit(model, batch("score", 8)) > 1.0
+    assert ratio(model, batch("score", 8)) > 1.0
 
 
 def test_a_linear_that_claims_more_than_it_does_shows(model, batch):
     model.module.model.layers[0].mlp.up_proj.macs_per_token = 10**6
-    assert audit(model, batch("score", 8)) < 1.0
+    assert ratio(model, batch("score", 8)) < 1.0
 
 
 def test_nothing_to_audit_is_an_error(model):
     with pytest.raises(ValueError, match="nothing ran"):
-        flops_audit_ratio(ModelShape.of(model), list)
+        audit(model, list)
 
 
 @pytest.mark.parametrize("heads", [4, 2])

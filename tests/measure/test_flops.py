@@ -4,14 +4,15 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, GPT2Config, GPTNeoXConfig, LlamaConfig, Qwen2Config
+from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, GPTNeoXConfig, LlamaConfig, Qwen2Config
 
+from harness.contract.decoder import Decoder
 from harness.measure.audit import count_flops
 from harness.measure.flops import causal_flops, executed_flops
 from harness.measure.shape import ModelShape
 from harness.measure.trace import Tracer
 from harness.model.layouts import dissect
-from harness.testing.tiny import EAGER_ONLY, FAMILIES, tiny_decoder
+from harness.testing.tiny import EAGER_ONLY, FAMILIES, tiny_decoder, tiny_tokenizer
 
 VARIANTS = [
     (family, attention)
@@ -111,7 +112,7 @@ def test_shapes_of_published_models(reference):
     shape, expected, _ = reference
     layer = shape.layers[0]
     linear = layer.attention.macs + layer.mlp.macs
-    kv_numbers = 2 * layer.kv_width * len(shape.layers)
+    kv_numbers = layer.cache_width * len(shape.layers)
     assert (shape.parameters, linear, shape.head.macs, kv_numbers) == expected
     assert shape.other.macs == 0
 
@@ -137,13 +138,11 @@ def small():
     )
 
 
-def observed(model, context, run):
+def observed(model, served, run):
     """What the dispatcher counted and what the formulas give from the trace."""
-    with Tracer(model) as tracer:
-        model.context = context
+    with Tracer(model) as tracer, model.serving(*served):
         _, counted = count_flops(run)
         segments = [segment for row in tracer.collect() for segment in row]
-    model.context = None
     return counted, executed_flops(ModelShape.of(model), segments)
 
 
@@ -163,12 +162,10 @@ def test_known_counts_of_a_prefill_with_one_row_of_logits(small, batch):
 
 def test_known_counts_of_a_decode_step(small, batch):
     ids = torch.ones(2, 64, dtype=torch.long)
-    with torch.no_grad(), Tracer(small) as tracer:
-        small.context = batch("generate", 64, 64)
+    with torch.no_grad(), Tracer(small) as tracer, small.serving(*batch("generate", 64, 64)):
         cache = small.module(ids).past_key_values
         _, counted = count_flops(lambda: small.module(ids[:, :1], past_key_values=cache))
         decodes = [row[1] for row in tracer.collect()]
-    small.context = None
     assert executed_flops(ModelShape.of(small), decodes).total == counted == 12_632_064
 
 
@@ -204,6 +201,32 @@ def test_padded_generation_equals_the_dispatchers_count(family, attention, batch
     assert flops.total == counted
 
 
+CACHES = {
+    "drafts that are rejected and cut out again": {"prompt_lookup_num_tokens": 5},
+    "no cache": {"use_cache": False},
+    "a cache of fixed size": {"cache_implementation": "static"},
+    "a prompt that is read in parts": {"prefill_chunk_size": 4},
+}
+
+
+@pytest.mark.parametrize("options", CACHES.values(), ids=CACHES)
+@pytest.mark.parametrize(("family", "attention"), [("llama", "sdpa"), ("gemma3_text", "eager"), ("mistral", "eager")])
+def test_flops_follow_the_cache_that_attention_met(family, attention, options, batch):
+    model = tiny_decoder(family, attention=attention)
+    ids = torch.tensor([[3, 4, 5, 6, 7, 3, 4, 5, 6, 3, 4]])
+    mask = torch.ones_like(ids)
+    if "prompt_lookup_num_tokens" not in options:  # drafts are for one row without padding
+        ids, mask = ids.repeat(2, 1), mask.repeat(2, 1)
+        mask[0, :3] = 0
+    lengths = {"max_length": 40, "min_length": 31, "do_sample": False, "pad_token_id": 0}
+    counted, flops = observed(
+        model,
+        batch("generate", *mask.sum(1).tolist()),
+        lambda: model.module.generate(ids, attention_mask=mask, **lengths, **options),
+    )
+    assert flops.total == counted
+
+
 def test_chunks_on_a_sliding_cache_equal_the_dispatchers_count(batch):
     model = tiny_decoder("mistral")
     ids = torch.randint(3, 200, (1, 17))
@@ -216,6 +239,44 @@ def test_chunks_on_a_sliding_cache_equal_the_dispatchers_count(batch):
 
     counted, flops = observed(model, batch("generate", 4), run)
     assert flops.total == counted
+
+
+LATENT = {
+    "num_key_value_heads": 4,
+    "q_lora_rank": 12,
+    "kv_lora_rank": 8,
+    "qk_nope_head_dim": 8,
+    "qk_rope_head_dim": 4,
+    "v_head_dim": 6,
+    "first_k_dense_replace": 2,
+}
+WIDTHS = {"diffllama": {}, "minicpm3": LATENT, "deepseek_v3": LATENT, "gpt_bigcode": {}}
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("kind", WIDTHS)
+def test_attention_of_other_widths_than_the_configuration_has(kind, attention, batch):
+    """Differential, latent and multi-query attention: FLOPs are PyTorch's, and the cache is as large as stated."""
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    tokens = {"vocab_size": 259, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    config = AutoConfig.for_model(kind, **sizes, **tokens, **{"num_key_value_heads": 2, **WIDTHS[kind]})
+    module = AutoModelForCausalLM.from_config(config, attn_implementation=attention).eval()
+    model = Decoder(module, tiny_tokenizer(), dissect(module), "")
+    ids = torch.randint(3, 200, (2, 9))
+    counted, flops = observed(model, batch("score", 9, 9), lambda: module(ids))
+    assert flops.total == counted
+    lengths = {"max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False}
+    counted, flops = observed(
+        model,
+        batch("generate", 9, 9),
+        lambda: module.generate(ids, attention_mask=torch.ones_like(ids), **lengths),
+    )
+    assert flops.total == counted
+    shape = ModelShape.of(model)
+    with torch.no_grad():
+        cache = module(ids[:1]).past_key_values
+    stored = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
+    assert stored == 9 * sum(shape.kv_bytes(layer) for layer in range(2))
 
 
 def test_projections_around_the_layers_are_counted(batch):

@@ -100,7 +100,9 @@ def test_scoring_pays_for_every_row_of_the_head(shape, dense_segment):
 
 def test_exit_checks_routers_and_fills_are_charged(shape, dense_segment):
     step = dense_segment(LAYERS, 1, phase="decode", context=20)
-    assert total(shape, [replace(step, head=4)]) - total(shape, [step]) == pytest.approx(3 * (1e-4 + 1e-6))
+    for forward in (step, dense_segment(LAYERS, 20)):  # a check is a call of its own in a prefill too
+        checked = replace(forward, head=forward.head + 3, checks=3)
+        assert total(shape, [checked]) - total(shape, [forward]) == pytest.approx(3 * (1e-4 + 1e-6))
     routed = ideal_runtime(PROFILE, shape, [replace(step, router=2, router_macs=10**6)])
     assert routed.router == pytest.approx(2 * 1e-5 + 1e-6)
     filled = ideal_runtime(PROFILE, shape, [replace(step, fill=(0, 0, 1, 1))])

@@ -20,8 +20,8 @@ def llama_3_8b() -> ModelShape:
     layer = LayerShape(
         attention=Linears(macs=attention, bytes=2 * attention),
         mlp=Linears(macs=3 * D * FF, bytes=2 * 3 * D * FF),
-        query_width=HEADS * WIDTH,
-        kv_width=KV * WIDTH,
+        pair_macs=2 * HEADS * WIDTH,
+        cache_width=2 * KV * WIDTH,
         window=None,
     )
     return ModelShape(

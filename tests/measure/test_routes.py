@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from harness.contract.decoder import ForwardContext, Row
+from harness.contract.decoder import Row
 from harness.measure.routes import path_of, routes
 from harness.measure.trace import Tracer
 from harness.model.paths.controller import FixedPaths
@@ -16,13 +16,10 @@ PATHS = ((1, 1, 1, 1), (0, 1, 2, 1), (0, 1, 1, 0))
 
 def served(decoder, kind="generate"):
     ids = torch.randint(3, 259, (3, 8), generator=torch.Generator().manual_seed(0))
-    rows = tuple(Row("t", i, (0,), 8, 8) for i in range(3))
-    decoder.context = ForwardContext(rows, kind, "left")
-    with Tracer(decoder) as tracer, torch.no_grad():
+    rows = [Row("t", i, (0,), 8, 8) for i in range(3)]
+    with Tracer(decoder) as tracer, torch.no_grad(), decoder.serving(rows, kind):
         decoder.module.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=4, min_new_tokens=4)
-        traced = tracer.collect()
-    decoder.context = None
-    return traced
+        return tracer.collect()
 
 
 def test_the_paths_that_ran_are_found_with_what_a_batch_reads():

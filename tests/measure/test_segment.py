@@ -27,8 +27,8 @@ def test_attended_positions_are_those_of_the_cache(segment, window):
     expected = sum(
         window - 1 + queries if window and seen >= window else seen + queries for seen, queries in forwards(segment)
     )
-    assert segment.attended(window) == expected
-    assert segment.rectangle(window) == segment.queries * expected
+    assert segment.attended(0, window) == expected
+    assert segment.rectangle(0, window) == segment.queries * expected
 
 
 @pytest.mark.parametrize("window", WINDOWS)
@@ -48,6 +48,8 @@ def test_json_keeps_every_field(dense_segment):
         3,
         padding=1,
         rows=3,
+        checks=2,
+        keys=(40, 40, 40, 7, 7, 40),
         attention=(3, 0, 0, 6, 3, 2),
         attention_reads=(1 / 3, 0.0, 0.0, 2.0, 1 / 3, 1.0),
     )
@@ -64,7 +66,7 @@ def test_dense_work_is_recognised(dense_segment):
     assert ran_as_dense([prefill, decode])
     skipped = replace(decode, mlp=(1, 0, 1))
     repeated = replace(decode, attention=(1, 2, 1))
-    checked = replace(decode, head=3)
+    checked = replace(prefill, head=3, checks=2)
     for other in (skipped, repeated, checked):
         assert not ran_as_dense([prefill, other])
 

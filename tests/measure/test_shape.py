@@ -41,7 +41,7 @@ def test_windows_are_those_of_the_layers(family, windows):
 
 def test_widths_of_grouped_heads():
     layer = ModelShape.of(tiny_decoder("llama")).layers[0]
-    assert (layer.query_width, layer.kv_width) == (32, 16)
+    assert (layer.pair_macs, layer.cache_width) == (64, 32)
 
 
 def test_tied_weights_count_once():
@@ -96,7 +96,7 @@ def test_narrower_attention_shows():
     attention = model.module.model.layers[0].self_attn
     attention.q_proj = nn.Linear(32, 16, bias=False)
     layers = ModelShape.of(model).layers
-    assert (layers[0].query_width, layers[1].query_width) == (16, 32)
+    assert (layers[0].pair_macs, layers[1].pair_macs) == (32, 64)
 
 
 def test_a_removed_layer_frees_its_weights():

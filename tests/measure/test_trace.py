@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from harness.contract.decoder import Auxiliary, ForwardContext, Row
+from harness.contract.decoder import Auxiliary, Row
 from harness.core.errors import TraceError
 from harness.measure.audit import count_flops
 from harness.measure.flops import executed_flops
@@ -14,6 +14,7 @@ from harness.measure.segment import Segment, ran_as_dense
 from harness.measure.shape import ModelShape
 from harness.measure.trace import Tracer
 from harness.measure.traffic import kv_cache_bytes
+from harness.model.surgery import without_branches
 from harness.testing.tiny import FAMILIES, tiny_decoder
 
 LAYERS = 4
@@ -28,18 +29,17 @@ def tokens(rows, length):
     return torch.randint(3, 200, (rows, length))
 
 
-def score(model, context, ids):
-    with torch.no_grad(), Tracer(model) as tracer:
-        model.context = context
+def score(model, served, ids):
+    with torch.no_grad(), Tracer(model) as tracer, model.serving(*served):
         model.module(ids)
         return tracer.collect()
 
 
-def generate(model, context, ids, count, mask=None):
+def generate(model, served, ids, count, mask=None, **options):
     mask = torch.ones_like(ids) if mask is None else mask
-    with Tracer(model) as tracer:
-        model.context = context
-        model.module.generate(ids, attention_mask=mask, max_new_tokens=count, min_new_tokens=count, do_sample=False)
+    lengths = {"max_new_tokens": count, "min_new_tokens": count}
+    with Tracer(model) as tracer, model.serving(*served):
+        model.module.generate(ids, attention_mask=mask, do_sample=False, **lengths, **options)
         return tracer.collect()
 
 
@@ -82,11 +82,40 @@ def test_left_padding_is_in_the_prefill_and_stays_in_the_context(model, batch):
     assert [(s.padding, s.context) for s in long] == [(0, 7), (0, 8)]
 
 
+def test_drafts_are_no_padding_and_leave_the_context_when_they_are_rejected(model, batch):
+    ids = torch.tensor([[3, 4, 5, 6, 7, 3, 4, 5, 6, 3, 4]])
+    (row,) = generate(model, batch("generate", 11), ids, 20, prompt_lookup_num_tokens=5)
+    prefill, *steps = row
+    assert (prefill.phase, prefill.padding) == ("prefill", 0)
+    assert prefill.queries > 11  # the prompt and a draft of the tokens after it
+    assert any(step.queries > 1 for step in steps)
+    assert all(step.context - step.queries <= 11 + 20 for step in steps)
+    assert all(step.phase == "decode" and not step.keys for step in steps)
+
+
+def test_a_cache_of_fixed_size_is_met_whole(model, batch):
+    ids = tokens(1, 7)
+    options = {"cache_implementation": "static", "max_length": 20, "min_length": 20}
+    with Tracer(model) as tracer, model.serving(*batch("generate", 7)):
+        model.module.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, **options)
+        prefill, *steps = tracer.collect()[0]
+    size = prefill.keys[0]
+    assert size >= 19
+    assert prefill.keys == (size,) * LAYERS
+    assert sum(step.attended(layer) for step in steps for layer in range(LAYERS)) == 12 * size * LAYERS
+
+
+def test_a_layer_without_attention_has_no_keys(model, batch):
+    """The cache has no slot for it, so nothing is read there, and decode steps stay one segment."""
+    with without_branches(model, attention=[1], mlp=[]):
+        (row,) = generate(model, batch("generate", 7), tokens(1, 7), 6)
+    assert [(s.phase, s.forwards, s.keys) for s in row] == [("prefill", 1, ()), ("decode", 5, ())]
+
+
 def test_decode_steps_that_differ_are_apart(model, batch):
     ids = tokens(1, 5)
     last = model.anatomy.blocks[-1].module
-    model.context = batch("generate", 5)
-    with torch.no_grad(), Tracer(model) as tracer:
+    with torch.no_grad(), Tracer(model) as tracer, model.serving(*batch("generate", 5)):
         cache = model.module(ids).past_key_values
         for step in range(6):
             model.module.model.layers = nn.ModuleList(
@@ -128,8 +157,7 @@ def test_bypassed_attention_is_missing_alone(model, batch, dense_segment):
 def test_a_repeated_layer_counts_twice(model, batch):
     layers = model.module.model.layers
     model.module.model.layers = nn.ModuleList([layers[0], layers[1], layers[1], layers[2]])
-    with torch.no_grad(), Tracer(model) as tracer:
-        model.context = batch("score", 8)
+    with torch.no_grad(), Tracer(model) as tracer, model.serving(*batch("score", 8)):
         model.module(tokens(1, 8), use_cache=False)
         (row,) = tracer.collect()
     assert row[0].attention == (8, 16, 8, 0)
@@ -182,7 +210,7 @@ def test_rows_that_were_not_declared_are_refused(model, batch):
 
 
 def test_a_forward_of_other_rows_than_the_context_is_refused(model, batch):
-    with pytest.raises(TraceError, match="1 rows ran while the context serves 2"):
+    with pytest.raises(TraceError, match="a forward of 1 rows ran while the batch has 2"):
         score(model, batch("score", 8, 8), tokens(1, 8))
 
 
@@ -190,9 +218,8 @@ def test_a_forward_that_serves_nobody_is_ignored(model, batch):
     with torch.no_grad(), Tracer(model) as tracer:
         model.module(tokens(1, 8))
         assert tracer.collect() == []
-        model.context = batch("score", 5)
-        model.module(tokens(1, 5))
-        model.context = None
+        with model.serving(*batch("score", 5)):
+            model.module(tokens(1, 5))
         model.module(tokens(1, 8))
         (row,) = tracer.collect()
     assert [(s.queries, s.forwards) for s in row] == [(5, 1)]
@@ -201,8 +228,8 @@ def test_a_forward_that_serves_nobody_is_ignored(model, batch):
 def test_a_new_context_starts_anew(model, batch):
     with torch.no_grad(), Tracer(model) as tracer:
         for length in (5, 9):
-            model.context = batch("generate", length)
-            model.module(tokens(1, length))
+            with model.serving(*batch("generate", length)):
+                model.module(tokens(1, length))
         (row,) = tracer.collect()
         assert [(s.phase, s.context) for s in row] == [("prefill", 9)]
         assert tracer.collect() == []
@@ -210,8 +237,7 @@ def test_a_new_context_starts_anew(model, batch):
 
 def test_a_failed_forward_leaves_nothing(model, batch):
     ids, failing = tokens(1, 5), model.anatomy.blocks[3].module
-    with torch.no_grad(), Tracer(model) as tracer:
-        model.context = batch("score", 5)
+    with torch.no_grad(), Tracer(model) as tracer, model.serving(*batch("score", 5)):
         failing.forward = lambda *args, **kwargs: 1 / 0
         with pytest.raises(ZeroDivisionError):
             model.module(ids)
@@ -226,15 +252,16 @@ def test_methods_can_tell_decode_from_prefill(model, batch):
     decoding = []
     probe = model.module.register_forward_pre_hook(lambda *_: decoding.append(model.context.decoding))
     generate(model, batch("generate", 5), tokens(1, 5), 3)
+    generate(model, batch("generate", 5), tokens(1, 5), 3, prefill_chunk_size=2)
+    generate(model, batch("generate", 5), tokens(1, 5), 3, use_cache=False)
     score(model, batch("score", 5), tokens(1, 5))
     probe.remove()
-    assert decoding == [False, True, True, False]
+    in_parts = [False, False, False, True, True]
+    assert decoding == [False, True, True, *in_parts, False, True, True, False]
 
 
 def test_embeddings_may_be_the_input(model):
-    rows = (Row("text", 0, (0,), 6, 6),)
-    with torch.no_grad(), Tracer(model) as tracer:
-        model.context = ForwardContext(rows, "score", "right")
+    with torch.no_grad(), Tracer(model) as tracer, model.serving([Row("text", 0, (0,), 6, 6)], "score"):
         model.module(inputs_embeds=model.anatomy.embedding(tokens(1, 6)))
         (row,) = tracer.collect()
     assert row[0].queries == 6
@@ -257,8 +284,7 @@ def test_outputs_are_untouched(model, batch):
     ids = tokens(2, 8)
     with torch.no_grad():
         bare = model.module(ids).logits
-        with Tracer(model):
-            model.context = batch("score", 8, 8)
+        with Tracer(model), model.serving(*batch("score", 8, 8)):
             assert torch.equal(model.module(ids).logits, bare)
 
 

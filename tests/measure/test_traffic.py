@@ -22,8 +22,8 @@ def llama_3_8b():
     layer = LayerShape(
         attention=linears(2 * HIDDEN * HIDDEN + 2 * HIDDEN * 1024),
         mlp=linears(3 * HIDDEN * INNER),
-        query_width=HIDDEN,
-        kv_width=1024,
+        pair_macs=2 * HIDDEN,
+        cache_width=2048,
         window=None,
     )
     return ModelShape(
@@ -48,8 +48,7 @@ def test_known_bytes_of_llama_3_8b(llama_3_8b, dense_segment):
 def test_the_rows_of_a_batch_read_the_weights_once(batch):
     model = tiny_decoder("opt", word_embed_proj_dim=16)
     shape = ModelShape.of(model)
-    with torch.no_grad(), Tracer(model) as tracer:
-        model.context = batch("score", 8, 8, 8)
+    with torch.no_grad(), Tracer(model) as tracer, model.serving(*batch("score", 8, 8, 8)):
         model.module(torch.full((3, 8), 5))
         rows = tracer.collect()
     layers = sum(layer.attention.bytes + layer.mlp.bytes for layer in shape.layers)
@@ -77,8 +76,7 @@ def test_the_cache_holds_what_is_said(family, prompt, count, batch):
     model = tiny_decoder(family)
     cache = DynamicCache(config=model.module.config)
     ids = torch.full((1, prompt), 5)
-    with torch.no_grad(), Tracer(model) as tracer:
-        model.context = batch("generate", prompt)
+    with torch.no_grad(), Tracer(model) as tracer, model.serving(*batch("generate", prompt)):
         model.module(ids, past_key_values=cache)
         for _ in range(count):
             model.module(ids[:, :1], past_key_values=cache)

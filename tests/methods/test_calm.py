@@ -8,7 +8,7 @@ import torch
 
 from harness.contract.calibration import Calibration
 from harness.core.errors import MethodError, UnsupportedModelError
-from harness.measure.audit import flops_audit_ratio
+from harness.measure.audit import audit
 from harness.measure.flops import executed_flops
 from harness.measure.shape import ModelShape
 from harness.methods.early_exit.agreement import inconsistency, observed
@@ -118,7 +118,7 @@ def test_checks_are_counted_by_what_they_multiply():
     }
 
 
-@pytest.mark.parametrize("measure", ["softmax", "vocabulary", "classifier"])
+@pytest.mark.parametrize("measure", MEASURES)
 def test_the_formulas_count_what_the_operators_multiply(measure):
     decoder = tiny_decoder("qwen2")
     method = Calm(**MEASURES[measure], every=1)
@@ -127,7 +127,7 @@ def test_the_formulas_count_what_the_operators_multiply(measure):
         def serve():
             return [segment for run in (score, generate) for row in run(decoder, TEXTS).segments for segment in row]
 
-        assert flops_audit_ratio(ModelShape.of(decoder), serve) == 1
+        assert audit(decoder, serve).ratio == 1
 
 
 @pytest.mark.parametrize(("every", "start", "layers"), [(1, 0, [0, 1, 2, 3, 4]), (2, 0, [1, 3]), (2, 0.5, [3])])

@@ -74,7 +74,7 @@ def forwards(patch: pytest.MonkeyPatch) -> Callable[[], int]:
 def outcome(folder: RunFolder) -> dict[str, Any]:
     """What must not depend on how often a run was stopped."""
     record = folder.record()
-    counted = record.flops.model_dump(exclude={"audit_ratio"})
+    counted = record.flops.model_dump(exclude={"audit_ratio", "audit_stated", "audit_counted"})
     kept = record.model_dump(include={"id", "scores", "trace", "memory", "method", "model", "evaluation", "baseline"})
     return {**kept, "flops": counted, "samples": (folder.path / "samples.jsonl").read_bytes()}
 

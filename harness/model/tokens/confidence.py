@@ -93,7 +93,13 @@ class Classifier(Confidence):
 
 
 class _Cosine(nn.Module):
-    """Cosine of two states: three products over the width, a dot product and two norms."""
+    """Cosine of two states: three products over the width, a dot product and two norms.
+
+    Attributes:
+        is_elementwise: it multiplies without a matrix product, which PyTorch's counter does not see.
+    """
+
+    is_elementwise = True
 
     def __init__(self, width: int) -> None:
         super().__init__()

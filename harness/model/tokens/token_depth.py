@@ -182,8 +182,9 @@ class _TokenEngine:
                 first, ends = first + queries - ends, torch.tensor(queries)
             steps, real = columns - first, columns < ends
         else:
-            decoding = self._decoding if context is None else context.decoding
-            if not decoding:
+            if context is not None:
+                self._prompt = context.width
+            elif not self._decoding:
                 self._prompt = seen + queries
             steps, real = columns + seen - (self._prompt - 1), torch.tensor(True)
         predicting = (steps >= 0) & real

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 from harness.contract.facts import Phase, Savings
 from harness.core.errors import TraceError
-from harness.measure.audit import flops_audit_ratio
+from harness.measure.audit import audit
 from harness.measure.flops import executed_flops
 from harness.measure.shape import ModelShape
 from harness.measure.traffic import traffic
 from harness.model.weights.linear import savings
+from harness.results.audit import audit_doubt
 from harness.testing.outcome import Failed, Skipped
 from harness.testing.serve import TEXTS, Answers, generate, identical, score
 from harness.testing.subject import Subject, on
@@ -19,8 +20,6 @@ from harness.testing.subject import Subject, on
 if TYPE_CHECKING:
     from harness.contract.decoder import Decoder
     from harness.measure.segment import Segment
-
-AUDIT_TOLERANCE = 0.02
 
 
 @dataclass(frozen=True)
@@ -132,11 +131,11 @@ def stronger_is_cheaper(subject: Subject) -> None:
 
 
 def counts_what_runs(subject: Subject) -> None:
-    """FLOPs by our formulas are those that PyTorch counts in the operators that ran, within two percent."""
+    """FLOPs by our formulas are those that PyTorch counts in the operators that ran, within a thousandth."""
     for family, decoder in subject.each():
         with on(family), subject.attached(decoder):
-            ratio = flops_audit_ratio(ModelShape.of(decoder), partial(_serve, decoder, subject))
-            if abs(ratio - 1) > AUDIT_TOLERANCE:
+            ratio = audit(decoder, partial(_serve, decoder, subject)).ratio
+            if audit_doubt(ratio):
                 raise Failed(
                     f"PyTorch counts {ratio:.3f} times the FLOPs that the formulas give; a module that replaces a "
                     "linear layer declares what a token costs as macs_per_token"

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from harness.contract.calibration import Calibration, Question
-from harness.contract.decoder import ForwardContext, Row
+from harness.contract.decoder import Row
 from harness.contract.prepared import Prepared
 from harness.core.errors import MethodError
 from harness.measure.flops import executed_flops
@@ -105,8 +105,8 @@ def test_flops_of_a_routed_forward_are_those_of_the_linears_that_ran():
         if isinstance(module, nn.Linear):
             module.register_forward_hook(count)
     rows = tuple(Row("t", i, (0,), 12, 12) for i in range(2))
-    decoder.context = ForwardContext(rows, "score", "right")
-    with routed(decoder, FixedPaths(((1, 0, 2, 1), (0, 0, 1, 1)))), Tracer(decoder) as tracer, torch.no_grad():
+    paths = FixedPaths(((1, 0, 2, 1), (0, 0, 1, 1)))
+    with routed(decoder, paths), Tracer(decoder) as tracer, decoder.serving(rows, "score"), torch.no_grad():
         decoder.module(IDS)
         flops = executed_flops(ModelShape.of(decoder), [segment for row in tracer.collect() for segment in row])
     assert flops.total - flops.attention_scores == 2 * sum(macs)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import DynamicCache
 
-from harness.contract.decoder import ForwardContext, Row
+from harness.contract.decoder import Row
 from harness.core.errors import MethodError, UnsupportedModelError
 from harness.model.paths.controller import FixedPaths
 from harness.model.paths.layer_path import routed
@@ -164,14 +164,14 @@ def test_a_continuation_does_not_choose_the_path(prompts):
 
     rows = tuple(Row("t", i, (0,), length - 3, length) for i, length in enumerate(LENGTHS))
     with routed(decoder, Looks(ROUTES["ends"])) as engine:
-        decoder.context = ForwardContext(rows, "score", "right")
-        logits(decoder, ids)
-        decoder.context = ForwardContext(rows, "generate", "left")
-        logits(decoder, ids)
-        decoder.context = ForwardContext(rows[:1], "score", "right")
+        with decoder.serving(rows, "score"):
+            logits(decoder, ids)
+        with decoder.serving(rows, "generate"):
+            logits(decoder, ids)
         other = torch.cat([ids[:1, : LENGTHS[0] - 3], ids[1:2, :5]], 1)
         engine._controller = Looks(((1, 1, 1, 1),))
-        logits(decoder, other)
+        with decoder.serving(rows[:1], "score"):
+            logits(decoder, other)
         assert engine.last_paths == [ROUTES["ends"][0]]
     assert seen[0] == ((0, 9), (0, 6), (0, 2))
     assert seen[1] == ((0, 12), (3, 12), (7, 12))
@@ -188,8 +188,8 @@ def test_rows_of_one_prompt_take_one_path_where_decisions_differ(prompts):
         assert engine.last_paths == [(0,) * 4] * 4
         logits(decoder, ids[[2, 1]])
         assert engine.last_paths == [(0,) * 4] * 2
-        decoder.context = ForwardContext((Row("t", 0, (0,), 12, 12),), "generate", "left", decoding=True)
-        with pytest.raises(MethodError, match="use_cache=False is not offered"):
+        decoding = decoder.serving([Row("t", 0, (0,), 12, 12)], "generate", processed=12)
+        with decoding, pytest.raises(MethodError, match="use_cache=False is not offered"):
             logits(decoder, ids[:1])
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from harness.contract.decoder import ForwardContext, Row
+from harness.contract.decoder import Row
 from harness.core.errors import MethodError, UnsupportedModelError
 from harness.measure.audit import count_flops
 from harness.measure.flops import executed_flops
@@ -150,10 +150,8 @@ def test_copied_keys_and_values_are_another_model(family, ids):
 def traced(decoder, ids, table):
     """What ran for each row in a generation, and PyTorch's own count of row_segments FLOPs."""
     rows = tuple(Row("", row, (0,), PROMPT, PROMPT) for row in range(len(ids)))
-    with token_depth(decoder, Table(table)), Tracer(decoder) as tracer:
-        decoder.context = ForwardContext(rows, "generate", "left")
+    with token_depth(decoder, Table(table)), Tracer(decoder) as tracer, decoder.serving(rows, "generate"):
         _, counted = count_flops(lambda: cached(decoder, ids))
-        decoder.context = None
         return tracer.collect(), counted
 
 
