@@ -7,7 +7,7 @@ arithmetic takes as long for any. Whatever is not the forward itself (surgery, f
 import copy
 import inspect
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from transformers import DynamicCache
 
-from harness.contract.decoder import Decoder
+from harness.contract.decoder import Decoder, ForwardContext, Row
 from harness.measure.clock import Clock, seconds
 from harness.measure.profile import Work
 from harness.model.surgery import without_blocks, without_branches
@@ -100,7 +100,13 @@ class Prober:
             keywords["past_key_values"] = copy.deepcopy(cache)
         if self._keeps_rows and rows < ids.shape[1]:
             keywords["logits_to_keep"] = rows
-        return seconds(self.clock, lambda: self.model.module(input_ids=ids, **keywords))
+        seen = 0 if cache is None else cache.get_seq_length()
+        with self._serving(seen or ids.shape[1], processed=seen):
+            return seconds(self.clock, lambda: self.model.module(input_ids=ids, **keywords))
+
+    def _serving(self, prompt: int, processed: int = 0) -> AbstractContextManager[ForwardContext]:
+        """A generation after a prompt of so many tokens."""
+        return self.model.serving([Row("", 0, (0,), prompt, prompt)], "generate", processed=processed)
 
     def _tokens(self, count: int) -> torch.Tensor:
         ids = torch.randint(0, self.model.config.vocab_size, (1, count), generator=self._generator)  # [1, tokens]
@@ -112,6 +118,7 @@ class Prober:
             return None
         if length not in self._filled:
             cache = DynamicCache(config=self.model.config)
-            self.model.module(input_ids=self._tokens(length), past_key_values=cache, use_cache=True)
+            with self._serving(length):
+                self.model.module(input_ids=self._tokens(length), past_key_values=cache, use_cache=True)
             self._filled[length] = cache
         return self._filled[length]

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, Self
 
 from harness.contract.decoder import Auxiliary, Decoder, ForwardContext, input_shape
 from harness.core.errors import TraceError
+from harness.measure.cache import CacheReader
 from harness.measure.segment import Phase, Segment
-from harness.measure.shape import Linears, window_of
+from harness.measure.shape import Linears
 
 if TYPE_CHECKING:
     from torch import nn
@@ -75,7 +76,6 @@ class Tracer:
         self._model = model
         self._layers = len(model.anatomy.blocks)
         self._added: list[tuple[Auxiliary, Linears]] = []
-        self._cached: list[tuple[int, int | None]] = []  # of each layer: its slot in the cache, its window
         self._handles: list[RemovableHandle] = []
         self._context: ForwardContext | None = None
         self._batch: list[_Forwards] = []
@@ -85,11 +85,7 @@ class Tracer:
         anatomy = self._model.anatomy
         branches = [(block.attention, block.mlp) for block in anatomy.blocks]
         watched = [branch.modules[-1] for branch in chain.from_iterable(branches)]
-        attentions: list[Any] = [block.attention.modules[0] for block in anatomy.blocks]
-        self._cached = [
-            (getattr(attention, "layer_idx", index), window_of(attention, self._model.config))
-            for index, attention in enumerate(attentions)
-        ]
+        self._cache = CacheReader(self._model)
         self._added = [(added, Linears.of([added.module])) for added in self._model.auxiliaries]
         for slot, module in enumerate([*watched, anatomy.head, *(added.module for added, _ in self._added)]):
             self._handles.append(module.register_forward_hook(self._observer(slot)))
@@ -139,7 +135,8 @@ class Tracer:
             )
         cache = kwargs.get("past_key_values")
         seen = 0 if cache is None else int(cache.get_seq_length())
-        keys = () if cache is None else tuple(cache.get_mask_sizes(queries, slot)[0] for slot, _ in self._cached)
+        padded = any(row.length < context.width for row in context.rows)
+        keys = self._cache.keys(cache, queries, padded=padded)
         phase: Phase = "score" if context.kind == "score" else "decode" if context.decoding else "prefill"
         before = 0 if cache is None else context.processed
         self._running = _Forwards(phase, queries, seen + queries, before, keys, 1, [])
@@ -150,22 +147,11 @@ class Tracer:
             return
         if context is not self._context:
             self._context, self._batch = context, []
-        forward.keys = self._unusual(forward)
+        attended = {slot // 2 for slot, *_ in forward.events if slot < 2 * self._layers and slot % 2 == 0}
+        seen = forward.context - forward.queries
+        forward.keys = self._cache.unusual(forward.keys, seen, forward.queries, attended)
         if not self._batch or not self._batch[-1].extend(forward):
             self._batch.append(forward)
-
-    def _unusual(self, forward: _Forwards) -> tuple[int, ...]:
-        """The key positions that were read, [layers]; empty if they are all positions so far, or the layer's window."""
-        if not forward.keys:
-            return ()
-        queries, seen = forward.queries, forward.context - forward.queries
-        usual = tuple((seen if window is None or seen < window else window - 1) + queries for _, window in self._cached)
-        if forward.keys == usual:
-            return ()
-        attended = {slot // 2 for slot, *_ in forward.events if slot < 2 * self._layers and slot % 2 == 0}
-        # a layer whose attention did not run has no slot in the cache
-        met = tuple(keys if layer in attended else usual[layer] for layer, keys in enumerate(forward.keys))
-        return () if met == usual else met
 
     def _segments(self, row: int, context: ForwardContext, batch: list[_Forwards]) -> list[Segment]:
         segments: list[Segment] = []

@@ -225,6 +225,13 @@ def test_flops_follow_the_cache_that_attention_met(family, attention, options, b
         lambda: model.module.generate(ids, attention_mask=mask, **lengths, **options),
     )
     assert flops.total == counted
+    ids, mask = ids[-1:], mask[-1:]  # alone, and without padding
+    counted, flops = observed(
+        model,
+        batch("generate", ids.shape[1]),
+        lambda: model.module.generate(ids, attention_mask=mask, **lengths, **options),
+    )
+    assert flops.total == counted
 
 
 def test_chunks_on_a_sliding_cache_equal_the_dispatchers_count(batch):

@@ -1,8 +1,11 @@
 """One request alone: when its tokens came, and that a method cannot end it early."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
+from harness.contract.decoder import Row
 from harness.measure.interleave import Participant, interleave
 from harness.measure.serve import CostRequest, Served, serve
 from harness.testing.tiny import tiny_decoder
@@ -67,15 +70,35 @@ def test_a_text_is_one_forward(model):
 
 def test_the_context_is_the_request(model):
     seen = []
-    handle = model.module.register_forward_pre_hook(lambda *_: seen.append(model.context))
+
+    def look(*_):
+        seen.append((model.context.kind, model.context.rows, model.context.decoding))
+
+    handle = model.module.register_forward_pre_hook(look)
     try:
-        serve(model, PROMPT)
+        serve(model, replace(PROMPT, parts=(2,)))
         serve(model, TEXT)
     finally:
         handle.remove()
-    assert {context.kind for context in seen[:-1]} == {"generate"}
-    assert seen[-1].kind == "score"
-    assert (seen[-1].rows[0].prompt_length, seen[-1].rows[0].length) == (4, 9)
+    prompt, text = Row("t", 0, (2,), 9, 9), Row("t", 1, (0,), 4, 9)
+    steps = [("generate", (prompt,), step > 0) for step in range(5)]
+    assert seen == [*steps, ("score", (text,), False)]
+
+
+def test_the_evaluations_arguments_of_generation_are_the_request_s(model):
+    """Those of the checkpoint's file give way to them, and a cache of fixed size is as large as in the evaluation."""
+    sizes, config = [], model.module.generation_config
+    handle = model.module.register_forward_pre_hook(
+        lambda module, args, kwargs: sizes.append(kwargs["past_key_values"].get_max_length()), with_kwargs=True
+    )
+    before, config.num_beams = config.num_beams, 3
+    try:
+        served = serve(model, replace(PROMPT, most=20, options={"num_beams": 1, "cache_implementation": "static"}))
+    finally:
+        handle.remove()
+        config.num_beams = before
+    assert served.tokens == (1, 2, 3, 4, 5)
+    assert set(sizes) == {9 + 20 - 1}
 
 
 def test_everybody_serves_every_request_in_every_round(model):

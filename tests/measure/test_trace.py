@@ -99,9 +99,9 @@ def test_a_cache_of_fixed_size_is_met_whole(model, batch):
     with Tracer(model) as tracer, model.serving(*batch("generate", 7)):
         model.module.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, **options)
         prefill, *steps = tracer.collect()[0]
-    size = prefill.keys[0]
+    size = steps[0].keys[0]
     assert size >= 19
-    assert prefill.keys == (size,) * LAYERS
+    assert prefill.keys == ()  # of an empty cache, sdpa takes what was written
     assert sum(step.attended(layer) for step in steps for layer in range(LAYERS)) == 12 * size * LAYERS
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from harness.contract.decoder import Row
 from harness.contract.facts import Savings
 from harness.measure.shape import ModelShape
 from harness.testing.outcome import Failed, Skipped
@@ -97,7 +98,8 @@ def _time_share(pairs: list[tuple[float, float]]) -> float:
 @torch.no_grad()
 def _measure(decoder: "Decoder") -> _Cost:
     ids = torch.arange(TOKENS)[None] % 250 + 3
-    with _one_thread():
+    row = Row("text", 0, (0,), TOKENS, TOKENS)
+    with _one_thread(), decoder.serving([row], "generate"):
         start = time.thread_time()
         cache = decoder.module(ids, use_cache=True).past_key_values
         forward = time.thread_time() - start
