@@ -1,5 +1,6 @@
 """The scores of a run with their own intervals."""
 
+import math
 from collections.abc import Sequence
 from typing import Final
 
@@ -7,7 +8,7 @@ from harness.results.documents import clusters_of, mean, statistic_of, values_of
 from harness.results.samples import SampleLine
 from harness.results.scores import Score
 from harness.results.stats.means import LEAST_UNITS, Bounds, bounds
-from harness.results.stats.paired import are_binary, are_shares, pseudo_values, wilson
+from harness.results.stats.paired import are_binary, are_shares, pseudo_values, sizes_of, wilson
 
 _SHARES: Final = ("acc", "exact_match", "f1")
 """How the names of scores begin that lie between 0 and 1 whatever they are made of."""
@@ -33,7 +34,7 @@ def _interval(score: Score, lines: Sequence[SampleLine]) -> Bounds:
         return Bounds()
     clusters = clusters_of(score, lines)
     if statistic is not mean:
-        return bounds(score.value, pseudo_values(values, statistic), clusters).within(0, float("inf"))
+        return bounds(score.value, pseudo_values(values, statistic), clusters, sizes_of(values)).within(0, math.inf)
     each = values[:, 0]  # [documents]
     if clusters is None and are_binary(each):
         return Bounds(*wilson(int(each.sum()), len(each)))

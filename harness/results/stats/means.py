@@ -1,11 +1,12 @@
-"""An estimate from independent units with its interval and test: Student's t, corrected for skewness, over clusters.
+"""An estimate from independent documents with its interval and test: Student's t, corrected for skewness.
 
 The interval is the wider of two at each side, Student's and that of Hall's transformed t, and p the larger of theirs,
 so that the interval contains 0 exactly when p is above .05. Of 20 log-normal values Student's alone covers 87 %.
 
 Sources: Hall, "On the removal of skewness by transformation", 1992; Bobée and Robitaille, "Correction of bias in the
 estimation of the coefficient of skewness", 1975 (Hazen's factor for small samples); Miller, "Adding Error Bars to
-Evals", arXiv:2411.00640 (clusters), with the factor k/(k - 1) and t of k - 1 degrees of freedom for k clusters.
+Evals", arXiv:2411.00640 (clusters), with the factor k/(k - 1) and t of k - 1 degrees of freedom for k clusters; Kish,
+"Survey Sampling", 1965 (how many documents of one size those of several sizes are worth).
 """
 
 import math
@@ -18,7 +19,7 @@ from harness.results.stats.conventions import LEVEL, POWER, Floats, Integers
 
 LEAST_UNITS: Final = 10
 LEAST_VARIED: Final = 5
-"""Units that must differ from the most common value: below, most samples like this one miss what is rare."""
+"""Documents that must differ from the most common value: samples with fewer often miss what is rare."""
 _EQUAL_TO: Final = 12  # decimals
 
 
@@ -44,29 +45,23 @@ class Bounds:
         return type(self)(max(self.low, least), min(self.high, most), self.p, self.detectable, self.reason)
 
 
-def varied(values: Floats) -> int:
-    """How many values, [units], are not the most common one."""
-    return len(values) - int(np.unique(np.round(values, _EQUAL_TO), return_counts=True)[1].max())
-
-
-def bounds(estimate: float, values: Floats, clusters: Integers | None = None) -> Bounds:
+def bounds(estimate: float, values: Floats, clusters: Integers | None = None, weights: Floats | None = None) -> Bounds:
     """The interval of an estimate whose error is the mean error of ``values``.
 
     Args:
         values: what each document contributes, [documents]: its own value for a mean, a pseudo-value for others.
         clusters: the number of the cluster that each belongs to, from 0; None where all are independent.
+        weights: how much each counts in the estimate, [documents]; None where all count the same.
     """
     from scipy.special import stdtr, stdtrit
 
     own = np.arange(len(values)) if clusters is None else clusters  # [documents]
+    counts = np.ones(len(values)) if weights is None else weights  # [documents]
     sizes = np.bincount(own).astype(float)  # [units]
     means = np.bincount(own, weights=values) / sizes  # [units]
-    units = sizes * (means - values.mean())  # [units], what each adds to the sum's error
-    k, name = len(units), "documents" if clusters is None else "distinct documents"
-    if k < LEAST_UNITS:
-        return Bounds(reason=f"{k} {name}: an interval of such a score needs at least {LEAST_UNITS}")
-    if (others := varied(means)) < LEAST_VARIED:
-        return Bounds(reason=f"all but {others} of {k} {name} are alike: what is rare cannot be bounded")
+    if (reason := too_few(means, np.bincount(own, weights=counts).astype(float))) is not None:
+        return Bounds(reason=reason)
+    k, units = len(means), sizes * (means - values.mean())  # [units], what each adds to the sum's error
     error = math.sqrt(k / (k - 1) * float((units**2).sum())) / len(values)
     skewness = _skewness(units) / math.sqrt(k)
     point = float(stdtrit(k - 1, 1 - LEVEL / 2))
@@ -81,6 +76,24 @@ def bounds(estimate: float, values: Floats, clusters: Integers | None = None) ->
         p=min(1.0, 2 * float(min(below, above))),
         detectable=max(estimate - low, high - estimate) + float(stdtrit(k - 1, POWER)) * error,
     )
+
+
+def too_few(values: Floats, weights: Floats) -> str | None:
+    """Why independent units, of values and weights [units], say too little of what others are like; None if enough."""
+    k, effective = len(values), float(weights.sum() ** 2 / (weights**2).sum())
+    if k < LEAST_UNITS:
+        return f"{k} documents: an interval needs at least {LEAST_UNITS}"
+    if effective < LEAST_UNITS:
+        return f"{k} documents that count like {effective:.1f} of one size: an interval needs at least {LEAST_UNITS}"
+    if (others := varied(values)) < LEAST_VARIED:
+        alike = "all" if others == 0 else f"all but {others}"
+        return f"{alike} of {k} documents are alike: how often others are not cannot be told"
+    return None
+
+
+def varied(values: Floats) -> int:
+    """How many values, [units], are not the most common one."""
+    return len(values) - int(np.unique(np.round(values, _EQUAL_TO), return_counts=True)[1].max())
 
 
 def _untransformed(point: float, skewness: float) -> float:

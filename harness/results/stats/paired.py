@@ -85,7 +85,8 @@ def statistic_difference(
     """
     value = float(statistic(method) - statistic(dense))
     pseudo = pseudo_values(method, statistic) - pseudo_values(dense, statistic)
-    return _difference(value, bounds(value, pseudo, clusters), "jackknife-t", method[:, 0] - dense[:, 0])
+    found = bounds(value, pseudo, clusters, sizes_of(dense))
+    return _difference(value, found, "jackknife-t", method[:, 0] - dense[:, 0])
 
 
 def pseudo_values(values: Floats, statistic: Statistic) -> Floats:
@@ -94,6 +95,11 @@ def pseudo_values(values: Floats, statistic: Statistic) -> Floats:
     without = (values.sum(axis=0) - values) / (n - 1)  # [documents, parts], the mean of all others
     pseudo: Floats = n * statistic(values) - (n - 1) * statistic(without[:, None, :])
     return pseudo
+
+
+def sizes_of(values: Floats) -> Floats | None:
+    """How much documents count in a score of values [documents, parts]: words or bytes, its second part, if any."""
+    return values[:, 1] if values.shape[1] > 1 else None
 
 
 def _difference(
