@@ -182,6 +182,10 @@ def _cost(rows: Sequence[Row], column: Column, texts: _Texts) -> tuple[list[dict
         no_ratio if against is None and cost is not None else note
         for against, cost, note in zip(ratios, values, notes, strict=True)
     ]
+    for row, against in enumerate(ratios):
+        if against is not None and against.reason:
+            said = filter(None, (trusted[row][0].removeprefix("good"), f"no interval: {against.reason}"))
+            ratio_notes[row] = texts.number("; ".join(said))
     numbers: dict[str, dict[str, list[Any]]] = {
         column.key: {
             "value": [_rounded(against.value if against else None) for against in ratios],

@@ -56,7 +56,7 @@ def test_noise_that_all_prompts_of_a_round_share_widens_it():
 def test_a_few_prompts_have_no_interval(prompts):
     rng = np.random.default_rng(4)
     found = paired_ratio(*timings(rng, 0.5, prompts=prompts))
-    assert found.value == pytest.approx(0.5, rel=0.1)
+    assert found.value == pytest.approx(0.5, rel=0.2)
     assert (found.low, found.high, found.decided) == (None, None, False)
     assert found.reason == f"{prompts} prompts: an interval needs at least 6"
 
