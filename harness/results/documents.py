@@ -91,7 +91,7 @@ def clusters_of(score: Score, documents: Sequence[SampleLine]) -> Integers | Non
     of a mean more than 5 % larger than that of independent documents; a few repeated rows of a data set do not.
     """
     digests = [line["doc_hash"] for line in _having(score.task, f"{score.metric},{score.filter}", documents)]
-    if not digests:
+    if len(set(digests)) == len(digests):
         return None
     clusters, sizes = np.unique(digests, return_inverse=True, return_counts=True)[1:]
     return clusters if (sizes**2).sum() > _INFLATION * len(digests) else None

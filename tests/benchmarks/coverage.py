@@ -54,15 +54,15 @@ class Cell:
     def verdict(self) -> str:
         """What is wrong with it, if anything."""
         faults = []
-        if self.kept > DRAWS // 100 and self.covered / self.kept < LEAST_COVERAGE:
+        if self.kept >= DRAWS / 100 and self.covered / self.kept < LEAST_COVERAGE:
             faults.append("coverage")
         if self.truth == self.null and self.alarms / DRAWS > MOST_ALARMS:
             faults.append("false alarms")
         return ", ".join(faults)
 
     def __str__(self) -> str:
-        if not self.kept:
-            return "none"
+        if self.kept < DRAWS / 100:
+            return f"none (but {self.kept} of {DRAWS})" if self.kept else "none"
         share = "" if self.kept == DRAWS else f" (of {self.kept / DRAWS:.0%})"
         return f"{self.covered / self.kept:.3f}{share} / {self.alarms / DRAWS:.3f}"
 
