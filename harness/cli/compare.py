@@ -112,7 +112,8 @@ def _titled(name: str) -> tuple[str, str]:
 
 def _notes(comparison: "Comparison", margin: float) -> list[str]:
     notes = [
-        "p: two-sided, exact McNemar for right-or-wrong scores, else t; adjusted for several tasks (Holm)",
+        "p: two-sided, exact McNemar for right-or-wrong scores, else t; of several tasks adjusted (Holm)",
+        "intervals: of each score alone, not adjusted",
         "up, down: documents that scored higher, lower",
         "visible: smallest difference that this test finds in four of five tries with so many documents",
         f"no loss: yes where a loss of {margin:g} or more is excluded at 95 %, open where it is not",
