@@ -10,7 +10,7 @@ import numpy as np
 from harness.results.cost_lines import CostLine
 from harness.results.documents import STATISTICS, mean, numeric, parts_of, scored
 from harness.results.samples import SampleLine
-from harness.results.stats.paired import Floats
+from harness.results.stats.conventions import Floats
 
 
 @dataclass(frozen=True)

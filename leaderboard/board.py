@@ -4,7 +4,7 @@ Every text is kept once and referred to by its number; numbers keep five signifi
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -155,10 +155,19 @@ def _quality(rows: Sequence[Row], texts: _Texts) -> tuple[list[dict[str, Any]], 
                 name: [_rounded(change.get(part)) for change in paired]
                 for name, part in (("value", "difference"), ("low", "low"), ("high", "high"))
             },
-            "note": [0 if change or row.is_dense else no_pair for row, change in zip(rows, paired, strict=True)],
+            "note": [
+                texts.number(without_interval(change)) if change or row.is_dense else no_pair
+                for row, change in zip(rows, paired, strict=True)
+            ],
         },
     }
     return described, numbers
+
+
+def without_interval(stated: Mapping[str, Any]) -> str:
+    """Why a difference or ratio has no interval; empty where it has one or needs none."""
+    reason = stated.get("reason")
+    return f"no interval: {reason}" if reason and stated.get("low") is None else ""
 
 
 def _cost(rows: Sequence[Row], column: Column, texts: _Texts) -> tuple[list[dict[str, Any]], dict[str, Any]]:
@@ -182,6 +191,10 @@ def _cost(rows: Sequence[Row], column: Column, texts: _Texts) -> tuple[list[dict
         no_ratio if against is None and cost is not None else note
         for against, cost, note in zip(ratios, values, notes, strict=True)
     ]
+    for row, against in enumerate(ratios):
+        if against is not None and against.reason:
+            said = filter(None, (trusted[row][0].removeprefix("good"), without_interval(asdict(against))))
+            ratio_notes[row] = texts.number("; ".join(said))
     numbers: dict[str, dict[str, list[Any]]] = {
         column.key: {
             "value": [_rounded(against.value if against else None) for against in ratios],

@@ -39,11 +39,12 @@ class Column:
 
 @dataclass(frozen=True)
 class Ratio:
-    """A cost over that of dense on the same documents, with its 95 % interval where it has one."""
+    """A cost over that of dense on the same documents, with its 95 % interval or the reason why it has none."""
 
     value: float
     low: float | None = None
     high: float | None = None
+    reason: str | None = None
 
 
 # headings are narrower than the titles of harness.results.costs
@@ -137,7 +138,7 @@ def ratio(record: Mapping[str, Any], dense: Mapping[str, Any] | None, column: Co
     """
     stated = (at(record, "baseline/ratios") or {}).get(column.key)
     if stated is not None:
-        return Ratio(stated["value"], stated["low"], stated["high"])
+        return Ratio(stated["value"], stated["low"], stated["high"], stated.get("reason"))
     if dense is None or column.kind in ("measured", "estimated"):
         return None
     cost, reference = value(record, column), value(dense, column)

@@ -89,14 +89,10 @@ def difference(score: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
 
 
 def score_interval(score: Mapping[str, Any] | None) -> tuple[float, float] | None:
-    """The 95 % interval of a score: as the record has it, else 1.96 standard errors to both sides."""
-    if score is None or score["value"] is None:
+    """The 95 % interval of a score, if the record has one: too few documents have none."""
+    if score is None or score["value"] is None or score["low"] is None or score["high"] is None:
         return None
-    if score["low"] is not None and score["high"] is not None:
-        return score["low"], score["high"]
-    if score["stderr"] is None:
-        return None
-    return score["value"] - 1.96 * score["stderr"], score["value"] + 1.96 * score["stderr"]
+    return score["low"], score["high"]
 
 
 def rows(records: Iterable[Record]) -> list[Row]:

@@ -91,27 +91,41 @@ def _cost_table(comparison: "Comparison") -> "Table":
 
     from harness.cli.display import plain
     from harness.cli.summary import ratio
-    from harness.results.costs import COSTS
 
     table = Table(box=None, pad_edge=False)
     for heading in ("cost", "kind"):
         table.add_column(heading)
     table.add_column("B / A", justify="right")
-    titles = {cost.name: (cost.title, cost.kind) for cost in COSTS}
     for name, info in comparison.baseline.ratios.items():
-        title, kind = titles.get(name, (name.replace(":", " on "), "modelled"))
+        title, kind = _titled(name)
         table.add_row(plain(title), plain(kind), plain(ratio(info)))
     return table
 
 
+def _titled(name: str) -> tuple[str, str]:
+    """A ratio's title and kind."""
+    from harness.results.costs import COSTS
+
+    titles: dict[str, tuple[str, str]] = {cost.name: (cost.title, cost.kind) for cost in COSTS}
+    return titles.get(name, (name.replace(":", " on "), "modelled"))
+
+
 def _notes(comparison: "Comparison", margin: float) -> list[str]:
     notes = [
-        "p: two-sided, exact McNemar for right-or-wrong scores, else by resampling; adjusted for several tasks (Holm)",
+        "p: two-sided, exact McNemar for right-or-wrong scores, else t; of several tasks adjusted (Holm)",
+        "intervals: of each score alone, not adjusted",
         "up, down: documents that scored higher, lower",
-        "visible: smallest difference that so many documents show in four of five tries",
+        "visible: smallest difference that this test finds in four of five tries with so many documents",
         f"no loss: yes where a loss of {margin:g} or more is excluded at 95 %, open where it is not",
         "measured times are compared within one run of `harness run` alone, where methods take turns",
     ]
+    changes = [(score, score.vs_baseline) for score in comparison.scores]
+    notes += [f"{score.task} {score.metric}: {change.reason}" for score, change in changes if change and change.reason]
+    names: dict[str, list[str]] = {}
+    for name, info in comparison.baseline.ratios.items():
+        if info.reason:
+            names.setdefault(info.reason, []).append(_titled(name)[0])
+    notes += [f"no interval of {', '.join(of_reason)}: {reason}" for reason, of_reason in names.items()]
     changed = comparison.baseline.answers_changed
     if changed is not None:
         notes.insert(0, f"{changed:.1%} of the answers differ")

@@ -179,8 +179,23 @@ def _notes(records: "Sequence[RunRecord]") -> Iterator[str]:
     more = sum(score.task == records[0].evaluation.task for score in records[0].scores) - 2
     if more > 0:
         yield f"{more} more scores in each record: `harness show {records[0].id[:6]}`"
+    yield from _without_interval(records)
     yield from _about_timing(records)
     yield from dict.fromkeys(warning for record in records for warning in record.warnings[:3])
+
+
+def _without_interval(records: "Sequence[RunRecord]") -> Iterator[str]:
+    """What in the tables has no interval, by the reason."""
+    names: dict[str, dict[str, None]] = {}
+    for record in records:
+        for score in _headline(record):
+            change = score.vs_baseline
+            if change is not None and change.low is None and change.reason:
+                names.setdefault(change.reason, {})[score.metric] = None
+        for name, info in (record.baseline.ratios if record.baseline else {}).items():
+            if info.reason and name in _SHORT:
+                names.setdefault(info.reason, {})[_SHORT[name].replace("\n", " ")] = None
+    yield from (f"no interval of {', '.join(of_reason)}: {reason}" for reason, of_reason in names.items())
 
 
 def _doubts(record: "RunRecord") -> Iterator[str]:
@@ -198,8 +213,9 @@ def _doubts(record: "RunRecord") -> Iterator[str]:
         change = score.vs_baseline
         if change is not None and change.low is not None and change.high is not None and change.low < 0 < change.high:
             least = TERMINAL.score(change.detectable)
-            power = "" if change.detectable is None else f"; {change.n} documents show {least} or more"
-            yield f"its {score.metric} is not shown to differ from dense{power}"
+            shown = f"of {change.n} documents the test ({change.test}) finds {least} in four of five tries"
+            power = change.reason if change.detectable is None else shown
+            yield f"its {score.metric} is not shown to differ from dense" + (f"; {power}" if power else "")
     length = record.baseline.output_tokens if record.baseline else None
     if length is not None and not 0.9 <= length <= 1.1:
         yield f"it generates {length:.2f} times as many tokens as dense; latency is measured at equal length"

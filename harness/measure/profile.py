@@ -17,7 +17,7 @@ from typing import Final, Literal, Self
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from harness.results.stats.paired import Floats
+from harness.results.stats.conventions import Floats
 
 LINEAR_ENOUGH: Final = 0.02
 """Largest mean relative error at which prefill cost is modelled as linear; above it, a lookup table is used."""

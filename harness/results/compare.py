@@ -8,7 +8,7 @@ from typing import Final, Self
 from harness.core.errors import HarnessError, UnlikeRunsError
 from harness.results.cost_lines import CostLines, costs_within
 from harness.results.costs import Baseline, Beside
-from harness.results.documents import answer, mean, statistic_of, values_of
+from harness.results.documents import answer, clusters_of, mean, statistic_of, values_of
 from harness.results.ratios import beside_dense, counted, modelled
 from harness.results.record import RunRecord
 from harness.results.samples import Key, SampleLine, key_of
@@ -141,10 +141,11 @@ def _change(
     if before is None or after is None or statistic is None or len(before) != len(after) or len(after) < 2:
         reason = "too few documents" if after is not None and len(after) < 2 else "the score is no sum over documents"
         return PairedScore(difference=score.value - base.value, n=score.n, reason=reason)
+    clusters = clusters_of(score, b)
     if statistic is mean:
-        change = difference(before[:, 0], after[:, 0])
+        change = difference(before[:, 0], after[:, 0], clusters)
     else:
-        change = statistic_difference(before, after, statistic)
+        change = statistic_difference(before, after, statistic, clusters)
     return PairedScore(
         difference=change.value,
         low=change.low,
@@ -157,6 +158,7 @@ def _change(
         detectable=change.detectable,
         margin=margin,
         noninferior=change.noninferior(margin, higher_is_better=score.higher_is_better is not False),
+        reason=change.reason,
     )
 
 

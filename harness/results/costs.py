@@ -240,11 +240,16 @@ class Energy(Section):
 
 
 class RatioInfo(Section):
-    """Method over dense; ``low`` and ``high`` bound it at 95 %, null where it is exact."""
+    """Method over dense; ``low`` and ``high`` bound it at 95 %, null where it is exact.
+
+    Attributes:
+        reason: why there is no interval though it is not exact.
+    """
 
     value: float
     low: float | None = None
     high: float | None = None
+    reason: str | None = None
 
 
 class Beside(Section):

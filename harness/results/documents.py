@@ -8,10 +8,12 @@ import numpy as np
 
 from harness.results.samples import SampleLine
 from harness.results.scores import Score
-from harness.results.stats.paired import Floats
+from harness.results.stats.conventions import Floats, Integers
 
 Statistic = Callable[[Floats], Floats]
 """From values, [..., documents, parts], to scores, [...]."""
+_INFLATION: Final = 1.05
+"""How much larger than that of independent documents a variance may become before copies count as one document."""
 
 
 def mean(values: Floats) -> Floats:
@@ -56,9 +58,13 @@ def parts_of(statistic: Statistic) -> int:
 
 def scored(task: str, score: str, documents: Sequence[SampleLine]) -> list[Any]:
     """What each document that has a score (``metric,filter``) adds to it; a group's score is over all of its tasks."""
+    return [document["scores"][score] for document in _having(task, score, documents)]
+
+
+def _having(task: str, score: str, documents: Sequence[SampleLine]) -> list[SampleLine]:
     having = [document for document in documents if score in document["scores"]]  # a level's score: of its documents
     within = [document for document in having if document["task"] == task]
-    return [document["scores"][score] for document in within or having]
+    return within or having
 
 
 def numeric(given: Sequence[Any]) -> Floats | None:
@@ -76,6 +82,19 @@ def numeric(given: Sequence[Any]) -> Floats | None:
 def values_of(score: Score, documents: Sequence[SampleLine]) -> Floats | None:
     """What each document adds to a record's score, [documents, parts]; None where that is no number."""
     return numeric(scored(score.task, f"{score.metric},{score.filter}", documents))
+
+
+def clusters_of(score: Score, documents: Sequence[SampleLine]) -> Integers | None:
+    """Which of a score's documents are the same, by the digest of their contents, [documents]; None where all differ.
+
+    A group may ask about one document in several ways. Copies count as one cluster where they could make the variance
+    of a mean more than 5 % larger than that of independent documents; a few repeated rows of a data set do not.
+    """
+    digests = [line["doc_hash"] for line in _having(score.task, f"{score.metric},{score.filter}", documents)]
+    if len(set(digests)) == len(digests):
+        return None
+    clusters, sizes = np.unique(digests, return_inverse=True, return_counts=True)[1:]
+    return clusters if (sizes**2).sum() > _INFLATION * len(digests) else None
 
 
 def statistic_of(score: Score, values: Floats) -> Statistic | None:

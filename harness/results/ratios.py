@@ -9,12 +9,13 @@ from harness.results.cost_lines import CostLines, RequestLine, Role, requests_of
 from harness.results.costs import COSTS, Beside, RatioInfo
 from harness.results.record import RunRecord
 from harness.results.samples import Key, SampleLine
-from harness.results.stats.paired import Floats
+from harness.results.stats.conventions import Floats
 from harness.results.stats.ratio import Ratio, paired_ratio, total_ratio
 
 MEASURED: Final = frozenset(cost.name for cost in COSTS if cost.kind in ("measured", "estimated"))
 _Time = Literal["latency", "ttft", "tpot"]
 _TIMES: Final[tuple[_Time, ...]] = ("latency", "ttft", "tpot")
+_ONCE: Final = "measured once: no noise to estimate"
 Pairs = Sequence[tuple[SampleLine, SampleLine]]
 """Lines of the same documents, dense's first."""
 
@@ -81,11 +82,12 @@ def _of_windows(record: RunRecord, dense: Beside) -> dict[str, RatioInfo]:
     """Ratios of peak memory and of energy."""
     ratios = {}
     if record.memory.peak and dense.peak_memory:
-        ratios["peak_memory"] = RatioInfo(value=record.memory.peak / dense.peak_memory)
+        ratios["peak_memory"] = RatioInfo(value=record.memory.peak / dense.peak_memory, reason=_ONCE)
     if record.energy is not None and record.energy.raw and len(record.energy.raw) == len(dense.energy_j):
         name = "energy" if record.energy.measured_j and dense.energy_is_measured else "energy_estimated"
-        # windows are rounds of one request: [1, rounds]
-        ratios[name] = _info(paired_ratio(np.array([dense.energy_j]), np.array([record.energy.raw])))
+        # windows are rounds of all prompts together: [1, rounds]
+        windows = paired_ratio(np.array([dense.energy_j]), np.array([record.energy.raw]))
+        ratios[name] = RatioInfo(value=windows.value, reason="windows serve all prompts together: no interval")
     return ratios
 
 
@@ -107,4 +109,4 @@ def _of_totals(dense: Sequence[float], method: Sequence[float]) -> Ratio | None:
 
 
 def _info(ratio: Ratio) -> RatioInfo:
-    return RatioInfo(value=ratio.value, low=ratio.low, high=ratio.high)
+    return RatioInfo(value=ratio.value, low=ratio.low, high=ratio.high, reason=ratio.reason)

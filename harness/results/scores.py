@@ -9,12 +9,12 @@ class PairedScore(Section):
     """A score against dense on the same documents.
 
     Attributes:
-        difference: method - dense, within ``low`` and ``high`` at 95 %.
+        difference: method - dense, within ``low`` and ``high`` at 95 %, which leave 0 out exactly where ``p`` < .05.
         p: two-sided, by the ``test``; ``p_adjusted`` for the number of tasks compared together (Holm).
         gained, lost: documents that scored higher, and lower, than under dense.
-        detectable: smallest difference that so many documents show in four of five tries.
-        noninferior: whether a loss of ``margin`` can be excluded.
-        reason: why there is no interval.
+        detectable: smallest difference that the ``test`` finds in four of five tries with so many documents.
+        noninferior: whether a loss of ``margin`` can be excluded; null without an interval.
+        reason: why there is no interval, or nothing detectable.
     """
 
     difference: float
@@ -37,7 +37,7 @@ class Score(Section):
 
     Attributes:
         stderr: standard error; null where lm-eval gives none.
-        low, high: 95 % interval of the score; Wilson's for a share of right answers.
+        low, high: 95 % interval of the score, Wilson's for a share of right answers; null where documents are too few.
         n: scored documents.
         vs_baseline: against dense on the same documents; null without a baseline.
     """

@@ -76,3 +76,28 @@ def test_nothing_is_cut_off_at_100_columns(records: list[RunRecord], monkeypatch
     assert "block-sparse: PyTorch's counter saw 0.5 times the FLOPs stated" in words  # as on the board
     assert words.count("a part of the task's documents: for trying out") == 1  # of both rows
     assert "…" not in out
+
+
+def test_what_has_no_interval_says_why(records: list[RunRecord], monkeypatch: pytest.MonkeyPatch) -> None:
+    dense, method = records
+    alone = RatioInfo(value=0.5, reason="3 prompts: an interval needs at least 6")
+    ratios = dict.fromkeys(("latency", "tpot"), alone) | {"flops": RatioInfo(value=0.9, low=0.8, high=0.95)}
+    open_change = PairedScore(
+        difference=0.0, low=-0.02, high=0.02, n=200, detectable=0.04, p=1.0, test="mcnemar-exact", gained=0, lost=0
+    )
+    none = PairedScore(difference=0.0, n=8, test="t", reason="8 documents: an interval needs at least 10")
+    scores = [
+        score.model_copy(update={"vs_baseline": change})
+        for score, change in zip(method.scores, (open_change, none), strict=True)
+    ]
+    baseline = method.baseline.model_copy(update={"ratios": ratios, "noise": {}})
+    written = io.StringIO()
+    monkeypatch.setattr(summary, "stdout", lambda: Console(file=written, width=100, highlight=False))
+    records = [dense, method.model_copy(update={"scores": scores, "baseline": baseline})]
+    summary.results(records, Path("runs"), as_json=False)
+    words = " ".join(written.getvalue().split())
+    metric = scores[0].metric
+    assert "no interval of latency, time per token: 3 prompts: an interval needs at least 6" in words
+    assert f"no interval of {metric}: 8 documents: an interval needs at least 10" in words
+    test = "of 200 documents the test (mcnemar-exact) finds 0.040 in four of five tries"
+    assert f"its {metric} is not shown to differ from dense; {test}" in words

@@ -9,6 +9,7 @@ import jsonschema
 import pytest
 
 from harness.core.errors import SiteError
+from harness.leaderboard.board import data as board_data
 from harness.leaderboard.check import check
 from harness.leaderboard.evidence import flips, histogram
 from harness.leaderboard.exports import every_eval_ever
@@ -139,6 +140,18 @@ def test_unranked_runs_say_why() -> None:
     assert "never executed" in reasons[1][0]
     assert "0.5 times the FLOPs" in reasons[2][0]
     assert reasons[3] == ["no dense run of the same documents"]
+
+
+def test_numbers_without_an_interval_say_why(tmp_path: Path) -> None:
+    dense, method = list(runs(groups(1, 1, 1)[0], settings=1))
+    record = json.loads(json.dumps(method.record))
+    record["baseline"]["ratios"]["latency"] = {"value": 0.5, "low": None, "high": None, "reason": "3 prompts: too few"}
+    record["scores"][0]["vs_baseline"] |= {"low": None, "high": None, "p": None, "reason": "all alike"}
+    board = board_data(rows([dense.record, record]))
+    notes = {key: [board["texts"][note] for note in board["numbers"][key]["note"]] for key in ("latency", "difference")}
+    assert any("no interval: 3 prompts: too few" in note for note in notes["latency"])
+    assert "no interval: all alike" in notes["difference"]
+    assert 0.5 in board["numbers"]["latency"]["value"]
 
 
 def test_groups_keep_apart_what_may_not_be_ranked_together() -> None:

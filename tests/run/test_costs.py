@@ -87,7 +87,8 @@ def test_half_of_the_layers_takes_less(measured: Measured, task: str) -> None:
     # the costs were fitted on a busy machine and tiny layers, so the ratio alone is meaningful here
     assert ratios["ideal_ref"].value < 1
     assert ratios["roofline:l4"].value < 0.9
-    assert ratios["latency"].low <= ratios["latency"].value <= ratios["latency"].high
+    assert ratios["latency"].value > 0
+    assert (ratios["latency"].low, ratios["latency"].reason) == (None, "3 prompts: an interval needs at least 6")
     assert set(record.baseline.noise) >= {"latency"}
     dense, half = (measured.records[name, task] for name in ("dense", "layer-drop"))
     assert half.time.ideal.ref_s / dense.time.ideal.ref_s == pytest.approx(ratios["ideal_ref"].value)

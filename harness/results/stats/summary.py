@@ -6,13 +6,16 @@ stated with t larger queries set aside once n queries satisfy BinomCDF(t; n, 1 -
 
 from functools import cache
 from itertools import count
+from typing import Final
 
 import numpy as np
 
 from harness.results.costs import Summary
-from harness.results.stats.paired import RESAMPLES, SEED, Floats
+from harness.results.stats.conventions import Floats
 
-CONFIDENCE = 0.99
+CONFIDENCE: Final = 0.99
+RESAMPLES: Final = 2000
+SEED: Final = 20240611
 
 
 def summarize(values: Floats) -> Summary:

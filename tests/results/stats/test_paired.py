@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from harness.results.documents import perplexity, weighted_perplexity
 from harness.results.stats import paired
 
 
@@ -19,32 +20,38 @@ def right_or_wrong(lost, gained, n, right=100):
 def test_a_difference_of_right_or_wrong_answers():
     found = paired.difference(*right_or_wrong(12, 25, 500))
     assert found.value == pytest.approx(0.026)
-    assert (found.high - found.low) / 2 / paired.Z_95 == pytest.approx(0.012122, abs=5e-7)
-    assert (found.low, found.high) == (pytest.approx(0.0022, abs=5e-5), pytest.approx(0.0498, abs=5e-5))
+    assert (found.low, found.high) == (pytest.approx(0.0022, abs=0.002), pytest.approx(0.0498, abs=0.003))  # normal
     assert (found.test, found.gained, found.lost, found.n) == ("mcnemar-exact", 25, 12, 500)
     assert found.p == pytest.approx(0.047031, abs=5e-7)
+    assert found.low > 0
 
 
-def test_mcnemar():
-    assert paired.mcnemar(12, 25) == pytest.approx(0.047031, abs=5e-7)
-    assert paired.mcnemar(7, 7) == 1.0
-    assert paired.mcnemar(0, 0) == 1.0
+def test_an_interval_never_contradicts_the_test_beside_it():
+    found = paired.difference(*right_or_wrong(4, 0, 10, right=4))
+    assert found.p == 0.125
+    assert -1 <= found.low < -0.4 < 0 < found.high
 
 
-@pytest.mark.parametrize(
-    ("discordant", "seen", "n"),
-    [(0.05, 0.02, 974), (0.05, 0.01, 3917), (0.10, 0.02, 1955), (0.10, 0.01, 7842), (0.20, 0.02, 3917)],
-)
-def test_what_can_be_detected_is_what_so_many_documents_are_needed_for(discordant, seen, n):
-    """Miller's table: so many documents show a difference where so many answers change."""
-    gained = round(n * (discordant + seen) / 2)
-    lost = round(n * (discordant - seen) / 2)
-    change = np.array([1.0] * gained + [-1.0] * lost + [0.0] * (n - gained - lost))
-    assert paired.detectable_difference(change) == pytest.approx(seen, rel=0.01)
+@pytest.mark.parametrize("n", [2, 3, 50])
+def test_documents_that_did_not_change_exclude_no_loss_of_a_point(n):
+    found = paired.difference(*right_or_wrong(0, 0, n, right=n // 2))
+    assert (found.value, found.p) == (0, 1)
+    assert found.low == -found.high < -3 / n / 2
+    assert not found.noninferior(0.01)
 
 
-def test_nothing_can_be_detected_where_nothing_changed():
-    assert paired.detectable_difference(np.zeros(5)) is None
+def test_many_that_did_not_change_exclude_it():
+    found = paired.difference(*right_or_wrong(0, 0, 10_000))
+    assert found.noninferior(0.01)
+    assert found.low == pytest.approx(-3.7e-4, rel=0.01)
+    assert found.detectable == pytest.approx(7.9e-4, rel=0.01)
+
+
+def test_a_few_documents_can_show_no_difference_and_the_reason_says_so():
+    found = paired.difference(*right_or_wrong(1, 1, 5, right=1))
+    assert found.detectable is None
+    assert found.reason == "5 documents: the exact test finds no difference of any size"
+    assert paired.difference(*right_or_wrong(1, 1, 6, right=1)).reason is None
 
 
 def test_wilson():
@@ -57,14 +64,42 @@ def test_holm():
     assert paired.holm([]) == []
 
 
-def test_signs_are_flipped_for_other_scores():
+def test_other_means_have_the_t_test_and_its_interval():
     rng = np.random.default_rng(1)
     dense = rng.normal(size=60)
     method = dense + rng.normal(0.3, 1.0, size=60)
     found = paired.difference(dense, method)
-    assert found.test == "sign-flip"
+    assert found.test == "t"
     assert found.p == pytest.approx(stats.ttest_rel(method, dense).pvalue, abs=0.02)
-    assert paired.difference(dense, dense.copy()).p == 1.0
+    assert (found.low <= 0 <= found.high) == (found.p > 0.05)
+
+
+@pytest.mark.parametrize("n", [2, 30, 5000])
+def test_other_means_that_did_not_change_have_no_interval(n):
+    dense = np.random.default_rng(1).uniform(size=n)
+    for found in (
+        paired.difference(dense, dense.copy()),
+        paired.statistic_difference(dense[:, None], dense[:, None].copy(), perplexity),
+    ):
+        assert (found.value, found.low, found.high, found.p, found.detectable) == (0, None, None, None, None)
+        assert found.noninferior(0.01) is None
+        assert found.reason
+
+
+def test_a_difference_of_shares_stays_within_what_shares_can_be():
+    dense = np.linspace(0.9, 1.0, 12)
+    method = np.append(np.linspace(0.0, 0.2, 11), 1.0)
+    found = paired.difference(dense, method)
+    assert -1 <= found.low < found.value < found.high < 0
+
+
+def test_copies_of_documents_are_clusters_of_right_or_wrong_scores_too():
+    dense, method = right_or_wrong(20, 10, 60, right=10)
+    copied = paired.difference(np.repeat(dense, 5), np.repeat(method, 5), np.repeat(np.arange(60), 5))
+    assert (copied.test, copied.n) == ("t", 300)
+    once = paired.difference(dense, method)
+    assert copied.value == pytest.approx(once.value)
+    assert copied.high - copied.low == pytest.approx(once.high - once.low, rel=0.1)
 
 
 def test_noninferiority_needs_the_whole_interval():
@@ -76,15 +111,37 @@ def test_noninferiority_needs_the_whole_interval():
     assert worse.noninferior(0.001, higher_is_better=False)
 
 
-def test_a_score_that_is_no_mean_is_resampled():
-    rng = np.random.default_rng(3)
-    words = rng.integers(5, 50, 200).astype(float)
-    dense = np.stack([-2.0 * words + rng.normal(size=200), words], axis=1)
-    method = dense + np.stack([-0.1 * words, np.zeros(200)], axis=1)
-    found = paired.statistic_difference(dense, method, lambda v: np.exp(-v[..., 0].sum(-1) / v[..., 1].sum(-1)))
+def lengths(n, seed=3):
+    """Log-likelihoods and words of documents under two models, of which the second is 5 % worse."""
+    rng = np.random.default_rng(seed)
+    words = rng.integers(5, 50, n).astype(float)
+    dense = np.stack([-2.0 * words + rng.normal(size=n), words], axis=1)
+    return dense, dense + np.stack([-0.1 * words + rng.normal(0, 0.5, n), np.zeros(n)], axis=1)
+
+
+def test_a_score_that_is_no_mean():
+    found = paired.statistic_difference(*lengths(200), weighted_perplexity)
     assert found.low < found.value < found.high
     assert found.value == pytest.approx(np.exp(2) * (np.exp(0.1) - 1), rel=0.02)
+    assert found.test == "jackknife-t"
     assert found.p < 0.05
+    assert not found.noninferior(0.01, higher_is_better=False)
+
+
+def test_its_interval_is_that_of_leaving_out_each_document():
+    dense, method = lengths(40)
+    without = np.array([
+        weighted_perplexity(np.delete(method, index, 0)) - weighted_perplexity(np.delete(dense, index, 0))
+        for index in range(40)
+    ])  # fmt: skip
+    error = np.sqrt(39 / 40 * ((without - without.mean()) ** 2).sum())
+    found = paired.statistic_difference(dense, method, weighted_perplexity)
+    assert min(found.high - found.value, found.value - found.low) == pytest.approx(stats.t.ppf(0.975, 39) * error)
+
+
+def test_a_score_of_a_few_texts_has_no_interval():
+    found = paired.statistic_difference(*lengths(6), weighted_perplexity)
+    assert (found.low, found.p, found.reason) == (None, None, "6 documents: an interval needs at least 10")
 
 
 def test_too_few_documents_are_refused():
