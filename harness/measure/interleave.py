@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from harness.core.progress import Bar
 
 ATTACH_SHARE: Final = 0.3
-"""Turns are so long that attaching takes no more than this share of serving."""
+"""Turns are so long that attaching takes no more than this share of serving, as far as ``TURNS`` allows."""
+TURNS: Final = 4
+"""Turns of a participant in a round, at the least: in a single one, a slowing machine looks like the method."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +80,8 @@ def _warm_up(
 ) -> int:
     """Serve every request unmeasured, once at the least; the requests that a turn should hold.
 
-    So many that the slowest attaching and detaching takes ``ATTACH_SHARE`` of the slowest serving of a turn.
+    So many that the slowest attaching and detaching takes ``ATTACH_SHARE`` of the slowest serving of a turn, but a part
+    of the round alone.
     """
     attaching_s = serving_s = 0.0
     times = max(warmup, 1)
@@ -93,4 +96,4 @@ def _warm_up(
             ended = time.perf_counter()
         attaching_s = max(attaching_s, attached - began + time.perf_counter() - ended)
         serving_s = max(serving_s, (ended - attached) / (times * len(requests)))
-    return min(len(requests), max(1, round(attaching_s / (ATTACH_SHARE * max(serving_s, 1e-9)))))
+    return min(max(len(requests) // TURNS, 1), max(1, round(attaching_s / (ATTACH_SHARE * max(serving_s, 1e-9)))))

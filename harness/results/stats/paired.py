@@ -69,8 +69,8 @@ def difference(dense: Floats, method: Floats, clusters: Integers | None = None) 
         low, high = interval(lost, gained, n)
         exact = Bounds(low, high, mcnemar(lost, gained), least, reason)
         return _difference(value, exact, "mcnemar-exact", change)
-    found = bounds(value, change, clusters)
-    return _difference(value, found.within(-1, 1) if are_shares(dense, method) else found, "t", change)
+    interval = bounds(value, change, clusters)
+    return _difference(value, interval.within(-1, 1) if are_shares(dense, method) else interval, "t", change)
 
 
 def statistic_difference(
@@ -85,8 +85,8 @@ def statistic_difference(
     """
     value = float(statistic(method) - statistic(dense))
     pseudo = pseudo_values(method, statistic) - pseudo_values(dense, statistic)
-    found = bounds(value, pseudo, clusters, sizes_of(dense))
-    return _difference(value, found, "jackknife-t", method[:, 0] - dense[:, 0])
+    interval = bounds(value, pseudo, clusters, sizes_of(dense))
+    return _difference(value, interval, "jackknife-t", method[:, 0] - dense[:, 0])
 
 
 def pseudo_values(values: Floats, statistic: Statistic) -> Floats:
@@ -103,19 +103,19 @@ def sizes_of(values: Floats) -> Floats | None:
 
 
 def _difference(
-    value: float, found: Bounds, test: Literal["mcnemar-exact", "t", "jackknife-t"], change: Floats
+    value: float, interval: Bounds, test: Literal["mcnemar-exact", "t", "jackknife-t"], change: Floats
 ) -> Difference:
     return Difference(
         value=value,
-        low=found.low,
-        high=found.high,
-        p=found.p,
+        low=interval.low,
+        high=interval.high,
+        p=interval.p,
         test=test,
         n=len(change),
         gained=int((change > 0).sum()),
         lost=int((change < 0).sum()),
-        detectable=found.detectable,
-        reason=found.reason,
+        detectable=interval.detectable,
+        reason=interval.reason,
     )
 
 

@@ -74,10 +74,10 @@ def total_ratio(dense: Floats, method: Floats) -> Ratio:
     if (reason := too_few(method / dense, dense)) is not None:
         return Ratio(value, reason=reason)
     parts = (method - value * dense) / method.mean() / (1 - dense / dense.sum())  # [documents]
-    found = bounds(0.0, parts, weights=dense)
-    if found.low is None or found.high is None:
-        return Ratio(value, reason=found.reason)
-    return Ratio(value, value * float(np.exp(found.low)), value * float(np.exp(found.high)))
+    interval = bounds(0.0, parts, weights=dense)
+    if interval.low is None or interval.high is None:
+        return Ratio(value, reason=interval.reason)
+    return Ratio(value, value * float(np.exp(interval.low)), value * float(np.exp(interval.high)))
 
 
 def _standard_error(values: Floats) -> float:
