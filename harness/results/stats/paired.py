@@ -69,8 +69,8 @@ def difference(dense: Floats, method: Floats, clusters: Integers | None = None) 
         low, high = interval(lost, gained, n)
         exact = Bounds(low, high, mcnemar(lost, gained), least, reason)
         return _difference(value, exact, "mcnemar-exact", change)
-    interval = bounds(value, change, clusters)
-    return _difference(value, interval.within(-1, 1) if are_shares(dense, method) else interval, "t", change)
+    limits = bounds(value, change, clusters)
+    return _difference(value, limits.within(-1, 1) if are_shares(dense, method) else limits, "t", change)
 
 
 def statistic_difference(
@@ -85,8 +85,8 @@ def statistic_difference(
     """
     value = float(statistic(method) - statistic(dense))
     pseudo = pseudo_values(method, statistic) - pseudo_values(dense, statistic)
-    interval = bounds(value, pseudo, clusters, sizes_of(dense))
-    return _difference(value, interval, "jackknife-t", method[:, 0] - dense[:, 0])
+    limits = bounds(value, pseudo, clusters, sizes_of(dense))
+    return _difference(value, limits, "jackknife-t", method[:, 0] - dense[:, 0])
 
 
 def pseudo_values(values: Floats, statistic: Statistic) -> Floats:
@@ -103,19 +103,19 @@ def sizes_of(values: Floats) -> Floats | None:
 
 
 def _difference(
-    value: float, interval: Bounds, test: Literal["mcnemar-exact", "t", "jackknife-t"], change: Floats
+    value: float, limits: Bounds, test: Literal["mcnemar-exact", "t", "jackknife-t"], change: Floats
 ) -> Difference:
     return Difference(
         value=value,
-        low=interval.low,
-        high=interval.high,
-        p=interval.p,
+        low=limits.low,
+        high=limits.high,
+        p=limits.p,
         test=test,
         n=len(change),
         gained=int((change > 0).sum()),
         lost=int((change < 0).sum()),
-        detectable=interval.detectable,
-        reason=interval.reason,
+        detectable=limits.detectable,
+        reason=limits.reason,
     )
 
 
@@ -133,8 +133,8 @@ def wilson(right: int, n: int) -> tuple[float, float]:
     """95 % interval of a share, by Wilson's score."""
     from scipy.stats import binomtest
 
-    interval = binomtest(right, n).proportion_ci(method="wilson")
-    return float(interval.low), float(interval.high)
+    limits = binomtest(right, n).proportion_ci(method="wilson")
+    return float(limits.low), float(limits.high)
 
 
 def holm(values: Sequence[float]) -> list[float]:
