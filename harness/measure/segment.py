@@ -44,6 +44,7 @@ class Segment:
             if none.
         fill_macs: multiply-accumulates of that, per forward.
         router: tokens that routers and exit classifiers ran on, per forward.
+        router_calls: their calls, per forward; 0 beside ``router`` tokens in a trace that was stored without them.
         router_macs: multiply-accumulates of that, per forward.
         auxiliary_bytes: this row's share of the weight bytes that fills, routers and classifiers read, per forward.
         keys: key positions that each layer's attention met in each forward, [layers], where these were not all of
@@ -69,6 +70,7 @@ class Segment:
     router_macs: int = 0
     auxiliary_bytes: float = 0.0
     keys: tuple[int, ...] = ()
+    router_calls: int = 0
 
     def attended(self, layer: int, window: int | None = None) -> int:
         """Key positions that a layer's attention met in a forward, its own queries included, over all forwards.
@@ -126,7 +128,7 @@ class Segment:
         return cls(**rest)
 
 
-_ADDED = ("checks", "fill", "fill_macs", "router", "router_macs", "auxiliary_bytes")
+_ADDED = ("checks", "fill", "fill_macs", "router", "router_calls", "router_macs", "auxiliary_bytes")
 
 
 @dataclass(frozen=True, slots=True)
