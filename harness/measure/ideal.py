@@ -73,9 +73,17 @@ def ideal_runtime(
     return total
 
 
-def is_priceable(segment: Segment) -> bool:
-    """Whether the trace says how often the routers in it were called, which older ones do not."""
-    return bool(segment.router_calls) or not segment.router
+def router_calls(segment: Segment) -> int:
+    """Calls of routers in one forward. In an older trace, which does not have them, a decode step calls once a token.
+
+    Raises:
+        TraceError: an older trace of a longer forward, whose router may have seen many tokens in a call.
+    """
+    if segment.router_calls or not segment.router:
+        return segment.router_calls
+    if segment.phase == "decode" and segment.queries == 1:
+        return segment.router
+    raise TraceError("this trace was stored without the calls of the routers in it: run again with --no_resume")
 
 
 def _segment(profile: CostProfile, shape: ModelShape, segment: Segment, added: AddedCosts) -> Runtime:
@@ -97,9 +105,7 @@ def _segment(profile: CostProfile, shape: ModelShape, segment: Segment, added: A
 
 def _decisions(profile: CostProfile, segment: Segment, added: AddedCosts) -> float:
     """Seconds of what is decided in one forward; the head's own work in exit checks is not among them."""
-    if not is_priceable(segment):
-        raise TraceError("this trace was stored without the calls of the routers in it: run again with --no_resume")
-    calls, macs = segment.router_calls, segment.router_macs
+    calls, macs = router_calls(segment), segment.router_macs
     if added.call is None:
         return calls * profile.router.base + macs * profile.router.per_token
     return calls * (added.call + added.position * segment.queries) + macs * added.mac + segment.checks * added.check

@@ -97,12 +97,11 @@ class Prober:
         require_supported(self.model, "tokens that skip layers")
         block = self.model.live[0]
         fill, attention = KeyValueFill(self.model, block), cast("Any", block.attention.modules[0])
-        calls: list[tuple[torch.Tensor, dict[str, Any]]] = []
+        cache, calls = self._cache(context), list[tuple[torch.Tensor, dict[str, Any]]]()
         hook = by_name(block.module.forward, lambda states, **arguments: calls.append((states, arguments)))
         watching = block.module.register_forward_pre_hook(
             lambda _, args, kwargs: hook(*args, **kwargs), with_kwargs=True
         )
-        cache = self._cache(context)
         try:
             given = copy.deepcopy(cache)
             self.model.module(input_ids=self._tokens(tokens), past_key_values=given, use_cache=True)
