@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import numpy as np
 
@@ -21,6 +21,12 @@ from harness.results.costs import AddedCosts
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from harness.results.stats.paired import Floats
+
+
+ALIKE: Final = 0.01
+"""Relative differences of calls below which they count as alike."""
 
 
 class AddedTimer:
@@ -89,12 +95,13 @@ def fitted(traces: Sequence[Sequence[Segment]], timed: Sequence[Mapping[Added, f
         traces: what ran for each request.
         timed: its seconds of decisions and of fills.
     """
-    decisions = [
-        (work, seconds["decision"])
-        for work, seconds in zip(map(_decided, traces), timed, strict=True)
-        if any(work) and seconds.get("decision", 0.0) > 0
-    ]
-    costs = nonnegative_fit(*zip(*decisions, strict=True)) if decisions else []
+    works = np.array([_decided(segments) for segments in traces])  # [requests, 4]
+    decided = np.array([seconds.get("decision", 0.0) for seconds in timed])  # [requests]
+    calls, macs = works[:, 0], works[:, 1]
+    if np.allclose(macs * calls.sum(), calls * macs.sum(), rtol=ALIKE):
+        works[:, 1] = 0.0  # calls that all multiply alike cost by the call: which part is the products' is not known
+    timed_work = (decided > 0) & works.any(1)
+    costs = nonnegative_fit(works[timed_work], decided[timed_work]) if timed_work.any() else []
     fills = sum(segment.forwards * sum(segment.fill) for segments in traces for segment in segments)
     filling = sum(seconds.get("fill", 0.0) for seconds in timed)
     return AddedCosts(
@@ -103,10 +110,10 @@ def fitted(traces: Sequence[Sequence[Segment]], timed: Sequence[Mapping[Added, f
     )
 
 
-def _decided(segments: Sequence[Segment]) -> list[int]:
+def _decided(segments: Sequence[Segment]) -> "Floats":
     """Calls of routers, their multiply-accumulates, the positions they were called at, and exit checks by the head."""
-    total = np.zeros(4, dtype=int)
+    total = np.zeros(4)
     for each in segments:
         calls, checks = each.router_calls, each.head - min(each.head, each.queries)
         total += each.forwards * np.array([calls, each.router_macs, calls * each.queries, checks])
-    return [int(part) for part in total]
+    return total

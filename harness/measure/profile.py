@@ -326,7 +326,7 @@ def forward_seconds(costs: Costs, work: Work) -> float:
     return costs.fixed_seconds(work.n) + layers + (work.head_rows - 1) * costs.head_seconds(work.n)
 
 
-def nonnegative_fit(design: Sequence[Sequence[float]], seconds: Sequence[float]) -> list[float]:
+def nonnegative_fit(design: Sequence[Sequence[float]] | Floats, seconds: Sequence[float] | Floats) -> list[float]:
     """Least squares of relative errors with no negative coefficient: rows are divided by what was timed."""
     from scipy.optimize import nnls
 
