@@ -114,6 +114,6 @@ def _decided(segments: Sequence[Segment]) -> "Floats":
     """Calls of routers, their multiply-accumulates, the positions they were called at, and exit checks by the head."""
     total = np.zeros(4)
     for each in segments:
-        calls, checks = each.router_calls, each.head - min(each.head, each.queries)
-        total += each.forwards * np.array([calls, each.router_macs, calls * each.queries, checks])
+        calls = each.router_calls
+        total += each.forwards * np.array([calls, each.router_macs, calls * each.queries, each.checks])
     return total

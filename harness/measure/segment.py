@@ -67,10 +67,10 @@ class Segment:
     fill: tuple[int, ...] = ()
     fill_macs: int = 0
     router: int = 0
+    router_calls: int = 0
     router_macs: int = 0
     auxiliary_bytes: float = 0.0
     keys: tuple[int, ...] = ()
-    router_calls: int = 0
 
     def attended(self, layer: int, window: int | None = None) -> int:
         """Key positions that a layer's attention met in a forward, its own queries included, over all forwards.
@@ -162,7 +162,8 @@ def depth(segments: Iterable[Segment], *phases: Phase) -> Depth:
 def as_dense(segment: Segment) -> Segment:
     """What the dense model runs for the same forwards: every layer once on every token, and the head as it ran last."""
     every = (segment.queries,) * len(segment.attention)
-    added: dict[str, Any] = {"fill": (), "fill_macs": 0, "router": 0, "router_macs": 0, "auxiliary_bytes": 0.0}
+    work = dict.fromkeys(("fill_macs", "router", "router_calls", "router_macs"), 0)
+    added: dict[str, Any] = {**work, "fill": (), "auxiliary_bytes": 0.0}
     return replace(segment, attention=every, mlp=every, head=segment.head - segment.checks, checks=0, **added)
 
 

@@ -122,7 +122,14 @@ def test_prices_are_found_from_requests(dense_segment):
     traces = [
         [
             dense_segment(
-                LAYERS, n, phase="score", head=n + checks, router=calls, router_calls=calls, router_macs=macs
+                LAYERS,
+                n,
+                phase="score",
+                head=n + checks,
+                checks=checks,
+                router=calls,
+                router_calls=calls,
+                router_macs=macs,
             ),
             dense_segment(LAYERS, 1, phase="decode", context=n + 1, forwards=3, fill=(0, 0, 1, 1)),
         ]

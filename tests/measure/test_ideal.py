@@ -132,7 +132,7 @@ def test_what_a_method_adds_is_charged_as_it_was_measured(shape, dense_segment):
     added = AddedCosts(call=3e-4, mac=1e-10, position=1e-6, check=2e-5, fill=7e-5)
     prompt = dense_segment(LAYERS, 50, router=32, router_calls=4, router_macs=1000)
     assert ideal_runtime(PROFILE, shape, [prompt], added).router == pytest.approx(4 * (3e-4 + 50e-6) + 1e-7)
-    checked = dense_segment(LAYERS, 1, phase="decode", context=20, forwards=5, head=3, fill=(0, 0, 1, 1))
+    checked = dense_segment(LAYERS, 1, phase="decode", context=20, forwards=5, head=3, checks=2, fill=(0, 0, 1, 1))
     seconds = ideal_runtime(PROFILE, shape, [checked], added)
     assert seconds.router == pytest.approx(5 * 2 * 2e-5)
     assert seconds.head == pytest.approx(5 * 2 * (1e-4 + 1e-6))
