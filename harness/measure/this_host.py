@@ -36,7 +36,7 @@ class Sizes:
     calls: int
 
 
-SIZES: Final = {"cpu": Sizes(2048, 256 * 2**20, 1), "cuda": Sizes(8192, 2 * 2**30, 8)}
+SIZES: Final = {"cpu": Sizes(2048, 256 * 2**20, 1), "cuda": Sizes(8192, 2**30, 8)}
 """By the kind of device; others are measured as a GPU, as launching takes them as long."""
 
 
