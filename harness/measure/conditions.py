@@ -10,7 +10,7 @@ import psutil
 
 from harness.core.environment import load
 from harness.measure.gpu import gpu_state
-from harness.results.costs import Conditions
+from harness.results.conditions import Conditions
 
 if TYPE_CHECKING:
     import torch

@@ -16,6 +16,7 @@ from harness.measure.this_host import this_host
 from harness.measure.traffic import kv_cache_bytes
 from harness.results import costs
 from harness.results.compare import StoredRun, compared
+from harness.results.conditions import Conditions
 from harness.results.cost_lines import CostLine, CostLines, RequestLine, requests_of
 from harness.results.costs import Beside
 from harness.results.record import RunRecord
@@ -51,7 +52,7 @@ class Latencies:
 
     requests: Sequence[CostRequest]
     served: Mapping[str, Sequence[Sequence[Served]]]
-    conditions: costs.Conditions
+    conditions: Conditions
     chunk: int
 
 

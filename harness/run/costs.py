@@ -16,6 +16,7 @@ from harness.measure.profiling import default_budget, measure_profile
 from harness.measure.segment import Segment
 from harness.measure.shape import ModelShape
 from harness.results import costs
+from harness.results.conditions import Conditions
 from harness.results.record import RunRecord
 from harness.results.samples import SampleLine
 from harness.results.sources import stale
@@ -102,7 +103,7 @@ class _CostPass:
     bench: Bench
     runs: list[_Run]
     _turns: Turns | None = None
-    _conditions: costs.Conditions | None = None
+    _conditions: Conditions | None = None
     _peaks: dict[Participant, Peak | None] = field(default_factory=dict)
     _windows: EnergyWindows | None = None
 

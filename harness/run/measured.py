@@ -24,8 +24,9 @@ from harness.measure.meters import meters
 from harness.measure.segment import Segment
 from harness.measure.serve import CostRequest, Served, serve
 from harness.results import costs
+from harness.results.conditions import Conditions
 from harness.results.cost_lines import Timings
-from harness.results.costs import Conditions, typical
+from harness.results.costs import typical
 from harness.results.samples import SampleLine
 from harness.results.stats.summary import summarize
 from harness.run.spec import CostPlan, RunSpec

@@ -5,7 +5,7 @@ import torch
 
 from harness.measure.conditions import Observer, spread_doubts
 from harness.measure.gpu import gpu_state, throttling
-from harness.results.costs import Conditions
+from harness.results.conditions import Conditions
 
 QUIET = Conditions(
     threads=1, load_before=0, load_after=0, others_share=0, steal_share=None, throttled=None, governor=None
