@@ -3,11 +3,12 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import isclose, sqrt
+from statistics import median
 from typing import Any
 
 import numpy as np
 
-from harness.results.cost_lines import CostLine
+from harness.results.cost_lines import CostLine, requests_of
 from harness.results.documents import STATISTICS, mean, numeric, parts_of, scored
 from harness.results.samples import SampleLine
 from harness.results.stats.conventions import Floats
@@ -47,6 +48,10 @@ def idealized_disagreements(record: Mapping[str, Any], costs: Sequence[CostLine]
     seconds = [line["ideal_s"] for line in costs if "ideal_s" in line]
     if section and seconds and not isclose(section["ref_s"], sum(seconds) / len(seconds), rel_tol=1e-6):
         yield Disagreement("idealized seconds, mean over documents", section["ref_s"], sum(seconds) / len(seconds))
+    requests = [request["ideal_s"] for request in requests_of(costs) if "ideal_s" in request]
+    claimed = section and section["requests_s"]
+    if claimed and requests and not isclose(claimed, median(requests), rel_tol=1e-6):
+        yield Disagreement("idealized seconds, median over the measured requests", claimed, median(requests))
 
 
 def _of_score(score: Mapping[str, Any], documents: Sequence[SampleLine], aggregation: str) -> Iterator[Disagreement]:

@@ -23,7 +23,8 @@ FACETS: dict[str, tuple[str, Callable[[Row], str]]] = {
     "saving": ("Saving", lambda row: row.record["method"]["savings"]),
 }
 _LONGEST = 200  # characters of a text in a cell
-_SHOWN = ("quality", "difference", "flops", "ideal_ref", "latency", "energy", "weights")  # at first, where known
+_SHOWN = ("quality", "difference", "flops", "ideal_ref", "ideal_requests", "latency", "energy", "weights")
+"""Columns that are shown at first, where known."""
 
 
 class _Texts:

@@ -38,7 +38,7 @@ class Histogram:
 
 
 _Quantity = Literal["flops", "depth", "prompt_tokens", "output_tokens"]
-_CARDS = ("flops", "ideal_ref", "latency", "energy", "weights")  # what a page of a run opens with
+_CARDS = ("flops", "ideal_ref", "ideal_requests", "latency", "energy", "weights")  # what a page of a run opens with
 
 
 def run_page(row: Row, result: Result, dense: Sequence[SampleLine]) -> dict[str, Any]:

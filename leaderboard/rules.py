@@ -20,6 +20,7 @@ from harness.measure.energy import WINDOW_S
 from harness.reports.columns import at
 from harness.reports.rows import Row
 from harness.results.cost_lines import CostLine
+from harness.results.costs import typical
 from harness.results.samples import SampleLine
 from harness.results.store import MANIFEST, RECORD
 
@@ -197,6 +198,8 @@ def measured(case: Case) -> Iterator[str]:
             yield f"{summary['n']} latencies are stated and {len(raw)} are recorded, or some are not positive"
         elif not isclose(median(raw), summary["median"], rel_tol=1e-3):
             yield f"the median latency is {summary['median']}, that of its measurements is {median(raw)}"
+        elif not isclose(typical(latency["raw"]), latency["typical_s"], rel_tol=1e-3):
+            yield f"the typical latency is {latency['typical_s']}, that of its requests is {typical(latency['raw'])}"
     energy = case.record.get("energy")
     if energy is None or energy["measured_j"] is None:
         return

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from harness.measure.accelerators import HOST
 from harness.results.costs import COSTS, Kind
 
 
@@ -23,6 +24,7 @@ class Column:
         per: what the value is of, for the heading: "document", "request" or nothing.
         word: path of the word that says how far to trust the value, such as how an energy was obtained.
         doubts: path of the list of reasons not to trust it.
+        note: path of words about how it was measured.
     """
 
     key: str
@@ -35,6 +37,7 @@ class Column:
     per: str = ""
     word: str = ""
     doubts: str = ""
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -51,8 +54,9 @@ class Ratio:
 _TITLES = {
     "kv_bytes": "KV traffic",
     "weights": "Weights",
-    "ideal_ref": "Idealized time",
-    "ideal_own": "Idealized, own layers",
+    "ideal_ref": "Idealized time, mean",
+    "ideal_own": "Idealized, own layers, mean",
+    "ideal_requests": "Idealized time, same requests",
     "ttft": "First token",
     "tpot": "Per token",
     "energy": "Energy",
@@ -61,6 +65,7 @@ _TITLES = {
 _DOCUMENT = {"per": "document"}
 _SUM = {"summed": True, "per": "document"}
 _LATENCY = {"doubts": "time/latency/doubts"}
+_TYPICAL = {**_LATENCY, "per": "request", "note": "time/latency/clock"}
 _ENERGY = {"per": "request", "word": "energy/label", "doubts": "energy/doubts"}
 _DETAILS: dict[str, tuple[str, Mapping[str, Any]]] = {
     "flops": ("Matrix products that ran, padding included; one multiply-add is two.", _SUM),
@@ -69,14 +74,21 @@ _DETAILS: dict[str, tuple[str, Mapping[str, Any]]] = {
     "weights": ("Bytes of parameters and buffers of the model as it ran, each storage once.", {}),
     "kv_peak": ("Largest key-value cache of one sequence, over the layers that ran.", {}),
     "ideal_ref": (
-        "The trace of the run, priced with a profile of the dense model's layers on this machine.",
+        "The trace of the run, priced with a profile of the dense model's layers on this machine; of all documents.",
         {**_DOCUMENT, "word": "time/ideal/label"},
     ),
     "ideal_own": (
         "The same, priced with a profile of the method's own layers.",
         {**_DOCUMENT, "word": "time/ideal/own_label"},
     ),
-    "latency": ("Wall time of a request at batch size 1, from submission to the last token; the median.", _LATENCY),
+    "ideal_requests": (
+        "The idealized time of the requests whose latency was measured, by the same statistic: the median over them.",
+        {"per": "request", "word": "time/ideal/label"},
+    ),
+    "latency": (
+        "Wall time of a request at batch size 1, to the last token: the median over requests of each one's median.",
+        _TYPICAL,
+    ),
     "ttft": ("Wall time to the first token; the median.", _LATENCY),
     "tpot": ("Wall time of each further token; the median.", _LATENCY),
     "peak_memory": ("Most memory of the process, or of the device, while requests ran.", {}),
@@ -108,9 +120,13 @@ def columns(records: Iterable[Mapping[str, Any]]) -> list[Column]:
 
 
 def _roofline(machine: str) -> Column:
-    text = f"Lower bound of the time that the counted work takes on {machine}, by its data sheet."
-    path = f"time/roofline/{machine}/seconds"
-    return Column(f"roofline:{machine}", f"Roofline {machine}", path, "s", "modelled", text, per="document")
+    peaks = "the products and copies that were measured on it" if machine == HOST else "its data sheet"
+    text = f"Lower bound of the time that the counted work takes on {machine}, by {peaks}."
+    section, title = f"time/roofline/{machine}", f"Roofline {machine}"
+    doubts = f"{section}/doubts"
+    return Column(
+        f"roofline:{machine}", title, f"{section}/seconds", "s", "modelled", text, per="document", doubts=doubts
+    )
 
 
 def at(record: Mapping[str, Any], path: str) -> Any:
@@ -149,7 +165,8 @@ def trust(record: Mapping[str, Any], column: Column) -> tuple[str, bool]:
     """What a reader must know of a run's value, in words, and whether it may be ranked."""
     word = str((at(record, column.word) if column.word else None) or "")
     doubts = (at(record, column.doubts) if column.doubts else None) or []
-    return "; ".join([*([word.replace("_", " ")] if word else []), *doubts]), word != "poor" and not doubts
+    note = str((at(record, column.note) if column.note else None) or "")
+    return "; ".join(filter(None, [word.replace("_", " "), note, *doubts])), word != "poor" and not doubts
 
 
 def why_missing(record: Mapping[str, Any], column: Column) -> str:

@@ -11,7 +11,7 @@ from harness.reports.rows import Row, difference, score_interval
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-_PRINTED = ("flops", "ideal_ref", "latency", "energy", "weights")
+_PRINTED = ("flops", "ideal_ref", "ideal_requests", "latency", "energy", "weights")
 
 
 def frame(rows: Sequence[Row]) -> "DataFrame":

@@ -108,7 +108,7 @@ def _measurements() -> Iterator[tuple[str, str, str]]:
     yield "FLOPs, bytes, depth", "ok", "counted from what runs, on every machine"
     clock = "events on the GPU" if torch.cuda.is_available() else "CPU time with one thread, wall time with more"
     yield "idealized time", "ok", f"modelled: `harness profile` measures this host ({clock})"
-    yield "roofline", "ok", f"modelled: {', '.join(names())}, this-host"
+    yield "roofline", "ok", f"modelled: by data sheets {', '.join(names())}; by what is measured here this-host"
     yield "latency", "ok", "measured: wall time of single requests; OMP_NUM_THREADS=1 makes it steadier"
     sources = measured_sources()
     if sources:

@@ -17,22 +17,22 @@ from harness.reports.numbers import TERMINAL
 from harness.reports.rows import Row
 
 if TYPE_CHECKING:
-    from harness.results.costs import RatioInfo
+    from harness.results.costs import Ideal, RatioInfo
     from harness.results.record import RunRecord
     from harness.results.scores import Score
 
-_COSTS: Final = ("flops", "ideal_ref", "ideal_own", "latency", "tpot", "peak_memory", "energy", "energy_estimated")
-"""The ratios that the summary shows, where there are any; a record has more."""
 _SHORT: Final = {
     "flops": "FLOPs",
     "ideal_ref": "idealized time",
     "ideal_own": "idealized, own kernels",
+    "ideal_requests": "idealized, same requests",
     "latency": "latency",
     "tpot": "time per token",
     "peak_memory": "peak memory",
     "energy": "energy",
     "energy_estimated": "energy",
 }
+"""The ratios that the summary shows, where there are any; a record has more."""
 
 
 def results(records: "Sequence[RunRecord]", folder: Path, *, as_json: bool) -> None:
@@ -89,7 +89,7 @@ def _cost_table(records: "Sequence[RunRecord]") -> Table:
 
     kinds = {cost.name: cost.kind for cost in COSTS}
     compared = [record for record in records if record.baseline is not None]
-    shown = [name for name in _COSTS if any(record.baseline and name in record.baseline.ratios for record in compared)]
+    shown = [name for name in _SHORT if any(record.baseline and name in record.baseline.ratios for record in compared)]
     if all(map(_own_is_ref, compared)):
         shown = [name for name in shown if name != "ideal_own"]
     table = _table()
@@ -230,10 +230,13 @@ def _about_timing(records: "Sequence[RunRecord]") -> Iterator[str]:
             ideal = labels[label]
             yield (
                 f"the cost profile of idealized time is {label}: off by {ideal.fit_error:.0%} where fitted and "
-                f"{ideal.held_out_error:.0%} elsewhere; `harness profile --again` on a quiet machine"
+                f"{ideal.held_out_error:.0%} elsewhere{_of_speedups(ideal)}; "
+                "`harness profile --again` on a quiet machine"
             )
     doubts = dict.fromkeys(doubt for time in times if time.latency for doubt in time.latency.doubts)
     yield from (f"latency: {doubt}" for doubt in list(doubts)[:3])
+    for time in times:
+        yield from (f"roofline of {name}: {doubt}" for name, bound in time.roofline.items() for doubt in bound.doubts)
     for settings in [time.settings for time in times if time.settings][:1]:
         yield (
             f"latency and memory: {settings.prompts} of the task's requests, {settings.rounds} times each, one at a "
@@ -242,3 +245,10 @@ def _about_timing(records: "Sequence[RunRecord]") -> Iterator[str]:
     energy = next((record.energy for record in records if record.energy is not None), None)
     if energy is not None and energy.measured_j is None:
         yield f"energy: {energy.note}"
+
+
+def _of_speedups(ideal: "Ideal") -> str:
+    """How far the profile's speed-ups are off, where the record tells."""
+    if ideal.speedup_error is None or ideal.speedup_worst is None:
+        return ""
+    return f", its speed-ups by {ideal.speedup_error:.0%} ({ideal.speedup_worst:.0%} at most)"

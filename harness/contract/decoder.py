@@ -5,7 +5,7 @@ pass, the cost profile and the conformance kit alike. Routers read it to decide 
 tracer reads it to charge work to documents.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -93,6 +93,10 @@ class Auxiliary:
     layer: int | None = None
 
 
+Added = Literal["decision", "fill"]
+"""What methods do beside the model's own work: decide what runs; give the cache keys and values of what does not."""
+
+
 @dataclass
 class Decoder:
     """What a method is given to work on.
@@ -106,6 +110,7 @@ class Decoder:
             ``mixed_precision_dtype``).
         context: the batch that the running forward serves; None outside an evaluation.
         auxiliaries: the modules that attached methods add and run (``assisted``).
+        timer: times what methods add, while a cost profile asks for it (``adding``).
     """
 
     module: "PreTrainedModel"
@@ -115,6 +120,7 @@ class Decoder:
     autocast: "torch.dtype | None" = None
     context: ForwardContext | None = None
     auxiliaries: list[Auxiliary] = field(default_factory=list)
+    timer: "Callable[[Added], AbstractContextManager[None]] | None" = None
 
     @property
     def config(self) -> Any:
@@ -170,6 +176,13 @@ class Decoder:
             yield
         finally:
             self.auxiliaries[:] = before
+
+    def adding(self, what: "Added") -> AbstractContextManager[None]:
+        """Around a whole decision or fill: its modules and what goes with them, such as pooling and reading results.
+
+        An engine that declares neither has the calls of its ``auxiliaries`` timed, and nothing around them.
+        """
+        return nullcontext() if self.timer is None else self.timer(what)
 
 
 def input_shape(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[int, int]:

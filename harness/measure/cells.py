@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final, Self, cast
 
 from torch import nn
 
-from harness.core.errors import MethodError
+from harness.core.errors import MethodError, UnsupportedModelError
 from harness.measure.probe import Depths, Prober
 from harness.measure.profile import Work
 from harness.measure.rounds import Cell
@@ -21,6 +21,9 @@ CONTEXTS: Final = (16, 64, 256, 512)
 REQUIRED_LENGTHS: Final = (1, 16)
 """Tokens of prompts that are timed whatever the budget, at a few depths; ``REQUIRED_CONTEXTS`` of decode steps."""
 REQUIRED_CONTEXTS: Final = (16, 64)
+FILL_CONTEXT: Final = 16
+FILL_TOKENS: Final = (1, 4, 16)
+"""Positions in the cache that keys and values are added to, and tokens that they are added for."""
 SCHEDULE_CONTEXTS: Final = (40, 160)
 """Contexts of the held-out generations: none of the grid's."""
 SCHEDULES: Final = 4
@@ -44,8 +47,8 @@ class Grid:
 
     Attributes:
         prefill, decode: forwards, and what ran in them.
-        parts: calls of the head ("head"), of a key-value projection ("fill") and of small linear layers ("router"),
-            by tokens, or multiplications for the last.
+        parts: calls of the head ("head"), of filling a layer's keys and values ("fill") and of small linear layers
+            ("router"), by tokens, or multiplications for the last.
         schedules: held out from every fit.
     """
 
@@ -61,7 +64,7 @@ class Grid:
         return cls(
             prefill=list(_prefill(prober, depths, longest)),
             decode=list(_decode(prober, depths, longest)),
-            parts=_parts(prober),
+            parts=_parts(prober, longest),
             schedules=list(_schedules(prober, random.Random(seed), longest)),
         )
 
@@ -131,7 +134,7 @@ def _decode(prober: Prober, every: Sequence[Depths], longest: int) -> Iterator[t
             yield _forward(prober, _work(prober, 1, c, depths), depths, required=c in REQUIRED_CONTEXTS and is_extreme)
 
 
-def _parts(prober: Prober) -> dict[str, list[tuple[int, Cell]]]:
+def _parts(prober: Prober, longest: int) -> dict[str, list[tuple[int, Cell]]]:
     module, shape = prober.model.module, ModelShape.of(prober.model)
     head = cast("nn.Module", module.get_output_embeddings())
     width = cast("torch.Tensor", prober.model.anatomy.embedding.weight).shape[1]  # of [vocabulary, width]
@@ -142,11 +145,19 @@ def _parts(prober: Prober) -> dict[str, list[tuple[int, Cell]]]:
     def cell(part: nn.Module, inputs: int, tokens: int) -> Cell:
         return Cell(lambda times: prober.module(part, inputs, tokens, times), 0, required=True)
 
-    fill = linear(shape.layers[0].cache_width)
+    projections = linear(shape.layers[0].cache_width)
     reads = getattr(head, "in_features", width)
+
+    def fill(tokens: int) -> Cell:
+        try:
+            prober.fill(FILL_CONTEXT, tokens, 1)
+        except (UnsupportedModelError, MethodError):  # no token skips a layer of it, so nothing is charged by this
+            return cell(projections, width, tokens)
+        return Cell(lambda times: prober.fill(FILL_CONTEXT, tokens, times), 0, required=True)
+
     return {
         "head": [(tokens, cell(head, reads, tokens)) for tokens in (1, 4, 16)],
-        "fill": [(tokens, cell(fill, width, tokens)) for tokens in (1, 16, 64)],
+        "fill": [(tokens, fill(tokens)) for tokens in FILL_TOKENS if tokens + FILL_CONTEXT <= longest],
         "router": [(width * outputs, cell(linear(outputs), width, 1)) for outputs in (8, 64, 512)],
     }
 

@@ -7,6 +7,8 @@ from typing import Literal
 import torch
 
 Clock = Literal["thread_time", "wall", "cuda_events"]
+Mark = float | torch.cuda.Event
+"""A reading of a clock; of a GPU's, the place in its queue."""
 
 
 def clock_for(device: torch.device) -> Clock:
@@ -18,17 +20,26 @@ def clock_for(device: torch.device) -> Clock:
 
 def seconds(clock: Clock, call: Callable[[], object]) -> float:
     """Run ``call`` and return how long it took."""
-    if clock == "cuda_events":
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
-        begin.record()
-        call()
-        end.record()
-        torch.cuda.synchronize()
-        return float(begin.elapsed_time(end)) / 1e3
-    read = time.thread_time if clock == "thread_time" else time.perf_counter
-    began = read()
+    began = mark(clock)
     call()
-    return read() - began
+    return between(began, mark(clock))
+
+
+def mark(clock: Clock) -> Mark:
+    """The clock now."""
+    if clock == "cuda_events":
+        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        event.record()
+        return event
+    return time.thread_time() if clock == "thread_time" else time.perf_counter()
+
+
+def between(begun: Mark, ended: Mark) -> float:
+    """Seconds from one reading of a clock to another."""
+    if isinstance(begun, float) or isinstance(ended, float):
+        return float(ended) - float(begun)  # type: ignore[arg-type]
+    ended.synchronize()
+    return float(begun.elapsed_time(ended)) / 1e3
 
 
 def synchronize(device: torch.device) -> None:

@@ -8,10 +8,13 @@ left out, so two methods are compared at batch size 1 whatever ran the evaluatio
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from typing import Final
 
+from harness.core.errors import TraceError
 from harness.measure.profile import CostProfile, Costs
 from harness.measure.segment import Segment, unpadded
 from harness.measure.shape import ModelShape
+from harness.results.costs import AddedCosts
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +25,7 @@ class Runtime:
         fixed: what every forward costs around its layers, one row of the head included.
         layers: attention and MLP of the layers that ran.
         head: head rows beyond the first of a forward, exit checks among them.
-        router: routers and exit classifiers.
+        router: decisions: routers and exit classifiers, and what goes with them and with exit checks.
         kv_fill: keys and values projected for tokens that did not run a layer.
     """
 
@@ -46,37 +49,71 @@ class Runtime:
         return Runtime(**{name: seconds + added[name] for name, seconds in self.parts().items()})
 
 
-def ideal_runtime(profile: CostProfile, shape: ModelShape, segments: Iterable[Segment]) -> Runtime:
+NOTHING_ADDED: Final = AddedCosts()
+
+
+def ideal_runtime(
+    profile: CostProfile, shape: ModelShape, segments: Iterable[Segment], added: AddedCosts = NOTHING_ADDED
+) -> Runtime:
     """Idealized seconds of a row.
 
     Args:
         profile: of the model that the layers are charged by: dense, or the method's own.
         shape: the model's windows.
         segments: the row's trace as it ran.
+        added: of what the method adds, measured in place; what it leaves out is charged by the profile.
+
+    Raises:
+        TraceError: the trace was stored without the calls of the routers in it.
     """
     total = Runtime()
     for segment in unpadded(segments):
         if segment.queries:
-            total += _segment(profile, shape, segment)
+            total += _segment(profile, shape, segment, added)
     return total
 
 
-def _segment(profile: CostProfile, shape: ModelShape, segment: Segment) -> Runtime:
+def router_calls(segment: Segment) -> int:
+    """Calls of routers in one forward. In an older trace, which does not have them, a decode step calls once a token.
+
+    Raises:
+        TraceError: an older trace of a longer forward, whose router may have seen many tokens in a call.
+    """
+    if segment.router_calls or not segment.router:
+        return segment.router_calls
+    if segment.phase == "decode" and segment.queries == 1:
+        return segment.router
+    raise TraceError("this trace was stored without the calls of the routers in it: run again with --no_resume")
+
+
+def _segment(profile: CostProfile, shape: ModelShape, segment: Segment, added: AddedCosts) -> Runtime:
     decode = segment.phase == "decode" and segment.queries == 1
     costs = profile.decode if decode else profile.prefill
     n, times = segment.queries, segment.forwards
     # a check at an exit is a call of its own
     rows = segment.head - segment.checks
     head = max(rows - 1, 0) * costs.head_seconds(n) + segment.checks * profile.head.seconds(1)
-    router = segment.router * profile.router.base + segment.router_macs * profile.router.per_token
-    fill = sum(profile.fill.seconds(tokens) for tokens in segment.fill)
+    fill = sum(_fill(profile, tokens, added) for tokens in segment.fill)
     return Runtime(
         fixed=times * costs.fixed_seconds(n),
         layers=_attention(costs, shape, segment) + times * _mlp(costs, segment),
         head=times * head,
-        router=times * router,
+        router=times * _decisions(profile, segment, added),
         kv_fill=times * fill,
     )
+
+
+def _decisions(profile: CostProfile, segment: Segment, added: AddedCosts) -> float:
+    """Seconds of what is decided in one forward; the head's own work in exit checks is not among them."""
+    calls, macs = router_calls(segment), segment.router_macs
+    if added.call is None:
+        return calls * profile.router.base + macs * profile.router.per_token
+    return calls * (added.call + added.position * segment.queries) + macs * added.mac + segment.checks * added.check
+
+
+def _fill(profile: CostProfile, tokens: int, added: AddedCosts) -> float:
+    """Seconds of one layer's keys and values for tokens that do not run it."""
+    return profile.fill.seconds(tokens) if added.fill is None else added.fill * tokens
 
 
 def _attention(costs: Costs, shape: ModelShape, segment: Segment) -> float:

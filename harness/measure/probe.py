@@ -9,7 +9,8 @@ import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -18,7 +19,10 @@ from transformers import DynamicCache
 from harness.contract.decoder import Decoder, ForwardContext, Row
 from harness.measure.clock import Clock, seconds
 from harness.measure.profile import Work
+from harness.model.forwards import by_name, cache_argument
+from harness.model.supported import require_supported
 from harness.model.surgery import without_blocks, without_branches
+from harness.model.tokens.fill import KeyValueFill
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +86,38 @@ class Prober:
         module = self.model.module
         inputs = torch.randn(1, tokens, width, generator=self._generator).to(module.device, module.dtype)
         return [seconds(self.clock, lambda: part(inputs)) for _ in range(times)]
+
+    @torch.inference_mode()
+    def fill(self, context: int, tokens: int, times: int) -> list[float]:
+        """Seconds of handing one layer's keys and values to a cache for tokens that do not run it.
+
+        Raises:
+            UnsupportedModelError: a model whose layers a token cannot skip.
+        """
+        require_supported(self.model, "tokens that skip layers")
+        block = self.model.live[0]
+        fill, attention = KeyValueFill(self.model, block), cast("Any", block.attention.modules[0])
+        cache, calls = self._cache(context), list[tuple[torch.Tensor, dict[str, Any]]]()
+        hook = by_name(block.module.forward, lambda states, **arguments: calls.append((states, arguments)))
+        watching = block.module.register_forward_pre_hook(
+            lambda _, args, kwargs: hook(*args, **kwargs), with_kwargs=True
+        )
+        try:
+            given = copy.deepcopy(cache)
+            self.model.module(input_ids=self._tokens(tokens), past_key_values=given, use_cache=True)
+        finally:
+            watching.remove()
+        ((states, arguments),) = calls  # states: [1, tokens, width]
+        name = cache_argument(block.module.forward)
+        del arguments[name]
+
+        def filled(into: Any) -> None:
+            parts = fill(states, name, arguments)  # keys and values, each [1, tokens, heads * head width]
+            heads = [part.unflatten(-1, (-1, fill.head_width)).transpose(1, 2) for part in parts]
+            into.update(*heads, attention.layer_idx)
+
+        caches = [copy.deepcopy(cache) for _ in range(times)]
+        return [seconds(self.clock, partial(filled, each)) for each in caches]
 
     @contextmanager
     def at(self, depths: Depths) -> Iterator[None]:

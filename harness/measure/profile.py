@@ -23,10 +23,10 @@ LINEAR_ENOUGH: Final = 0.02
 """Largest mean relative error at which prefill cost is modelled as linear; above it, a lookup table is used."""
 FALLING: Final = 0.10
 """Largest mean relative error of a table whose costs may not fall with length; above it, they may."""
-GOOD: Final = (0.05, 0.08)
-"""Largest mean relative errors, fitted and held out, of a good profile; ``FAIR`` of a fair one."""
-FAIR: Final = (0.10, 0.15)
-
+GOOD: Final = (0.05, 0.08, 0.05, 0.10)
+"""Largest relative errors of a good profile: the mean fitted, the mean held out, and of held-out speed-ups the mean
+and the largest; ``FAIR`` of a fair one."""
+FAIR: Final = (0.10, 0.15, 0.10, 0.20)
 
 Label = Literal["good", "fair", "poor"]
 
@@ -225,8 +225,8 @@ class CostProfile(_Frozen):
         layers: that the profiled model has.
         clock: what was read: CPU time of the thread, wall time, or events on the device.
         head: the head alone, as an exit check calls it.
-        fill: projecting keys and values alone.
-        router: an added module's call, and seconds per multiply-accumulate in it.
+        fill: keys and values alone, from a layer's norm to the cache; of a method that measured its own, not used.
+        router: a small linear layer's call, and seconds per multiply-accumulate in it; likewise.
         relative_iqr: median over the cells of the interquartile range of the raw timings over their median.
         others_share: share of the machine that other processes used meanwhile.
         seconds: that measuring took, of ``budget_s``; ``rounds`` that were completed.
@@ -271,7 +271,7 @@ class CostProfile(_Frozen):
     @property
     def label(self) -> Label:
         """Whether to rank by it."""
-        return label_of(self.fitted_error, self.held_out.mape, complete=self.complete)
+        return label_of(self.fitted_error, self.held_out, complete=self.complete)
 
     def label_for(self, tokens: int) -> Label:
         """The label for prompts of so many tokens: poor beyond those that the budget left time for."""
@@ -282,11 +282,16 @@ class CostProfile(_Frozen):
         return self.cut_short and budget_s is not None and budget_s > self.budget_s
 
 
-def label_of(fitted: float, held_out: float, *, complete: bool) -> Label:
-    """Good within 5 % fitted and 8 % held out, fair within 10 % and 15 %, by mean relative errors."""
-    if complete and fitted <= GOOD[0] and held_out <= GOOD[1]:
+def label_of(fitted: float, held_out: HeldOut, *, complete: bool) -> Label:
+    """How far to trust a profile, by the error of its fits and by what it predicts of generations it has not seen."""
+    errors = (fitted, held_out.mape, held_out.speedup_error, held_out.speedup_worst)
+
+    def within(limits: tuple[float, ...]) -> bool:
+        return all(error <= limit for error, limit in zip(errors, limits, strict=True))
+
+    if complete and within(GOOD):
         return "good"
-    return "fair" if fitted <= FAIR[0] and held_out <= FAIR[1] else "poor"
+    return "fair" if within(FAIR) else "poor"
 
 
 def fit_prefill(works: Sequence[Work], seconds: Sequence[float], attention_pair: float) -> tuple[Costs, Fit]:
@@ -321,7 +326,7 @@ def forward_seconds(costs: Costs, work: Work) -> float:
     return costs.fixed_seconds(work.n) + layers + (work.head_rows - 1) * costs.head_seconds(work.n)
 
 
-def nonnegative_fit(design: Sequence[Sequence[float]], seconds: Sequence[float]) -> list[float]:
+def nonnegative_fit(design: Sequence[Sequence[float]] | Floats, seconds: Sequence[float] | Floats) -> list[float]:
     """Least squares of relative errors with no negative coefficient: rows are divided by what was timed."""
     from scipy.optimize import nnls
 

@@ -30,9 +30,11 @@ def described(profile: CostProfile) -> str:
     """What a measurement got, in a line."""
     ended = "ended by its budget (--cost_budget SECONDS for more)" if profile.cut_short else "good enough"
     part = "" if profile.complete else f", prompts timed up to {profile.longest} tokens"
+    held_out = profile.held_out
     return (
-        f"{profile.label}, off by {profile.fitted_error:.0%} fitted and {profile.held_out.mape:.0%} held out; "
-        f"{profile.seconds:.0f} s, {ended}{part}"
+        f"{profile.label}, off by {profile.fitted_error:.0%} fitted and {held_out.mape:.0%} held out; "
+        f"{profile.seconds:.0f} s, {ended}{part}; speed-ups off by {held_out.speedup_error:.0%}, "
+        f"{held_out.speedup_worst:.0%} at most"
     )
 
 

@@ -54,14 +54,14 @@ def measure_profile(model: Decoder, bar: "Bar", budget_s: float = MOST_BUDGET_S,
     Raises:
         MethodError: the model as it stands cannot be run at other depths.
     """
-    observer = Observer()
+    observer = Observer(model.device)
     prober = Prober(model, clock_for(model.device), seed)
     grid = Grid.of(prober, getattr(model.config, "max_position_embeddings", LENGTHS[-1]), seed)
     timing = time_cells(grid.cells, budget_s, lambda: _is_good(grid), bar, seed=seed + 1)
     conditions = observer.conditions()
     prefill, prefill_fit, decode, decode_fit = _fits(grid)
     schedules = held_out(grid.schedules, decode)
-    label = label_of(max(prefill_fit.mape, decode_fit.mape), schedules.mape, complete=timing.complete)
+    label = label_of(max(prefill_fit.mape, decode_fit.mape), schedules, complete=timing.complete)
     profile = CostProfile(
         key=profile_key(model),
         host=host(model),
@@ -116,7 +116,7 @@ def _predicted(schedule: Schedule, decode: LinearCosts) -> float:
 def _is_good(grid: Grid) -> bool:
     _, prefill_fit, decode, decode_fit = _fits(grid)
     fitted = max(prefill_fit.mape, decode_fit.mape)
-    return label_of(fitted, held_out(grid.schedules, decode).mape, complete=True) == "good"
+    return label_of(fitted, held_out(grid.schedules, decode), complete=True) == "good"
 
 
 def _fits(grid: Grid) -> tuple[Costs, Fit, LinearCosts, Fit]:

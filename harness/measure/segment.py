@@ -44,6 +44,7 @@ class Segment:
             if none.
         fill_macs: multiply-accumulates of that, per forward.
         router: tokens that routers and exit classifiers ran on, per forward.
+        router_calls: their calls, per forward; 0 beside ``router`` tokens in a trace that was stored without them.
         router_macs: multiply-accumulates of that, per forward.
         auxiliary_bytes: this row's share of the weight bytes that fills, routers and classifiers read, per forward.
         keys: key positions that each layer's attention met in each forward, [layers], where these were not all of
@@ -66,6 +67,7 @@ class Segment:
     fill: tuple[int, ...] = ()
     fill_macs: int = 0
     router: int = 0
+    router_calls: int = 0
     router_macs: int = 0
     auxiliary_bytes: float = 0.0
     keys: tuple[int, ...] = ()
@@ -126,7 +128,7 @@ class Segment:
         return cls(**rest)
 
 
-_ADDED = ("checks", "fill", "fill_macs", "router", "router_macs", "auxiliary_bytes")
+_ADDED = ("checks", "fill", "fill_macs", "router", "router_calls", "router_macs", "auxiliary_bytes")
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +162,8 @@ def depth(segments: Iterable[Segment], *phases: Phase) -> Depth:
 def as_dense(segment: Segment) -> Segment:
     """What the dense model runs for the same forwards: every layer once on every token, and the head as it ran last."""
     every = (segment.queries,) * len(segment.attention)
-    added: dict[str, Any] = {"fill": (), "fill_macs": 0, "router": 0, "router_macs": 0, "auxiliary_bytes": 0.0}
+    work = dict.fromkeys(("fill_macs", "router", "router_calls", "router_macs"), 0)
+    added: dict[str, Any] = {**work, "fill": (), "auxiliary_bytes": 0.0}
     return replace(segment, attention=every, mlp=every, head=segment.head - segment.checks, checks=0, **added)
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import torch
@@ -15,43 +16,74 @@ from harness.measure.clock import clock_for, seconds
 if TYPE_CHECKING:
     from harness.core.environment import Environment
 
-SIZE, TIMES = 2048, 6
-COPY_BYTES: Final = 256 * 2**20
+VERSION: Final = 2
+"""Of the procedure: peaks that another one measured are measured again."""
+TIMES: Final = 6
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How large the work is that peaks are measured with.
+
+    Attributes:
+        product: rows and columns of the square matrices that are multiplied.
+        copied: bytes of what is read and copied, more than caches hold.
+        calls: made one after another between two readings of the clock: a launch takes as long as a small product.
+    """
+
+    product: int
+    copied: int
+    calls: int
+
+
+SIZES: Final = {"cpu": Sizes(2048, 256 * 2**20, 1), "cuda": Sizes(8192, 2**30, 8)}
+"""By the kind of device; others are measured as a GPU, as launching takes them as long."""
 
 
 def this_host(here: "Environment", dtype: torch.dtype) -> Accelerator:
-    """The machine's best of several matrix products and matrix-vector products in a data type, on its instruction sets.
+    """What this machine reached in a data type, on its instruction sets: the best of several products and copies.
 
-    Decoding is bound by the bandwidth of matrix-vector products, which on a processor depends on the type; the
-    bandwidth of a plain copy is in ``source``.
+    The bandwidth is the larger of a matrix-vector product's, which bounds decoding and depends on the type on a
+    processor, and of a copy's: a bound that a run could beat would be none.
     """
     name = str(dtype).removeprefix("torch.")
-    plain = json.dumps([here.device_name, here.instructions, here.cpus, here.threads, here.versions.get("torch"), name])
+    plain = json.dumps(
+        [VERSION, here.device_name, here.instructions, here.cpus, here.threads, here.versions.get("torch"), name]
+    )
     path = cache_folder() / "hosts" / f"{hashlib.sha256(plain.encode()).hexdigest()[:16]}.json"
     try:
         return Accelerator.model_validate_json(path.read_bytes())
     except (OSError, ValueError):
-        measured = _measured(torch.device(here.device), dtype, name)
+        measured = measured_peaks(torch.device(here.device), dtype)
         write_atomic(path, measured.model_dump_json(indent=2) + "\n")
         return measured
 
 
-def _measured(device: torch.device, dtype: torch.dtype, name: str) -> Accelerator:
-    square, vector = torch.randn(SIZE, SIZE, device=device).to(dtype), torch.randn(SIZE, 1, device=device).to(dtype)
+def measured_peaks(device: torch.device, dtype: torch.dtype, sizes: Sizes | None = None) -> Accelerator:
+    """The peaks of a device in a data type, with work of the sizes for its kind, or of others."""
+    sizes = sizes or SIZES.get(device.type, SIZES["cuda"])
+    name, size = str(dtype).removeprefix("torch."), sizes.product
+    square, vector = (torch.randn(size, columns, device=device).to(dtype) for columns in (size, 1))
     # larger than caches, so that the weights come from memory as they do in decoding
-    rows = COPY_BYTES // (dtype.itemsize * SIZE)
-    tall = torch.randn(rows, SIZE, device=device).to(dtype)  # [rows, SIZE]
-    product = _best(device, lambda: square @ square)
-    reading = _best(device, lambda: tall @ vector)
-    copying = _best(device, lambda: tall.clone())
-    copied = 2 * tall.nbytes / copying / 1e9
+    tall = torch.randn(sizes.copied // (dtype.itemsize * size), size, device=device, dtype=dtype)  # [rows, size]
+    copy = torch.empty_like(tall)
+    product = _best(device, lambda: square @ square, sizes.calls)
+    reading = tall.nbytes / _best(device, lambda: tall @ vector, sizes.calls)
+    copying = 2 * tall.nbytes / _best(device, lambda: copy.copy_(tall), sizes.calls)  # read and written
     return Accelerator(
         name=HOST,
-        peaks={name: 2 * SIZE**3 / product},
-        bandwidth=tall.nbytes / reading,
-        source=f"measured: {SIZE}^3 matrix product, {rows} x {SIZE} matrix-vector product; copy {copied:.0f} GB/s",
+        peaks={name: 2 * size**3 / product},
+        bandwidth=max(reading, copying),
+        source=f"measured here: {size}^3 product; {len(tall)} x {size} matrix-vector product {reading / 1e9:.0f} GB/s, "
+        f"copy {copying / 1e9:.0f} GB/s",
     )
 
 
-def _best(device: torch.device, call: Callable[[], object]) -> float:
-    return min(seconds(clock_for(device), call) for _ in range(TIMES))
+def _best(device: torch.device, call: Callable[[], object], calls: int) -> float:
+    """Seconds of a call: the least of several series of calls without a pause."""
+
+    def series() -> None:
+        for _ in range(calls):
+            call()
+
+    return min(seconds(clock_for(device), series) for _ in range(TIMES)) / calls

@@ -168,6 +168,7 @@ class Tracer:
         rows = len(context.rows)
         head = 2 * self._layers
         tokens = [0] * (head + 1 + len(self._added))  # [slots], of this row
+        calls = [0] * len(tokens)  # [slots]
         reads = [0.0] * len(tokens)  # [slots], shares of passes over the weights
         last = 0  # tokens that the head ran on when it ran last
         for slot, active, shape in forwards.events:
@@ -175,6 +176,7 @@ class Tracer:
                 sharing = rows if active is None else len(active)
                 of_row = _tokens_per_row(shape, sharing)
                 tokens[slot] += of_row
+                calls[slot] += 1
                 reads[slot] += 1 / sharing
                 last = of_row if slot == head else last
         padding = context.width - context.rows[row].length
@@ -195,19 +197,20 @@ class Tracer:
             mlp_reads=tuple(reads[1:head:2]),
             head_reads=reads[head],
             keys=forwards.keys,
-            **self._work_added(tokens[head + 1 :], reads[head + 1 :]),
+            **self._work_added(tokens[head + 1 :], calls[head + 1 :], reads[head + 1 :]),
         )
 
-    def _work_added(self, tokens: list[int], reads: list[float]) -> dict[str, Any]:
+    def _work_added(self, tokens: list[int], calls: list[int], reads: list[float]) -> dict[str, Any]:
         """Work of modules that methods added, by their slots, as fields of a segment."""
         if not any(tokens):
             return {}
         fill = [0] * self._layers  # tokens
-        work = {"fill_macs": 0, "router": 0, "router_macs": 0, "auxiliary_bytes": 0.0}
-        for (added, linears), count, read in zip(self._added, tokens, reads, strict=True):
+        work = {"fill_macs": 0, "router": 0, "router_calls": 0, "router_macs": 0, "auxiliary_bytes": 0.0}
+        for (added, linears), count, times, read in zip(self._added, tokens, calls, reads, strict=True):
             work["auxiliary_bytes"] += read * linears.bytes
             if added.layer is None:
                 work["router"] += count
+                work["router_calls"] += times
                 work["router_macs"] += count * linears.macs
             else:
                 fill[added.layer] += count

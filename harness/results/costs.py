@@ -4,55 +4,20 @@
 All units are SI base units; what was not measured is null, never 0.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Final, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from harness.results.conditions import Conditions
 from harness.results.section import Section
 
 Kind = Literal["counted", "modelled", "measured", "estimated"]
 Provenance = Literal[
     "measured_counter", "measured_power_sampled", "estimated_load_tdp", "estimated_constant", "modeled", "none"
 ]
-
-
-SHARED_SHARE: Final = 0.10
-"""Share of the machine's CPU time that may go elsewhere before timings are flagged."""
-
-
-class Conditions(Section):
-    """What happened around measurements.
-
-    Attributes:
-        threads: intra-op threads of torch.
-        load_before, load_after: one-minute load averages.
-        others_share: share of the machine's CPU time that other processes used meanwhile.
-        steal_share: share that the hypervisor gave to other machines; null where the system does not tell.
-        throttled: times that the container's CPU quota stopped it; null without a quota to read.
-        governor: the frequency governor; null where it cannot be read.
-        gpu_temperature_c: of the device, when the measurements ended; null without one.
-    """
-
-    threads: int
-    load_before: float
-    load_after: float
-    others_share: float
-    steal_share: float | None
-    throttled: int | None
-    governor: str | None
-    gpu_temperature_c: float | None = None
-
-    def doubts(self) -> list[str]:
-        """What a reader must know before believing the timings, in words."""
-        doubts = []
-        if self.others_share > SHARED_SHARE:
-            doubts.append(f"shared machine: other processes used {self.others_share:.0%} of its CPU time")
-        if self.steal_share and self.steal_share > 0.02:
-            doubts.append(f"shared machine: {self.steal_share:.0%} of its CPU time was given to other machines")
-        if self.throttled:
-            doubts.append(f"throttled: the CPU quota stopped the process {self.throttled} times")
-        return doubts
 
 
 class Summary(Section):
@@ -106,7 +71,9 @@ class Latency(Section):
 
     Attributes:
         kind: "generate" reads a prompt and writes tokens; "score" reads a given text once.
-        end_to_end: from submission to the last token.
+        clock: what was read, in words; null in older runs.
+        typical_s: from submission to the last token: the median over requests of each request's median over rounds.
+        end_to_end: the same of all measurements.
         ttft: to the first token. ``itl``: every gap between arrivals of tokens.
         tpot: of each request, from the first arrival of tokens to the last, per token that came after the first
             arrival: (last - first) / (tokens - 1) where tokens come one by one.
@@ -117,6 +84,8 @@ class Latency(Section):
     """
 
     kind: Literal["generate", "score", "mixed"]
+    clock: str | None = None
+    typical_s: float | None = None
     end_to_end: Summary
     ttft: Summary | None = None
     tpot: Summary | None = None
@@ -126,6 +95,37 @@ class Latency(Section):
     raw: list[list[float]]
     conditions: Conditions
     doubts: list[str] = Field(default=[])
+
+    @model_validator(mode="after")
+    def _typical(self) -> "Latency":
+        """Older runs have the measurements and not the number."""
+        if self.typical_s is None and self.raw and all(self.raw):
+            self.typical_s = typical(self.raw)
+        return self
+
+
+def typical(rounds: Sequence[Sequence[float]]) -> float:
+    """The median over requests of each request's median over rounds, of [requests][rounds]."""
+    return median(median(times) for times in rounds)
+
+
+class AddedCosts(Section):
+    """Seconds of what a method adds to the model's own work, measured where it happens; null where none happened.
+
+    Attributes:
+        call: of a call of a router or an exit classifier, with its share of the whole decision: pooling, softmax,
+            reading the result back.
+        mac: of a multiply-accumulate in it.
+        position: of a position of the forward that it is called in.
+        check: of what surrounds the head's own work where an exit is checked by the head.
+        fill: of a token's keys and values for one layer, from the layer's norm to the cache.
+    """
+
+    call: float | None = None
+    mac: float = 0.0
+    position: float = 0.0
+    check: float = 0.0
+    fill: float | None = None
 
 
 class Ideal(Section):
@@ -137,7 +137,10 @@ class Ideal(Section):
         ref_s: with dense layers' costs: what skipping and adding work changes.
         own_s: with the costs of the method's own modules; null where they could not be profiled.
         own_profile: the measurement of those; ``profile`` where the modules are dense's.
+        speedup_error: mean relative error of speed-ups that the profile predicts; ``speedup_worst`` the largest.
+        added: what the method adds to the model's own work; null where it adds nothing, or in older runs.
         parts: ``ref_s`` by component.
+        requests_s: of the requests whose latency was measured, by the same statistic: the median over requests.
         overhead_ratio: observed over idealized seconds of the cost pass's requests.
     """
 
@@ -152,7 +155,11 @@ class Ideal(Section):
     own_s: float | None
     own_profile: str | None = None
     own_label: Literal["good", "fair", "poor"] | None = None
+    speedup_error: float | None = None
+    speedup_worst: float | None = None
+    added: AddedCosts | None = None
     parts: dict[str, float]
+    requests_s: float | None = None
     overhead_ratio: float | None = None
 
 
@@ -162,7 +169,9 @@ class RooflineInfo(Section):
     Attributes:
         dollars: at the price table's or the user's price; null without one.
         energy_bound_j: joules at full power for that long (``modeled``), an upper bound; null without a stated power.
+        peaks_source: the data sheet that they are from, or how they were measured.
         peak, bandwidth: the machine's FLOP/s in ``dtype`` and bytes/s; ``tdp`` its watts.
+        doubts: why it is no bound, in words: something ran faster.
     """
 
     seconds: float
@@ -175,6 +184,7 @@ class RooflineInfo(Section):
     peak: float | None = None
     bandwidth: float | None = None
     tdp: float | None = None
+    doubts: list[str] = Field(default=[])
 
 
 class Time(Section):
@@ -335,7 +345,8 @@ COSTS: Final = (
     Cost("kv_peak", "KV cache", "B", "memory.kv_peak", "counted"),
     Cost("ideal_ref", "idealized time, dense layers", "s/doc", "time.ideal.ref_s", "modelled"),
     Cost("ideal_own", "idealized time, own layers", "s/doc", "time.ideal.own_s", "modelled"),
-    Cost("latency", "latency", "s", "time.latency.end_to_end.median", "measured"),
+    Cost("ideal_requests", "idealized time, the measured requests", "s", "time.ideal.requests_s", "modelled"),
+    Cost("latency", "latency", "s", "time.latency.typical_s", "measured"),
     Cost("ttft", "time to first token", "s", "time.latency.ttft.median", "measured"),
     Cost("tpot", "time per output token", "s", "time.latency.tpot.median", "measured"),
     Cost("peak_memory", "peak memory", "B", "memory.peak", "measured"),

@@ -49,6 +49,10 @@ def modelled(
     reference = _of_totals(_ideal_seconds(keys, dense_costs), _ideal_seconds(keys, method_costs))
     if reference is not None:
         ratios["ideal_ref"] = _info(reference)
+    same = [_request_seconds(keys, whose) for whose in (dense_costs, method_costs)]
+    if same[0].keys() == same[1].keys() and same[0]:
+        seconds = [np.array([[whose[place]] for place in sorted(same[0])]) for whose in same]  # each [requests, 1]
+        ratios["ideal_requests"] = _info(paired_ratio(*seconds))
     if after.ideal.own_s is not None:
         ratios["ideal_own"] = RatioInfo(value=after.ideal.own_s / before.ideal.ref_s)
     return ratios
@@ -100,6 +104,16 @@ def _seconds(requests: Sequence[RequestLine], role: Role, name: _Time) -> Floats
 def _ideal_seconds(keys: Collection[Key], costs: CostLines) -> list[float]:
     """Idealized seconds of the documents, 0 where there are none."""
     return [costs[key].get("ideal_s", 0.0) if key in costs else 0.0 for key in keys]
+
+
+def _request_seconds(keys: Collection[Key], costs: CostLines) -> dict[tuple[Key, int, int, int], float]:
+    """Idealized seconds of the measured requests, by document, place in it, and tokens read and written."""
+    return {
+        (key, place, request["prompt_tokens"], request["new_tokens"]): request["ideal_s"]
+        for key in keys
+        for place, request in enumerate(costs[key].get("requests", ()) if key in costs else ())
+        if "ideal_s" in request
+    }
 
 
 def _of_totals(dense: Sequence[float], method: Sequence[float]) -> Ratio | None:

@@ -41,6 +41,7 @@ class SegmentLine(TypedDict):
     fill: NotRequired[list[int]]
     fill_macs: NotRequired[int]
     router: NotRequired[int]
+    router_calls: NotRequired[int]
     router_macs: NotRequired[int]
     auxiliary_bytes: NotRequired[float]
     keys: NotRequired[list[tuple[int, int]]]

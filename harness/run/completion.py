@@ -16,14 +16,15 @@ from harness.measure.this_host import this_host
 from harness.measure.traffic import kv_cache_bytes
 from harness.results import costs
 from harness.results.compare import StoredRun, compared
-from harness.results.cost_lines import CostLine, CostLines, RequestLine
+from harness.results.conditions import Conditions
+from harness.results.cost_lines import CostLine, CostLines, RequestLine, requests_of
 from harness.results.costs import Beside
 from harness.results.record import RunRecord
-from harness.results.samples import Key, SampleLine, key_of
+from harness.results.samples import SampleLine, key_of
 from harness.results.sources import digest
 from harness.results.store import RunFolder
-from harness.run.measured import latency_of, timings_of
-from harness.run.modelled import Profiles, RequestTimes, ideal, rooflines, rows_of
+from harness.run.measured import clock_of, latency_of, timings_of
+from harness.run.modelled import Profiles, RequestTimes, ideal, idealized_lines, rooflines, rows_of, stored_times
 from harness.run.spec import Measure, RunSpec
 
 
@@ -51,7 +52,7 @@ class Latencies:
 
     requests: Sequence[CostRequest]
     served: Mapping[str, Sequence[Sequence[Served]]]
-    conditions: costs.Conditions
+    conditions: Conditions
     chunk: int
 
 
@@ -78,12 +79,15 @@ class Observed:
 def complete(run: Subject, observed: Observed, dense: RunFolder | None) -> None:
     """Write the run's costs, then its record with everything that was observed and its ratios to dense."""
     old = run.record.time or costs.Time()
-    modelled, seconds, bounds = old.ideal, dict[Key, float](), old.roofline
-    if observed.profiles is not None:
-        overhead = _overhead(observed) or (old.ideal.overhead_ratio if old.ideal else None)
-        modelled, seconds = ideal(run.lines, run.shape, observed.profiles, overhead)
-        bounds = bounds | _rooflines(run)
+    modelled, bounds = old.ideal, old.roofline
     settings, latency = _latency(run, observed)
+    lines = _measured_lines(run, observed)
+    requests = requests_of(lines.values())
+    if observed.profiles is not None:
+        times = stored_times(requests, observed.profiles, run.shape)
+        modelled, seconds = ideal(run.lines, run.shape, observed.profiles, times, requests)
+        lines = idealized_lines(run.lines, lines, seconds, times)
+        bounds = bounds | _rooflines(run, requests)
     time = costs.Time(
         settings=settings or old.settings, latency=latency or old.latency, ideal=modelled, roofline=bounds
     )
@@ -98,7 +102,6 @@ def complete(run: Subject, observed: Observed, dense: RunFolder | None) -> None:
         sections["sources"] = run.record.sources | modelled_sources
     record = run.record.model_copy(update=sections)
     record.missing = _missing(record, observed)
-    lines = _cost_lines(run, observed, seconds)
     run.folder.write_costs(lines.values())
     if dense is not None:
         beside = _beside(run.record.baseline, observed)
@@ -106,22 +109,13 @@ def complete(run: Subject, observed: Observed, dense: RunFolder | None) -> None:
     run.folder.rewrite(record)
 
 
-def _overhead(observed: Observed) -> float | None:
-    if observed.times is None or observed.latencies is None:
-        return None
-    latencies = observed.latencies
-    pairs = zip(latencies.requests, latencies.served["run"], strict=True)
-    # of the times as they are stored, so that the same comes of them again
-    return observed.times.overhead([timings_of(request, rounds)["latency"] for request, rounds in pairs])
-
-
-def _rooflines(run: Subject) -> dict[str, costs.RooflineInfo]:
+def _rooflines(run: Subject, requests: Sequence[RequestLine]) -> dict[str, costs.RooflineInfo]:
     plan, table = run.spec.job.costs, prices().usd_per_hour
     machines = [
         this_host(run.spec.environment, run.dtype) if name == HOST else accelerator(name) for name in plan.accelerators
     ]
     priced = [(machine, plan.usd_per_hour or table.get(machine.name)) for machine in machines]
-    return rooflines(run.lines, run.shape, priced, str(run.dtype).removeprefix("torch."))
+    return rooflines(run.lines, run.shape, priced, str(run.dtype).removeprefix("torch."), requests)
 
 
 def _latency(run: Subject, observed: Observed) -> tuple[costs.CostSettings | None, costs.Latency | None]:
@@ -137,7 +131,8 @@ def _latency(run: Subject, observed: Observed) -> tuple[costs.CostSettings | Non
         isolated=plan.isolate,
         chunk=latencies.chunk,
     )
-    return settings, latency_of(latencies.requests, latencies.served["run"], latencies.conditions)
+    clock = clock_of(run.spec.environment.device)
+    return settings, latency_of(latencies.requests, latencies.served["run"], latencies.conditions, clock)
 
 
 def _memory(run: Subject, observed: Observed) -> costs.Memory:
@@ -181,6 +176,7 @@ def _missing(record: RunRecord, observed: Observed) -> dict[str, str]:
         "memory.peak": record.memory.peak is not None,
         "energy.measured_j": power is not None and power.measured_j is not None,
         "time.ideal.own_s": modelled is not None and modelled.own_s is not None,
+        "time.ideal.requests_s": modelled is not None and modelled.requests_s is not None,
     }
     missing = {path: why for path, why in record.missing.items() if not present.get(path, False)}
     if "memory" in observed.measured and record.memory.peak is None:
@@ -189,20 +185,20 @@ def _missing(record: RunRecord, observed: Observed) -> dict[str, str]:
         missing["energy.measured_j"] = reason
     if modelled is not None and modelled.own_s is None:
         missing["time.ideal.own_s"] = "the method's own modules could not be profiled at other depths"
+    if modelled is not None and modelled.requests_s is None:
+        missing["time.ideal.requests_s"] = "no requests were measured beside it"
     return missing
 
 
-def _cost_lines(run: Subject, observed: Observed, seconds: Mapping[Key, float]) -> CostLines:
-    """The run's costs by document: what is new, and what older lines have beside it."""
+def _measured_lines(run: Subject, observed: Observed) -> CostLines:
+    """The run's costs by document, with what was measured now in place of what was measured before."""
     old, requests = run.folder.costs(), _request_lines(observed)
     lines: CostLines = {}
     for document in run.lines:
         key = key_of(document)
         line = CostLine(task=key[0], doc_id=key[1], doc_hash=key[2])
         before = old.get(key, line)
-        if key in seconds:
-            line["ideal_s"] = seconds[key]
-        elif "ideal_s" in before:
+        if "ideal_s" in before:
             line["ideal_s"] = before["ideal_s"]
         measured = before.get("requests") if requests is None else requests.get(key[:2])
         if measured:
@@ -223,8 +219,7 @@ def _request_lines(observed: Observed) -> dict[tuple[str, int], list[RequestLine
         line = RequestLine(prompt_tokens=len(request.tokens), new_tokens=request.new_tokens, run=timings["run"])
         if "dense" in timings:
             line["dense"], line["dense_repeat"] = timings["dense"], timings["dense_repeat"]
-        if observed.traces is not None and observed.times is not None:
+        if observed.traces is not None:
             line["segments"] = [segment.to_json() for segment in observed.traces[index]]
-            line["ideal_s"] = observed.times.seconds[index]
         by_document.setdefault((request.task, request.document), []).append(line)
     return by_document

@@ -16,6 +16,7 @@ from harness.measure.profiling import default_budget, measure_profile
 from harness.measure.segment import Segment
 from harness.measure.shape import ModelShape
 from harness.results import costs
+from harness.results.conditions import Conditions
 from harness.results.record import RunRecord
 from harness.results.samples import SampleLine
 from harness.results.sources import stale
@@ -37,7 +38,7 @@ class _Run:
     Attributes:
         lacking: what was asked for and is not in its record, or was measured with other settings.
         participant: the run in the measured passes.
-        shape, key: of the model with its methods attached.
+        shape, key: of the model with its methods attached; ``adds`` whether they add modules to it.
     """
 
     spec: RunSpec
@@ -48,6 +49,7 @@ class _Run:
     participant: Participant
     shape: ModelShape = field(init=False)
     key: str = field(init=False)
+    adds: bool = field(init=False)
     profiles: Profiles | None = None
     traces: list[list[Segment]] | None = None
     times: RequestTimes | None = None
@@ -101,7 +103,7 @@ class _CostPass:
     bench: Bench
     runs: list[_Run]
     _turns: Turns | None = None
-    _conditions: costs.Conditions | None = None
+    _conditions: Conditions | None = None
     _peaks: dict[Participant, Peak | None] = field(default_factory=dict)
     _windows: EnergyWindows | None = None
 
@@ -128,6 +130,7 @@ class _CostPass:
         for run in self.runs:
             with run.participant.attach():
                 run.shape, run.key = ModelShape.of(self.lm.decoder), profile_key(self.lm.decoder)
+                run.adds = bool(self.lm.decoder.auxiliaries)
         self._announce()
         if "ideal" in self.plan.measure:
             self._profile()
@@ -141,7 +144,7 @@ class _CostPass:
         for run in self.runs:
             if run.profiles is not None and run.lacking & {"latency", "energy"}:
                 run.traces = self.serving.traces(run.participant)
-                run.times = request_times(run.profiles.dense, run.shape, run.traces)
+                run.times = request_times(run.profiles, run.shape, run.traces)
             if run.lacking:
                 dense = self.dense.folder if self.dense is not None and self.dense is not run else None
                 complete(self._subject(run), self._observed(run), dense)
@@ -182,7 +185,14 @@ class _CostPass:
                         own = self._measured(run, run.spec.stack.label)
                 except MethodError:  # layers of the attached model cannot be taken out
                     own = None
-            run.profiles = Profiles(dense, own)
+            run.profiles = Profiles(dense, own, self._added(run) if run.adds else None)
+
+    def _added(self, run: _Run) -> costs.AddedCosts:
+        """What the method adds to the layers, measured now or, if nothing but other costs is asked for, before."""
+        before = run.record.time.ideal if run.record.time else None
+        if "ideal" not in run.lacking and before is not None and before.added is not None:
+            return before.added
+        return self.serving.added(run.participant)
 
     def _kept(self, key: str) -> CostProfile | None:
         profile = kept_profile(key)

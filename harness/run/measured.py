@@ -14,7 +14,9 @@ import numpy as np
 from harness.contract.decoder import Decoder
 from harness.core.errors import HarnessError
 from harness.core.progress import Progress
-from harness.measure.conditions import Observer
+from harness.measure.added import AddedTimer, fitted
+from harness.measure.clock import clock_for
+from harness.measure.conditions import Observer, spread_doubts
 from harness.measure.energy import Window, WindowMeter
 from harness.measure.interleave import Participant, Turns, interleave
 from harness.measure.memory import Peak, peak_memory
@@ -22,8 +24,9 @@ from harness.measure.meters import meters
 from harness.measure.segment import Segment
 from harness.measure.serve import CostRequest, Served, serve
 from harness.results import costs
+from harness.results.conditions import Conditions
 from harness.results.cost_lines import Timings
-from harness.results.costs import Conditions
+from harness.results.costs import typical
 from harness.results.samples import SampleLine
 from harness.results.stats.summary import summarize
 from harness.run.spec import CostPlan, RunSpec
@@ -33,6 +36,9 @@ if TYPE_CHECKING:
 
 DIGITS: Final = 9
 """Stored times are in whole nanoseconds."""
+ADDED_REQUESTS: Final = 6
+ADDED_ROUNDS: Final = 3
+"""Requests by which what a method adds is timed, and how often, after once that is not."""
 SLOW_S: Final = 1.0
 """Requests that take longer are served once to estimate how long the passes will take, others are warmed up first."""
 FEW_SAMPLES: Final = 44
@@ -55,7 +61,7 @@ class Serving:
 
     def latency(self, participants: Sequence[Participant]) -> tuple[Turns, Conditions]:
         """Everybody's times of every request, and what happened around them."""
-        observer, plan = Observer(), self.plan
+        observer, plan = Observer(self.model.device), self.plan
         with self.progress.bar(f"latency · {self.title}") as bar:
             turns = interleave(
                 self.model,
@@ -70,14 +76,26 @@ class Serving:
 
     def traces(self, participant: Participant) -> list[list[Segment]]:
         """What runs for each request, which is then served once more under observation."""
-        from harness.measure.trace import Tracer
+        with participant.attach():
+            return [self._trace(request) for request in self.requests]
 
-        traces = []
-        with participant.attach(), Tracer(self.model) as tracer:
-            for request in self.requests:
-                serve(self.model, request)
-                traces += tracer.collect()  # one row each
-        return traces
+    def added(self, participant: Participant) -> costs.AddedCosts:
+        """What a method adds to the layers, of a few of the requests, each served several times: the least of each."""
+        count = min(ADDED_REQUESTS, len(self.requests))
+        # spread over the requests, which are spread over the lengths
+        chosen = [self.requests[round(i * (len(self.requests) - 1) / max(count - 1, 1))] for i in range(count)]
+        timed = []
+        with participant.attach():
+            with AddedTimer(self.model, clock_for(self.model.device)) as timer:
+                for request in chosen:
+                    serve(self.model, request)
+                    timer.seconds()
+                    rounds = []
+                    for _ in range(ADDED_ROUNDS):
+                        serve(self.model, request)
+                        rounds.append(timer.seconds())
+                    timed.append({what: min(each.get(what, 0.0) for each in rounds) for what in rounds[0]})
+            return fitted([self._trace(request) for request in chosen], timed)
 
     def memory(self, participants: Sequence[Participant]) -> dict[Participant, Peak | None]:
         """The peak of each while the longest request is served; None where the system does not tell."""
@@ -98,7 +116,8 @@ class Serving:
         Raises:
             HarnessError: nothing here can read or estimate energy.
         """
-        windows, observer, draw = self.plan.windows, Observer(), random.Random(self.plan.seed)
+        windows, draw = self.plan.windows, random.Random(self.plan.seed)
+        observer = Observer(self.model.device)
         meter = WindowMeter(meters(str(self.model.device)), windows)
         if not meter.meters:
             raise HarnessError("energy: neither a counter nor codecarbon works here; `harness doctor` says why")
@@ -139,6 +158,15 @@ class Serving:
             if first_s > SLOW_S:
                 return first_s
             return sum(serve(self.model, request).end_to_end for request in (by_length[0], by_length[-1])) / 2
+
+    def _trace(self, request: CostRequest) -> list[Segment]:
+        """What runs for a request, with the methods that are attached."""
+        from harness.measure.trace import Tracer
+
+        with Tracer(self.model) as tracer:
+            serve(self.model, request)
+            (segments,) = tracer.collect()  # of one row
+        return segments
 
     def _serve_all(self) -> int:
         for request in self.requests:
@@ -199,25 +227,35 @@ def spread_sample(lines: Sequence[SampleLine], count: int, seed: int) -> list[Sa
     return [draw.choice(ordered[low:high]) for low, high in pairwise(bounds)]
 
 
-def latency_of(requests: Sequence[CostRequest], served: Sequence[Sequence[Served]], seen: Conditions) -> costs.Latency:
+def clock_of(device: str) -> str:
+    """What latency is read from, in words."""
+    return "wall clock" if device == "cpu" else "wall clock, the device synchronized at every token"
+
+
+def latency_of(
+    requests: Sequence[CostRequest], served: Sequence[Sequence[Served]], seen: Conditions, clock: str
+) -> costs.Latency:
     """The summary of a participant's measurements, [requests][rounds]."""
     every = [request for rounds in zip(*served, strict=True) for request in rounds]  # in the order of the rounds
     generated = [request for request in every if request.tokens_after_first]
     kinds = {"generate" if request.new_tokens else "score" for request in requests}
     prompt_tokens = sum(len(request.tokens) for request in requests) * len(served[0])
     gaps = [gap for request in generated for gap in request.gaps]
-    doubts = seen.doubts()
+    raw = [[round(request.end_to_end, DIGITS) for request in rounds] for rounds in served]
+    doubts = [*seen.doubts(), *spread_doubts(raw)]
     if len(every) < FEW_SAMPLES:
         doubts.append(f"few samples: {len(every)}, {FEW_SAMPLES} are the least for a percentile")
     return costs.Latency(
         kind="mixed" if len(kinds) > 1 else kinds.pop(),  # type: ignore[arg-type]
+        clock=clock,
+        typical_s=typical(raw),
         end_to_end=summarize(np.array([request.end_to_end for request in every])),
         ttft=summarize(np.array([request.ttft for request in generated])) if generated else None,
         tpot=summarize(np.array([request.tpot for request in generated], dtype=float)) if generated else None,
         itl=summarize(np.array(gaps)) if gaps else None,
         prefill_tokens_per_s=prompt_tokens / sum(request.ttft for request in every),
         decode_tokens_per_s=sum(request.tokens_after_first for request in generated) / sum(gaps) if gaps else None,
-        raw=[[round(request.end_to_end, DIGITS) for request in rounds] for rounds in served],
+        raw=raw,
         conditions=seen,
         doubts=doubts,
     )

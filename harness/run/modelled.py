@@ -1,17 +1,18 @@
 """Costs by arithmetic on stored traces: idealized time and rooflines of a run's documents. Needs no model."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from harness.measure.accelerators import Accelerator
-from harness.measure.ideal import Runtime, ideal_runtime
+from harness.measure.accelerators import HOST, Accelerator
+from harness.measure.ideal import NOTHING_ADDED, Runtime, ideal_runtime
 from harness.measure.profile import CostProfile
 from harness.measure.roofline import Bound, dollars, energy_bound, roofline
 from harness.measure.segment import Segment, unpadded
 from harness.measure.shape import ModelShape
 from harness.results import costs
+from harness.results.cost_lines import CostLines, RequestLine, modelled_line
 from harness.results.samples import Key, SampleLine, key_of
 
 
@@ -23,10 +24,16 @@ class Profiles:
         dense: of dense layers, on this host.
         own: of the modules that the method put in place, which are dense's where they cost the same; None where they
             could not be profiled.
+        added: of what the method adds beside the layers; None where it adds nothing.
     """
 
     dense: CostProfile
     own: CostProfile | None
+    added: costs.AddedCosts | None = None
+
+    def runtime(self, shape: ModelShape, segments: Iterable[Segment]) -> Runtime:
+        """Idealized seconds of a row, by dense layers' costs."""
+        return ideal_runtime(self.dense, shape, segments, self.added or NOTHING_ADDED)
 
 
 @dataclass(frozen=True)
@@ -35,6 +42,11 @@ class RequestTimes:
 
     seconds: list[float]
     reading: list[float]
+
+    @property
+    def typical(self) -> float:
+        """The median over requests, as that of a latency is."""
+        return float(np.median(self.seconds))
 
     @property
     def prefill_share(self) -> float:
@@ -52,36 +64,48 @@ def rows_of(line: SampleLine) -> list[list[Segment]]:
     return [[Segment.from_json(segment) for segment in row["segments"]] for row in line.get("rows", ())]
 
 
-def request_times(profile: CostProfile, shape: ModelShape, traces: Iterable[Sequence[Segment]]) -> RequestTimes:
+def request_times(profiles: Profiles, shape: ModelShape, traces: Iterable[Sequence[Segment]]) -> RequestTimes:
     """Idealized seconds of requests by their traces."""
     seconds, reading = list[float](), list[float]()
     for segments in traces:
-        seconds.append(ideal_runtime(profile, shape, segments).total)
+        seconds.append(profiles.runtime(shape, segments).total)
         read = [segment for segment in segments if segment.phase != "decode"]
-        reading.append(ideal_runtime(profile, shape, read).total)
+        reading.append(profiles.runtime(shape, read).total)
     return RequestTimes(seconds, reading)
 
 
+def stored_times(requests: Sequence[RequestLine], profiles: Profiles, shape: ModelShape) -> RequestTimes | None:
+    """Idealized seconds of requests that were measured before; None where their traces were not kept."""
+    traces = [[Segment.from_json(segment) for segment in request.get("segments", ())] for request in requests]
+    return request_times(profiles, shape, traces) if traces and all(traces) else None
+
+
 def ideal(
-    lines: Sequence[SampleLine], shape: ModelShape, profiles: Profiles, overhead: float | None
+    lines: Sequence[SampleLine],
+    shape: ModelShape,
+    profiles: Profiles,
+    times: RequestTimes | None,
+    requests: Sequence[RequestLine],
 ) -> tuple[costs.Ideal, dict[Key, float]]:
     """Idealized time: the record's section, and each document's seconds.
 
     Args:
         lines: the documents, with their traces.
         shape: the attached model's.
-        overhead: observed over idealized seconds of the cost pass's requests.
+        requests: those that were measured, and ``times`` their idealized seconds; None where what ran for them was not
+            kept.
     """
     profile, own = profiles.dense, profiles.own
     own_total, total, seconds, longest = 0.0, Runtime(), {}, 0
     for line in lines:
         rows = rows_of(line)
         longest = max([longest, *(segment.queries - segment.padding for segments in rows for segment in segments)])
-        runtime = _sum(profile, shape, rows)
+        runtime = _sum(profiles, shape, rows)
         seconds[key_of(line)] = runtime.total
         total += runtime
         if own is not None:
-            own_total += runtime.total if own.id == profile.id else _sum(own, shape, rows).total
+            is_dense = own.id == profile.id
+            own_total += runtime.total if is_dense else _sum(replace(profiles, dense=own), shape, rows).total
     section = costs.Ideal(
         profile=profile.id,
         label=profile.label_for(longest),
@@ -94,27 +118,67 @@ def ideal(
         own_s=None if own is None else own_total / len(lines),
         own_label=None if own is None else own.label_for(longest),
         own_profile=None if own is None else own.id,
+        speedup_error=profile.held_out.speedup_error,
+        speedup_worst=profile.held_out.speedup_worst,
+        added=profiles.added,
         parts={name: value / len(lines) for name, value in total.parts().items()},
-        overhead_ratio=overhead,
+        requests_s=times.typical if times else None,
+        overhead_ratio=times.overhead([request["run"]["latency"] for request in requests]) if times else None,
     )
     return section, seconds
 
 
+def idealized_lines(
+    documents: Iterable[SampleLine], lines: CostLines, seconds: Mapping[Key, float], times: RequestTimes | None
+) -> CostLines:
+    """The lines of a run's costs with new idealized seconds of its documents and of its measured requests."""
+    in_order = iter(times.seconds if times else ())
+    idealized: CostLines = {}
+    for document in documents:
+        key = key_of(document)
+        line = idealized[key] = modelled_line(document, seconds[key])
+        if key in lines and (requests := lines[key].get("requests")):
+            # requests whose traces were not kept keep the seconds that they have
+            line["requests"] = [{**request, "ideal_s": next(in_order)} for request in requests] if times else requests
+    return idealized
+
+
 def rooflines(
-    lines: Sequence[SampleLine], shape: ModelShape, machines: Iterable[tuple[Accelerator, float | None]], dtype: str
+    lines: Sequence[SampleLine],
+    shape: ModelShape,
+    machines: Iterable[tuple[Accelerator, float | None]],
+    dtype: str,
+    requests: Sequence[RequestLine],
 ) -> dict[str, costs.RooflineInfo]:
     """The least seconds per document on each machine, by its name.
 
     Args:
         machines: each with its price in US dollars per hour, if it has one.
         dtype: of the arithmetic, such as "bfloat16".
+        requests: those that were measured on this host, which its bound may not exceed.
     """
     rows = [unpadded(segments) for line in lines for segments in rows_of(line)]
     sections = {}
     for machine, price in machines:
         bounds = [roofline(shape, segments, machine, dtype) for segments in rows]
-        sections[machine.name] = _roofline_section(bounds, len(lines), machine, dtype, price)
+        section = sections[machine.name] = _roofline_section(bounds, len(lines), machine, dtype, price)
+        if machine.name == HOST:
+            section.doubts = _beaten(requests, shape, machine, dtype)
     return sections
+
+
+def _beaten(requests: Sequence[RequestLine], shape: ModelShape, machine: Accelerator, dtype: str) -> list[str]:
+    """Why this host's bound is none: requests that took less."""
+    shares = []  # of the bound that the fastest round took, [requests]
+    for request in requests:
+        segments = [Segment.from_json(segment) for segment in request.get("segments", ())]
+        if bound := roofline(shape, unpadded(segments), machine, dtype).total:
+            shares.append(min(request["run"]["latency"]) / bound)
+    below = [share for share in shares if share < 1]
+    if not below:
+        return []
+    beaten = f"{len(below)} of {len(shares)} measured requests took less, down to {min(below):.2f} of it"
+    return [f"no bound: {beaten}; the machine reaches more than was measured, or the weights stay in its caches"]
 
 
 def _roofline_section(
@@ -136,8 +200,8 @@ def _roofline_section(
     )
 
 
-def _sum(profile: CostProfile, shape: ModelShape, rows: Iterable[Iterable[Segment]]) -> Runtime:
+def _sum(profiles: Profiles, shape: ModelShape, rows: Iterable[Iterable[Segment]]) -> Runtime:
     total = Runtime()
     for segments in rows:
-        total += ideal_runtime(profile, shape, segments)
+        total += profiles.runtime(shape, segments)
     return total

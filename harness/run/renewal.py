@@ -9,16 +9,16 @@ from harness.core.errors import DiskError, StoreError, UnknownNameError
 from harness.measure.accelerators import Accelerator, accelerator, names
 from harness.measure.energy import attribute
 from harness.measure.profiles import measured_profile
-from harness.measure.segment import Segment
 from harness.measure.shape import ModelShape
 from harness.results import costs
 from harness.results.compare import StoredRun, compared
-from harness.results.cost_lines import CostLines, modelled_line, requests_of
+from harness.results.cost_lines import requests_of
 from harness.results.intervals import with_intervals
 from harness.results.record import RunRecord
+from harness.results.samples import SampleLine
 from harness.results.sources import ComputedSection, digest, stale
 from harness.results.store import RunFolder, Store
-from harness.run.modelled import Profiles, RequestTimes, ideal, request_times, rooflines
+from harness.run.modelled import Profiles, RequestTimes, ideal, idealized_lines, rooflines, rows_of, stored_times
 
 
 def renew_stored(store: Store, folder: RunFolder) -> None:
@@ -79,21 +79,20 @@ def _remodelled(folder: RunFolder, run: StoredRun) -> StoredRun:
     lines = list(run.samples.values())
     if time.ideal is None or profiles is None or machines is None or not all("rows" in line for line in lines):
         return run
-    times = _request_times(run, profiles, shape)
-    overhead = time.ideal.overhead_ratio
-    if times is not None and time.latency is not None:
-        overhead = times.overhead([request["run"]["latency"] for request in requests_of(run.costs.values())])
-    section, seconds = ideal(lines, shape, profiles, overhead)
-    bounds = rooflines(lines, shape, machines, run.record.model.dtype)
+    if profiles.added is None and any(map(_adds, lines)):
+        return run  # of an older run, which did not measure what its method adds to the layers
+    requests = requests_of(run.costs.values())
+    times = stored_times(requests, profiles, shape)
+    section, seconds = ideal(lines, shape, profiles, times, requests)
+    bounds = rooflines(lines, shape, machines, run.record.model.dtype, requests)
     new_time = time.model_copy(update={"ideal": section, "roofline": bounds})
     remodelled = _sourced(run, "time.ideal", "time.roofline", time=new_time, energy=_attributed(run, times))
-    lines_by_key: CostLines = {key: modelled_line(line, seconds[key]) for key, line in run.samples.items()}
-    in_order = iter(times.seconds if times is not None else ())
-    for key, line in lines_by_key.items():
-        if requests := run.costs.get(key, line).get("requests"):
-            # requests whose traces were not kept keep the seconds that they have
-            line["requests"] = [{**request, "ideal_s": next(in_order)} for request in requests] if times else requests
-    return replace(remodelled, costs=lines_by_key)
+    return replace(remodelled, costs=idealized_lines(lines, run.costs, seconds, times))
+
+
+def _adds(line: SampleLine) -> bool:
+    """Whether routers, or fills of keys and values, ran for a document."""
+    return any(segment.router or segment.fill for segments in rows_of(line) for segment in segments)
 
 
 def _profiles(section: costs.Ideal | None) -> Profiles | None:
@@ -101,9 +100,9 @@ def _profiles(section: costs.Ideal | None) -> Profiles | None:
     if section is None or (dense := measured_profile(section.profile)) is None:
         return None
     if section.own_profile is None:
-        return Profiles(dense, None) if section.own_s is None else None
+        return Profiles(dense, None, section.added) if section.own_s is None else None
     own = measured_profile(section.own_profile)
-    return None if own is None else Profiles(dense, own)
+    return None if own is None else Profiles(dense, own, section.added)
 
 
 def _machines(sections: dict[str, costs.RooflineInfo]) -> list[tuple[Accelerator, float | None]] | None:
@@ -123,13 +122,6 @@ def _measured_machine(name: str, section: costs.RooflineInfo) -> Accelerator | N
         return None
     peaks, source = {section.dtype: section.peak}, section.peaks_source
     return Accelerator(name=name, peaks=peaks, bandwidth=section.bandwidth, tdp=section.tdp, source=source)
-
-
-def _request_times(run: StoredRun, profiles: Profiles, shape: ModelShape) -> RequestTimes | None:
-    """Idealized seconds of the requests that were measured; None where their traces were not kept."""
-    requests = requests_of(run.costs.values())
-    traces = [[Segment.from_json(segment) for segment in request.get("segments", ())] for request in requests]
-    return request_times(profiles.dense, shape, traces) if traces and all(traces) else None
 
 
 def _attributed(run: StoredRun, times: RequestTimes | None) -> costs.Energy | None:

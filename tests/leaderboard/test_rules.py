@@ -1,5 +1,6 @@
 """How rules are applied, and scores computed again from documents."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import pytest
 
 from harness.leaderboard import rules
-from harness.leaderboard.aggregates import disagreements
+from harness.leaderboard.aggregates import disagreements, idealized_disagreements
 from harness.leaderboard.evidence import answer_text
 from harness.leaderboard.results import load
 from harness.leaderboard.rules import Case, judge
@@ -93,3 +94,21 @@ def test_a_group_of_several_tasks_is_not_computed_again() -> None:
 def test_answers_in_words(filtered: Any, words: str) -> None:
     assert answer_text({"filtered": {"none": filtered}}) == words
     assert answer_text({"answer": words}) == words
+
+
+@pytest.mark.parametrize(("claimed", "problems"), [(None, 0), (1.0, 1)])
+def test_a_typical_latency_is_that_of_its_measurements(tmp_path: Path, claimed: float | None, problems: int) -> None:
+    folder = next(runs(groups(1, 1, 1)[0])).write(tmp_path)
+    record = json.loads((folder / "record.json").read_text())
+    record["time"]["latency"]["typical_s"] = claimed
+    (folder / "record.json").write_text(json.dumps(record))
+    assert sum("typical latency" in finding.text for finding in judge(load(folder))) == problems
+
+
+def test_idealized_seconds_of_requests_are_computed_again() -> None:
+    times = [{"latency": [1.0]}] * 3
+    requests = [{"run": run, "ideal_s": seconds} for run, seconds in zip(times, (1.0, 5.0, 2.0), strict=True)]
+    costs = [{"ideal_s": 4.0, "requests": requests}]
+    honest, forged = ({"time": {"ideal": {"ref_s": 4.0, "requests_s": claimed}}} for claimed in (2.0, 1.0))
+    assert list(idealized_disagreements(honest, costs)) == []
+    assert [each.computed for each in idealized_disagreements(forged, costs)] == [2.0]

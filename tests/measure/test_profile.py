@@ -7,6 +7,7 @@ import pytest
 
 from harness.measure.profile import (
     Fit,
+    HeldOut,
     Line,
     LinearCosts,
     TableCosts,
@@ -14,6 +15,7 @@ from harness.measure.profile import (
     fit_decode,
     fit_prefill,
     forward_seconds,
+    label_of,
     nonnegative_fit,
     pairs,
 )
@@ -105,3 +107,24 @@ def test_pairs_and_quality():
     assert pairs(1, 7) == 7
     found = Fit.of(np.array([1.1, 1.9]), np.array([1.0, 2.0]))
     assert (found.mape, found.worst) == (pytest.approx(0.075), pytest.approx(0.1))
+
+
+@pytest.mark.parametrize(
+    ("fitted", "held_out", "speedup", "worst", "complete", "label"),
+    [
+        (0.05, 0.08, 0.05, 0.10, True, "good"),
+        (0.05, 0.08, 0.05, 0.10, False, "fair"),
+        (0.06, 0.01, 0.01, 0.01, True, "fair"),
+        (0.01, 0.09, 0.01, 0.01, True, "fair"),
+        (0.01, 0.01, 0.06, 0.06, True, "fair"),
+        (0.01, 0.01, 0.01, 0.11, True, "fair"),
+        (0.05, 0.05, 0.119, 0.246, True, "poor"),
+        (0.01, 0.01, 0.11, 0.11, True, "poor"),
+        (0.01, 0.01, 0.01, 0.21, True, "poor"),
+        (0.11, 0.01, 0.01, 0.01, True, "poor"),
+        (0.01, 0.16, 0.01, 0.01, True, "poor"),
+    ],
+)
+def test_a_label_looks_at_times_and_at_speedups(fitted, held_out, speedup, worst, complete, label):
+    schedules = HeldOut(schedules=8, mape=held_out, bias=0, speedup_error=speedup, speedup_worst=worst)
+    assert label_of(fitted, schedules, complete=complete) == label

@@ -312,7 +312,7 @@ def test_modules_that_a_method_adds_are_charged(model, batch, dense_segment, row
     handle = block.register_forward_pre_hook(around)
     traced, flops = count_flops(lambda: score(model, batch("score", *[8] * rows), tokens(rows, 8)))
     handle.remove()
-    extra = {"router": 1, "router_macs": 96, "fill": (0, 0, 8, 0), "fill_macs": 8 * 32 * 32}
+    extra = {"router": 1, "router_calls": 1, "router_macs": 96, "fill": (0, 0, 8, 0), "fill_macs": 8 * 32 * 32}
     share = {"rows": rows, "attention_reads": (1 / rows,) * LAYERS, "mlp_reads": (1 / rows,) * LAYERS}
     weights = sum(part.numel() for part in (router.score.weight, fill.weight)) * 4 / rows
     expected = dense_segment(

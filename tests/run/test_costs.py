@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 
 from harness.core.errors import HarnessError, UnlikeRunsError
@@ -12,7 +13,7 @@ from harness.measure.energy import Windows
 from harness.results import ratios
 from harness.results.compare import compare
 from harness.results.cost_lines import ROLES, requests_of
-from harness.results.costs import COSTS
+from harness.results.costs import COSTS, Latency
 from harness.results.documents import answer, statistic_of, values_of
 from harness.results.record import RunRecord
 from harness.results.store import Store
@@ -118,6 +119,39 @@ def test_the_measured_requests_stand_beside_dense_s(measured: Measured, task: st
     # the ratios are those of the stored times
     assert ratios.measured(requests)["latency"] == half.baseline.ratios["latency"]
     assert ratios.measured(requests, "dense_repeat") == half.baseline.noise
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("method", ["dense", "layer-drop"])
+def test_idealized_and_measured_times_are_of_the_same_requests(measured: Measured, task: str, method: str) -> None:
+    """By the same statistic: the median over requests, of each one's median over rounds."""
+    record = measured.records[method, task]
+    requests = requests_of(measured.store.find(record.id).costs().values())
+    assert record.time.ideal.requests_s == pytest.approx(np.median([request["ideal_s"] for request in requests]))
+    typical = np.median([np.median(request["run"]["latency"]) for request in requests])
+    assert record.time.latency.typical_s == pytest.approx(typical)
+    assert record.time.latency.clock == "wall clock"
+    observed = [np.median(request["run"]["latency"]) / request["ideal_s"] for request in requests]
+    assert record.time.ideal.overhead_ratio == pytest.approx(np.median(observed))
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_ratios_of_both_are_of_the_same_requests(measured: Measured, task: str) -> None:
+    dense, half = (measured.records[name, task] for name in ("dense", "layer-drop"))
+    seconds = [
+        np.array([request["ideal_s"] for request in requests_of(measured.store.find(record.id).costs().values())])
+        for record in (dense, half)
+    ]
+    ratio = half.baseline.ratios["ideal_requests"]
+    assert ratio.value == pytest.approx(np.exp(np.log(seconds[1] / seconds[0]).mean()))
+
+
+def test_a_run_without_the_number_has_it_from_its_measurements(measured: Measured) -> None:
+    plain = measured.records["dense", "tiny_choice"].time.latency.model_dump()
+    older = {name: value for name, value in plain.items() if name not in ("typical_s", "clock")}
+    latency = Latency.model_validate(older | {"raw": [[3.0, 1.0, 2.0], [9.0, 8.0, 7.0], [5.0, 5.0, 50.0]]})
+    assert latency.typical_s == 5.0
+    assert latency.clock is None
 
 
 def test_documents_are_written_once(measured: Measured) -> None:

@@ -1,5 +1,6 @@
 """What is computed from stored observations is made anew when its source has changed: same id, no model."""
 
+import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -187,3 +188,18 @@ def test_more_budget_is_spent_when_it_is_asked_for(job: Job, store: Store) -> No
         assert {record.time.ideal.profile for record in records(store).values()} == {improved.id}
     finally:
         keep_profile(profile)
+
+
+def test_an_older_trace_of_routers_keeps_the_times_that_it_has(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It does not say how often they were called, nor what their decisions took."""
+    monkeypatch.setattr(sources, "closure_digest", lambda module: "new")
+    for folder in store.folders():
+        path = folder.path / "samples.jsonl"
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        lines[0]["rows"][0]["segments"][0] |= {"router": 128, "router_macs": 4096}
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        damaged(folder)
+    for folder in store.folders():
+        renew_stored(store, folder)
+        assert folder.record().time.ideal.ref_s == 1e6
+        assert folder.record().sources["time.ideal"] != "new"

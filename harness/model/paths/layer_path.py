@@ -167,8 +167,9 @@ class Engine:
         if cache is None and (self._model.config.use_cache if use_cache is None else use_cache):
             # a scored text is never continued, so it needs no cache
             cache = None if context is not None and context.kind == "score" else self._new_cache()
-        prompts = Prompts.of(ids, arguments.get("attention_mask"), context)
-        remembered = [self._remembered.get(digest) for digest in prompts.digests]
+        with self._model.adding("decision"):
+            prompts = Prompts.of(ids, arguments.get("attention_mask"), context)
+            remembered = [self._remembered.get(digest) for digest in prompts.digests]
         return _Forward(rows, cache, prompts, remembered, [()] * rows)
 
     def _end(self, finished: _Forward, tokens: int) -> None:
@@ -183,7 +184,8 @@ class Engine:
         """The passes of a layer that some row runs, in order."""
         if running.prompts is not None and len(running.paths[0]) <= layer:
             # also where all paths are remembered: the cost of a decision is paid, and traced, for every row
-            self._extend(running, running.prompts, self._controller.decide(layer, hidden, running.prompts))
+            with self._model.adding("decision"):
+                self._extend(running, running.prompts, self._controller.decide(layer, hidden, running.prompts))
         counts = tuple(path[layer] for path in running.paths)
         key = (counts, hidden.device)
         if key not in self._passes:

@@ -121,10 +121,11 @@ class _TokenEngine:
     def run(self, layer: _Layer, states: torch.Tensor, **arguments: Any) -> Any:
         """A layer's forward, on states [rows, tokens, width]."""
         cache: Any = arguments.get(layer.cache_name)
-        if not self._begun:
-            self._policy.begin(self._tokens(states, cache))
-            self._begun = True
-        runs = self._policy.runs(layer.index, states)
+        with self._model.adding("decision"):
+            if not self._begun:
+                self._policy.begin(self._tokens(states, cache))
+                self._begun = True
+            runs = self._policy.runs(layer.index, states)
         if runs is None:
             return layer.forward(states, **arguments)
         if runs.dtype is not torch.bool:
@@ -134,15 +135,18 @@ class _TokenEngine:
             )
         if not self._decoding:
             output = layer.forward(states, **arguments)
-            return _with_states(output, lambda after: torch.where(runs[..., None], after, states))
-        flags = runs[:, 0].tolist()
+            with self._model.adding("decision"):
+                return _with_states(output, lambda after: torch.where(runs[..., None], after, states))
+        with self._model.adding("decision"):
+            flags = runs[:, 0].tolist()
         running = [row for row, flag in enumerate(flags) if flag]
         skipping = [row for row, flag in enumerate(flags) if not flag]
         if not skipping:
             return layer.forward(states, **arguments)
         del arguments[layer.cache_name]
         if not running:
-            cache.update(*layer.filled(states, arguments), layer.attention.layer_idx)
+            with self._model.adding("fill"):
+                cache.update(*layer.filled(states, arguments), layer.attention.layer_idx)
             return states
         return self._run_some(layer, states, cache, arguments, running, skipping)
 

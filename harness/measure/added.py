@@ -1,0 +1,119 @@
+"""What a method adds to the model's own work, timed where it happens: whole decisions, and whole key-value fills.
+
+A decision costs more than its router's linear layers: the input is pooled, the output is read back, the device is
+waited for. Engines say where they decide and fill (``Decoder.adding``), and that is timed while requests are served.
+Of a method that does not say it, every call of its ``auxiliaries`` is timed.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, Self
+
+import numpy as np
+
+from harness.contract.decoder import Added, Decoder
+from harness.measure.clock import Clock, Mark, between, mark
+from harness.measure.profile import nonnegative_fit
+from harness.measure.segment import Segment
+from harness.results.costs import AddedCosts
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from harness.results.stats.paired import Floats
+
+
+ALIKE: Final = 0.01
+"""Relative differences of calls below which they count as alike."""
+
+
+class AddedTimer:
+    """Times what the attached methods add in a ``with`` block. The head has costs of its own and is left out."""
+
+    def __init__(self, model: Decoder, clock: Clock) -> None:
+        self._model, self._clock = model, clock
+        self._undo = ExitStack()
+        self._depth = 0  # decisions and fills that are open: a router's call lies within a decision
+        self._spans: list[tuple[Added, Mark, Mark]] = []
+
+    def __enter__(self) -> Self:
+        for added in self._model.auxiliaries:
+            self._watch(added.module, partial(self._begin, "fill" if added.kind == "fill" else "decision"), self._end)
+        self._watch(self._model.anatomy.head, self._pause, self._resume)
+        self._model.timer = self._span
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._model.timer = None
+        self._undo.close()
+
+    def seconds(self) -> dict[Added, float]:
+        """Seconds of all decisions and of all fills since this was last asked."""
+        total = defaultdict[Added, float](float)
+        for what, begun, ended in self._spans:
+            total[what] += between(begun, ended)
+        self._spans = []
+        return dict(total)
+
+    @contextmanager
+    def _span(self, what: Added) -> Iterator[None]:
+        self._begin(what)
+        try:
+            yield
+        finally:
+            self._end()
+
+    def _begin(self, what: Added, *_: Any) -> None:
+        if not self._depth:
+            self._what, self._begun = what, mark(self._clock)
+        self._depth += 1
+
+    def _end(self, *_: Any) -> None:
+        self._depth -= 1
+        if not self._depth:
+            self._spans.append((self._what, self._begun, mark(self._clock)))
+
+    def _pause(self, *_: Any) -> None:
+        if self._depth:
+            self._spans.append((self._what, self._begun, mark(self._clock)))
+
+    def _resume(self, *_: Any) -> None:
+        if self._depth:
+            self._begun = mark(self._clock)
+
+    def _watch(self, module: "nn.Module", before: Callable[..., None], after: Callable[..., None]) -> None:
+        self._undo.callback(module.register_forward_pre_hook(before).remove)
+        self._undo.callback(module.register_forward_hook(after).remove)
+
+
+def fitted(traces: Sequence[Sequence[Segment]], timed: Sequence[Mapping[Added, float]]) -> AddedCosts:
+    """What a call, a multiplication, a position, an exit check and a fill take, from requests.
+
+    Args:
+        traces: what ran for each request.
+        timed: its seconds of decisions and of fills.
+    """
+    works = np.array([_decided(segments) for segments in traces])  # [requests, 4]
+    decided = np.array([seconds.get("decision", 0.0) for seconds in timed])  # [requests]
+    calls, macs = works[:, 0], works[:, 1]
+    if np.allclose(macs * calls.sum(), calls * macs.sum(), rtol=ALIKE):
+        works[:, 1] = 0.0  # calls that all multiply alike cost by the call: which part is the products' is not known
+    timed_work = (decided > 0) & works.any(1)
+    costs = nonnegative_fit(works[timed_work], decided[timed_work]) if timed_work.any() else []
+    fills = sum(segment.forwards * sum(segment.fill) for segments in traces for segment in segments)
+    filling = sum(seconds.get("fill", 0.0) for seconds in timed)
+    return AddedCosts(
+        **dict(zip(("call", "mac", "position", "check"), costs, strict=False)),
+        fill=filling / fills if fills and filling else None,
+    )
+
+
+def _decided(segments: Sequence[Segment]) -> "Floats":
+    """Calls of routers, their multiply-accumulates, the positions they were called at, and exit checks by the head."""
+    total = np.zeros(4)
+    for each in segments:
+        calls = each.router_calls
+        total += each.forwards * np.array([calls, each.router_macs, calls * each.queries, each.checks])
+    return total

@@ -1,0 +1,192 @@
+"""What methods add to the layers is timed where it happens, whole, and charged by the call."""
+
+from contextlib import contextmanager
+
+import pytest
+import torch
+from torch import nn
+
+from harness.contract.decoder import Auxiliary
+from harness.measure import added
+from harness.measure.added import AddedTimer, fitted
+from harness.measure.ideal import router_calls
+from harness.measure.interleave import Participant
+from harness.measure.serve import CostRequest, serve
+from harness.measure.trace import Tracer
+from harness.methods.routing.router import RouterController, new_router
+from harness.model.paths.layer_path import routed
+from harness.model.tokens.confidence import Saturation, SoftmaxResponse
+from harness.model.tokens.exits import EarlyExit
+from harness.model.tokens.token_depth import token_depth
+from harness.run.measured import Serving
+from harness.run.spec import CostPlan
+from harness.testing.tiny import tiny_decoder
+from tests.silent import Silent
+
+LAYERS = 4
+PROMPT = CostRequest("t", 0, tuple(range(3, 15)), 12, 4)
+TEXT = CostRequest("t", 1, tuple(range(3, 15)), 9, 0)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_decoder("llama", layers=LAYERS)
+
+
+@contextmanager
+def routers(model):
+    drawn = torch.Generator().manual_seed(0)
+    controller = RouterController(model, [new_router(32, 8, drawn) for _ in range(LAYERS)], windows=3, control=0.5)
+    with routed(model, controller), model.assisted(controller.auxiliaries):
+        yield
+
+
+@contextmanager
+def exits(model, confidence):
+    with token_depth(model, EarlyExit(model, confidence, lambda *_: -1.0, {1})):
+        yield
+
+
+@contextmanager
+def hooked(model):
+    """A method of somebody's own, which declares a router and no decision."""
+    router = nn.Linear(32, 3)
+
+    def around(_, args):
+        router(args[0].mean(1))
+
+    handle = model.anatomy.blocks[0].module.register_forward_pre_hook(around)
+    try:
+        with model.assisted([Auxiliary(router, "router")]):
+            yield
+    finally:
+        handle.remove()
+
+
+class Ticks:
+    """A clock that moves when it is told to."""
+
+    now = 0.0
+
+    def pass_by(self, seconds):
+        self.now += seconds
+
+
+@pytest.fixture
+def ticks(monkeypatch):
+    clock = Ticks()
+    monkeypatch.setattr(added, "mark", lambda _: clock.now)
+    return clock
+
+
+def test_a_decision_is_timed_whole_and_without_the_head(model, ticks):
+    router, head = nn.Linear(32, 3), model.anatomy.head
+    with model.assisted([Auxiliary(router, "router")]), AddedTimer(model, "wall") as timer:
+        handles = [
+            router.register_forward_hook(lambda *_: ticks.pass_by(5)),
+            head.register_forward_pre_hook(lambda *_: ticks.pass_by(100)),
+        ]
+        states = torch.zeros(1, 2, 32)
+        with model.adding("decision"):
+            ticks.pass_by(1)  # pooling
+            router(states)
+            head(states)
+            ticks.pass_by(2)  # reading the result
+        with model.adding("fill"):
+            ticks.pass_by(7)
+        head(states)
+        ticks.pass_by(1000)
+        assert timer.seconds() == {"decision": 8, "fill": 7}
+        assert timer.seconds() == {}
+        for handle in handles:
+            handle.remove()
+    assert model.timer is None
+    with model.adding("decision"):
+        ticks.pass_by(1)
+    assert timer.seconds() == {}
+
+
+def test_what_declares_no_decision_has_its_modules_timed(model, ticks):
+    router = nn.Linear(32, 3)
+    with model.assisted([Auxiliary(router, "exit")]), AddedTimer(model, "wall") as timer:
+        handle = router.register_forward_pre_hook(lambda *_: ticks.pass_by(5))
+        router(torch.zeros(1, 2, 32))
+        ticks.pass_by(3)
+        assert timer.seconds() == {"decision": 5}
+        handle.remove()
+
+
+def test_prices_are_found_from_requests(dense_segment):
+    prices = {"call": 3e-5, "mac": 2e-11, "position": 4e-7, "check": 5e-5}
+    works = [(16, 40_000, 10, 0), (16, 90_000, 50, 1), (4, 9_000, 200, 3), (7, 1_000, 20, 2), (1, 70_000, 90, 0)]
+    traces = [
+        [
+            dense_segment(
+                LAYERS,
+                n,
+                phase="score",
+                head=n + checks,
+                checks=checks,
+                router=calls,
+                router_calls=calls,
+                router_macs=macs,
+            ),
+            dense_segment(LAYERS, 1, phase="decode", context=n + 1, forwards=3, fill=(0, 0, 1, 1)),
+        ]
+        for calls, macs, n, checks in works
+    ]
+    timed = [
+        {
+            "decision": calls * (prices["call"] + n * prices["position"])
+            + macs * prices["mac"]
+            + checks * prices["check"],
+            "fill": 6 * 2e-5,
+        }
+        for calls, macs, n, checks in works
+    ]
+    costs = fitted(traces, timed)
+    assert costs.model_dump() == pytest.approx(prices | {"fill": 2e-5}, rel=1e-6)
+
+
+def test_calls_that_are_alike_are_paid_by_the_call(dense_segment):
+    """Where every call multiplies as much, a price of the products alone would make smaller ones free."""
+    lengths = (10, 30, 90)
+    traces = [[dense_segment(LAYERS, n, router=8, router_calls=8, router_macs=8 * 768)] for n in lengths]
+    costs = fitted(traces, [{"decision": 8 * 2e-4} for _ in lengths])
+    assert (costs.call, costs.mac) == (pytest.approx(2e-4), 0)
+
+
+def test_what_did_not_happen_has_no_price(dense_segment):
+    costs = fitted([[dense_segment(LAYERS, 9)]], [{}])
+    assert costs.call is None
+    assert costs.fill is None
+
+
+@pytest.mark.parametrize(
+    ("attach", "request_", "decides", "fills"),
+    [
+        (routers, PROMPT, True, False),
+        (routers, TEXT, True, False),
+        (lambda model: exits(model, Saturation(32)), PROMPT, True, True),
+        (lambda model: exits(model, SoftmaxResponse(model)), PROMPT, True, True),
+        (lambda model: exits(model, Saturation(32)), TEXT, True, False),
+        (hooked, TEXT, True, False),
+    ],
+)
+def test_every_kind_of_method_is_timed_as_it_runs(model, attach, request_, decides, fills):
+    plan = CostPlan()
+    serving = Serving(model, [request_] * 3, plan, Silent(), "t")
+    costs = serving.added(Participant("m", lambda: attach(model)))
+    assert (costs.call is not None) == decides
+    assert (costs.fill is not None) == fills
+    assert costs.fill is None or costs.fill > 0
+    if decides:
+        assert costs.call + costs.mac + costs.position + costs.check > 0
+
+
+def test_a_router_is_called_once_for_all_windows_of_a_prompt(model):
+    with routers(model), Tracer(model) as tracer:
+        serve(model, PROMPT)
+        prefill, *decode = tracer.collect()[0]
+    assert (prefill.router_calls, prefill.router) == (LAYERS, 3 * LAYERS)
+    assert sum(map(router_calls, decode)) == 0
