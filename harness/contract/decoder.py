@@ -48,6 +48,7 @@ class ForwardContext:
         width: tokens of each row when it came, padding included; shorter rows of a "score" are padded on the right,
             those of a "generate" on the left.
         processed: tokens of each row that finished forwards of the batch have run, counted again where they ran again.
+        decoding: False while prompts are read, also in parts; True in the decode steps after that.
         active: indices of the rows in the module that is running now, where an engine runs a part of the batch; None
             where all of them run.
     """
@@ -56,6 +57,7 @@ class ForwardContext:
     kind: Literal["score", "generate"]
     width: int
     processed: int = 0
+    decoding: bool = False
     active: tuple[int, ...] | None = field(default=None)
 
     @property
@@ -63,10 +65,10 @@ class ForwardContext:
         """The side on which shorter rows are padded."""
         return "left" if self.kind == "generate" else "right"
 
-    @property
-    def decoding(self) -> bool:
-        """False while prompts are read, also in parts; True in the decode steps after that."""
-        return self.kind == "generate" and self.processed >= self.width
+    def advance(self, tokens: int) -> None:
+        """Count tokens of each row that a forward has processed."""
+        self.processed += tokens
+        self.decoding = self.kind == "generate" and self.processed >= self.width
 
     @contextmanager
     def only(self, rows: tuple[int, ...]) -> Iterator[None]:
@@ -153,10 +155,11 @@ class Decoder:
         import torch
 
         width = max(row.length for row in rows) if width is None else width
-        context = ForwardContext(tuple(rows), kind, width, processed)
+        context = ForwardContext(tuple(rows), kind, width)
+        context.advance(processed)
 
         def count(module: "nn.Module", args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-            context.processed += input_shape(args, kwargs)[1]
+            context.advance(input_shape(args, kwargs)[1])
 
         outer, self.context = self.context, context
         counting = self.module.register_forward_hook(count, with_kwargs=True)

@@ -22,7 +22,7 @@ from harness.results.costs import AddedCosts
 if TYPE_CHECKING:
     from torch import nn
 
-    from harness.results.stats.paired import Floats
+    from harness.results.stats.conventions import Floats
 
 
 ALIKE: Final = 0.01
