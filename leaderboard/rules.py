@@ -12,6 +12,7 @@ from statistics import median
 from typing import Any, Literal
 
 from harness.core.errors import ResultError
+from harness.core.files import parse_json
 from harness.leaderboard.aggregates import aggregations, disagreements, idealized_disagreements
 from harness.leaderboard.results import PACKED_COSTS, PACKED_SAMPLES, Result
 from harness.measure.accelerators import of_device
@@ -102,7 +103,7 @@ def files(case: Case) -> Iterator[str]:
         yield f"unexpected files: {', '.join(extra[:5])}"
     if (size := sum(path.stat().st_size for path in present.values())) > MAX_FOLDER:
         yield f"{size:,} bytes; a packed run has at most {MAX_FOLDER:,}"
-    stated = json.loads((folder / SUBMISSION).read_bytes())["sha256"]
+    stated = parse_json((folder / SUBMISSION).read_bytes())["sha256"]
     for name in sorted(expected - {SUBMISSION}):
         if name in present and hashlib.sha256(present[name].read_bytes()).hexdigest() != stated.get(name):
             yield f"{name} is not the file that was packed: its sha256 differs"

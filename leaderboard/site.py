@@ -9,7 +9,7 @@ from typing import Any
 
 from harness.contract.describe import Description, describe, paper_url
 from harness.core.errors import MethodError, ResultError, SiteError
-from harness.core.files import staged_folder
+from harness.core.files import parse_json, staged_folder
 from harness.leaderboard import board, exports, pages
 from harness.leaderboard.render import ASSETS, BOARD, families_css, inline_json, page, script, slug
 from harness.leaderboard.results import PACKED_COSTS, PACKED_SAMPLES, Result, load_all
@@ -58,7 +58,7 @@ def _check_place(site: Path) -> None:
     if not site.exists() or (site.is_dir() and not any(site.iterdir())):
         return
     try:
-        is_site = json.loads((site / "index.json").read_text())["generator"] == "harness"
+        is_site = parse_json((site / "index.json").read_bytes())["generator"] == "harness"
     except (OSError, ValueError, KeyError, TypeError):
         is_site = False
     if not is_site:

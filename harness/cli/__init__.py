@@ -1,8 +1,10 @@
 """The command line: one module per sub-command, and nothing heavy imported until a command runs."""
 
 import sys
+from typing import Any
 
 import typer
+from typer.core import TyperGroup
 
 from harness.cli import (
     check,
@@ -21,10 +23,21 @@ from harness.cli import (
     validate,
 )
 from harness.core.errors import HarnessError
-from harness.core.text import printable
+from harness.core.strangers import explained
+from harness.core.text import printable, write_what_can_be
+
+
+class _Sentences(TyperGroup):
+    """Commands in which whatever a stranger's file raises is an error that a user can act on."""
+
+    def invoke(self, ctx: Any) -> Any:
+        with explained():
+            return super().invoke(ctx)
+
 
 app = typer.Typer(
     name="harness",
+    cls=_Sentences,
     help="What does an efficiency method cost in quality, and what does it really save?",
     no_args_is_help=True,
     add_completion=False,
@@ -54,6 +67,7 @@ app.command("submit")(submit.submit)
 
 def main() -> None:
     """Run the command line. Errors that a user can act on are printed without a traceback, with exit code 2."""
+    write_what_can_be()
     try:
         app(args=run.spread(sys.argv[1:]), prog_name="harness")
     except HarnessError as error:

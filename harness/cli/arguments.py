@@ -10,6 +10,7 @@ from typing import Any
 import typer
 
 from harness.core.errors import HarnessError, UnknownNameError
+from harness.core.files import parse_json
 
 
 def key_values(option: str, given: Iterable[str], *, read: bool = True) -> dict[str, Any]:
@@ -98,7 +99,7 @@ def from_yaml(context: typer.Context, path: Path | None) -> Path | None:
 
     try:
         given = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise HarnessError(f"--config {path}: cannot be read: {error}") from error
     if not isinstance(given, dict):
         raise HarnessError(f"--config {path}: expected a mapping of flags to values")
@@ -136,7 +137,7 @@ def _written(value: Any, *, many: bool) -> Any:
 
 def _json(option: str, text: str) -> dict[str, Any]:
     try:
-        parsed = json.loads(text)
+        parsed = parse_json(text)
     except ValueError as error:
         raise HarnessError(f"{option}: not valid JSON: {error}") from error
     if not isinstance(parsed, dict):
@@ -168,5 +169,5 @@ def _value(text: str) -> Any:
         return words[text.lower()]
     try:
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, RecursionError, MemoryError):  # the last two for what is nested too deeply
         return text

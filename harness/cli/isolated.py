@@ -3,6 +3,8 @@
 import sys
 
 from harness.core.errors import HarnessError
+from harness.core.strangers import explained
+from harness.core.text import printable, write_what_can_be
 from harness.run.launch import Order
 
 
@@ -14,13 +16,15 @@ def main() -> None:
     from harness.run.session import Session
 
     quiet.silence()
+    write_what_can_be()
     order = Order.model_validate_json(sys.stdin.read())
     try:
         session = Session(order.job, Store(order.results), Reporter())
-        for unit in order.units:
-            session.carry_out(unit)
+        with explained():
+            for unit in order.units:
+                session.carry_out(unit)
     except HarnessError as error:
-        print(f"harness: {error}", file=sys.stderr)  # noqa: T201
+        print(f"harness: {printable(error, keep=chr(10))}", file=sys.stderr)  # noqa: T201
         sys.exit(2)
     except KeyboardInterrupt:  # the parent was stopped too, and says so
         sys.exit(130)

@@ -9,6 +9,7 @@ import typer
 from typer import Argument, Option
 
 from harness.core.errors import StoreError
+from harness.core.files import parse_json
 
 app = typer.Typer(
     help="List methods, tasks, suites, models, runs or prepared states.", no_args_is_help=True, rich_markup_mode=None
@@ -149,7 +150,7 @@ def states(as_json: _Json = False) -> None:
 def _facts(folder: Path) -> dict[str, str]:
     """What a model's files say of it."""
     try:
-        config = dict(json.loads((folder / "config.json").read_text()))
+        config = dict(parse_json((folder / "config.json").read_bytes()))
         text = dict(config.get("text_config") or config)
     except (OSError, ValueError, TypeError):
         return {"type": "?", "layers": "?", "size": "?"}

@@ -66,6 +66,7 @@ def prepare(
             raise HarnessError(f"{stack.label} needs no preparation: run it")
     try:
         with redirect_stdout(sys.stderr):
+            session.check_calibrations(session.plan.specs)
             preparations = _prepared(session) if output_path is None else [prepare_into(session, output_path)]
     except KeyboardInterrupt:
         display.Reporter().say("stopped. Finished parts are kept: give the same command again to go on.")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Argument, Option
 
 from harness.core.errors import UnknownNameError
+from harness.core.files import parse_json
 
 if TYPE_CHECKING:
     from rich.padding import Padding
@@ -139,7 +140,7 @@ def _show_run(folder: "RunFolder", *, as_json: bool) -> None:
             table.add_row(plain(name), plain(value if isinstance(value, str) else json.dumps(value)))
     console.print(table)
     try:
-        command = json.loads((folder.path / MANIFEST).read_text())["command"]
+        command = parse_json((folder.path / MANIFEST).read_bytes())["command"]
     except (OSError, ValueError, KeyError, TypeError):
         return
     console.print()

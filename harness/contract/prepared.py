@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.core.errors import MethodError
-from harness.core.files import staged_folder, write_atomic
+from harness.core.files import parse_json, staged_folder, write_atomic
 
 if TYPE_CHECKING:
     import torch
@@ -64,7 +64,7 @@ class Prepared:
         from harness.contract.packing import unpacked
 
         try:
-            stored = json.loads((folder / FACTS).read_text())
+            stored = parse_json((folder / FACTS).read_bytes())
             made_for, facts, unpack = dict(stored["key"]), dict(stored["facts"]), dict(stored.get("unpack", {}))
             tensors = {name: unpacked(tensor, unpack.get(name)) for name, tensor in load_file(folder / TENSORS).items()}
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:

@@ -21,8 +21,8 @@ from typing import Any
 from harness.contract.families import Family, rank
 from harness.contract.method import Method
 from harness.core.errors import MethodError, UnknownNameError
+from harness.core.strangers import METHODS, message_of, stranger_of
 
-GROUP = "harness.methods"
 OWN_DISTRIBUTION = "efficiency-harness"
 
 
@@ -113,7 +113,7 @@ def from_file(path: Path, class_name: str) -> type[Method]:
 @cache
 def _points() -> tuple[EntryPoint, ...]:
     try:
-        return tuple(entry_points(group=GROUP))
+        return tuple(entry_points(group=METHODS))
     except (TypeError, ValueError):  # one distribution's entry_points.txt is broken: do without that one
         return tuple(_readable_points())
 
@@ -123,7 +123,7 @@ def _readable_points() -> Iterator[EntryPoint]:
     for distribution in distributions():
         with suppress(TypeError, ValueError):
             if distribution.name not in seen:  # the first on sys.path is the one that is imported
-                yield from distribution.entry_points.select(group=GROUP)
+                yield from distribution.entry_points.select(group=METHODS)
             seen.add(distribution.name)
 
 
@@ -165,7 +165,8 @@ def _loaded(point: EntryPoint) -> type[Method]:
 
 
 def _reason(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"
+    place = stranger_of(error)
+    return f"{message_of(error)}{f' at {place}' if place else ''}"
 
 
 def _is_method(value: Any) -> bool:

@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 
 from harness.contract.prepared import FACTS
 from harness.core.errors import HarnessError
-from harness.core.files import writing
+from harness.core.files import parse_json, writing
 from harness.core.paths import cache_folder
 
 QUOTA: Final = 10_000_000_000
@@ -131,7 +131,7 @@ def _described(folder: Path) -> State:
         used = folder.stat().st_mtime
         size = sum(file.stat().st_size for file in folder.iterdir())
     with suppress(OSError, ValueError, AttributeError):
-        label = str(json.loads((folder / FACTS).read_text()).get("label", label))
+        label = str(parse_json((folder / FACTS).read_bytes()).get("label", label))
     return State(folder, label, size, used)
 
 

@@ -1,14 +1,28 @@
 """Files that are either whole or not there, and what to say when the disk is full."""
 
 import errno
+import json
 import os
 import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from harness.core.errors import DiskError
+
+
+def parse_json(text: str | bytes) -> Any:
+    """The value that a text is JSON of; bytes are read as UTF-8, whatever the locale.
+
+    Raises:
+        ValueError: it is not JSON, or nested deeper than Python reads.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 @contextmanager

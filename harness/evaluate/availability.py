@@ -6,7 +6,6 @@ cache holds; so these folders are what is looked for, by the rules of ``datasets
 
 import ast
 import glob
-import json
 import os
 import re
 from collections import Counter
@@ -20,6 +19,7 @@ from typing import Any
 import yaml
 
 import harness.tasks
+from harness.core.files import parse_json
 from harness.evaluate.task_index import Known, known_names, scan
 
 _BUNDLED = Path(harness.tasks.__path__[0])
@@ -155,7 +155,7 @@ def _prepared(path: str, name: str | None, kwargs: dict[str, Any]) -> Path | Non
 def _is_config(folder: Path, *, exact: bool) -> bool:
     """Whether a folder is a complete data set, of the configuration that its path names."""
     info = folder / "dataset_info.json"
-    return info.is_file() and (not exact or json.loads(info.read_text())["config_name"] == folder.parts[-3])
+    return info.is_file() and (not exact or parse_json(info.read_bytes())["config_name"] == folder.parts[-3])
 
 
 def _config_id(name: str | None, kwargs: dict[str, Any]) -> str:

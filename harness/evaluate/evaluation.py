@@ -5,6 +5,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
 from harness.core.errors import HarnessError
+from harness.core.strangers import message_of, raising_module, refusal_of
+from harness.evaluate.advice import advice_on
 
 if TYPE_CHECKING:
     from harness.evaluate.lm import HarnessLM
@@ -96,30 +98,35 @@ def _without_surveys(evaluator: Any) -> Iterator[None]:
 
 @contextmanager
 def explained(what: str, batch_size: int) -> Iterator[None]:
-    """Turn the foreseeable failures of an evaluation into a sentence.
+    """Turn what a user can mend in an evaluation into a sentence.
 
     Raises:
-        HarnessError: memory ran out, or lm-eval or transformers refuses a request.
+        HarnessError: memory ran out, a stranger's file raised, or lm-eval or transformers refuses a request.
     """
     import torch
 
     try:
         yield
+    except HarnessError:
+        raise
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise HarnessError(
             f"{what}: out of memory at batch size {batch_size}. Finished documents are kept: give the same "
             "command again when memory is free, or a smaller --batch_size (which is another run)."
         ) from error
-    except (AssertionError, TypeError, ValueError) as error:
-        by = next((library for library in ("lm_eval", "transformers.generation") if _raised_by(library, error)), None)
-        if by is None:
-            raise
-        reason = str(error) or "a request is empty or longer than the model allows (max_length)"
-        raise HarnessError(f"{what}: {by.replace('_', '-')} refuses: {reason}") from error
+    except (Exception, SystemExit) as error:
+        if reason := advice_on(error) or refusal_of(error) or _refused_by_library(error):
+            raise HarnessError(f"{what}: {reason}") from error
+        raise
 
 
-def _raised_by(package: str, error: BaseException) -> bool:
-    frame = error.__traceback__
-    while frame and frame.tb_next:
-        frame = frame.tb_next
-    return frame is not None and f"{frame.tb_frame.f_globals.get('__name__')}.".startswith(f"{package}.")
+def _refused_by_library(error: BaseException) -> str | None:
+    """What lm-eval could not do with the task or its documents, or transformers with the generation arguments."""
+    module = f"{raising_module(error)}."
+    if module.startswith("lm_eval."):
+        if isinstance(error, AssertionError | TypeError | ValueError):
+            return f"lm-eval refuses: {error or 'a request is empty or longer than the model allows (max_length)'}"
+        return f"lm-eval refuses: {message_of(error)}"
+    if module.startswith("transformers.generation.") and isinstance(error, AssertionError | TypeError | ValueError):
+        return f"transformers refuses: {error}"
+    return None

@@ -14,6 +14,7 @@ from lm_eval.models.huggingface import HFLM
 
 from harness.contract.decoder import Decoder
 from harness.core.errors import ModelError, UnknownNameError
+from harness.core.strangers import message_of
 from harness.evaluate.batches import ScoringRequest, request_keys
 from harness.evaluate.journal import Request
 from harness.model.layouts import dissect
@@ -98,6 +99,23 @@ class HarnessLM(HFLM):  # type: ignore[misc] # lm-eval has no type stubs
                 see = f"The tokenizer has {', '.join(names) or 'one without a name: give the flag without a value'}."
                 raise UnknownNameError("chat template", wanted, names, see=see)
             self.chat_template_args["chat_template"] = wanted  # lm-eval itself records the name and takes the default
+
+    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        """Render a conversation; see HFLM, which leaves the system message out where the template refuses it.
+
+        Raises:
+            ModelError: the template raised; it is the model's, and may raise anything.
+        """
+        try:
+            return str(super().apply_chat_template(chat_history, add_generation_prompt))
+        except Exception as error:
+            roles = [message["role"] for message in chat_history]
+            ways = ["leave --system_instruction out"] * ("system" in roles)
+            ways += ["give --fewshot_as_multiturn false"] * (roles.count("user") > 1)
+            raise ModelError(
+                f"the model's chat template refuses a conversation of {', '.join(roles)}: {message_of(error)}; "
+                f"{', or '.join([*ways, 'run without --apply_chat_template'])}"
+            ) from error
 
     @contextmanager
     def answering(self, mode: Mode) -> Iterator[None]:

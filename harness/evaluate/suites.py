@@ -81,7 +81,7 @@ def load(name: str) -> Suite:
     path = Path(name) if own else BUNDLED / f"{name}.yaml"
     try:
         given = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise SuiteError(f"suite {name} cannot be read: {' '.join(str(error).split())}") from error
     try:
         return Suite.model_validate(given)

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, TypeGuard
 import yaml
 
 from harness.core.errors import DiskError
-from harness.core.files import write_atomic
+from harness.core.files import parse_json, write_atomic
 from harness.core.paths import cache_folder
 
 # A top-level naming key with its value: the rest of the line and the indented or dashed lines under it.
@@ -49,7 +49,7 @@ def known_names() -> dict[str, Known]:
     stamp = f"{version('lm_eval')} {root} {root.stat().st_mtime_ns}"
     cache = cache_folder() / "lm-eval-tasks.json"
     try:
-        stored = json.loads(cache.read_text())
+        stored = parse_json(cache.read_bytes())
         if stored["stamp"] == stamp:
             return {name: Known(*known) for name, known in stored["names"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):

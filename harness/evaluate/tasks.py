@@ -16,6 +16,8 @@ from typing import Any
 import harness.tasks
 from harness.core.errors import MethodError, TaskError, UnknownNameError
 from harness.core.source import of_file
+from harness.core.strangers import message_of, stranger_of
+from harness.evaluate.advice import advice_on, missing_metric
 from harness.evaluate.task_index import Known, known_names
 
 BUNDLED = Path(harness.tasks.__path__[0])
@@ -124,7 +126,8 @@ class TaskLoader:
             built = self.manager.load([spec])
         except Exception as error:  # a task may run its author's code and fail in any way; the message says which
             raise TaskError(_explain(name, error)) from error
-        for task in built["tasks"].values():
+        for task_name, task in built["tasks"].items():
+            _refuse_absent_metrics(task_name, task)
             overrides.apply(task)
         # lm-eval lists the requested group before those inside it
         outermost = list(built["groups"].values())[:1]
@@ -143,6 +146,36 @@ def refuse_without_prompt(method: str, loaded: LoadedTask) -> None:
                 f"{method} decides from a document's prompt, and {name} scores whole texts (loglikelihood_rolling), "
                 "which have none: a decision pooled over the text would look at the tokens that it is to predict"
             )
+
+
+def refuse_shots(loaded: LoadedTask) -> None:
+    """Refuse more examples in the prompt than there are documents to take them from.
+
+    Raises:
+        TaskError: with the most that the task can have.
+    """
+    for name, task in loaded.tasks.items():
+        shots, sampler = task.config.num_fewshot or 0, getattr(task, "sampler", None)
+        if not shots or sampler is None:
+            continue
+        # a question from the same split is not an example of itself
+        asked = task.fewshot_cfg.split == task.config.test_split
+        most = max(len(sampler.df) - asked, 0)
+        if shots > most:
+            left_out = ", the question itself left out" if asked else ""
+            raise TaskError(
+                f"{name}: {shots} examples in the prompt (num_fewshot) are more than the {most} documents that they "
+                f"can be taken from{left_out}; give --num_fewshot {most} or less"
+            )
+
+
+def _refuse_absent_metrics(name: str, task: Any) -> None:
+    """Refuse a task whose metric lm-eval does not know and could not load, which it only logs."""
+    if getattr(task.config, "process_results", None) is not None:  # the task's own code computes its metrics
+        return
+    for metric, function in getattr(task, "_metric_fn_list", {}).items():
+        if function is None:
+            raise TaskError(f"task {name!r}: {missing_metric(str(metric))}")
 
 
 @dataclass(frozen=True)
@@ -216,9 +249,12 @@ def _explain(name: str, error: Exception) -> str:
     from huggingface_hub import constants
 
     reason = str(error).strip().split("\n")[0]
+    if advice := advice_on(error):
+        return f"task {name!r} cannot be loaded: {advice}"
     dataset = _dataset_of(error)
     if not dataset:
-        return f"task {name!r} cannot be loaded: {type(error).__name__}: {reason}"
+        place = stranger_of(error)
+        return f"task {name!r} cannot be loaded: {message_of(error)}{f' at {place}' if place else ''}"
     where = "the network is switched off" if constants.HF_HUB_OFFLINE else "it could not be fetched"
     return (
         f"task {name!r}: its data set {', '.join(dataset)} is not in the cache {datasets.config.HF_DATASETS_CACHE} "

@@ -1,6 +1,5 @@
 """Where a model's files are, and the fingerprint that says which model it is."""
 
-import json
 import os
 import re
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any
 import harness.tasks
 from harness.core.contents import digest_of_files, with_contents
 from harness.core.errors import ModelError
+from harness.core.files import parse_json
 
 BUNDLED_NAME = "pocket"
 BUNDLED = Path(harness.tasks.__path__[0]) / "pocket" / "model"
@@ -147,7 +147,7 @@ def _digest(folder: Path, subfolder: str = "") -> str:
 def _base_of(adapter: Path) -> Path | None:
     """The folder of the model that an adapter is for, if it names one that is here."""
     try:
-        base = Path(json.loads(adapter.read_text())["base_model_name_or_path"]).expanduser()
+        base = Path(parse_json(adapter.read_bytes())["base_model_name_or_path"]).expanduser()
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return base if base.is_dir() and base.resolve() != adapter.parent.resolve() else None

@@ -5,8 +5,10 @@
 ``journal*.jsonl`` holds the answers so far.
 """
 
+import hashlib
 import json
 import re
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +18,7 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from harness.core.errors import StoreError, UnknownNameError
-from harness.core.files import write_atomic, writing
+from harness.core.files import parse_json, write_atomic, writing
 from harness.results.cost_lines import COST_LINE, CostLine, CostLines
 from harness.results.record import RunRecord
 from harness.results.samples import SAMPLE_LINE, SampleLine, key_of
@@ -81,7 +83,7 @@ class RunFolder:
         """
         path = self.path / MANIFEST
         try:
-            manifest = json.loads(path.read_bytes())
+            manifest = parse_json(path.read_bytes())
         except (OSError, ValueError) as error:
             raise StoreError(f"{path} cannot be read: {error}") from error
         if not isinstance(manifest, dict):
@@ -132,8 +134,7 @@ class Store:
     def folder(self, run_id: str, *names: str) -> RunFolder:
         """The folder of a run, named for people and ending in the id."""
         existing = next(self.root.glob(f"*_{run_id}"), None) if self.root.is_dir() else None
-        readable = "_".join(re.sub(r"[^\w.=-]+", "-", name, flags=re.ASCII).strip("-.")[:60] for name in names)
-        return RunFolder(existing or self.root / f"{readable}_{run_id}")
+        return RunFolder(existing or self.root / "_".join([*map(_readable, names), run_id]))
 
     def folders(self) -> list[RunFolder]:
         """All runs, finished or not, the newest first."""
@@ -160,6 +161,17 @@ class Store:
         if not matches:
             raise UnknownNameError("run", name, ids, see=f"`harness ls runs` lists those in {self.root}.")
         return matches[0]
+
+
+def _readable(name: str) -> str:
+    """A name as part of a folder's: letters of any script that the file system takes, in at most 60 bytes.
+
+    A name of none of them is its digest.
+    """
+    encoding = sys.getfilesystemencoding()
+    writable = name.encode(encoding, "replace").decode(encoding)
+    part = re.sub(r"[^\w.=-]+", "-", writable).strip("-.").encode()[:60].decode(errors="ignore")
+    return part or hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()[:8]
 
 
 def _lines(path: Path, kind: TypeAdapter[_Line]) -> Iterator[_Line]:

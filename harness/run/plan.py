@@ -10,7 +10,7 @@ from harness.core import environment
 from harness.core.errors import HarnessError, MethodError, UnknownNameError
 from harness.evaluate.calibration_text import calibration_for
 from harness.evaluate.quiet import collected_warnings
-from harness.evaluate.tasks import LoadedTask, Overrides, TaskLoader, refuse_without_prompt
+from harness.evaluate.tasks import LoadedTask, Overrides, TaskLoader, refuse_shots, refuse_without_prompt
 from harness.model.source import ModelSource
 from harness.run.loading import device_of, source_of
 from harness.run.spec import Job, RunSpec
@@ -113,6 +113,7 @@ class Plan:
             with collected_warnings("lm_eval", "datasets"):
                 task = loader.load(name, Overrides(task_job.num_fewshot, task_job.gen_kwargs, task_job.seeds[3]))
             self._refuse_samples(task)
+            refuse_shots(task)
             for stack in self.stacks:
                 if stack.pools_prompt:
                     refuse_without_prompt(stack.label, task)

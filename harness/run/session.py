@@ -95,10 +95,29 @@ class Session:
         """Where a run's result is or will be."""
         return self.store.folder(spec.id, spec.stack.label, spec.model.name, spec.task.name)
 
+    def check_calibrations(self, specs: Sequence[RunSpec]) -> None:
+        """Refuse calibration texts that the model cannot read.
+
+        Raises:
+            ModelError: a token without an embedding.
+        """
+        from harness.evaluate.vocabulary import Vocabulary
+
+        calibrations = {id(spec.calibration): spec.calibration for spec in specs if spec.calibration}
+        for calibration in calibrations.values():
+            Vocabulary.of(self.lm.decoder).refuse_calibration(calibration)
+
     def _try_out(self, pending: Sequence[RunSpec]) -> None:
-        """Prepare and attach every method once, so that a setting that this model refuses costs no hours."""
-        if pending:
-            self.store.check_writable()
+        """Build every request, then prepare and attach every method once: what cannot be served costs no hours."""
+        if not pending:
+            return
+        self.store.check_writable()
+        from harness.evaluate import preflight
+
+        for spec in {spec.task.name: spec for spec in pending}.values():
+            with self.progress.bar(f"checking the requests of {spec.task.name}"):
+                preflight.check(self.lm, spec.task, spec.job)
+        self.check_calibrations(pending)
         for spec in pending:
             with self.attached(spec):
                 pass

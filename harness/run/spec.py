@@ -12,6 +12,7 @@ from harness.contract.calibration import Calibration
 from harness.contract.stack import Stack
 from harness.core.contents import with_contents
 from harness.core.environment import Environment
+from harness.core.errors import UnknownNameError
 from harness.core.source import of_modules
 from harness.evaluate.suites import TaskRequest
 from harness.evaluate.tasks import LoadedTask
@@ -27,7 +28,17 @@ UNSUPPORTED_MODEL_ARGS = {
     "gguf_file": "convert it to safetensors first",
     "tp_plan": "use accelerate launch for data parallelism",
     "parallelize": "use accelerate launch for data parallelism",
+    "device": "give --device",
+    "batch_size": "give --batch_size",
+    "max_batch_size": "only --batch_size auto needs it, which is not offered",
+    **dict.fromkeys(
+        ("load_in_8bit", "load_in_4bit", "quantization_config"),
+        "quantization is a method here, compared with the dense model: `harness ls methods --family quantization`",
+    ),
 }
+
+DTYPES: Final = ("auto", "float32", "float", "bfloat16", "float16", "half", "float64", "double")
+"""Number formats that a model's weights can be loaded in, by torch's names."""
 
 OBSERVES: Final = tuple(f"harness.evaluate.{name}" for name in ("evaluation", "lm", "observed", "outcome"))
 """Modules that evaluate and observe: with what they import, they are part of every run's id."""
@@ -92,6 +103,8 @@ class ModelSettings(BaseModel):
         for name in args:
             if name in UNSUPPORTED_MODEL_ARGS:
                 raise ValueError(f"model argument {name!r} is not supported: {UNSUPPORTED_MODEL_ARGS[name]}")
+        if isinstance(dtype := args.get("dtype", "auto"), str) and dtype not in DTYPES:
+            raise UnknownNameError("dtype", dtype, DTYPES, see=f"--model_args dtype takes: {', '.join(DTYPES)}.")
         return args
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from harness.contract.calibration import Calibration, Question
 from harness.contract.identity import model_identity
 from harness.core.errors import MethodError
-from harness.core.files import write_atomic
+from harness.core.files import parse_json, write_atomic
 from harness.methods.routing.mcts import Reward, Search, SearchResult, Settings, search
 
 if TYPE_CHECKING:
@@ -251,7 +251,7 @@ class _Journal:
         if self._file is None or not self._file.is_file():
             return {}
         try:
-            stored = json.loads(self._file.read_text())
+            stored = parse_json(self._file.read_bytes())
             return {
                 digest: SearchResult(None if path is None else tuple(path), bool(dense), int(evaluations))
                 for digest, (path, dense, evaluations) in stored.items()
