@@ -1,12 +1,8 @@
-"""lm-eval's own evaluation of a task, with lm-eval's own defaults, and its foreseeable failures as sentences."""
+"""lm-eval's own evaluation of a task, with lm-eval's own defaults."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
-
-from harness.core.errors import HarnessError
-from harness.core.strangers import message_of, raising_module, refusal_of
-from harness.evaluate.advice import advice_on
 
 if TYPE_CHECKING:
     from harness.evaluate.lm import HarnessLM
@@ -94,39 +90,3 @@ def _without_surveys(evaluator: Any) -> Iterator[None]:
         yield
     finally:
         evaluator.get_git_commit_hash, evaluator.add_env_info = surveys
-
-
-@contextmanager
-def explained(what: str, batch_size: int) -> Iterator[None]:
-    """Turn what a user can mend in an evaluation into a sentence.
-
-    Raises:
-        HarnessError: memory ran out, a stranger's file raised, or lm-eval or transformers refuses a request.
-    """
-    import torch
-
-    try:
-        yield
-    except HarnessError:
-        raise
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise HarnessError(
-            f"{what}: out of memory at batch size {batch_size}. Finished documents are kept: give the same "
-            "command again when memory is free, or a smaller --batch_size (which is another run)."
-        ) from error
-    except (Exception, SystemExit) as error:
-        if reason := advice_on(error) or refusal_of(error) or _refused_by_library(error):
-            raise HarnessError(f"{what}: {reason}") from error
-        raise
-
-
-def _refused_by_library(error: BaseException) -> str | None:
-    """What lm-eval could not do with the task or its documents, or transformers with the generation arguments."""
-    module = f"{raising_module(error)}."
-    if module.startswith("lm_eval."):
-        if isinstance(error, AssertionError | TypeError | ValueError):
-            return f"lm-eval refuses: {error or 'a request is empty or longer than the model allows (max_length)'}"
-        return f"lm-eval refuses: {message_of(error)}"
-    if module.startswith("transformers.generation.") and isinstance(error, AssertionError | TypeError | ValueError):
-        return f"transformers refuses: {error}"
-    return None

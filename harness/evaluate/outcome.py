@@ -82,7 +82,7 @@ def _scores(results: dict[str, Any]) -> list[Score]:
         better = results.get("higher_is_better", {}).get(task) or {}
         scored = Counter(
             (metric, sample["filter"])
-            for leaf in _leaves(task, results)
+            for leaf in leaves(task, results)
             for sample in results["samples"].get(leaf, ())
             for metric in sample["metrics"]
         )
@@ -112,13 +112,13 @@ def _place(key: str, listed: list[Any]) -> int:
     return listed.index(metric) if metric in listed else len(listed)
 
 
-def _leaves(name: str, results: dict[str, Any]) -> Iterator[str]:
+def leaves(name: str, results: dict[str, Any]) -> Iterator[str]:
     """The tasks of a group, or the task itself."""
     children = results.get("group_subtasks", {}).get(name)
     if not children:
         yield name
     for child in children or ():
-        yield from _leaves(child, results)
+        yield from leaves(child, results)
 
 
 def _number(value: Any) -> float | None:

@@ -19,9 +19,10 @@ from transformers import GenerationConfig
 
 from harness.core.errors import Enough, ModelError, SpecError, TaskError, UnknownNameError
 from harness.evaluate.batches import ScoringRequest
-from harness.evaluate.evaluation import Settings, explained
+from harness.evaluate.evaluation import Settings
 from harness.evaluate.journal import Request
 from harness.evaluate.quiet import collected_warnings
+from harness.evaluate.refusals import explained
 from harness.evaluate.tasks import LoadedTask
 from harness.evaluate.vocabulary import Vocabulary
 

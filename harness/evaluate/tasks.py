@@ -164,8 +164,8 @@ def refuse_shots(loaded: LoadedTask) -> None:
         if shots > most:
             left_out = ", the question itself left out" if asked else ""
             raise TaskError(
-                f"{name}: {shots} examples in the prompt (num_fewshot) are more than the {most} documents that they "
-                f"can be taken from{left_out}; give --num_fewshot {most} or less"
+                f"{name}: {shots} examples in the prompt (num_fewshot) are more than the documents that they "
+                f"can be taken from, which are {most}{left_out}; give --num_fewshot {most} or less"
             )
 
 

@@ -12,10 +12,12 @@ from harness.contract.facts import Savings
 from harness.contract.preparation import Preparation
 from harness.contract.prepared import Prepared
 from harness.core import environment
-from harness.evaluate.evaluation import explained, simple_evaluate
+from harness.evaluate.evaluation import simple_evaluate
 from harness.evaluate.journal import Journal, Served
+from harness.evaluate.missing_scores import missing_scores
 from harness.evaluate.outcome import summary
 from harness.evaluate.quiet import collected_warnings
+from harness.evaluate.refusals import explained
 from harness.measure.shape import ModelShape
 from harness.results.costs import Memory
 from harness.results.intervals import with_intervals
@@ -83,7 +85,9 @@ def evaluate(spec: RunSpec, lm: "HarnessLM", folder: RunFolder, preparation: Pre
         flops=outcome.flops,
         memory=Memory(weights=evaluated.shape.bytes, kv_peak=outcome.kv_peak),
         sources={"scores": digest("scores")},
-        missing=MISSING | ({"flops.audit_ratio": reason} if (reason := evaluated.replay.reason) else {}),
+        missing=MISSING
+        | missing_scores(evaluated.results, outcome.scores)
+        | ({"flops.audit_ratio": reason} if (reason := evaluated.replay.reason) else {}),
         warnings=outcome.warnings + evaluated.warnings,
     )
     folder.finish(record, outcome.lines, _manifest(spec, evaluated.shape))

@@ -33,7 +33,7 @@ UNSUPPORTED_MODEL_ARGS = {
     "max_batch_size": "only --batch_size auto needs it, which is not offered",
     **dict.fromkeys(
         ("load_in_8bit", "load_in_4bit", "quantization_config"),
-        "quantization is a method here, compared with the dense model: `harness ls methods --family quantization`",
+        "quantization is a method here, compared with the dense model: --method int8-dynamic",
     ),
 }
 

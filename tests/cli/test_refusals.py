@@ -90,7 +90,7 @@ def test_unknown_flag(harness: Harness) -> None:
     ("arguments", "sentence"),
     [
         ("--model_args max_length=2", "longer than the model allows"),
-        ("--gen_kwargs max_gen_toks=300", "max tokens to generate (300)"),
+        ("--gen_kwargs max_gen_toks=300", "300 new tokens (max_gen_toks), and the model takes 256"),
         ("--gen_kwargs temprature=1", "temprature"),
         ("--gen_kwargs temperature=hot", "hot"),
         ("--gen_kwargs num_beams=2", "num_beams=2"),
