@@ -113,6 +113,11 @@ class Facts:
     """Linear layers are computed by others in their place (harness.model.weights.linear), each of which says whether
     its kernel saves anything on this machine."""
 
+    directs_layers: ClassVar[
+        Annotated[bool, _flag("directs layers", any, "yes: a stack has one method that decides which layers run")]
+    ] = False
+    """Which layers run is decided by the method in their place; a stack has one such method."""
+
     stackable: ClassVar[Annotated[bool, _flag("stackable", all, "yes: may be combined as a+b", "no: runs alone")]] = (
         True
     )

@@ -52,6 +52,9 @@ class Method(Facts, ABC):
     neutral: ClassVar[dict[str, Any] | None] = None
     """Parameters that leave the model dense bit for bit, if any do."""
 
+    calibrates_layers: ClassVar[bool] = False
+    """``prepare`` runs the model's layers one after the other, so that none may be directed by a method below."""
+
     _mixin: ClassVar[bool] = False
 
     def __init_subclass__(cls, *, mixin: bool = False, **options: Any) -> None:
@@ -93,6 +96,9 @@ class Method(Facts, ABC):
     def check(self) -> None:
         """Refuse combinations of parameters that are each valid alone, by raising MethodError."""
 
+    def check_below(self, below: tuple["Method", ...]) -> None:
+        """Refuse methods on which this one cannot be stacked, by raising MethodError, before anything is prepared."""
+
     def prepare(self, model: "Decoder", calibration: "Calibration") -> "Prepared":
         """Do the slow, once-only work: calibrate, search or train. Cached on disk by fingerprint."""
         from harness.contract.prepared import Prepared
@@ -107,6 +113,11 @@ class Method(Facts, ABC):
     def needs_preparation(self) -> bool:
         """Whether ``prepare`` does anything for this method."""
         return type(self).prepare is not Method.prepare
+
+    @property
+    def removes(self) -> frozenset[str]:
+        """What the model lacks while the method is attached: "layers", "attentions" or "MLPs"."""
+        return frozenset()
 
     @property
     def questions_needed(self) -> int:

@@ -37,6 +37,8 @@ class Stack(Facts):
         alone = [part.name for part in self.parts if not part.stackable]
         if len(self.parts) > 1 and alone:
             raise MethodError(f"{alone[0]} cannot be stacked with another method: run it alone")
+        for index, part in enumerate(self.parts):
+            _check_below(part, self.parts[:index])
         vars(self).update(fold(self.parts))
 
     @property
@@ -88,6 +90,19 @@ class Stack(Facts):
                 attached.enter_context(part.attach(model, state))
                 states.append(state)
             yield states
+
+
+def _check_below(part: Method, below: tuple[Method, ...]) -> None:
+    """Refuse what cannot be stacked, before the parts below are prepared for nothing."""
+    directing = next((method for method in below if method.directs_layers), None)
+    if directing is not None and part.directs_layers:
+        raise MethodError(f"{directing.name} and {part.name} both decide which layers run: run them apart")
+    if directing is not None and part.calibrates_layers and part.needs_preparation:
+        raise MethodError(
+            f"{part.name} is prepared on the layers one after the other, and {directing.name} directs them: "
+            f"write {part.name}+{directing.name}"
+        )
+    part.check_below(below)
 
 
 def parse(text: str, extra_args: dict[str, Any] | None = None) -> Stack:

@@ -1,8 +1,10 @@
 """The model of a job: where it is, which device takes it, and how it is loaded."""
 
+import inspect
+import re
 from typing import TYPE_CHECKING
 
-from harness.core.errors import HarnessError, ModelError
+from harness.core.errors import HarnessError, ModelError, UnknownNameError
 from harness.core.progress import Progress
 from harness.evaluate.quiet import collected_warnings
 from harness.model.source import ModelSource, locate
@@ -49,6 +51,8 @@ def load(settings: ModelSettings, source: ModelSource, device: str, progress: Pr
         ModelError: it cannot be loaded.
         UnsupportedModelError: its parts cannot be found.
     """
+    from lm_eval.models.huggingface import HFLM
+
     from harness.evaluate.lm import HarnessLM
     from harness.measure.arithmetic import advise
 
@@ -65,6 +69,12 @@ def load(settings: ModelSettings, source: ModelSource, device: str, progress: Pr
             )
     except HarnessError:
         raise
+    except TypeError as error:
+        name = _unexpected(error, settings)
+        if name is None:
+            raise ModelError(f"model {settings.pretrained!r} cannot be loaded: {error}") from error
+        known = inspect.signature(HFLM.__init__).parameters
+        raise UnknownNameError("model argument", name, known, see="Neither lm-eval nor the model takes it.") from error
     except Exception as error:  # loading runs a stranger's configuration; whatever fails is about the model
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise ModelError(f"model {settings.pretrained!r} cannot be loaded: {reason}") from error
@@ -72,3 +82,9 @@ def load(settings: ModelSettings, source: ModelSource, device: str, progress: Pr
         lm.use_chat_template(settings.apply_chat_template)
     advise(lm.decoder, progress.say)
     return lm
+
+
+def _unexpected(error: TypeError, settings: ModelSettings) -> str | None:
+    """The user's model argument that something refused by its name."""
+    named = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+    return named[1] if named and named[1] in settings.model_args else None

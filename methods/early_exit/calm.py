@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from annotated_types import Ge, Interval
 
 from harness.contract.families import Family
-from harness.contract.mixins import OnText
 from harness.contract.prepared import Prepared
 from harness.core.errors import MethodError
+from harness.methods.early_exit.exiting import Exiting
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,7 +27,7 @@ FITTED = 0.2
 
 
 @dataclass(frozen=True, kw_only=True)
-class Calm(OnText):
+class Calm(Exiting):
     """Let every token exit at the first checked layer where the model is confident of its prediction.
 
     How: after every ``every``-th layer a confidence c is measured from the token's state h. "softmax": the likeliest

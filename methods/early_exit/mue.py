@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 from annotated_types import Ge, Interval
 
 from harness.contract.families import Family
-from harness.contract.mixins import OnText
 from harness.contract.prepared import Prepared
 from harness.core.errors import MethodError
+from harness.methods.early_exit.exiting import Exiting
 
 if TYPE_CHECKING:
     import torch
@@ -25,7 +25,7 @@ ABOVE = 10
 
 
 @dataclass(frozen=True, kw_only=True)
-class MuE(OnText):
+class MuE(Exiting):
     """Let every token exit at the first layer that leaves its state nearly as it was.
 
     How: after each layer l from ``start`` on, s_l = cos(h_l, h_(l-1)) between the layer's output and its input. A

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from annotated_types import Ge
 
 from harness.contract.families import Family
+from harness.contract.method import Method
 from harness.contract.mixins import OnText
 from harness.contract.parameters import Indices
 from harness.contract.prepared import Prepared
@@ -68,6 +69,24 @@ class LayerDrop(OnText):
             raise MethodError(f"layer-drop: count={self.count} contradicts layers={self.layers}; leave count out")
         object.__setattr__(self, "layers", tuple(sorted(self.layers)))
         object.__setattr__(self, "count", len(self.layers))
+
+    @property
+    def removes(self) -> frozenset[str]:
+        """Whole layers, or branches of them."""
+        parts = {"block": {"layers"}, "attention": {"attentions"}, "joint": {"attentions", "MLPs"}, "mlp": {"MLPs"}}
+        return frozenset(parts[self.unit] if self.count else ())
+
+    def check_below(self, below: tuple[Method, ...]) -> None:
+        """Refuse to score units where some are gone, or are left out of what runs."""
+        super().check_below(below)
+        unscored = self.removes | {"layers", "MLPs"}  # what goes in is read off the MLP; attentions may be gone
+        for method in below:
+            routed = method.directs_layers and method.family == Family.ROUTING
+            if not self.layers and (routed or method.removes & unscored):
+                raise MethodError(
+                    f"layer-drop scores all units of the model, and {method.label} below it leaves some out: "
+                    "name the layers that go, as in layer-drop:layers=1"
+                )
 
     def prepare(self, model: "Decoder", calibration: "Calibration") -> Prepared:
         """Score the units on the calibration text and choose the lowest.

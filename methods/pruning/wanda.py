@@ -42,6 +42,7 @@ class Wanda(Zeros, OnLinears, OnText):
     paper = "arXiv:2306.11695"
     savings = Savings.SIMULATED
     swaps_linears = True
+    calibrates_layers = True
     examples = tuple({"sparsity": sparsity, "samples": 2, "length": 48} for sparsity in (0.25, 0.5, 0.75))
     neutral = {"sparsity": 0, "samples": 2, "length": 48}
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 from annotated_types import Ge, Le
 
 from harness.contract.families import Family
-from harness.contract.method import Method
 from harness.contract.prepared import Prepared
 from harness.core.errors import MethodError
+from harness.methods.routing.routed import Routed
 
 if TYPE_CHECKING:
     from harness.contract.decoder import Decoder
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RandomSkip(Method):
+class RandomSkip(Routed):
     """Skip layers drawn at random for each prompt: a control for methods that choose them.
 
     How: of the layers between the protected ends, as many are left out as bring the executed share of all layers to

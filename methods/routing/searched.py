@@ -7,6 +7,7 @@ from annotated_types import Ge, Le
 
 from harness.contract.families import Family
 from harness.contract.mixins import Shareable
+from harness.methods.routing.routed import Routed
 
 if TYPE_CHECKING:
     import torch
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Searched(Shareable):
+class Searched(Shareable, Routed):
     """A method that is taught by the shortest right paths of training questions.
 
     Parameters:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from annotated_types import Ge
 
 from harness.contract.families import Family
-from harness.contract.method import Method
 from harness.contract.prepared import Prepared
 from harness.core.errors import MethodError
+from harness.methods.routing.routed import Routed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class StaticPath(Method):
+class StaticPath(Routed):
     """Leave out the same layers for every input: those whose removal costs the fewest right answers.
 
     How: layers are removed one at a time. At each step every remaining layer is tried on the task's training questions;

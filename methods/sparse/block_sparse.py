@@ -51,6 +51,7 @@ class BlockSparse(OnLinears, OnText):
     family = Family.SPARSE
     paper = "arXiv:2306.16601"
     swaps_linears = True
+    calibrates_layers = True
     examples = tuple({"sparsity": sparsity, "samples": 2, "length": 48} for sparsity in (0.5, 0.7, 0.9))
 
     sparsity: Sparsity | None = None
