@@ -18,6 +18,7 @@ from lm_eval.models.utils import normalize_gen_kwargs
 from transformers import GenerationConfig
 
 from harness.core.errors import Enough, ModelError, SpecError, TaskError, UnknownNameError
+from harness.core.strangers import message_of, raising_module, refusal_of
 from harness.evaluate.batches import ScoringRequest
 from harness.evaluate.evaluation import Settings
 from harness.evaluate.journal import Request
@@ -155,8 +156,15 @@ class _Checked:
 
     def _try(self, instance: Instance, longest: int) -> None:
         """Generate a token with an instance's arguments, after those that can be judged by themselves."""
-        self._refuse_arguments(instance.args[1], longest)
-        HFLM.generate_until(self.lm, [instance], disable_tqdm=True)
+        arguments = instance.args[1]
+        self._refuse_arguments(arguments, longest)
+        try:
+            HFLM.generate_until(self.lm, [instance], disable_tqdm=True)
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            if refusal_of(error) or raising_module(error).startswith("harness."):
+                raise
+            given = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
+            raise SpecError(f"{self.task}: transformers cannot generate with {given}: {message_of(error)}") from error
 
     def _refuse_arguments(self, arguments: dict[str, Any], longest: int) -> None:
         lm, where = self.lm, f"generation argument of {self.task}"
