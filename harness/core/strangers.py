@@ -21,6 +21,7 @@ METHODS = "harness.methods"
 
 _LONGEST = 300  # characters of a stranger's own message
 _TEMPLATES = ("<template>", "<unknown>")  # what jinja2 calls the file of a template that came as text
+_IN_CHARGE = ("harness", "lm_eval", "tokenizers", "torch", "transformers")
 _TASKS = os.path.join("lm_eval", "tasks", "")  # noqa: PTH118 - compared with the text of a path
 
 
@@ -64,22 +65,26 @@ def stranger_of(error: BaseException) -> str | None:
 
 def message_of(error: BaseException) -> str:
     """The exception's type and message in one line; its message may be empty, endless, or raise itself."""
-    try:
-        text = " ".join(str(error).split())
-    except Exception:  # a stranger's exception may do anything when it is written
-        text = ""
+    text = " ".join(text_of(error).split())
     text = f"{text[:_LONGEST]}..." if len(text) > _LONGEST else text
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
+def text_of(error: BaseException) -> str:
+    """What the exception says; nothing where a stranger's exception raises when it is written."""
+    try:
+        return str(error)
+    except Exception:
+        return ""
+
+
 def raising_module(error: BaseException) -> str:
-    """The dotted name of the module whose code raised, the standard library left out; empty for none."""
-    names = [
-        str(frame.f_globals.get("__name__", ""))
-        for frame, _ in _frames(error)
-        if not _is_within(frame.f_code.co_filename, _standard_library())
-    ]
-    return names[-1] if names else ""
+    """The module in charge where the exception was raised, by its dotted name: this project's, or a library's below.
+
+    Of the libraries, those count that do work of their own; what they use (jinja2, numpy, metrics) acts for them.
+    """
+    names = [str(frame.f_globals.get("__name__", "")) for frame, _ in _frames(error)]
+    return next((name for name in reversed(names) if name.partition(".")[0] in _IN_CHARGE), "")
 
 
 def _frames(error: BaseException) -> Iterator[tuple[FrameType, int]]:

@@ -7,6 +7,7 @@ from importlib.metadata import requires
 from typing import Final
 
 from harness.contract.registry import OWN_DISTRIBUTION
+from harness.core.strangers import text_of
 
 EXTRAS: Final = (
     "acpbench",
@@ -62,7 +63,7 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 def _extra_of(error: BaseException) -> str | None:
     """The extra that lm-eval asks for, or that has the module that could not be imported."""
-    if (named := _NAMED.search(str(error))) and (extra := named[1].replace("_", "-")) in EXTRAS:
+    if (named := _NAMED.search(text_of(error))) and (extra := named[1].replace("_", "-")) in EXTRAS:
         return extra
     if not isinstance(error, ModuleNotFoundError) or not error.name:
         return None

@@ -17,7 +17,7 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils import normalize_gen_kwargs
 from transformers import GenerationConfig
 
-from harness.core.errors import Enough, ModelError, SpecError, TaskError, UnknownNameError
+from harness.core.errors import Enough, HarnessError, ModelError, SpecError, TaskError, UnknownNameError
 from harness.core.strangers import message_of, raising_module, refusal_of
 from harness.evaluate.batches import ScoringRequest
 from harness.evaluate.evaluation import Settings
@@ -160,7 +160,9 @@ class _Checked:
         self._refuse_arguments(arguments, longest)
         try:
             HFLM.generate_until(self.lm, [instance], disable_tqdm=True)
-        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        except (HarnessError, torch.OutOfMemoryError, MemoryError):
+            raise
+        except Exception as error:  # nothing is attached yet, so it is transformers or the model that cannot
             if refusal_of(error) or raising_module(error).startswith("harness."):
                 raise
             given = ", ".join(f"{name}={value!r}" for name, value in arguments.items())

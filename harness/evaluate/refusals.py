@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from harness.core.errors import HarnessError
-from harness.core.strangers import message_of, raising_module, refusal_of
+from harness.core.strangers import message_of, raising_module, refusal_of, text_of
 from harness.evaluate.advice import advice_on
 
 
@@ -37,8 +37,8 @@ def _refused_by_library(error: BaseException) -> str | None:
     module = f"{raising_module(error)}."
     if module.startswith("lm_eval."):
         if isinstance(error, AssertionError | TypeError | ValueError):
-            return f"lm-eval refuses: {error or 'a request is empty or longer than the model allows (max_length)'}"
+            return f"lm-eval refuses: {text_of(error) or 'a request is empty or too long for the model (max_length)'}"
         return f"lm-eval refuses: {message_of(error)}"
     if module.startswith("transformers.generation.") and isinstance(error, AssertionError | TypeError | ValueError):
-        return f"transformers refuses: {error}"
+        return f"transformers refuses: {text_of(error)}"
     return None

@@ -16,7 +16,7 @@ from typing import Any
 import harness.tasks
 from harness.core.errors import MethodError, TaskError, UnknownNameError
 from harness.core.source import of_file
-from harness.core.strangers import message_of, stranger_of
+from harness.core.strangers import message_of, stranger_of, text_of
 from harness.evaluate.advice import advice_on, missing_metric
 from harness.evaluate.task_index import Known, known_names
 
@@ -248,7 +248,7 @@ def _explain(name: str, error: Exception) -> str:
     import datasets
     from huggingface_hub import constants
 
-    reason = str(error).strip().split("\n")[0]
+    reason = text_of(error).strip().split("\n")[0]
     if advice := advice_on(error):
         return f"task {name!r} cannot be loaded: {advice}"
     dataset = _dataset_of(error)

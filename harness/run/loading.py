@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from harness.core.errors import HarnessError, ModelError, UnknownNameError
 from harness.core.progress import Progress
+from harness.core.strangers import text_of
 from harness.evaluate.quiet import collected_warnings
 from harness.model.source import ModelSource, locate
 from harness.run.spec import ModelSettings
@@ -76,7 +77,7 @@ def load(settings: ModelSettings, source: ModelSource, device: str, progress: Pr
         known = inspect.signature(HFLM.__init__).parameters
         raise UnknownNameError("model argument", name, known, see="Neither lm-eval nor the model takes it.") from error
     except Exception as error:  # loading runs a stranger's configuration; whatever fails is about the model
-        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        reason = text_of(error).strip().split("\n")[0] or type(error).__name__
         raise ModelError(f"model {settings.pretrained!r} cannot be loaded: {reason}") from error
     if settings.apply_chat_template:
         lm.use_chat_template(settings.apply_chat_template)
