@@ -27,6 +27,16 @@ class Vocabulary:
         """The vocabulary of a model."""
         return cls(model.tokenizer, model.module.get_input_embeddings().weight.shape[0])
 
+    @property
+    def note(self) -> str | None:
+        """That the tokenizer has tokens beyond the embedding, where it has."""
+        beyond = sum(number >= self.rows for number in self.tokenizer.get_vocab().values())
+        if not beyond:
+            return None
+        return (
+            f"{beyond} tokens of the tokenizer lie beyond the model's embedding of {self.rows} rows; no text has them"
+        )
+
     def refuse(self, tokens: Iterable[int], what: str) -> None:
         """Refuse a text that the model cannot look up.
 

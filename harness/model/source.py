@@ -56,6 +56,8 @@ def locate(pretrained: str, revision: str | None = None, subfolder: str = "") ->
     Raises:
         ModelError: no such model, with what was searched and the command that would fetch it.
     """
+    if not pretrained.isascii() and any("\ud800" <= char <= "\udfff" for char in pretrained):
+        raise ModelError(f"model path {pretrained!r} has letters that this locale cannot name: set PYTHONUTF8=1")
     folder = BUNDLED if pretrained == BUNDLED_NAME else Path(pretrained).expanduser()
     if folder.is_dir():
         if not (folder / subfolder / "config.json").is_file():

@@ -8,7 +8,7 @@
 import hashlib
 import json
 import re
-import sys
+import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -164,13 +164,9 @@ class Store:
 
 
 def _readable(name: str) -> str:
-    """A name as part of a folder's: letters of any script that the file system takes, in at most 60 bytes.
-
-    A name of none of them is its digest.
-    """
-    encoding = sys.getfilesystemencoding()
-    writable = name.encode(encoding, "replace").decode(encoding)
-    part = re.sub(r"[^\w.=-]+", "-", writable).strip("-.").encode()[:60].decode(errors="ignore")
+    """A name as part of a folder's, in letters that every file system takes; a name without any is its digest."""
+    plain = "".join(char for char in unicodedata.normalize("NFKD", name) if not unicodedata.combining(char))
+    part = re.sub(r"[^\w.=-]+", "-", plain, flags=re.ASCII).strip("-.")[:60]
     return part or hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()[:8]
 
 

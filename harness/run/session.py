@@ -113,11 +113,14 @@ class Session:
             return
         self.store.check_writable()
         from harness.evaluate import preflight
+        from harness.evaluate.vocabulary import Vocabulary
 
         for spec in {spec.task.name: spec for spec in pending}.values():
             with self.progress.bar(f"checking the requests of {spec.task.name}"):
                 preflight.check(self.lm, spec.task, spec.job)
         self.check_calibrations(pending)
+        if note := Vocabulary.of(self.lm.decoder).note:
+            self.progress.say(note)
         for spec in pending:
             with self.attached(spec):
                 pass

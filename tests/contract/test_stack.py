@@ -88,11 +88,42 @@ def test_a_loose_file_may_be_stacked(tmp_path: Path, monkeypatch: pytest.MonkeyP
         ("./nowhere.py", r"which class of ./nowhere.py\? A loose method is written ./file.py:Class"),
         ("dense+layer-drop", "dense cannot be stacked with another method: run it alone"),
         ("layer-drop+dense", "dense cannot be stacked with another method: run it alone"),
+        ("dr-llm+calm", "dr-llm and calm both decide which layers run: run them apart"),
+        ("mue+mue", "both decide which layers run"),
+        ("random-skip+static-path", "both decide which layers run"),
+        ("polar+wanda", r"write wanda\+polar"),
+        ("calm+block-sparse:sparsity=0.5", r"write block-sparse\+calm"),
+        ("layer-drop:count=1+dr-llm", "dr-llm needs all of the model's layers, and layer-drop:count=1 takes some out"),
+        ("layer-drop:layers=1+static-path", "static-path needs all of the model's layers"),
+        ("wanda+layer-drop:count=1+random-skip", "random-skip needs all"),
+        ("layer-drop:unit=attention,count=1+mue", "mue needs the attention of every layer"),
+        ("layer-drop:unit=joint,count=2+calm", "calm needs the attention of every layer"),
+        ("layer-drop:count=1+layer-drop:unit=mlp,count=1", "layer-drop scores all units of the model"),
+        ("dr-llm+layer-drop:count=1", "name the layers that go"),
     ],
 )
 def test_what_cannot_be_read_is_refused(text: str, error: str) -> None:
     with pytest.raises((MethodError, UnknownNameError), match=error):
         parse(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "wanda+dr-llm",
+        "layer-drop:count=0+dr-llm",
+        "layer-drop:unit=mlp,count=1+static-path",
+        "layer-drop:unit=attention,count=1+random-skip",
+        "layer-drop:unit=attention,count=1+layer-drop:unit=mlp,count=1",
+        "layer-drop:layers=1+layer-drop:layers=2",
+        "random-skip+layer-drop:layers=1",
+        "layer-drop:count=1+mue",
+        "mue+layer-drop:unit=attention,count=1",
+        "calm+int8-dynamic",
+    ],
+)
+def test_what_can_be_stacked_is(text: str) -> None:
+    assert len(parse(text).parts) == 2
 
 
 def test_a_method_that_wants_to_be_alone_may_be_alone() -> None:

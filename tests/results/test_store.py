@@ -225,6 +225,14 @@ def test_a_label_stays_readable(tmp_path: Path) -> None:
     assert folder.path.name == f"layer-drop-count=2-unit=mlp-toy_tiny-llama_arc_easy_{IDS[0]}"
 
 
+def test_names_in_other_scripts_are_told_apart(tmp_path: Path) -> None:
+    names = ["модель", "模型", "…", "", "modèle", "модель-7b", "\udcd0"]
+    parts = [Store(tmp_path).folder(IDS[0], name).path.name.removesuffix(f"_{IDS[0]}") for name in names]
+    assert len(set(parts)) == len(names)
+    assert all(parts)
+    assert parts[4:6] == ["modele", "7b"]
+
+
 def test_a_renamed_folder_keeps_its_run(store: Store) -> None:
     renamed = store.find(IDS[0]).path.rename(store.root / f"mine_{IDS[0]}")
     assert store.folder(IDS[0], "toy", "model", "task").path == renamed
