@@ -21,6 +21,7 @@ from harness.core.errors import Enough, HarnessError, ModelError, SpecError, Tas
 from harness.core.strangers import message_of, raising_module, refusal_of
 from harness.evaluate.batches import ScoringRequest
 from harness.evaluate.evaluation import Settings
+from harness.evaluate.generation import require_one_continuation
 from harness.evaluate.journal import Request
 from harness.evaluate.quiet import collected_warnings
 from harness.evaluate.refusals import explained
@@ -200,6 +201,7 @@ class _Checked:
     ) -> torch.Tensor:
         """Generate until a token is chosen: all that transformers checks and builds comes before."""
         lm = self.lm
+        require_one_continuation(lm.model.generation_config, options)
         positions = learned_positions(lm.decoder)
         if positions is not None and max_length > positions:
             raise SpecError(

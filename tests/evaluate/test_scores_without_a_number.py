@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.evaluate.outcome import _no_number, _scores
+from harness.evaluate.missing_scores import missing_scores
+from harness.results.scores import Score
 from tests.conftest import Harness
 
 FUNCTIONS = """
@@ -80,9 +81,9 @@ def test_every_score_that_is_none_has_its_reason(harness: Harness, tiny: list[ob
 )
 def test_what_an_aggregation_gave_is_said(value: object, said: str) -> None:
     results = {
-        "results": {"t": {"m,f": value, "m_stderr,f": "N/A"}},
+        "results": {"t": {"m,f": value}},
         "samples": {"t": [{"doc_id": 0, "filter": "f", "metrics": ["m"], "m": (0.5, 2)}]},
     }
-    (score,) = _scores(results)
-    assert score.value is None
-    assert said in _no_number(score, results)
+    score = Score(task="t", metric="m", filter="f", value=None, stderr=None, n=1, higher_is_better=None)
+    assert said in missing_scores(results, [score])["scores.t.m,f"]
+    assert missing_scores(results, [score.model_copy(update={"value": 1.0})]) == {}
