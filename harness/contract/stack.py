@@ -37,9 +37,16 @@ class Stack(Facts):
         alone = [part.name for part in self.parts if not part.stackable]
         if len(self.parts) > 1 and alone:
             raise MethodError(f"{alone[0]} cannot be stacked with another method: run it alone")
+        vars(self).update(fold(self.parts))
+
+    def check_order(self) -> None:
+        """Refuse what cannot be stacked so, before the parts below are prepared for nothing.
+
+        Raises:
+            MethodError: with the order that can be, where there is one.
+        """
         for index, part in enumerate(self.parts):
             _check_below(part, self.parts[:index])
-        vars(self).update(fold(self.parts))
 
     @property
     def label(self) -> str:
@@ -93,7 +100,6 @@ class Stack(Facts):
 
 
 def _check_below(part: Method, below: tuple[Method, ...]) -> None:
-    """Refuse what cannot be stacked, before the parts below are prepared for nothing."""
     directing = next((method for method in below if method.directs_layers), None)
     if directing is not None and part.directs_layers:
         raise MethodError(f"{directing.name} and {part.name} both decide which layers run: run them apart")

@@ -30,12 +30,9 @@ class Vocabulary:
     @property
     def note(self) -> str | None:
         """That the tokenizer has tokens beyond the embedding, where it has."""
-        beyond = sum(number >= self.rows for number in self.tokenizer.get_vocab().values())
-        if not beyond:
+        if max(self.tokenizer.get_vocab().values(), default=0) < self.rows:
             return None
-        return (
-            f"{beyond} tokens of the tokenizer lie beyond the model's embedding of {self.rows} rows; no text has them"
-        )
+        return f"the tokenizer's tokens from {self.rows} on have no row in the model's embedding; no text here has them"
 
     def refuse(self, tokens: Iterable[int], what: str) -> None:
         """Refuse a text that the model cannot look up.

@@ -37,6 +37,8 @@ class Plan:
         stacks = [parse(text, args if text != "dense" else None) for text in self.job.methods]
         if self.job.baseline:
             stacks = [parse("dense"), *stacks]
+        for stack in stacks:
+            stack.check_order()
         return list({stack.fingerprint: stack for stack in stacks}.values())
 
     @cached_property

@@ -88,6 +88,16 @@ def test_a_loose_file_may_be_stacked(tmp_path: Path, monkeypatch: pytest.MonkeyP
         ("./nowhere.py", r"which class of ./nowhere.py\? A loose method is written ./file.py:Class"),
         ("dense+layer-drop", "dense cannot be stacked with another method: run it alone"),
         ("layer-drop+dense", "dense cannot be stacked with another method: run it alone"),
+    ],
+)
+def test_what_cannot_be_read_is_refused(text: str, error: str) -> None:
+    with pytest.raises((MethodError, UnknownNameError), match=error):
+        parse(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
         ("dr-llm+calm", "dr-llm and calm both decide which layers run: run them apart"),
         ("mue+mue", "both decide which layers run"),
         ("random-skip+static-path", "both decide which layers run"),
@@ -102,9 +112,9 @@ def test_a_loose_file_may_be_stacked(tmp_path: Path, monkeypatch: pytest.MonkeyP
         ("dr-llm+layer-drop:count=1", "name the layers that go"),
     ],
 )
-def test_what_cannot_be_read_is_refused(text: str, error: str) -> None:
-    with pytest.raises((MethodError, UnknownNameError), match=error):
-        parse(text)
+def test_what_cannot_be_stacked_so_is_refused(text: str, error: str) -> None:
+    with pytest.raises(MethodError, match=error):
+        parse(text).check_order()
 
 
 @pytest.mark.parametrize(
@@ -123,7 +133,7 @@ def test_what_cannot_be_read_is_refused(text: str, error: str) -> None:
     ],
 )
 def test_what_can_be_stacked_is(text: str) -> None:
-    assert len(parse(text).parts) == 2
+    parse(text).check_order()
 
 
 def test_a_method_that_wants_to_be_alone_may_be_alone() -> None:
