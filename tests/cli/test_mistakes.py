@@ -18,7 +18,7 @@ from harness.evaluate.tasks import Overrides, TaskLoader
 from harness.results.store import Store
 from harness.run import loading
 from harness.run.spec import Job, ModelSettings
-from harness.testing.tiny import POSITIONS, VOCABULARY, tiny_model, tiny_tokenizer
+from harness.testing.tiny import POSITIONS, tiny_model, tiny_tokenizer
 from tests.conftest import Harness
 from tests.silent import Silent
 
@@ -400,7 +400,3 @@ def test_folder_named_in_another_script(models: Callable[..., Path], harness: Ha
     assert done.code == 0, done.err
     (folder,) = Store(Path("runs")).folders()
     assert re.fullmatch(f"dense_[0-9a-f]{{8}}_scores_{folder.record().id}", folder.path.name)
-
-
-def test_vocabulary_of_the_tiny_model_is_what_the_cases_assume() -> None:
-    assert VOCABULARY == 259
