@@ -1,7 +1,9 @@
 """The model of a job: where it is, which device takes it, and how it is loaded."""
 
-from typing import TYPE_CHECKING
+import inspect
+from typing import TYPE_CHECKING, Any, cast
 
+from harness.contract.decoder import Decoder
 from harness.core.errors import HarnessError, ModelError
 from harness.core.progress import Progress
 from harness.evaluate.quiet import collected_warnings
@@ -9,6 +11,8 @@ from harness.model.source import ModelSource, locate
 from harness.run.spec import ModelSettings
 
 if TYPE_CHECKING:
+    import torch
+
     from harness.evaluate.lm import HarnessLM
 
 
@@ -42,6 +46,52 @@ def device_of(settings: ModelSettings) -> str:
     return chosen
 
 
+def outline(settings: ModelSettings, source: ModelSource) -> Decoder:
+    """The model without its weights: shapes, types and names of its parts, from its configuration alone.
+
+    It has no tokenizer, and cannot run.
+
+    Raises:
+        ModelError: it cannot be built.
+        UnsupportedModelError: its parts cannot be found.
+    """
+    import torch
+    from lm_eval.models.huggingface import HFLM
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from harness.model.layouts import dissect
+
+    # what lm-eval takes for itself is no part of a configuration
+    own = inspect.signature(HFLM.__init__).parameters.keys() - {"revision", "subfolder"}
+    args = {name: value for name, value in settings.model_args.items() if name not in own}
+    code = {"trust_remote_code": settings.trust_remote_code}
+    try:
+        with collected_warnings("transformers"):
+            config = AutoConfig.from_pretrained(source.loadable, **code, **args)
+            dtype = _dtype(settings.model_args.get("dtype", "auto"), config, source)
+            with torch.device("meta"):
+                module = AutoModelForCausalLM.from_config(config, dtype=dtype, **code)
+    except Exception as error:  # a stranger's configuration; whatever fails is about the model
+        raise _unloadable(settings, error) from error
+    return Decoder(module, None, dissect(module), source.fingerprint)
+
+
+def _dtype(wanted: Any, config: Any, source: ModelSource) -> "torch.dtype":
+    """The number format that the model is loaded in: of "auto", its configuration's, else that of its weights."""
+    import torch
+    from safetensors import safe_open
+
+    if wanted != "auto":
+        return wanted if isinstance(wanted, torch.dtype) else cast("torch.dtype", getattr(torch, str(wanted)))
+    if config.dtype is not None:
+        return cast("torch.dtype", config.dtype)
+    for path in sorted(source.folder.rglob("*.safetensors")):
+        with safe_open(path, "pt") as file:
+            types = [file.get_slice(name)[:0].dtype for name in file.keys()]  # noqa: SIM118
+        return next((each for each in types if each.is_floating_point), torch.float32)
+    return torch.float32
+
+
 def load(settings: ModelSettings, source: ModelSource, device: str, progress: Progress) -> "HarnessLM":
     """Load the model.
 
@@ -66,9 +116,13 @@ def load(settings: ModelSettings, source: ModelSource, device: str, progress: Pr
     except HarnessError:
         raise
     except Exception as error:  # loading runs a stranger's configuration; whatever fails is about the model
-        reason = str(error).strip().split("\n")[0] or type(error).__name__
-        raise ModelError(f"model {settings.pretrained!r} cannot be loaded: {reason}") from error
+        raise _unloadable(settings, error) from error
     if settings.apply_chat_template:
         lm.use_chat_template(settings.apply_chat_template)
     advise(lm.decoder, progress.say)
     return lm
+
+
+def _unloadable(settings: ModelSettings, error: Exception) -> ModelError:
+    reason = str(error).strip().split("\n")[0] or type(error).__name__
+    return ModelError(f"model {settings.pretrained!r} cannot be loaded: {reason}")
