@@ -7,7 +7,7 @@ number of threads and a shape is kept, so that noise moves no run from one kerne
 """
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -58,12 +58,8 @@ def is_faster(times: Times, name: str) -> bool:
     return geometric_mean(over_dense) <= 1 - MARGIN and max(over_dense) <= 1 + MARGIN
 
 
-def choose(computations: Computations, layer: Layer, measure: Callable[..., Times] = probe) -> Decision:
-    """What computes a layer here: as it was once decided, else as it is measured now.
-
-    Args:
-        measure: times the kernels that can run, see ``probe``.
-    """
+def choose(computations: Computations, layer: Layer) -> Decision:
+    """What computes a layer here: as it was once decided, else as it is measured now."""
     names = [kernel.name for kernel in computations.able]
     if not names:
         return Decision(computations.dense.name)
@@ -72,7 +68,7 @@ def choose(computations: Computations, layer: Layer, measure: Callable[..., Time
     with _alone(path):
         times = _kept(path, key)
         if times is None:
-            times = measure(computations, layer)
+            times = probe(computations, layer)
             with suppress(DiskError):  # measured again the next time
                 write_atomic(path, json.dumps(key | {"times": times}, indent=2) + "\n")
     faster = [name for name in names if is_faster(times, name)]
@@ -95,7 +91,7 @@ def _key(computations: Computations, layer: Layer, names: Sequence[str]) -> dict
         "processor": environment.processor("cpu"),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
-        "source": of_modules(computations.source, probe.__module__).digest,
+        "source": of_modules(computations.source, "harness.model.weights.probe").digest,
         "kernels": list(names),
         "layer": layer.label,
     }
