@@ -10,7 +10,7 @@ from harness.contract.decoder import Decoder
 from harness.contract.facts import Savings
 from harness.model.weights import choice
 from harness.model.weights.computations import DENSE, Computations, Layer
-from harness.model.weights.int8 import DENSE_PRODUCT, PRODUCTS, is_right
+from harness.model.weights.int8 import DENSE_PRODUCT, PRODUCTS, Int8Product, is_right
 from harness.model.weights.linear import sites
 
 PRODUCT = next((product for product in PRODUCTS if is_right(product)), None)
@@ -19,6 +19,12 @@ KERNEL = PRODUCT.name if PRODUCT else DENSE_PRODUCT
 SAVINGS = Savings.REAL if PRODUCT else Savings.SIMULATED
 WEIGHT_BYTES = 1 if PRODUCT else 4
 """Of one weight of a float32 model."""
+
+
+EXACT = Int8Product(
+    "exact int8", lambda weight: weight, lambda x, w, scale: (x.double() @ w.double().T * scale).float()
+)
+"""An int8 product that every machine has."""
 
 
 def force(decoder: Decoder, kernel: str = KERNEL) -> Decoder:

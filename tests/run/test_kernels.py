@@ -9,20 +9,24 @@ import pytest
 import torch
 
 from harness.core.paths import cache_folder
-from harness.model.weights import choice
-from harness.model.weights.int8 import DENSE_PRODUCT, PRODUCTS
+from harness.model.weights import choice, int8
+from harness.model.weights.int8 import DENSE_PRODUCT
 from harness.model.weights.linear import sites
 from harness.run.launch import Order
 from harness.run.loading import device_of, load, outline, source_of
 from harness.run.spec import Job, ModelSettings
 from harness.testing.tiny import FAMILIES, tiny_model, tiny_tokenizer
-from tests import kernels_here
 from tests.conftest import Harness
+from tests.kernels_here import EXACT, timed
 from tests.silent import Silent
 
-SLOW = {product.name: (3.0, 3.0) for product in PRODUCTS}
+SLOW = {EXACT.name: (3.0, 3.0)}
 
-pytestmark = pytest.mark.skipif(kernels_here.PRODUCT is None, reason="no int8 product is exact here")
+
+@pytest.fixture(autouse=True)
+def exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On every machine int8-dynamic has one kernel."""
+    monkeypatch.setattr(int8, "PRODUCTS", (EXACT,))
 
 
 @pytest.fixture
@@ -37,41 +41,41 @@ def run(harness: Harness, tiny: list[object]) -> Any:
 
 
 def test_a_plan_says_what_will_run_and_is_probed_once(run: Any, tmp_path: Path, monkeypatch: Any) -> None:
-    with kernels_here.timed(tmp_path / "times"):
+    with timed(tmp_path / "times"):
         planned = run("--dry_run")
         monkeypatch.setattr(choice, "probe", lambda *_: pytest.fail("probed again"))
         record = run()
-    assert record["id"] == planned["id"] == run("--dry_run", "--kernel", kernels_here.KERNEL)["id"]
+    assert record["id"] == planned["id"] == run("--dry_run", "--kernel", EXACT.name)["id"]
     (by_layer,) = planned["identity"]["kernels"]
-    assert by_layer["48x32 float32"] == kernels_here.KERNEL
-    assert set(by_layer.values()) == {kernels_here.KERNEL} == set(record["method"]["kernels"])
+    assert by_layer["48x32 float32"] == EXACT.name
+    assert set(by_layer.values()) == {EXACT.name} == set(record["method"]["kernels"])
     assert record["method"]["savings"] == "real"
     assert not record["warnings"]
     assert "--kernel" not in record["command"]
 
 
 def test_where_dense_is_faster_the_row_says_so(run: Any, harness: Harness, tmp_path: Path) -> None:
-    with kernels_here.timed(tmp_path / "times", **SLOW):
+    with timed(tmp_path / "times", **SLOW):
         record = run()
         asked = run("--kernel", "dense")
-        forced = run("--kernel", kernels_here.KERNEL)
+        forced = run("--kernel", EXACT.name)
     assert record["method"]["kernels"] == {DENSE_PRODUCT: 28}
     assert record["method"]["savings"] == "simulated"
     assert any("28 of 28 linear layers densely, as no kernel is 10% faster" in line for line in record["warnings"])
     assert asked["id"] == record["id"]  # what runs is the same
     assert forced["id"] != record["id"]
-    assert forced["method"]["kernels"] == {kernels_here.KERNEL: 28}
+    assert forced["method"]["kernels"] == {EXACT.name: 28}
     assert forced["method"]["savings"] == "simulated"  # less work on paper, more time here
     assert any("was asked for and is not 10% faster than dense here" in line for line in forced["warnings"])
     words = shlex.split(forced["command"])
-    assert words[words.index("--kernel") + 1] == kernels_here.KERNEL
-    for name in (DENSE_PRODUCT, kernels_here.KERNEL):
+    assert words[words.index("--kernel") + 1] == EXACT.name
+    for name in (DENSE_PRODUCT, EXACT.name):
         assert name in " ".join(harness("show", (record if name == DENSE_PRODUCT else forced)["id"]).out.split())
 
 
 def test_scores_do_not_depend_on_what_is_faster(run: Any, tmp_path: Path) -> None:
-    with kernels_here.timed(tmp_path / "times"):
-        fast, dense = run("--kernel", kernels_here.KERNEL), run("--kernel", "dense")
+    with timed(tmp_path / "times"):
+        fast, dense = run("--kernel", EXACT.name), run("--kernel", "dense")
     scores = [[score["value"] for score in record["scores"]] for record in (fast, dense)]
     assert scores[0] == pytest.approx(scores[1])
     assert fast["flops"]["total"] == dense["flops"]["total"]
@@ -80,14 +84,14 @@ def test_scores_do_not_depend_on_what_is_faster(run: Any, tmp_path: Path) -> Non
 def test_a_state_is_prepared_once_for_all_kernels(run: Any, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setenv("HARNESS_CACHE", str(tmp_path / "cache"))
     method = "block-sparse:sparsity=0.5,samples=1,length=16"
-    with kernels_here.timed(tmp_path / "times"):
+    with timed(tmp_path / "times"):
         ids = {run("--kernel", name, method=method)["id"] for name in ("block-sparse int8 16x1, plain C", "dense")}
     assert len(ids) == 2
     assert len(list((cache_folder() / "prepared").glob("[!.]*"))) == 1
 
 
 def test_the_command_of_dense_asks_for_no_kernel(harness: Harness, tiny: list[object], tmp_path: Path) -> None:
-    with kernels_here.timed(tmp_path / "times"):
+    with timed(tmp_path / "times"):
         flags = ["-m", "int8-dynamic", "--kernel", "dense", "-t", "tiny_letters", "-L", 1, "--json"]
         dense, method = harness("run", *tiny, *flags).json()
     assert "--kernel" not in dense["command"]
@@ -97,14 +101,12 @@ def test_the_command_of_dense_asks_for_no_kernel(harness: Harness, tiny: list[ob
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
-        (["-m", "int8-dynamic", "--kernel", "onednn int"], "unknown kernel 'onednn int'. Did you mean 'onednn int8'?"),
+        (["-m", "int8-dynamic", "--kernel", "exact int"], "unknown kernel 'exact int'. Did you mean 'exact int8'?"),
         (["-m", "int8-dynamic", "--kernel", "densse"], "Did you mean 'dense'?"),
         (["-m", "magnitude", "--kernel", "dense"], "--kernel dense: none of the methods has kernels to choose from"),
     ],
 )
 def test_a_wrong_kernel_is_a_sentence(flags: list[str], says: str, harness: Harness, tiny: list[object]) -> None:
-    if "onednn int8" in says and kernels_here.KERNEL != "onednn int8":
-        pytest.skip("oneDNN's product is not exact here")
     assert says in harness("run", *tiny, "-t", "tiny_letters", *flags).sentence
 
 

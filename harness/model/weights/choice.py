@@ -7,6 +7,7 @@ number of threads and a shape is kept, so that noise moves no run from one kerne
 """
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -71,7 +72,12 @@ def choose(computations: Computations, layer: Layer) -> Decision:
             times = probe(computations, layer)
             with suppress(DiskError):  # measured again the next time
                 write_atomic(path, json.dumps(key | {"times": times}, indent=2) + "\n")
-    faster = [name for name in names if is_faster(times, name)]
+    return decide(computations, times)
+
+
+def decide(computations: Computations, times: Times) -> Decision:
+    """The fastest of the kernels that are faster than dense, by their times; dense where there is none."""
+    faster = [kernel.name for kernel in computations.able if is_faster(times, kernel.name)]
     return Decision(fastest(times, faster) if faster else computations.dense.name, times)
 
 
@@ -92,7 +98,7 @@ def _key(computations: Computations, layer: Layer, names: Sequence[str]) -> dict
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "source": of_modules(computations.source, "harness.model.weights.probe").digest,
-        "kernels": list(names),
+        "names": list(names),
         "layer": layer.label,
     }
 
@@ -101,10 +107,10 @@ def _kept(path: Path, key: dict[str, Any]) -> Times | None:
     """The times that a file holds; None where it holds none for these kernels."""
     try:
         kept = json.loads(path.read_text())
-        times = {name: [float(seconds) for seconds in kept["times"][name]] for name in (BASELINE, *key["kernels"])}
+        times = {name: [float(seconds) for seconds in kept["times"][name]] for name in (BASELINE, *key["names"])}
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    right = all(len(each) == len(TOKENS) and min(each) > 0 for each in times.values())
+    right = all(len(each) == len(TOKENS) and all(0 < seconds < math.inf for seconds in each) for each in times.values())
     return times if right and all(kept.get(name) == value for name, value in key.items()) else None
 
 

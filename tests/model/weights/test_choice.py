@@ -105,6 +105,7 @@ BROKEN = {
     "times of nothing": lambda text: text.replace('"times"', '"tymes"'),
     "a time too few": lambda text: json.dumps(json.loads(text) | {"times": {"dense": [1], "quick": [1]}}),
     "no time": lambda text: json.dumps(json.loads(text) | {"times": {"dense": [1, 0], "quick": [1, 1]}}),
+    "no number": lambda text: json.dumps(json.loads(text) | {"times": {"dense": [1, 1], "quick": [1, float("nan")]}}),
     "words for times": lambda text: json.dumps(json.loads(text) | {"times": {"dense": ["a", 1], "quick": [1, 1]}}),
     "binary": lambda text: "\x00\x01",
 }

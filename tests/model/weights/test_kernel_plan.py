@@ -10,16 +10,20 @@ from harness.contract.preparation import Preparation
 from harness.contract.stack import parse
 from harness.contract.states import States
 from harness.core.errors import SpecError, UnknownNameError
-from harness.model.weights.int8 import DENSE_PRODUCT, PRODUCTS
+from harness.model.weights import int8
+from harness.model.weights.int8 import DENSE_PRODUCT
 from harness.model.weights.kernel_plan import KernelPlan, check_asked, plan_kernels
 from harness.model.weights.linear import kernel_counts, sites
 from harness.testing.tiny import tiny_decoder
-from tests import kernels_here
-from tests.kernels_here import timed
+from tests.kernels_here import EXACT, timed
 
 TEXT = Calibration(("The keeper of the light wrote down every ship that passed. " * 8,), "a sentence")
 
-pytestmark = pytest.mark.skipif(kernels_here.PRODUCT is None, reason="no int8 product is exact here")
+
+@pytest.fixture(autouse=True)
+def exact(monkeypatch):
+    """On every machine int8-dynamic has one kernel."""
+    monkeypatch.setattr(int8, "PRODUCTS", (EXACT,))
 
 
 def plan(text, asked=None, family="llama"):
@@ -31,15 +35,15 @@ def test_every_linear_layer_has_a_kernel_by_its_place(tmp_path):
         settled = plan("int8-dynamic:head=true")
         assert set(settled.by_place) == {site.place for site in sites(tiny_decoder("llama"), head=True)}
         assert {"0.self_attn.q_proj", "3.mlp.down_proj", "head"} < set(settled.by_place)
-        assert set(settled.by_place.values()) == {kernels_here.KERNEL}
-        assert settled.by_layer[0]["48x32 float32"] == kernels_here.KERNEL
+        assert set(settled.by_place.values()) == {EXACT.name}
+        assert settled.by_layer[0]["48x32 float32"] == EXACT.name
         assert not settled.notes
         assert settled.saves
     assert plan("wanda") == plan("dense") == KernelPlan()
 
 
 def test_where_dense_is_faster_it_is_taken_and_said(tmp_path):
-    slow = {product.name: (3.0, 0.95) for product in PRODUCTS}
+    slow = {EXACT.name: (3.0, 0.95)}
     with timed(tmp_path, **slow):
         settled = plan("int8-dynamic:linears=*.mlp.*")
     assert set(settled.by_place.values()) == {DENSE_PRODUCT}
@@ -50,15 +54,15 @@ def test_where_dense_is_faster_it_is_taken_and_said(tmp_path):
 
 
 def test_what_is_asked_for_is_taken_and_said_where_it_is_slower(tmp_path):
-    with timed(tmp_path / "slow", **{kernels_here.KERNEL: (1.5, 1.0)}):
-        settled = plan("int8-dynamic", asked=kernels_here.KERNEL)
-        assert set(settled.by_place.values()) == {kernels_here.KERNEL}
+    with timed(tmp_path / "slow", **{EXACT.name: (1.5, 1.0)}):
+        settled = plan("int8-dynamic", asked=EXACT.name)
+        assert set(settled.by_place.values()) == {EXACT.name}
         assert not settled.saves
         (note,) = settled.notes
-        assert f"{kernels_here.KERNEL} takes 1.5 times dense's time at 1 token and 1 times at 128" in note
+        assert f"{EXACT.name} takes 1.5 times dense's time at 1 token and 1 times at 128" in note
         assert "was asked for" in note
     with timed(tmp_path / "fast"):
-        settled = plan("int8-dynamic", asked=kernels_here.KERNEL)
+        settled = plan("int8-dynamic", asked=EXACT.name)
         assert (settled.notes, settled.saves) == ([], True)
         assert settled.by_layer == plan("int8-dynamic").by_layer
 
@@ -77,7 +81,7 @@ def test_a_method_takes_what_is_asked_for_if_it_has_it(tmp_path):
     with timed(tmp_path):
         settled = plan(stack, asked="block-sparse int8 16x1, plain C")
     int8, sparse = settled.by_layer
-    assert set(int8.values()) == {kernels_here.KERNEL}
+    assert set(int8.values()) == {EXACT.name}
     assert set(sparse.values()) == {"block-sparse int8 16x1, plain C"}
 
 
@@ -106,15 +110,15 @@ def test_zeros_are_those_that_are_declared(tmp_path):
 def test_attached_methods_do_as_planned_whatever_is_dropped_before(dropped, tmp_path):
     stack = parse(f"{dropped}int8-dynamic")
     decoder = tiny_decoder("llama")
-    by_layer = [kernels_here.KERNEL, DENSE_PRODUCT, DENSE_PRODUCT, kernels_here.KERNEL]
+    by_layer = [EXACT.name, DENSE_PRODUCT, DENSE_PRODUCT, EXACT.name]
     mixed = {site.place: by_layer[site.layer] for site in sites(decoder, ["*.mlp.*"])}
     with (
-        timed(tmp_path / "times", **{product.name: (9.0, 9.0) for product in PRODUCTS}),
+        timed(tmp_path / "times", **{EXACT.name: (9.0, 9.0)}),
         stack.applied(decoder, Preparation(States(tmp_path), TEXT), mixed),
     ):
         counts = kernel_counts(decoder)
         assert decoder.kernels == mixed
-    assert counts[kernels_here.KERNEL] == 6  # of the first and the last layer
+    assert counts[EXACT.name] == 6  # of the first and the last layer
     assert decoder.kernels == {}
 
 
@@ -149,17 +153,17 @@ def refused(asked, *methods, device="cpu"):
 
 
 def test_what_nobody_has_is_refused_with_what_there_is(monkeypatch, kernels):
-    near = refused(f"{kernels_here.KERNEL}x", "int8-dynamic")
-    assert near.startswith(f"unknown kernel '{kernels_here.KERNEL}x'. Did you mean")
+    near = refused(f"{EXACT.name}x", "int8-dynamic")
+    assert near.startswith(f"unknown kernel '{EXACT.name}x'. Did you mean")
     assert f"Here there are: dense; {DENSE_PRODUCT}; " in near
-    assert kernels_here.KERNEL in near
-    assert "unknown kernel" in refused(kernels_here.KERNEL, "block-sparse", "dense")
+    assert EXACT.name in near
+    assert "unknown kernel" in refused(EXACT.name, "block-sparse", "dense")
     assert "none of the methods has kernels" in refused("dense", "wanda", "dense")
     monkeypatch.setenv("HARNESS_ISA", "plain")
     sentence = refused("block-sparse int8 16x1, avx512-vnni", "block-sparse")
     assert "avx512-vnni: " in sentence
     assert "HARNESS_ISA=plain leaves" in sentence or "this processor has no" in sentence
     assert "block-sparse int8 16x1, plain C" in sentence
-    assert "on a CPU alone" in refused(kernels_here.KERNEL, "int8-dynamic", device="cuda:0")
+    assert "on a CPU alone" in refused(EXACT.name, "int8-dynamic", device="cuda:0")
     for right in ("dense", DENSE_PRODUCT, "block-sparse int8 16x1, plain C"):
         check_asked(right, parse("block-sparse").parts, tiny_decoder("llama"), "cpu")
