@@ -124,6 +124,8 @@ def test_what_cannot_be_read_is_measured_again_and_mended(how: str, on: Any) -> 
 
 
 def test_each_circumstance_is_measured_by_itself(on: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HARNESS_ISA", "ONEDNN_MAX_CPU_ISA"):
+        monkeypatch.delenv(name, raising=False)
     machine = on(quick=(0.5, 0.5), other=(0.5, 0.5))
     choose(ways("quick"), LAYER)
     choose(ways("quick"), Layer(64, 32, "bfloat16"))
