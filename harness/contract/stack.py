@@ -87,7 +87,8 @@ class Stack(Facts):
         """
         with ExitStack() as attached:
             states = []
-            attached.enter_context(model.computed_by(kernels or {}))
+            if kernels:
+                attached.enter_context(model.computed_by(kernels))
             for index, part in enumerate(self.parts):
                 below = tuple(method.fingerprint for method in self.parts[:index])
                 state = preparation.state(part, model, below)
