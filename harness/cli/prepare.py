@@ -114,7 +114,7 @@ def prepare_into(session: "Session", output: Path) -> dict[str, Any]:
                     f"--output_path {output} is there already; a prepared state gets a folder of its own"
                 )
             preparation = session.preparation(spec)
-            with spec.stack.applied(session.lm.decoder, preparation) as (state,):
+            with spec.stack.applied(session.lm.decoder, preparation, spec.kernels.by_place) as (state,):
                 facts = [state.facts]
             state.save(output, preparation.key(part, session.lm.decoder), spec.stack.label)
             lock.unlink(missing_ok=True)

@@ -66,6 +66,14 @@ def run(
             help="Text to prepare on: task (its training split), bundled, dataset:NAME:SPLIT:COLUMN, a file.",
         ),
     ] = "task",
+    kernel: Annotated[
+        str | None,
+        Option(
+            "--kernel",
+            help="What computes the linear layers of methods that have kernels: one by the record's name, or dense. "
+            "Without it, a kernel only where it is faster than dense here.",
+        ),
+    ] = None,
     measure: Annotated[
         _Many,
         Option(
@@ -152,6 +160,7 @@ def run(
         trust_remote_code=trust_remote_code,
         confirm_run_unsafe_code=confirm_run_unsafe_code,
         calibration=calibration,
+        kernel=kernel,
         predict_only=predict_only,
         write_out=write_out,
         resume=resume,

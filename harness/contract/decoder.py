@@ -113,6 +113,8 @@ class Decoder:
         context: the batch that the running forward serves; None outside an evaluation.
         auxiliaries: the modules that attached methods add and run (``assisted``).
         timer: times what methods add, while a cost profile asks for it (``adding``).
+        kernels: what computes linear layers of which methods have kernels, by the layer's place, as the plan of a run
+            settled it; a layer without an entry gets what is fastest.
     """
 
     module: "PreTrainedModel"
@@ -123,6 +125,7 @@ class Decoder:
     context: ForwardContext | None = None
     auxiliaries: list[Auxiliary] = field(default_factory=list)
     timer: "Callable[[Added], AbstractContextManager[None]] | None" = None
+    kernels: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def config(self) -> Any:
@@ -186,6 +189,15 @@ class Decoder:
         An engine that declares neither has the calls of its ``auxiliaries`` timed, and nothing around them.
         """
         return nullcontext() if self.timer is None else self.timer(what)
+
+    @contextmanager
+    def computed_by(self, kernels: Mapping[str, str]) -> Iterator[None]:
+        """Let methods that are attached inside the ``with`` block take these kernels."""
+        before, self.kernels = self.kernels, kernels
+        try:
+            yield
+        finally:
+            self.kernels = before
 
 
 def input_shape(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[int, int]:

@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,13 +84,20 @@ class Stack(Facts):
         return hashlib.sha256("+".join(part.fingerprint for part in self.parts).encode()).hexdigest()
 
     @contextmanager
-    def applied(self, model: "Decoder", preparation: Preparation) -> Iterator[list[Prepared]]:
+    def applied(
+        self, model: "Decoder", preparation: Preparation, kernels: Mapping[str, str] | None = None
+    ) -> Iterator[list[Prepared]]:
         """Prepare and attach each part in turn; on exit everything is restored, in the reverse order.
 
         A part is prepared on the model as the parts before it left it.
+
+        Args:
+            kernels: see ``Decoder.kernels``.
         """
         with ExitStack() as attached:
             states = []
+            if kernels:
+                attached.enter_context(model.computed_by(kernels))
             for index, part in enumerate(self.parts):
                 below = tuple(method.fingerprint for method in self.parts[:index])
                 state = preparation.state(part, model, below)

@@ -2,20 +2,17 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import Final
 
 import torch
-from torch.nn.functional import linear
 
-from harness.core.errors import HarnessError
-from harness.measure.arithmetic import MUCH_SLOWER, slowdown, time_ratio
-from harness.model.weights import sparse_kernels
-from harness.model.weights.block_sparse import BlockSparseLinear
-from harness.model.weights.int8 import PRODUCTS, Int8Linear, int8_product, is_right
-from harness.model.weights.linear import ReplacementLayer
+from harness.core.errors import SpecError
+from harness.measure.arithmetic import MUCH_SLOWER, slowdown
+from harness.model.weights import block_sparse, int8
+from harness.model.weights.choice import choose
+from harness.model.weights.computations import Computations, Layer
 
-WIDTH, TOKENS = 1024, 64
+WIDTH: Final = 1024
 SPARSITY: Final = 0.8
 
 
@@ -25,7 +22,7 @@ class Operator:
 
     Attributes:
         name: a number format or a method.
-        fast: it runs here, in less than twice the time of the dense product in float32.
+        fast: it runs here, a number format in less than twice the time of float32, a method faster than dense.
         detail: what was found, in words.
     """
 
@@ -53,36 +50,26 @@ def _number_format(dtype: torch.dtype) -> Operator:
 
 
 def _int8() -> Operator:
-    verdicts = [f"{product.name} {'exact' if is_right(product) else 'not exact or absent'}" for product in PRODUCTS]
-    if (chosen := int8_product("cpu")) is None:
-        return Operator("int8-dynamic", False, f"simulated: {', '.join(verdicts)}")
-    weight = torch.randn(WIDTH, WIDTH, generator=torch.Generator().manual_seed(0))
-    ratio = _ratio(Int8Linear(weight, None), weight)
-    detail = f"runs on {chosen.name}, {ratio:.2g}x the time of float32 ({', '.join(verdicts)})"
-    return Operator("int8-dynamic", ratio <= MUCH_SLOWER, detail)
+    return _chosen("int8-dynamic", Layer(WIDTH, WIDTH, "float32"), int8.computations("cpu"))
 
 
 def _block_sparse() -> Operator:
+    layer = Layer(WIDTH, WIDTH, "float32", SPARSITY, rows=16)
     try:
-        kernels = sparse_kernels.load()
-    except HarnessError as error:  # a limit that names no instruction set, or one that is not here
+        return _chosen("block-sparse", layer, block_sparse.computations(layer, "cpu", "int8"))
+    except SpecError as error:  # a limit that names no instruction set, or one that is not here
         return Operator("block-sparse", False, str(error))
-    if isinstance(kernels, str):
-        return Operator("block-sparse", False, f"simulated: {kernels}")
-    generator = torch.Generator().manual_seed(0)
-    kept = torch.rand(WIDTH // 16, WIDTH, generator=generator) >= SPARSITY
-    weight = torch.randn(WIDTH, WIDTH, generator=generator) * kept.repeat_interleave(16, 0)
-    ratio = _ratio(BlockSparseLinear(weight, None, 16, "int8"), weight)
-    int8 = f"int8 16x1 on {kernels.name(16, 'int8')}, 4x1 on {kernels.name(4, 'int8')}"
-    floats = f"fp32 on {kernels.name(16, 'fp32')}"
-    detail = f"{int8}, {floats}; int8 16x1 with {SPARSITY:.0%} zeros {ratio:.2g}x the time of dense float32"
-    return Operator("block-sparse", ratio <= MUCH_SLOWER, detail)
 
 
-def _ratio(layer: ReplacementLayer, weight: torch.Tensor) -> float:
-    """Time of a layer over that of the dense product with a weight [out, in]."""
-    x = torch.randn(TOKENS, weight.shape[1], generator=torch.Generator().manual_seed(1))
-    return time_ratio(partial(layer, x), partial(linear, x, weight))
+def _chosen(method: str, layer: Layer, ways: Computations) -> Operator:
+    """What a method takes for a layer, and how long each of its kernels takes."""
+    reasons = [kernel.why_not for kernel in ways.kernels if kernel.why_not]
+    if not ways.able:
+        return Operator(method, False, f"simulated: {'; '.join(dict.fromkeys(reasons))}")
+    decision = choose(ways, layer)
+    times = [decision.described(kernel.name) for kernel in ways.able]
+    detail = f"a layer of {layer.label} gets {decision.kernel}: {'; '.join([*times, *reasons])}"
+    return Operator(method, decision.kernel != ways.dense.name, detail)
 
 
 def _first_line(error: Exception) -> str:

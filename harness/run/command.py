@@ -42,6 +42,7 @@ def command(spec: RunSpec) -> str:
         "method_args": {} if spec.stack.is_dense else job.method_args,
         "tasks": (spec.task.name,),
         "samples": samples,
+        "kernel": job.kernel if spec.kernels.by_layer else None,
     }
     return shlex.join(["harness", "run", *flags(Job.model_validate(job.model_dump() | alone))])
 

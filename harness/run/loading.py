@@ -2,8 +2,9 @@
 
 import inspect
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
+from harness.contract.decoder import Decoder
 from harness.core.errors import HarnessError, ModelError, UnknownNameError
 from harness.core.progress import Progress
 from harness.core.strangers import text_of
@@ -12,6 +13,8 @@ from harness.model.source import ModelSource, locate
 from harness.run.spec import ModelSettings
 
 if TYPE_CHECKING:
+    import torch
+
     from harness.evaluate.lm import HarnessLM
 
 
@@ -45,6 +48,52 @@ def device_of(settings: ModelSettings) -> str:
     return chosen
 
 
+def outline(settings: ModelSettings, source: ModelSource) -> Decoder:
+    """The model without its weights: shapes, types and names of its parts, from its configuration alone.
+
+    It has no tokenizer, and cannot run.
+
+    Raises:
+        ModelError: it cannot be built.
+        UnsupportedModelError: its parts cannot be found.
+    """
+    import torch
+    from lm_eval.models.huggingface import HFLM
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from harness.model.layouts import dissect
+
+    # what lm-eval takes for itself is no part of a configuration
+    own = inspect.signature(HFLM.__init__).parameters.keys() - {"revision", "subfolder"}
+    args = {name: value for name, value in settings.model_args.items() if name not in own}
+    code = {"trust_remote_code": settings.trust_remote_code}
+    try:
+        with collected_warnings("transformers"):
+            config = AutoConfig.from_pretrained(source.loadable, **code, **args)
+            dtype = _dtype(settings.model_args.get("dtype", "auto"), config, source)
+            with torch.device("meta"):
+                module = AutoModelForCausalLM.from_config(config, dtype=dtype, **code)
+    except Exception as error:  # a stranger's configuration; whatever fails is about the model
+        raise _unloadable(settings, error) from error
+    return Decoder(module, None, dissect(module), source.fingerprint)
+
+
+def _dtype(wanted: Any, config: Any, source: ModelSource) -> "torch.dtype":
+    """The number format that the model is loaded in: of "auto", its configuration's, else that of its weights."""
+    import torch
+    from safetensors import safe_open
+
+    if wanted != "auto":
+        return wanted if isinstance(wanted, torch.dtype) else cast("torch.dtype", getattr(torch, str(wanted)))
+    if config.dtype is not None:
+        return cast("torch.dtype", config.dtype)
+    for path in sorted(source.folder.rglob("*.safetensors")):
+        with safe_open(path, "pt") as file:
+            types = [file.get_slice(name)[:0].dtype for name in file.keys()]  # noqa: SIM118
+        return next((each for each in types if each.is_floating_point), torch.float32)
+    return torch.float32
+
+
 def load(settings: ModelSettings, source: ModelSource, device: str, progress: Progress) -> "HarnessLM":
     """Load the model.
 
@@ -73,12 +122,11 @@ def load(settings: ModelSettings, source: ModelSource, device: str, progress: Pr
     except TypeError as error:
         name = _unexpected(error, settings)
         if name is None:
-            raise ModelError(f"model {settings.pretrained!r} cannot be loaded: {error}") from error
+            raise _unloadable(settings, error) from error
         known = inspect.signature(HFLM.__init__).parameters
         raise UnknownNameError("model argument", name, known, see="Neither lm-eval nor the model takes it.") from error
     except Exception as error:  # loading runs a stranger's configuration; whatever fails is about the model
-        reason = text_of(error).strip().split("\n")[0] or type(error).__name__
-        raise ModelError(f"model {settings.pretrained!r} cannot be loaded: {reason}") from error
+        raise _unloadable(settings, error) from error
     if settings.apply_chat_template:
         lm.use_chat_template(settings.apply_chat_template)
     advise(lm.decoder, progress.say)
@@ -89,3 +137,8 @@ def _unexpected(error: TypeError, settings: ModelSettings) -> str | None:
     """The user's model argument that something refused by its name."""
     named = re.search(r"unexpected keyword argument '(\w+)'", str(error))
     return named[1] if named and named[1] in settings.model_args else None
+
+
+def _unloadable(settings: ModelSettings, error: Exception) -> ModelError:
+    reason = text_of(error).strip().split("\n")[0] or type(error).__name__
+    return ModelError(f"model {settings.pretrained!r} cannot be loaded: {reason}")

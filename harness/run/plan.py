@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from harness.contract.calibration import Calibration
+from harness.contract.decoder import Decoder
 from harness.contract.stack import Stack, parse
 from harness.core import environment
 from harness.core.errors import HarnessError, MethodError, UnknownNameError
@@ -12,7 +13,9 @@ from harness.evaluate.calibration_text import calibration_for
 from harness.evaluate.quiet import collected_warnings
 from harness.evaluate.tasks import LoadedTask, Overrides, TaskLoader, refuse_shots, refuse_without_prompt
 from harness.model.source import ModelSource
-from harness.run.loading import device_of, source_of
+from harness.model.weights.computations import HasKernels
+from harness.model.weights.kernel_plan import KernelPlan, check_asked, plan_kernels
+from harness.run.loading import device_of, outline, source_of
 from harness.run.spec import Job, RunSpec
 from harness.run.units import Unit
 
@@ -55,6 +58,10 @@ class Plan:
     def specs(self) -> list[RunSpec]:
         """Every run: all methods of the first task, then of the next."""
         self._refuse_batches(self.stacks)  # a wrong method costs no loading of tasks
+        if self.job.kernel is not None:
+            parts = [part for stack in self.stacks for part in stack.parts]
+            check_asked(self.job.kernel, parts, self._outline, self.device)
+        kernels = {stack.fingerprint: self._kernels(stack) for stack in self.stacks}
         machine = environment.observe(self.device)
         specs = [
             RunSpec(
@@ -65,6 +72,7 @@ class Plan:
                 environment=machine,
                 data=data,
                 calibration=self._calibration(stack, task),
+                kernels=kernels[stack.fingerprint],
             )
             for job, task, data in self._tasks()
             for stack in self.stacks
@@ -97,6 +105,17 @@ class Plan:
     def of_task(self, task: str) -> list[RunSpec]:
         """The runs on one task, dense first where there is one."""
         return [spec for spec in self.specs if spec.task.name == task]
+
+    @cached_property
+    def _outline(self) -> Decoder:
+        """The model without its weights."""
+        return outline(self.job, self.source)
+
+    def _kernels(self, stack: Stack) -> KernelPlan:
+        """What computes the stack's linear layers here."""
+        if not any(isinstance(part, HasKernels) for part in stack.parts):
+            return KernelPlan()
+        return plan_kernels(stack.parts, self._outline, self.device, self.job.kernel)
 
     def _refuse_batches(self, stacks: list[Stack]) -> None:
         for stack in stacks:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from harness.contract.facts import Savings
+from harness.contract.facts import Savings, worst
 from harness.contract.preparation import Preparation
 from harness.contract.prepared import Prepared
 from harness.core import environment
@@ -106,9 +106,11 @@ def _evaluate(
     with ExitStack() as stack:
         journal = stack.enter_context(Journal(folder.journal(lm.rank), lm.world_size, fresh))
         collector = stack.enter_context(collected_warnings("lm_eval", "harness"))
-        states = stack.enter_context(spec.stack.applied(lm.decoder, preparation))
+        states = stack.enter_context(spec.stack.applied(lm.decoder, preparation, spec.kernels.by_place))
         shape = ModelShape.of(lm.decoder)
         saved, kernels = savings(spec.stack, lm.decoder), kernel_counts(lm.decoder)
+        if not spec.kernels.saves:
+            saved = worst((saved, Savings.SIMULATED))
         tracer = stack.enter_context(Tracer(lm.decoder))
         bar = stack.enter_context(progress.bar(f"{spec.stack.label} · {spec.task.name}"))
         observed = Observed(lm, tracer, journal, bar, spec.job.samples or {})
@@ -117,7 +119,8 @@ def _evaluate(
         replay = observed.audit()
         ranks = lm.gather_object(journal.served)
         served = [row for rank in ranks or () for row in rank if not row.is_padding]
-        return _Evaluated(results, served, states, shape, saved, kernels, replay, collector.messages)
+        warnings = spec.kernels.notes + collector.messages
+        return _Evaluated(results, served, states, shape, saved, kernels, replay, warnings)
 
 
 def _method_info(spec: RunSpec, evaluated: _Evaluated) -> MethodInfo:

@@ -83,7 +83,7 @@ class Session:
 
     def attached(self, spec: RunSpec) -> AbstractContextManager[list[Prepared]]:
         """The model with a run's methods applied."""
-        return spec.stack.applied(self.lm.decoder, self.preparation(spec))
+        return spec.stack.applied(self.lm.decoder, self.preparation(spec), spec.kernels.by_place)
 
     def preparation(self, spec: RunSpec) -> Preparation:
         """The prepared states that a run needs: from the user's cache, or made now."""

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Annotated, Any, Final, Literal
 
@@ -18,6 +18,7 @@ from harness.evaluate.suites import TaskRequest
 from harness.evaluate.tasks import LoadedTask
 from harness.measure.energy import Windows
 from harness.model.source import ModelSource, identified
+from harness.model.weights.kernel_plan import KernelPlan
 from harness.results.record import EvaluationInfo
 
 UNSUPPORTED_MODEL_ARGS = {
@@ -117,6 +118,7 @@ class Job(ModelSettings):
         limit: the first n documents of each task, or a share of them below 1.
         seeds: for Python, numpy, torch and the few-shot sampler.
         calibration: "task", "bundled", ``dataset:NAME:SPLIT:COLUMN`` or a text file.
+        kernel: what computes the linear layers of the methods that have it, instead of what is fastest here.
         costs: what is measured after the scores; no part of a run's id.
     """
 
@@ -135,6 +137,7 @@ class Job(ModelSettings):
     metadata: dict[str, Any] = {}
     confirm_run_unsafe_code: bool = False
     calibration: str = "task"
+    kernel: str | None = None
     predict_only: bool = False
     write_out: bool = False
     resume: bool = True
@@ -167,7 +170,11 @@ class Job(ModelSettings):
 
 @dataclass(frozen=True, eq=False)
 class RunSpec:
-    """One run: a stack of methods on a model and a task, with the job's flags as they are for this task."""
+    """One run: a stack of methods on a model and a task, with the job's flags as they are for this task.
+
+    Attributes:
+        kernels: what computes the linear layers of methods that have kernels, on this machine.
+    """
 
     job: Job
     stack: Stack
@@ -176,6 +183,7 @@ class RunSpec:
     environment: Environment
     data: str
     calibration: Calibration | None
+    kernels: KernelPlan = field(default_factory=KernelPlan)
 
     @cached_property
     def evaluation(self) -> EvaluationInfo:
@@ -208,6 +216,7 @@ class RunSpec:
             "evaluation": self.evaluation.model_dump(mode="json"),
             "metadata": with_contents(self.job.metadata),
             "predict_only": self.job.predict_only,
+            "kernels": self.kernels.by_layer,
             "environment": self.environment.identity,
         }
 

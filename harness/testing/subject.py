@@ -12,6 +12,7 @@ from harness.contract.method import Method
 from harness.contract.prepared import Prepared
 from harness.contract.stack import Stack, parse
 from harness.core.errors import MethodError, UnsupportedModelError
+from harness.model.weights.kernel_plan import first_kernels
 from harness.model.weights.linear import savings
 from harness.testing.outcome import Failed, Skipped
 
@@ -114,9 +115,13 @@ class Subject:
 
     @contextmanager
     def attached(self, decoder: "Decoder", stack: Stack | None = None) -> Iterator[None]:
-        """The methods prepared and attached in turn, as a run does it; each is prepared once for each model."""
+        """The methods prepared and attached in turn, as a run does it; each is prepared once for each model.
+
+        Linear layers are computed by the first kernel that runs here: on models this small none would be chosen.
+        """
         stack = self.stack if stack is None else stack
         with ExitStack() as attached:
+            attached.enter_context(decoder.computed_by(first_kernels(stack.parts, decoder)))
             for depth, part in enumerate(stack.parts):
                 key = repr(stack.parts[: depth + 1]), decoder.fingerprint  # cheaper than a method's fingerprint
                 if key not in self._states:

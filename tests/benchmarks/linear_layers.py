@@ -1,4 +1,4 @@
-"""Time of one linear layer by kernel, beside torch's dense product in float32.
+"""Time of one linear layer by the first kernel that runs here, beside torch's dense product in float32.
 
     OMP_NUM_THREADS=1 python -m tests.benchmarks.linear_layers --out 4096 --in 1024 --rounds 9
     OMP_NUM_THREADS=1 python -m tests.benchmarks.linear_layers --cold 64 --tokens 1
@@ -16,8 +16,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch.nn.functional import linear
 
-from harness.model.weights.block_sparse import block_sparse_layer
-from harness.model.weights.int8 import Int8Linear
+from harness.model.weights import block_sparse, int8
+from harness.model.weights.computations import Layer as Shape
 
 Layer = Callable[[torch.Tensor], torch.Tensor]
 
@@ -58,12 +58,14 @@ def kinds(out: int, inputs: int, sparsities: Sequence[float]) -> list[tuple[str,
 
     def sparse(rows: int, number: str, sparsity: float) -> Layer:
         kept = torch.rand(out // rows, inputs) >= sparsity
-        return block_sparse_layer(weight() * kept.repeat_interleave(rows, 0), None, rows, number)  # type: ignore[arg-type]
+        shape = Shape(out, inputs, "float32", sparsity, rows)
+        kernel = block_sparse.computations(shape, "cpu", number).able[0]  # type: ignore[arg-type]
+        return kernel.make(weight() * kept.repeat_interleave(rows, 0), None)
 
     compared: list[tuple[str, Callable[[], Layer]]] = [
         ("fp32 dense", dense),
         ("bf16 dense", half),
-        ("int8 dense", lambda: Int8Linear(weight(), None)),
+        ("int8 dense", lambda: int8.computations("cpu").able[0].make(weight(), None)),
     ]
     for number in ("int8", "fp32"):
         for rows in (16, 4):

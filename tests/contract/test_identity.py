@@ -130,6 +130,7 @@ def test_what_cannot_change_an_answer_moves_nothing(name: str, copy: Copy) -> No
         ("methods/routing/random_skip.py", {"random-skip"}),
         ("methods/routing/router.py", {"dr-llm"}),
         ("model/weights/int8.py", {"int8-dynamic", "block-sparse"}),
+        ("model/weights/choice.py", {"int8-dynamic", "block-sparse"}),
         ("model/weights/kernels/int8.c", {"block-sparse"}),
         ("model/weights/kernels/product.h", {"block-sparse"}),
         ("model/tokens/token_depth.py", {"calm"}),

@@ -9,6 +9,7 @@ import pytest
 from harness.results.store import RunFolder, Store
 from harness.run.session import Session
 from harness.run.spec import Job
+from tests import kernels_here
 from tests.conftest import Harness
 from tests.silent import Silent
 
@@ -84,7 +85,8 @@ def test_compressed_weights_on_a_real_task(stories: Path, hub: Path, tmp_path: P
     small = "samples=4,length=64"
     methods = ("int8-dynamic", f"wanda:{small}", "magnitude", f"block-sparse:sparsity=0.5,{small}")
     job = Job(methods=methods, **settings("arc_easy", stories, hub))
-    _, int8, *pruned, sparse = Session(job, Store(tmp_path), Silent()).execute()
+    with kernels_here.timed(tmp_path / "times"):
+        _, int8, *pruned, sparse = Session(job, Store(tmp_path), Silent()).execute()
     assert int8.flops.total == int8.flops.dense_equivalent
     assert [record.method.savings for record in pruned] == ["simulated", "simulated"]
     dense_product = any("dense" in kernel for kernel in (*int8.method.kernels, *sparse.method.kernels))

@@ -7,7 +7,7 @@ from harness.measure import arithmetic, operators
 from harness.measure.arithmetic import advise, slowdown, time_ratio
 from harness.model.weights import sparse_kernels
 from harness.testing.tiny import tiny_decoder
-from tests import int8_here
+from tests import kernels_here
 
 
 @pytest.fixture
@@ -55,16 +55,16 @@ def test_a_ratio_is_of_the_shortest_turns(monkeypatch):
     assert time_ratio(list, list) == 3
 
 
-def test_operators_are_named_as_they_run_here(monkeypatch):
-    monkeypatch.setattr(operators, "time_ratio", lambda call, baseline: 0.25)
+def test_operators_are_named_as_they_run_here(monkeypatch, tmp_path):
     monkeypatch.setattr(operators, "slowdown", lambda dtype: 7.0)
-    monkeypatch.setattr(sparse_kernels, "load", lambda: "no C compiler: install gcc")
-    found = {operator.name: operator for operator in operators.operators()}
+    monkeypatch.setattr(sparse_kernels, "load", lambda: ("no C compiler: install gcc",) * 4)
+    with kernels_here.timed(tmp_path):
+        found = {operator.name: operator for operator in operators.operators()}
     assert list(found) == ["bfloat16", "float16", "int8-dynamic", "block-sparse"]
     assert not found["bfloat16"].fast
     assert "7x the time of float32" in found["bfloat16"].detail
-    assert found["int8-dynamic"].fast is (int8_here.PRODUCT is not None)
-    assert (int8_here.PRODUCT.name if int8_here.PRODUCT else "simulated") in found["int8-dynamic"].detail
+    assert found["int8-dynamic"].fast is (kernels_here.PRODUCT is not None)
+    assert (kernels_here.PRODUCT.name if kernels_here.PRODUCT else "simulated") in found["int8-dynamic"].detail
     assert found["block-sparse"] == operators.Operator("block-sparse", False, "simulated: no C compiler: install gcc")
 
 

@@ -1,7 +1,5 @@
 """Block-sparse prunes as Wanda does, answers as the pruned weights do, and says truthfully what runs."""
 
-import logging
-
 import pytest
 import torch
 
@@ -15,8 +13,10 @@ from harness.measure.shape import ModelShape
 from harness.methods.pruning.wanda import Wanda
 from harness.methods.sparse.block_sparse import BlockSparse
 from harness.model.weights import sparse_kernels
+from harness.model.weights.kernel_plan import first_kernels, plan_kernels
 from harness.model.weights.linear import kernel_counts, savings
 from harness.testing.tiny import tiny_decoder
+from tests.kernels_here import force
 
 TEXT = Calibration(("The keeper of the light wrote down every ship that passed. " * 8,), "a sentence")
 SMALL = {"samples": 3, "length": 48}
@@ -40,10 +40,14 @@ def test_it_answers_as_the_pruned_weights_do(family, pattern, ids):
         pruned = logits(decoder, ids)
     for number, tolerance in (("fp32", 1e-5), ("int8", 0.05)):
         method = BlockSparse(sparsity=(0.5,), pattern=pattern, number=number, **SMALL)
+        decoder.kernels = first_kernels((method,), decoder)
         with method.attach(decoder, method.prepare(decoder, TEXT)):
             assert error(logits(decoder, ids), pruned) < tolerance
             (name,) = kernel_counts(decoder)
             assert name.startswith(f"block-sparse {number} {pattern}, ")
+        for kernel in (*decoder.kernels.values(), "dense"):
+            with method.attach(force(decoder, kernel), method.prepare(decoder, TEXT)):
+                assert error(logits(decoder, ids), pruned) < tolerance
 
 
 def test_a_stack_takes_the_zeros_as_they_are(tmp_path, ids):
@@ -58,7 +62,7 @@ def test_a_stack_takes_the_zeros_as_they_are(tmp_path, ids):
     with wanda.applied(decoder, preparation):
         pruned = logits(decoder, ids)
         assert savings(wanda, decoder) is Savings.SIMULATED
-    with stack.applied(decoder, preparation) as states:
+    with stack.applied(decoder, preparation, first_kernels(stack.parts, decoder)) as states:
         assert error(logits(decoder, ids), pruned) < 1e-5
         assert savings(stack, decoder) is Savings.REAL
         shares = [layer.mlp.macs for layer in ModelShape.of(decoder).layers]
@@ -84,19 +88,22 @@ def test_zeros_that_leave_no_blocks_are_refused(below, tmp_path):
 @pytest.mark.parametrize(
     ("number", "kernel"), [("int8", "dense product over int8 values"), ("fp32", "dense product over zeros")]
 )
-def test_without_a_kernel_it_is_simulated_and_says_why(number, kernel, monkeypatch, caplog, ids):
+def test_without_a_kernel_it_is_simulated_and_says_why(number, kernel, monkeypatch, ids):
     decoder = tiny_decoder("llama")
     method = BlockSparse(sparsity=(0.5,), number=number, **SMALL)
     state, dense = method.prepare(decoder, TEXT), ModelShape.of(decoder)
+    decoder.kernels = first_kernels((method,), decoder)
     with method.attach(decoder, state):
         real = logits(decoder, ids)
-    monkeypatch.setattr(sparse_kernels, "load", lambda: "no C compiler: install gcc")
-    with caplog.at_level(logging.WARNING, "harness"), method.attach(decoder, state):
+    monkeypatch.setattr(sparse_kernels, "load", lambda: ("no C compiler: install gcc",) * 4)
+    plan = plan_kernels((method,), decoder, "cpu")
+    assert plan.notes == ["block-sparse multiplies densely: no C compiler: install gcc"]
+    assert set(plan.by_place.values()) == {kernel}
+    with method.attach(decoder, state):
         assert error(logits(decoder, ids), real) < 1e-5
         assert set(kernel_counts(decoder)) == {kernel}
         assert savings(Stack((method,)), decoder) is Savings.SIMULATED
         shape = ModelShape.of(decoder)
-    assert "block-sparse multiplies densely: no C compiler: install gcc" in caplog.text
     assert [layer.mlp.macs for layer in shape.layers] == [layer.mlp.macs for layer in dense.layers]
 
 

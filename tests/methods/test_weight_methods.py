@@ -23,7 +23,7 @@ from harness.results.store import Store
 from harness.run.session import Session
 from harness.run.spec import Job, TaskRequest
 from harness.testing.tiny import tiny_decoder
-from tests import int8_here
+from tests import kernels_here
 from tests.silent import Silent
 
 TEXT = Calibration(("The keeper of the light wrote down every ship that passed. " * 8,), "a sentence")
@@ -37,12 +37,12 @@ def logits(decoder, ids):
 
 TASKS = (TaskRequest(task="tiny_letters"),)
 METHODS = {
-    "int8-dynamic": (int8_here.SAVINGS, {int8_here.KERNEL: 28}),
+    "int8-dynamic": (kernels_here.SAVINGS, {kernels_here.KERNEL: 28}),
     f"wanda:{SMALL}": ("simulated", {"dense product over unstructured zeros": 28}),
     "magnitude:pattern=2:4": ("simulated", {"dense product over 2:4 zeros": 28}),
     f"wanda:sparsity=0,{SMALL}": ("none", {}),
     f"wanda:pattern=16x1,sparsity=0.75,{SMALL}+block-sparse:number=fp32": ("real", {"block-sparse fp32 16x1": 28}),
-    "layer-drop:layers=1/2+int8-dynamic": (int8_here.SAVINGS, {int8_here.KERNEL: 14}),
+    "layer-drop:layers=1/2+int8-dynamic": (kernels_here.SAVINGS, {kernels_here.KERNEL: 14}),
     f"wanda:{SMALL}+int8-dynamic:linears=*.mlp.*": ("simulated", None),
 }
 
@@ -58,7 +58,8 @@ def records(tiny_folder, tiny_tasks, tmp_path_factory) -> dict[str, RunRecord]:
         device="cpu",
     )
     session = Session(job, Store(tmp_path_factory.mktemp("runs")), Silent())
-    return dict(zip(["dense", *METHODS], session.execute(), strict=True))
+    with kernels_here.timed(tmp_path_factory.mktemp("times")):
+        return dict(zip(["dense", *METHODS], session.execute(), strict=True))
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -79,7 +80,7 @@ def test_only_what_is_skipped_is_not_counted(records):
     linear = records["dense"].flops.parts["mlp"]
     assert records[sparse].flops.parts["mlp"] == linear / 4
     assert (records["int8-dynamic"].flops.weight_bytes < records["dense"].flops.weight_bytes / 2) is (
-        int8_here.SAVINGS is Savings.REAL
+        kernels_here.SAVINGS is Savings.REAL
     )
 
 
@@ -100,7 +101,7 @@ def test_a_collapsed_layer_marks_the_run(tiny_folder, tiny_tasks, tmp_path: Path
 
 def test_int8_errs_as_stated_and_no_more(ids):
     for family in ("llama", "gpt2", "opt", "gemma2"):
-        decoder = tiny_decoder(family)
+        decoder = kernels_here.force(tiny_decoder(family))
         dense, shape = logits(decoder, ids), ModelShape.of(decoder)
         with Int8Dynamic().attach(decoder, None):
             error = float((logits(decoder, ids) - dense).norm() / dense.norm())
@@ -109,17 +110,16 @@ def test_int8_errs_as_stated_and_no_more(ids):
                 for layer, dense_layer in zip(ModelShape.of(decoder).layers, shape.layers, strict=True)
             ]
         assert 0 < error < 0.05
-        number = int8_here.WEIGHT_BYTES / 4
+        number = kernels_here.WEIGHT_BYTES / 4
         assert all(number < share < number + 0.05 for share in shares)
 
 
-def test_int8_without_a_kernel_says_simulated(monkeypatch, ids):
-    decoder = tiny_decoder("llama")
+def test_int8_without_a_kernel_says_simulated(ids):
+    decoder = kernels_here.force(tiny_decoder("llama"))
     with Int8Dynamic().attach(decoder, None):
         real = logits(decoder, ids)
-    monkeypatch.setattr(int8, "int8_product", lambda device: None)
     stack = parse("int8-dynamic")
-    with stack.parts[0].attach(decoder, None):
+    with stack.parts[0].attach(kernels_here.force(decoder, "dense"), None):
         assert savings(stack, decoder) is Savings.SIMULATED
         assert kernel_counts(decoder) == {"dense product over int8 values": 28}
         assert torch.allclose(logits(decoder, ids), real, atol=1e-4)
@@ -129,7 +129,7 @@ def test_a_simulated_part_of_a_stack_leaves_the_others_what_they_save(monkeypatc
     from harness.testing.checks.work import saves_what_it_declares
     from harness.testing.subject import Subject
 
-    monkeypatch.setattr(int8, "int8_product", lambda device: None)
+    monkeypatch.setattr(int8, "PRODUCTS", ())
     saves_what_it_declares(Subject.of("layer-drop:layers=1+int8-dynamic", ["llama"]))
 
 
@@ -187,7 +187,7 @@ def test_nonsense_is_refused(written, says):
 @pytest.mark.parametrize(
     ("stack", "says"),
     [
-        ("int8-dynamic+block-sparse", f"is computed by {int8_here.KERNEL} already"),
+        ("int8-dynamic+block-sparse", f"is computed by {kernels_here.KERNEL} already"),
         (f"int8-dynamic+wanda:{SMALL}", r"name a method that prunes first, as in wanda\+int8-dynamic"),
         ("wanda:samples=2,length=48,linears=*.experts.*", "no linear layer is named"),
         ("int8-dynamic:layers=9", "no layer 9; the model's layers are 0 to 3"),
@@ -196,6 +196,7 @@ def test_nonsense_is_refused(written, says):
 def test_what_does_not_go_together_is_refused_by_name(stack, says, tmp_path):
     with (
         pytest.raises(MethodError, match=says),
+        kernels_here.timed(tmp_path / "times"),
         parse(stack).applied(tiny_decoder("llama"), Preparation(States(tmp_path), TEXT)),
     ):
         pass

@@ -16,6 +16,7 @@ from harness.contract.stack import Stack
 from harness.core.environment import Environment
 from harness.evaluate.tasks import LoadedTask
 from harness.model.source import ModelSource
+from harness.model.weights.kernel_plan import KernelPlan
 from harness.run.spec import UNSUPPORTED_MODEL_ARGS, Job, RunSpec
 from tests.conftest import ROOT
 from tests.toys import ENVIRONMENT, Paper, Toy
@@ -122,6 +123,7 @@ def environment(**changes: Any) -> Environment:
         {"job": {"model_args": {"dtype": "float16"}}},
         {"job": {"metadata": {"max_seq_lengths": [4096]}}},
         {"job": {"trust_remote_code": True}},
+        {"kernels": KernelPlan(by_layer=[{"64x32 float32": "onednn int8"}])},
     ],
 )
 def test_what_determines_a_result_changes_its_id(change: dict[str, Any]) -> None:
@@ -141,6 +143,8 @@ def test_what_determines_a_result_changes_its_id(change: dict[str, Any]) -> None
         {"job": {"confirm_run_unsafe_code": True}},
         {"job": {"pretrained": "./m"}},
         {"job": {"device": "cpu"}},
+        {"job": {"kernel": "dense"}},  # what computes does, however it came to be taken
+        {"kernels": KernelPlan(by_place={"0.mlp.up_proj": "onednn int8"}, notes=["a note"], saves=False)},
     ],
 )
 def test_what_does_not_determine_a_result_leaves_its_id(change: dict[str, Any]) -> None:

@@ -1,22 +1,28 @@
 """Linear layers that multiply only the blocks of weights that are not zero: 16 or 4 outputs of one input.
 
-Where the project's own kernels cannot run, the same numbers are multiplied densely and the saving is called simulated.
+Where the project's own kernels cannot run, or are not faster, the same numbers are multiplied densely and the saving is
+called simulated.
 """
 
+from functools import partial
 from typing import Any
 
 import torch
-from torch.nn.functional import linear
+from torch.nn.functional import linear, pad
 from torch.utils.flop_counter import register_flop_formula
 
 from harness.contract.facts import Savings
+from harness.core.cpu import KERNEL_SETS
 from harness.core.errors import MethodError
 from harness.model.weights import sparse_kernels
 from harness.model.weights.blocks import TENSORS, Blocks, Number
+from harness.model.weights.computations import Computation, Computations, Layer
+from harness.model.weights.int8 import DENSE_PRODUCT as INT8_DENSE_PRODUCT
 from harness.model.weights.int8 import Int8Linear
 from harness.model.weights.linear import ReplacementLayer
-from harness.model.weights.sparse_kernels import Kernels
+from harness.model.weights.sparse_kernels import Kernels, kernel_name
 
+DENSE_PRODUCT = "dense product over zeros"
 MOST_INPUTS = 2**16
 """Inputs are numbered in two bytes."""
 
@@ -24,16 +30,18 @@ MOST_INPUTS = 2**16
 class BlockSparseLinear(ReplacementLayer):
     """A linear layer over the blocks of a weight [out, in] that are not all zero."""
 
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, rows: int, number: Number) -> None:
+    def __init__(
+        self, weight: torch.Tensor, bias: torch.Tensor | None, rows: int, number: Number, kernels: Kernels | str
+    ) -> None:
         super().__init__()
+        if isinstance(kernels, str):
+            raise MethodError(f"a block-sparse kernel cannot run: {kernels}")
         blocks = Blocks.of(weight, rows, number)
-        kernels = sparse_kernels.load()
-        assert isinstance(kernels, Kernels)
         self.out, self.level = blocks.out, kernels.level
         for name, tensor in zip(TENSORS, blocks.tensors, strict=True):
             self.register_buffer(name, tensor)
         self.register_buffer("bias", None if bias is None else bias.float())
-        self.kernel = f"block-sparse {number} {rows}x1, {kernels.name(rows, number)}"
+        self.kernel = _name(rows, number, kernel_name(kernels.level, rows, number))
         self.savings = Savings.REAL
         self.macs_per_token = blocks.value.numel()
         self.weight_count = blocks.weight_count
@@ -54,7 +62,7 @@ class BlockSparseLinear(ReplacementLayer):
 class DenseOverZeros(ReplacementLayer):
     """The dense product over all weights, where no kernel can skip the zeros."""
 
-    kernel, savings = "dense product over zeros", Savings.SIMULATED
+    kernel, savings = DENSE_PRODUCT, Savings.SIMULATED
     weight: torch.Tensor
     bias: torch.Tensor | None
 
@@ -69,21 +77,48 @@ class DenseOverZeros(ReplacementLayer):
         return linear(x, self.weight, self.bias)
 
 
-def block_sparse_layer(weight: torch.Tensor, bias: torch.Tensor | None, rows: int, number: Number) -> ReplacementLayer:
-    """The replacement for a linear layer with weight [out, in], on the best kernel that this machine has."""
-    if why_not(weight) is None:
-        return BlockSparseLinear(weight, bias, rows, number)
-    return DenseOverZeros(weight, bias) if number == "fp32" else Int8Linear(weight, bias, integer=False)
+def computations(layer: Layer, device: str, number: Number) -> Computations:
+    """What may compute a linear layer whose weight has blocks of zeros, on a device.
+
+    Raises:
+        SpecError: ``HARNESS_ISA`` names no instruction set, or one that this processor does not have.
+    """
+    rows = layer.rows
+    dense = (
+        Computation(DENSE_PRODUCT, DenseOverZeros)
+        if number == "fp32"
+        else Computation(INT8_DENSE_PRODUCT, partial(Int8Linear, product=None))
+    )
+    reason = why_not(layer, device)
+    loaded = sparse_kernels.load() if reason is None else (reason,) * len(KERNEL_SETS)
+    kernels = tuple(
+        Computation(
+            _name(rows, number, instructions),
+            partial(BlockSparseLinear, rows=rows, number=number, kernels=kernels),
+            kernels if isinstance(kernels, str) else None,
+        )
+        for instructions, kernels in sparse_kernels.by_name(loaded, rows, number).items()
+    )
+    return Computations(dense, kernels, __name__)
 
 
-def why_not(weight: torch.Tensor) -> str | None:
-    """Why a weight cannot be multiplied sparsely here; None where it can."""
-    if weight.device.type != "cpu":
-        return f"the kernel is for a CPU, and the model is on {weight.device}"
-    if weight.shape[1] > MOST_INPUTS:
-        return f"the kernel takes up to {MOST_INPUTS} inputs, and a linear layer has {weight.shape[1]}"
-    kernels = sparse_kernels.load()
-    return None if isinstance(kernels, Kernels) else kernels
+def why_not(layer: Layer, device: str) -> str | None:
+    """Why no kernel can multiply a layer; None where one might."""
+    if not device.startswith("cpu"):
+        return f"the kernel is for a CPU, and the model is on {device}"
+    if layer.inputs > MOST_INPUTS:
+        return f"the kernel takes up to {MOST_INPUTS} inputs, and a linear layer has {layer.inputs}"
+    return None
+
+
+def zero_blocks(weight: torch.Tensor, rows: int) -> float:
+    """The share of blocks of ``rows`` outputs of one input, in a weight [out, in], that are all zero."""
+    blocks = pad(weight != 0, (0, 0, 0, -len(weight) % rows)).view(-1, rows, weight.shape[1])  # [groups, rows, in]
+    return 1 - float(blocks.any(1).float().mean())
+
+
+def _name(rows: int, number: Number, instructions: str) -> str:
+    return f"block-sparse {number} {rows}x1, {instructions}"
 
 
 _LIBRARY = torch.library.Library("harness", "FRAGMENT")  # type: ignore[no-untyped-call]
@@ -95,9 +130,9 @@ _LIBRARY.define(  # type: ignore[no-untyped-call]
 
 def _operator(x: torch.Tensor, *arguments: Any) -> torch.Tensor:
     bias, *blocks, out, level = arguments
-    kernels = sparse_kernels.load()
+    kernels = sparse_kernels.load()[level]
     assert isinstance(kernels, Kernels)
-    return Kernels(kernels.run, level).multiply(x, bias, blocks, out)
+    return kernels.multiply(x, bias, blocks, out)
 
 
 _LIBRARY.impl("block_sparse", _operator, "CPU")  # type: ignore[no-untyped-call]

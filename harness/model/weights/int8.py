@@ -8,7 +8,7 @@ whatever the others are. torch's ``quantize_dynamic`` has one scale for all toke
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -16,9 +16,11 @@ from torch.nn.functional import linear, pad
 from torch.utils.flop_counter import register_flop_formula
 
 from harness.contract.facts import Savings
+from harness.model.weights.computations import Computation, Computations
 from harness.model.weights.linear import ReplacementLayer
 
 LEVELS = 127
+DENSE_PRODUCT = "dense product over int8 values"
 
 _TINY = torch.finfo(torch.float32).tiny
 _TOLERANCE = 1e-5
@@ -42,29 +44,27 @@ class Int8Product:
 class Int8Linear(ReplacementLayer):
     """A linear layer with int8 weights, quantized from a weight of shape [out, in] by rounding to nearest.
 
-    Where no int8 product is right, or ``integer`` is off, the rounded numbers are multiplied as floats: the same
-    answers, nothing saved.
+    Without an int8 product the rounded numbers are multiplied as floats: the same answers, nothing saved.
     """
 
     scale: torch.Tensor
     rounded: torch.Tensor
     bias: torch.Tensor | None
 
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, *, integer: bool = True) -> None:
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, product: Int8Product | None) -> None:
         super().__init__()
         quantized, scale = quantize_rows(weight)
-        chosen = int8_product(weight.device.type) if integer else None
-        self._product = torch.ops.harness.int8_product if chosen else _float_product
+        self._product = partial(torch.ops.harness.int8_product, product=product.name) if product else _float_product
         # an opaque tensor has no storage to be counted or saved: it is no buffer
-        self._packed = chosen.pack(quantized) if chosen else None
+        self._packed = product.pack(quantized) if product else None
         self.register_buffer("scale", scale)
         self.register_buffer("bias", bias)
-        if chosen is None:
+        if product is None:
             self.register_buffer("rounded", quantized.to(weight.dtype))
-        self.kernel = chosen.name if chosen else "dense product over int8 values"
-        self.savings = Savings.REAL if chosen else Savings.SIMULATED
+        self.kernel = product.name if product else DENSE_PRODUCT
+        self.savings = Savings.REAL if product else Savings.SIMULATED
         self.macs_per_token = self.weight_count = weight.numel()
-        self.opaque_bytes = weight.numel() if chosen else 0
+        self.opaque_bytes = weight.numel() if product else 0
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """From [..., in] to [..., out], in the type of the input."""
@@ -85,14 +85,20 @@ def quantize_rows(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return (weight / scale[:, None]).round().to(torch.int8).contiguous(), scale
 
 
+def computations(device: str) -> Computations:
+    """What may compute a linear layer in eight bits on a device."""
+    kernels = (Computation(each.name, partial(Int8Linear, product=each), _why_not(each, device)) for each in PRODUCTS)
+    return Computations(Computation(DENSE_PRODUCT, partial(Int8Linear, product=None)), tuple(kernels), __name__)
+
+
+def _why_not(product: Int8Product, device: str) -> str | None:
+    """Why a product cannot be taken here; those of other devices have limits on shapes that have not been tried."""
+    if not device.startswith("cpu"):
+        return f"products of int8 are taken on a CPU alone, and the model is on {device}"
+    return None if is_right(product) else f"{product.name} is not there, or not exact on this processor"
+
+
 @cache
-def int8_product(device: str) -> Int8Product | None:
-    """The first int8 product of torch that is right on this machine; None where there is none."""
-    if device != "cpu":  # those of other devices have limits on shapes that have not been tried
-        return None
-    return next((product for product in PRODUCTS if is_right(product)), None)
-
-
 def is_right(product: Int8Product) -> bool:
     """Whether a product gives the exact sums on this machine.
 
@@ -140,13 +146,13 @@ PRODUCTS = (
 """The int8 products of torch, the best first."""
 
 _LIBRARY = torch.library.Library("harness", "FRAGMENT")  # type: ignore[no-untyped-call]
-_LIBRARY.define("int8_product(Tensor x, Tensor weight, Tensor scale) -> Tensor")  # type: ignore[no-untyped-call]
+_LIBRARY.define(  # type: ignore[no-untyped-call]
+    "int8_product(Tensor x, Tensor weight, Tensor scale, str product) -> Tensor"
+)
 
 
-def _operator(x: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    chosen = int8_product(x.device.type)
-    assert chosen is not None
-    return chosen.product(x, weight, scale)
+def _operator(x: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor, product: str) -> torch.Tensor:
+    return next(each for each in PRODUCTS if each.name == product).product(x, weight, scale)
 
 
 _LIBRARY.impl("int8_product", _operator, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]

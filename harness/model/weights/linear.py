@@ -60,11 +60,14 @@ class Site:
     Attributes:
         name: its path in the model, such as "model.layers.0.mlp.up_proj".
         layer: the dense model's index of its decoder layer; None for the head.
+        place: the same layer whatever other methods take out: that index and the path within the decoder layer, such
+            as "0.mlp.up_proj"; "head".
     """
 
     name: str
     layer: int | None
     module: nn.Module
+    place: str
 
     @property
     def weight(self) -> torch.Tensor:
@@ -95,11 +98,15 @@ def sites(
     wanted = set(layers) or set(range(count))
     if beyond := sorted(wanted - set(range(count))):
         raise MethodError(f"there is no layer {beyond[0]}; the model's layers are 0 to {count - 1}")
-    layer_of = {part: block.index for block in model.live for part in block.module.modules()}
+    places = {
+        part: (block.index, f"{block.index}.{path}")
+        for block in model.live
+        for path, part in block.module.named_modules()
+    }
     every = [
-        Site(name, layer_of[module], module)
+        Site(name, places[module][0], module, places[module][1])
         for name, module in model.module.named_modules()
-        if isinstance(module, LINEAR) and module in layer_of
+        if isinstance(module, LINEAR) and module in places
     ]
     for pattern in patterns:
         if not any(fnmatchcase(site.name, pattern) for site in every):
@@ -110,7 +117,7 @@ def sites(
     ]
     if head:
         name = next(name for name, module in model.module.named_modules() if module is model.anatomy.head)
-        chosen.append(Site(name, None, model.anatomy.head))
+        chosen.append(Site(name, None, model.anatomy.head, "head"))
     for site in chosen:
         if (replacement := computed_by(site.module)) is not None:
             raise MethodError(

@@ -41,15 +41,6 @@ class Kernels:
     run: Any
     level: int
 
-    def name(self, rows: int, number: Number) -> str:
-        """The instruction set of the kernel for blocks of so many outputs, as the record calls it."""
-        best = cpu.KERNEL_SETS[self.level]
-        if number == "fp32":
-            return "plain C" if best == "plain" else "avx512"
-        if best == "amx" and rows == 16:
-            return "amx-int8"
-        return "avx512-vnni" if best in ("amx", "avx512-vnni") else "plain C"
-
     def multiply(
         self, x: torch.Tensor, bias: torch.Tensor | None, blocks: Sequence[torch.Tensor | None], out: int
     ) -> torch.Tensor:
@@ -62,8 +53,8 @@ class Kernels:
         return y
 
 
-def load() -> Kernels | str:
-    """The kernels for the best instruction set that the processor has and ``HARNESS_ISA`` allows, or why none runs.
+def load() -> tuple[Kernels | str, ...]:
+    """For each of ``cpu.KERNEL_SETS`` its kernels, or why they do not run here.
 
     Raises:
         SpecError: ``HARNESS_ISA`` names no instruction set, or one that this processor does not have.
@@ -72,29 +63,55 @@ def load() -> Kernels | str:
 
 
 @cache
-def _load(limit: str | None) -> Kernels | str:
-    """Kernels that compute something else than the dense product give way to the next simpler ones, with a warning."""
+def _load(limit: str | None) -> tuple[Kernels | str, ...]:
+    """Kernels that compute something else than the dense product are left out, with a warning."""
     try:
         compiled = library(SOURCE)
     except CompileError as error:
-        return str(error)
+        return (str(error),) * len(cpu.KERNEL_SETS)
     run = compiled.block_sparse
     run.argtypes, run.restype = [ctypes.c_int] * 4 + [ctypes.c_long] * 3 + [ctypes.c_void_p] * 8, None
     best = compiled.block_sparse_level()
-    first = best if limit is None else cpu.KERNEL_SETS.index(limit)
-    if first > best:
+    if limit is not None and cpu.KERNEL_SETS.index(limit) > best:
         raise SpecError(f"HARNESS_ISA={limit}: the best that this processor has is {cpu.KERNEL_SETS[best]}")
-    reason = ""
-    for level in range(first, -1, -1):
-        kernels = Kernels(run, level)
-        try:
-            check(kernels)
-        except KernelError as error:
-            log.warning(str(error))
-            reason = str(error)
+    loaded: list[Kernels | str] = []
+    for level, name in enumerate(cpu.KERNEL_SETS):
+        if level > best:
+            loaded.append(f"this processor has no {name}")
+        elif limit is not None and level > cpu.KERNEL_SETS.index(limit):
+            loaded.append(f"HARNESS_ISA={limit} leaves {name} out")
         else:
-            return kernels
-    return reason
+            loaded.append(_checked(Kernels(run, level)))
+    return tuple(loaded)
+
+
+def _checked(kernels: Kernels) -> Kernels | str:
+    try:
+        check(kernels)
+    except KernelError as error:
+        log.warning(str(error))
+        return str(error)
+    return kernels
+
+
+def by_name(loaded: Sequence[Kernels | str], rows: int, number: Number) -> dict[str, Kernels | str]:
+    """What ``load`` gives for blocks of so many outputs, by the instruction set's name, the best first."""
+    kernels: dict[str, Kernels | str] = {}
+    for level, each in reversed(list(enumerate(loaded))):
+        name = kernel_name(level, rows, number)
+        if isinstance(kernels.get(name, ""), str):  # several sets may run the same code
+            kernels[name] = each
+    return kernels
+
+
+def kernel_name(level: int, rows: int, number: Number) -> str:
+    """The instruction set of the kernel for blocks of so many outputs, as the record calls it."""
+    best = cpu.KERNEL_SETS[level]
+    if number == "fp32":
+        return "plain C" if best == "plain" else "avx512"
+    if best == "amx" and rows == 16:
+        return "amx-int8"
+    return "avx512-vnni" if best in ("amx", "avx512-vnni") else "plain C"
 
 
 def check(kernels: Kernels) -> None:
@@ -112,10 +129,11 @@ def check(kernels: Kernels) -> None:
     for rows, number, tokens in product((16, 4), numbers, (1, 3, 20, 70)):
         x = draw(tokens, inputs)
         y = kernels.multiply(x, bias, Blocks.of(weight, rows, number).tensors, out)
-        dense = linear(x, weight, bias) if number == "fp32" else Int8Linear(weight, bias, integer=False)(x)
+        dense = linear(x, weight, bias) if number == "fp32" else Int8Linear(weight, bias, None)(x)
         worst = float((y - dense).abs().max() / dense.abs().max())
         if not worst <= _TOLERANCE:
+            name = kernel_name(kernels.level, rows, number)
             raise KernelError(
-                f"the {kernels.name(rows, number)} kernel for {number} in blocks of {rows}x1 differs from the dense "
-                f"product by {worst:.2g} of the largest value and is not used"
+                f"the {name} kernel for {number} in blocks of {rows}x1 differs from the dense product by {worst:.2g} "
+                "of the largest value and is not used"
             )

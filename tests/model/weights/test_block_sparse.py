@@ -6,8 +6,10 @@ from torch.nn.functional import linear
 
 from harness.core.errors import MethodError
 from harness.measure.audit import count_flops
-from harness.model.weights.block_sparse import BlockSparseLinear, block_sparse_layer, why_not
+from harness.model.weights import sparse_kernels
+from harness.model.weights.block_sparse import BlockSparseLinear, computations, why_not
 from harness.model.weights.blocks import Blocks
+from harness.model.weights.computations import Layer
 from harness.model.weights.int8 import Int8Linear
 from harness.model.weights.sparse_kernels import check
 
@@ -19,12 +21,18 @@ def sparse(out, inputs, rows, sparsity, seed=0):
     return torch.randn(out, inputs, generator=generator) * kept.repeat_interleave(rows, 0)[:out] / 8
 
 
+def layer_of(weight, bias, rows, number):
+    """A layer on the best kernels that run here."""
+    best = [kernels for kernels in sparse_kernels.load() if not isinstance(kernels, str)][-1]
+    return BlockSparseLinear(weight, bias, rows, number, best)
+
+
 @pytest.mark.parametrize("rows", [16, 4])
 @pytest.mark.parametrize(("out", "inputs"), [(64, 64), (50, 131), (1, 1), (259, 1000)])
 def test_every_kernel_is_the_dense_product(out, inputs, rows, isa):
     weight, bias = sparse(out, inputs, rows, 0.6), torch.randn(out, generator=torch.Generator().manual_seed(1))
-    dense = {"fp32": lambda x: linear(x, weight, bias), "int8": Int8Linear(weight, bias, integer=False)}
-    layers = {number: BlockSparseLinear(weight, bias, rows, number) for number in dense}
+    dense = {"fp32": lambda x: linear(x, weight, bias), "int8": Int8Linear(weight, bias, None)}
+    layers = {number: layer_of(weight, bias, rows, number) for number in dense}
     for tokens in (1, 2, 6, 7, 16, 17, 48, 64, 65, 130):
         x = torch.randn(tokens, inputs, generator=torch.Generator().manual_seed(tokens))
         for number, layer in layers.items():
@@ -33,7 +41,7 @@ def test_every_kernel_is_the_dense_product(out, inputs, rows, isa):
 
 def test_a_record_names_the_instruction_set(isa):
     names = {
-        (rows, number): BlockSparseLinear(sparse(20, 8, rows, 0.5), None, rows, number).kernel.split(", ")[1]
+        (rows, number): layer_of(sparse(20, 8, rows, 0.5), None, rows, number).kernel.split(", ")[1]
         for rows in (16, 4)
         for number in ("int8", "fp32")
     }
@@ -52,7 +60,7 @@ def test_a_token_gives_the_same_bits_in_any_company(isa):
     x = torch.randn(70, 96, generator=torch.Generator().manual_seed(0))
     x[5] *= 200
     for rows in (16, 4):
-        layer = BlockSparseLinear(sparse(64, 96, rows, 0.5), bias, rows, "int8")
+        layer = layer_of(sparse(64, 96, rows, 0.5), bias, rows, "int8")
         alone = torch.cat([layer(x[i : i + 1]) for i in range(len(x))])
         assert torch.equal(layer(x), alone)
         assert torch.equal(layer(x.view(7, 10, 96)).view(70, 64), alone)
@@ -62,7 +70,7 @@ def test_what_it_multiplies_and_reads_is_counted_by_hand(kernels):
     weight = torch.zeros(20, 12)
     weight[0, [0, 3, 4, 5, 9]] = 1.0  # five blocks of the first group, none of all its other rows
     weight[17, 2] = 1.0  # one of the second, whose 4 rows are filled up to 16
-    int8, fp32 = (BlockSparseLinear(weight, None, 16, number) for number in ("int8", "fp32"))
+    int8, fp32 = (layer_of(weight, None, 16, number) for number in ("int8", "fp32"))
     # five blocks fill two quads, one fills one: three quads of 16 x 4
     assert (int8.macs_per_token, fp32.macs_per_token) == (3 * 64, 6 * 16)
     assert int8.weight_count == fp32.weight_count == 5 * 16 + 4
@@ -75,7 +83,7 @@ def test_what_it_multiplies_and_reads_is_counted_by_hand(kernels):
 
 @pytest.mark.parametrize("broken", [float("nan"), float("inf")])
 def test_what_is_not_finite_stays_so(broken, isa):
-    layer = BlockSparseLinear(sparse(32, 40, 16, 0.0), None, 16, "int8")
+    layer = layer_of(sparse(32, 40, 16, 0.0), None, 16, "int8")
     for tokens in (3, 20):
         x = torch.randn(tokens, 40)
         x[1, 7] = broken
@@ -86,24 +94,24 @@ def test_what_is_not_finite_stays_so(broken, isa):
 
 def test_a_layer_without_weights_gives_its_bias(kernels):
     for number in ("int8", "fp32"):
-        layer = BlockSparseLinear(torch.zeros(20, 8), torch.arange(20.0), 16, number)
+        layer = layer_of(torch.zeros(20, 8), torch.arange(20.0), 16, number)
         assert layer.macs_per_token == 0
         assert torch.equal(layer(torch.randn(9, 8)), torch.arange(20.0).expand(9, 20))
 
 
 def test_no_tokens_give_none(kernels):
     weight = sparse(20, 8, 16, 0.5)
-    for layer in (BlockSparseLinear(weight, None, 16, "int8"), BlockSparseLinear(weight, None, 16, "fp32")):
+    for layer in (layer_of(weight, None, 16, "int8"), layer_of(weight, None, 16, "fp32")):
         assert layer(torch.empty(2, 0, 8)).shape == (2, 0, 20)
 
 
 def test_weights_that_a_kernel_reads_are_not_cast(kernels):
     with pytest.raises(MethodError, match="cast or move the model before"):
-        BlockSparseLinear(sparse(20, 8, 16, 0.5), None, 16, "fp32").bfloat16()
+        layer_of(sparse(20, 8, 16, 0.5), None, 16, "fp32").bfloat16()
 
 
 def test_another_default_type_changes_nothing(kernels):
-    layer, x = BlockSparseLinear(sparse(300, 8, 16, 0.5), None, 16, "int8"), torch.randn(9, 8)
+    layer, x = layer_of(sparse(300, 8, 16, 0.5), None, 16, "int8"), torch.randn(9, 8)
     expected = layer(x)
     torch.set_default_dtype(torch.bfloat16)
     try:
@@ -115,7 +123,7 @@ def test_another_default_type_changes_nothing(kernels):
 
 def test_several_threads_give_the_same(kernels):
     weight, x = sparse(300, 200, 16, 0.5), torch.randn(150, 200)
-    layer = BlockSparseLinear(weight, None, 16, "int8")
+    layer = layer_of(weight, None, 16, "int8")
     expected, threads = layer(x), torch.get_num_threads()
     torch.set_num_threads(3)
     try:
@@ -125,10 +133,26 @@ def test_several_threads_give_the_same(kernels):
 
 
 def test_what_the_kernel_does_not_take_is_said(kernels):
-    assert "model is on meta" in why_not(torch.zeros(2, 2, device="meta"))
-    assert "up to 65536 inputs, and a linear layer has 65537" in why_not(torch.zeros(1, 2**16 + 1))
-    assert why_not(torch.zeros(2, 2)) is None
-    assert isinstance(block_sparse_layer(torch.zeros(1, 2**16 + 1), None, 16, "int8"), Int8Linear)
+    small, large = (Layer(1, inputs, "float32", rows=16) for inputs in (2, 2**16 + 1))
+    assert "model is on cuda:0" in why_not(small, "cuda:0")
+    assert "up to 65536 inputs, and a linear layer has 65537" in why_not(large, "cpu")
+    assert why_not(small, "cpu") is None
+    for layer, device in ((large, "cpu"), (small, "cuda:0")):
+        ways = computations(layer, device, "int8")
+        assert not ways.able
+        assert {kernel.why_not for kernel in ways.kernels} == {why_not(layer, device)}
+        assert isinstance(ways.dense.make(torch.zeros(1, layer.inputs), None), Int8Linear)
+
+
+def test_every_instruction_set_can_be_asked_for(kernel_sets):
+    layer, weight = Layer(20, 8, "float32", 0.5, rows=16), sparse(20, 8, 16, 0.5)
+    for number in ("int8", "fp32"):
+        ways = computations(layer, "cpu", number)
+        assert {kernel.name for kernel in ways.able} == {kernel.make(weight, None).kernel for kernel in ways.able}
+        assert ways.able[-1].name == f"block-sparse {number} 16x1, plain C"
+        x = torch.randn(9, 8)
+        for kernel in ways.able:
+            assert torch.allclose(kernel.make(weight, None)(x), ways.dense.make(weight, None)(x), rtol=1e-4, atol=1e-4)
 
 
 def test_blocks_are_the_weight():

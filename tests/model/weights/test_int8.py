@@ -10,8 +10,8 @@ from harness.contract.facts import Savings
 from harness.core.cpu import instruction_sets, limits
 from harness.measure.audit import count_flops
 from harness.model.weights import int8
-from harness.model.weights.int8 import PRODUCTS, Int8Linear, int8_product, is_right, quantize_rows
-from tests import int8_here
+from harness.model.weights.int8 import PRODUCTS, Int8Linear, computations, is_right, quantize_rows
+from tests import kernels_here
 
 
 @pytest.fixture
@@ -38,18 +38,18 @@ def formula(x, weight, bias):
 
 def test_the_product_is_the_formula(x, weight):
     bias = torch.randn(96, generator=torch.Generator().manual_seed(2))
-    found = Int8Linear(weight, bias)(x)
+    found = Int8Linear(weight, bias, kernels_here.PRODUCT)(x)
     assert torch.allclose(found.double(), formula(x, weight, bias), rtol=1e-5, atol=1e-5)
 
 
 def test_the_error_on_normal_values_is_about_a_percent(x, weight):
-    assert 0.006 < float(by_token(Int8Linear(weight, None)(x), x @ weight.T).median()) < 0.014
+    assert 0.006 < float(by_token(Int8Linear(weight, None, kernels_here.PRODUCT)(x), x @ weight.T).median()) < 0.014
 
 
 def test_a_massive_token_costs_the_others_nothing(x, weight, monkeypatch):
-    plain = by_token(Int8Linear(weight, None)(x), x @ weight.T)
+    plain = by_token(Int8Linear(weight, None, kernels_here.PRODUCT)(x), x @ weight.T)
     x[7] *= 200
-    with_sink = by_token(Int8Linear(weight, None)(x), x @ weight.T)
+    with_sink = by_token(Int8Linear(weight, None, kernels_here.PRODUCT)(x), x @ weight.T)
     assert torch.allclose(plain, with_sink, atol=1e-4)
     monkeypatch.setattr(torch.backends.quantized, "engine", "fbgemm")
     scales, zeros = weight.abs().amax(1).double() / 127, torch.zeros(96, dtype=torch.long)
@@ -60,11 +60,11 @@ def test_a_massive_token_costs_the_others_nothing(x, weight, monkeypatch):
 
 def test_channels_that_are_large_on_every_token_cost_precision(x, weight):
     x[:, ::43] *= 50  # six of 256
-    assert 0.02 < float(by_token(Int8Linear(weight, None)(x), x @ weight.T).median()) < 0.08
+    assert 0.02 < float(by_token(Int8Linear(weight, None, kernels_here.PRODUCT)(x), x @ weight.T).median()) < 0.08
 
 
 def test_a_token_gives_the_same_bits_in_any_company(x, weight):
-    linear = Int8Linear(weight, None)
+    linear = Int8Linear(weight, None, kernels_here.PRODUCT)
     alone = torch.cat([linear(x[i : i + 1]) for i in range(len(x))])
     assert torch.equal(linear(x), alone)
     assert torch.equal(linear(x.reshape(4, 10, 256)).reshape(40, 96), alone)
@@ -73,37 +73,36 @@ def test_a_token_gives_the_same_bits_in_any_company(x, weight):
 @pytest.mark.parametrize("broken", [math.nan, math.inf])
 def test_what_is_not_finite_stays_so(broken, x, weight):
     x[3, 5] = broken
-    found = Int8Linear(weight, None)(x)
+    found = Int8Linear(weight, None, kernels_here.PRODUCT)(x)
     assert not torch.isfinite(found[3]).any()
     assert torch.isfinite(found[4]).all()
 
 
 def test_a_token_or_row_of_zeros_gives_zeros(x, weight):
     x[2], weight[5] = 0, 0
-    found = Int8Linear(weight, None)(x)
+    found = Int8Linear(weight, None, kernels_here.PRODUCT)(x)
     assert not found[2].any()
     assert not found[:, 5].any()
 
 
 def test_the_answer_is_in_the_inputs_type(x, weight):
-    assert Int8Linear(weight.bfloat16(), None)(x.bfloat16()).dtype == torch.bfloat16
+    assert Int8Linear(weight.bfloat16(), None, kernels_here.PRODUCT)(x.bfloat16()).dtype == torch.bfloat16
 
 
-def test_without_an_integer_product_it_is_simulated_and_answers_alike(monkeypatch, x, weight):
-    used = Int8Linear(weight, None)
+def test_without_an_integer_product_it_is_simulated_and_answers_alike(x, weight):
+    used = Int8Linear(weight, None, kernels_here.PRODUCT)
     expected = used(x)
-    assert (used.kernel, used.savings) == (int8_here.KERNEL, int8_here.SAVINGS)
-    monkeypatch.setattr(int8, "int8_product", lambda device: None)
-    simulated = Int8Linear(weight, None)
+    assert (used.kernel, used.savings) == (kernels_here.KERNEL, kernels_here.SAVINGS)
+    simulated = Int8Linear(weight, None, None)
     assert simulated.savings is Savings.SIMULATED
     assert simulated.kernel == "dense product over int8 values"
     assert simulated.weight_bytes == 4 * 96 * 256 + 4 * 96
     assert torch.allclose(simulated(x), expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("integer", [True, False])
-def test_no_tokens_give_none(weight, integer):
-    assert Int8Linear(weight, None, integer=integer)(torch.empty(2, 0, 256)).shape == (2, 0, 96)
+@pytest.mark.parametrize("product", [kernels_here.PRODUCT, None])
+def test_no_tokens_give_none(weight, product):
+    assert Int8Linear(weight, None, product)(torch.empty(2, 0, 256)).shape == (2, 0, 96)
 
 
 def test_a_product_that_saturates_is_not_taken(monkeypatch):
@@ -117,19 +116,20 @@ def test_a_product_that_saturates_is_not_taken(monkeypatch):
 
     broken, right = (int8.Int8Product(each.__name__, lambda weight: weight, each) for each in (saturating, exact))
     monkeypatch.setattr(int8, "PRODUCTS", (broken, right))
-    assert int8_product.__wrapped__("cpu") is right
+    assert [kernel.name for kernel in computations("cpu").able] == ["exact"]
     monkeypatch.setattr(int8, "PRODUCTS", (broken,))
-    assert int8_product.__wrapped__("cpu") is None
+    (kernel,) = computations("cpu").kernels
+    assert kernel.why_not == "saturating is not there, or not exact on this processor"
+    assert computations("cuda:0").kernels[0].why_not.endswith("on a CPU alone, and the model is on cuda:0")
 
 
 @pytest.mark.parametrize("product", PRODUCTS, ids=lambda product: product.name)
-def test_every_product_is_right_where_the_processor_has_vnni(product, x, weight, monkeypatch):
+def test_every_product_is_right_where_the_processor_has_vnni(product, x, weight):
     if not is_right(product):
         vnni = {"AVX512-VNNI", "AVX-VNNI"} & set(instruction_sets() or ())
         limited = limits() or "ATEN_CPU_CAPABILITY" in os.environ
         assert limited or not vnni, f"{product.name} is wrong on a processor with {vnni}"
         pytest.skip(f"{product.name} is not exact without VNNI")
-    monkeypatch.setattr(int8, "int8_product", lambda device: product)
     for tokens in (40, 1):  # what rows are filled up with is not counted
-        _, flops = count_flops(lambda tokens=tokens: Int8Linear(weight, None)(x.view(-1, 256)[:tokens]))
+        _, flops = count_flops(lambda tokens=tokens: Int8Linear(weight, None, product)(x.view(-1, 256)[:tokens]))
         assert flops == 2 * tokens * 96 * 256

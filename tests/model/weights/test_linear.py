@@ -13,7 +13,7 @@ from harness.methods.pruning.layer_drop import LayerDrop
 from harness.model.weights.int8 import Int8Linear
 from harness.model.weights.linear import ReplacementLayer, installed, kernel_counts, masked, savings, sites
 from harness.testing.tiny import FAMILIES, tiny_decoder
-from tests import int8_here
+from tests import kernels_here
 
 
 class Double(ReplacementLayer):
@@ -29,6 +29,10 @@ class Double(ReplacementLayer):
 
     def forward(self, x):
         return linear(x.double(), self.weight, self.bias).to(x.dtype)
+
+
+def int8(site):
+    return Int8Linear(site.weight, site.bias, kernels_here.PRODUCT)
 
 
 @torch.no_grad()
@@ -64,11 +68,11 @@ def test_the_same_product_gives_the_same_and_leaves_no_trace(family, ids):
 def test_int8_is_counted_by_hand(tied):
     decoder = tiny_decoder("llama", tie_word_embeddings=tied)
     dense = ModelShape.of(decoder)
-    with installed((site, Int8Linear(site.weight, site.bias)) for site in sites(decoder, head=True)):
+    with installed((site, int8(site)) for site in sites(decoder, head=True)):
         shape = ModelShape.of(decoder)
-        assert savings(parse("int8-dynamic"), decoder) is int8_here.SAVINGS
+        assert savings(parse("int8-dynamic"), decoder) is kernels_here.SAVINGS
     # hidden 32, 4 heads and 2 key-value heads of 8, MLP 48, vocabulary 259; a float scale for each output
-    number = int8_here.WEIGHT_BYTES
+    number = kernels_here.WEIGHT_BYTES
     attention, attention_rows = 32 * 32 * 2 + 32 * 16 * 2, 32 + 16 + 16 + 32
     mlp, mlp_rows = 3 * 32 * 48, 48 + 48 + 32
     for layer in shape.layers:
@@ -87,7 +91,7 @@ def test_int8_is_counted_by_hand(tied):
 def test_a_tied_embedding_keeps_its_weight(ids):
     decoder = tiny_decoder("llama", tie_word_embeddings=True)
     before = decoder.anatomy.embedding.weight.clone()
-    with installed((site, Int8Linear(site.weight, site.bias)) for site in sites(decoder, head=True)):
+    with installed((site, int8(site)) for site in sites(decoder, head=True)):
         logits(decoder, ids)
         assert torch.equal(decoder.anatomy.embedding.weight, before)
     assert decoder.anatomy.head.weight is decoder.anatomy.embedding.weight

@@ -6,6 +6,7 @@ import logging
 import pytest
 import torch
 
+from harness.core.cpu import KERNEL_SETS
 from harness.core.errors import CompileError, KernelError, SpecError
 from harness.model.weights import compiled, sparse_kernels
 from harness.model.weights.compiled import library
@@ -30,12 +31,21 @@ def test_a_kernel_that_differs_is_refused_and_a_simpler_one_is_used(kernels, mon
 
     monkeypatch.setattr(sparse_kernels, "library", lambda source: Library())
     with caplog.at_level(logging.WARNING, "harness"):
-        assert sparse_kernels._load.__wrapped__(None).level == 1
+        plain, avx512, vnni, amx = sparse_kernels._load.__wrapped__(None)
+    assert (plain.level, avx512.level) == (0, 1)
+    assert "is not used" in vnni
     assert "is not used" in caplog.text
+    names = sparse_kernels.by_name((plain, avx512, vnni, amx), 4, "int8")
+    assert list(names) == ["avx512-vnni", "plain C"]
+    assert names == {"avx512-vnni": vnni, "plain C": avx512}
 
 
 def test_a_limit_holds(isa, kernel_sets):
-    assert kernel_sets[sparse_kernels.load().level] == isa
+    loaded = sparse_kernels.load()
+    able = [name for name, kernels in zip(KERNEL_SETS, loaded, strict=True) if not isinstance(kernels, str)]
+    assert able == list(KERNEL_SETS[: KERNEL_SETS.index(isa) + 1])
+    for name, reason in list(zip(KERNEL_SETS, loaded, strict=True))[len(able) :]:
+        assert reason in (f"HARNESS_ISA={isa} leaves {name} out", f"this processor has no {name}")
 
 
 def test_a_limit_that_names_nothing_is_a_sentence(monkeypatch):
@@ -60,7 +70,7 @@ def test_no_compiler_is_a_sentence(monkeypatch):
     monkeypatch.setenv("CC", "no-such-compiler")
     with pytest.raises(CompileError, match="no C compiler: CC=no-such-compiler is not found"):
         library(SOURCE)
-    assert sparse_kernels._load.__wrapped__(None) == "no C compiler: CC=no-such-compiler is not found"
+    assert set(sparse_kernels._load.__wrapped__(None)) == {"no C compiler: CC=no-such-compiler is not found"}
 
 
 def test_a_file_that_does_not_compile_is_a_sentence(tmp_path):

@@ -1,0 +1,115 @@
+"""What may compute a linear layer: the dense product, or kernels that save work, as methods declare them.
+
+Nothing here needs torch: methods declare what they have before a model is there.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Final
+
+if TYPE_CHECKING:
+    import torch
+
+    from harness.contract.decoder import Decoder
+    from harness.contract.method import Method
+    from harness.model.weights.linear import ReplacementLayer, Site
+
+DENSE: Final = "dense"
+"""What the dense product is called where a kernel is asked for by name."""
+GRID: Final = 20
+"""Shares of zeros are rounded down to whole parts of one in so many: to 5 percent."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A linear layer as far as the time of its product depends on it.
+
+    Attributes:
+        out, inputs: the shape of its weight, [out, in].
+        dtype: the model's, such as "bfloat16".
+        zeros: the share of its blocks that are zero, rounded down to 5 percent.
+        rows: outputs in a block.
+    """
+
+    out: int
+    inputs: int
+    dtype: str
+    zeros: float = 0.0
+    rows: int = 1
+
+    @classmethod
+    def of(cls, weight: "torch.Tensor", zeros: float = 0.0, rows: int = 1) -> "Layer":
+        """The layer with a weight of shape [out, in], of which only shape and type are read."""
+        share = int(zeros * GRID + 1e-6) / GRID
+        out, inputs = weight.shape
+        return cls(out, inputs, str(weight.dtype).removeprefix("torch."), share, rows)
+
+    @property
+    def label(self) -> str:
+        """What a person reads: outputs by inputs, the type, and the zeros where there are any."""
+        blocks = f", {self.zeros:.0%} zero in blocks of {self.rows}x1" if self.rows > 1 else ""
+        return f"{self.out}x{self.inputs} {self.dtype}{blocks}"
+
+
+@dataclass(frozen=True)
+class Computation:
+    """One way to compute a linear layer.
+
+    Attributes:
+        name: as the record writes it.
+        make: the replacement for a linear layer, from its weight [out, in] and bias [out].
+        why_not: why it cannot run here, in words; None where it can.
+    """
+
+    name: str
+    make: "Callable[[torch.Tensor, torch.Tensor | None], ReplacementLayer]"
+    why_not: str | None = None
+
+
+@dataclass(frozen=True)
+class Computations:
+    """All ways in which a method computes a linear layer: of the same answers, up to rounding.
+
+    Attributes:
+        dense: the float product over the values that the method leaves.
+        kernels: what saves work, the best first.
+        source: the module that they come from.
+    """
+
+    dense: Computation
+    kernels: tuple[Computation, ...]
+    source: str
+
+    @property
+    def able(self) -> tuple[Computation, ...]:
+        """The kernels that can run here."""
+        return tuple(kernel for kernel in self.kernels if kernel.why_not is None)
+
+    def named(self, name: str) -> Computation | None:
+        """The computation of that name, which may be ``DENSE``; None where there is none."""
+        if name == DENSE:
+            return self.dense
+        return next((each for each in (self.dense, *self.kernels) if each.name == name), None)
+
+
+class HasKernels(ABC):
+    """A method on linear layers that has kernels for them."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def sites(self, model: "Decoder") -> "list[Site]":
+        """The linear layers that it computes."""
+
+    @abstractmethod
+    def computations(self, layer: Layer, device: str) -> Computations:
+        """What may compute a layer on a device."""
+
+    def declared_layers(self, model: "Decoder", below: "Sequence[Method]") -> "list[tuple[Site, Layer]]":
+        """The linear layers as this method will compute them, by what is declared: no weight is read.
+
+        Args:
+            below: the methods that are attached before this one.
+        """
+        return [(site, Layer.of(site.weight)) for site in self.sites(model)]

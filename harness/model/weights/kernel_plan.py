@@ -1,0 +1,150 @@
+"""What computes the linear layers of a stack of methods, settled before anything runs: it is a part of the run's id."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from harness.contract.decoder import Decoder
+from harness.contract.method import Method
+from harness.core.errors import SpecError, UnknownNameError
+from harness.model.weights.choice import MARGIN, Decision, choose, fastest, is_faster
+from harness.model.weights.computations import DENSE, Computation, Computations, HasKernels, Layer
+from harness.model.weights.linear import Site
+
+_TOO_SLOW: Final = f"{MARGIN:.0%} faster than dense here"
+
+
+@dataclass(frozen=True)
+class KernelPlan:
+    """What computes the linear layers of a stack.
+
+    Attributes:
+        by_place: the computation of each linear layer, by ``Site.place``; what ``Decoder.kernels`` takes.
+        by_layer: the same by what a layer is, for each method that has kernels; what identifies a run.
+        notes: what a reader must know, in sentences: where the product is dense, or the kernel slower than dense.
+        saves: no kernel was asked for by name that is not faster than dense here.
+    """
+
+    by_place: dict[str, str] = field(default_factory=dict)
+    by_layer: list[dict[str, str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    saves: bool = True
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What computes the linear layers of one method.
+
+    Attributes:
+        decisions: by layer, what this machine is best at; none where that was not asked.
+    """
+
+    method: HasKernels
+    names: dict[Layer, str]
+    decisions: dict[Layer, Decision]
+    ways: dict[Layer, Computations]
+    counts: Counter[Layer]
+
+    @property
+    def slower(self) -> list[Layer]:
+        """Layers with a kernel that was asked for and is not faster than dense."""
+        return [
+            layer
+            for layer, decision in self.decisions.items()
+            if self.names[layer] in decision.times and not is_faster(decision.times, self.names[layer])
+        ]
+
+    def notes(self) -> Iterator[str]:
+        """What a reader must know, in sentences."""
+        name = self.method.name
+        unable = {ways.kernels[-1].why_not: None for ways in self.ways.values() if not ways.able}
+        yield from (f"{name} multiplies densely: {reason}" for reason in unable)
+        for layer in self.slower[:1]:
+            slow = self.decisions[layer].described(self.names[layer])
+            yield f"{name} runs on a kernel that was asked for and is not {_TOO_SLOW}: {slow} ({layer.label})"
+        dense = [
+            layer
+            for layer, decision in self.decisions.items()
+            if decision.times and self.names[layer] == self.ways[layer].dense.name
+        ]
+        for layer in dense[:1]:
+            decision = self.decisions[layer]
+            nearest = fastest(decision.times, [kernel.name for kernel in self.ways[layer].able])
+            yield (
+                f"{name} multiplies {sum(self.counts[each] for each in dense)} of {self.counts.total()} linear layers "
+                f"densely, as no kernel is {_TOO_SLOW}: {decision.described(nearest)} ({layer.label})"
+            )
+
+
+def plan_kernels(parts: Sequence[Method], model: Decoder, device: str, asked: str | None = None) -> KernelPlan:
+    """What computes the linear layers of a model, of which shapes and types are read, and no weight.
+
+    Args:
+        asked: ``DENSE`` or a kernel's name: what the methods that have it are to take, whatever is faster.
+    """
+    plan, saves = KernelPlan(), True
+    for index, part in enumerate(parts):
+        if not isinstance(part, HasKernels):
+            continue
+        layers = {site.place: layer for site, layer in part.declared_layers(model, parts[:index])}
+        settled = _settled(part, Counter(layers.values()), device, asked)
+        plan.by_place.update({place: settled.names[layer] for place, layer in layers.items()})
+        plan.by_layer.append({layer.label: name for layer, name in settled.names.items()})
+        plan.notes.extend(settled.notes())
+        saves &= not settled.slower
+    return KernelPlan(plan.by_place, plan.by_layer, plan.notes, saves)
+
+
+def first_kernels(parts: Sequence[Method], model: Decoder) -> dict[str, str]:
+    """The first kernel that can run here for each linear layer, by ``Site.place``, whether it is faster or not."""
+    return {
+        site.place: kernel.name
+        for index, part in enumerate(parts)
+        if isinstance(part, HasKernels)
+        for site, layer in part.declared_layers(model, parts[:index])
+        for kernel in part.computations(layer, str(model.device)).able[:1]
+    }
+
+
+def _settled(method: HasKernels, counts: Counter[Layer], device: str, asked: str | None) -> _Part:
+    ways = {layer: method.computations(layer, device) for layer in counts}
+    forced = {layer: ways[layer].named(asked) if asked else None for layer in counts}
+    # how much slower than dense a kernel is that was asked for is to be known; of dense nothing is
+    decisions = {layer: choose(ways[layer], layer) for layer in counts if forced[layer] != ways[layer].dense}
+    names = {}
+    for layer, computation in forced.items():
+        if computation is None or computation.why_not is not None:  # this layer is not for it
+            names[layer] = decisions[layer].kernel
+        else:
+            names[layer] = computation.name
+    return _Part(method, names, decisions, ways, counts)
+
+
+def check_asked(asked: str, parts: Sequence[Method], model: Decoder, device: str) -> None:
+    """Refuse a computation that none of the methods has, or that cannot run here.
+
+    Raises:
+        UnknownNameError: none has it, with those that run here.
+        SpecError: none has kernels, or the kernel cannot run here.
+    """
+    methods = [part for part in parts if isinstance(part, HasKernels)]
+    if not methods:
+        raise SpecError(f"--kernel {asked}: none of the methods has kernels to choose from")
+    ways = [method.computations(layer, device) for method in methods for _, layer in method.declared_layers(model, ())]
+    every = {each.name: each for way in ways for each in (way.dense, *reversed(way.kernels))}
+    able = [DENSE, *(name for name, each in every.items() if each.why_not is None)]
+    if asked not in (DENSE, *every):
+        raise UnknownNameError("kernel", asked, able, see=f"Here there are: {'; '.join(able)}.")
+    if asked != DENSE and every[asked].why_not is not None:
+        raise SpecError(f"--kernel {asked}: {every[asked].why_not}. Here there are: {'; '.join(able)}")
+
+
+def computation(method: HasKernels, model: Decoder, site: Site, layer: Layer) -> Computation:
+    """What computes a linear layer of a model: as the run's plan says, else what is fastest."""
+    ways = method.computations(layer, str(model.device))
+    planned = ways.named(model.kernels.get(site.place, ""))
+    if planned is None or planned.why_not is not None:
+        planned = ways.named(choose(ways, layer).kernel)
+    assert planned is not None
+    return planned

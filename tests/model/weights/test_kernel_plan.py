@@ -1,0 +1,169 @@
+"""What computes a stack's linear layers is settled from shapes alone, and attached methods do as it says."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from harness.contract.calibration import Calibration
+from harness.contract.preparation import Preparation
+from harness.contract.stack import parse
+from harness.contract.states import States
+from harness.core.errors import SpecError, UnknownNameError
+from harness.model.weights import int8
+from harness.model.weights.int8 import DENSE_PRODUCT
+from harness.model.weights.kernel_plan import KernelPlan, check_asked, plan_kernels
+from harness.model.weights.linear import kernel_counts, sites
+from harness.testing.tiny import tiny_decoder
+from tests.kernels_here import EXACT, timed
+
+TEXT = Calibration(("The keeper of the light wrote down every ship that passed. " * 8,), "a sentence")
+
+
+@pytest.fixture(autouse=True)
+def exact(monkeypatch):
+    """On every machine int8-dynamic has one kernel."""
+    monkeypatch.setattr(int8, "PRODUCTS", (EXACT,))
+
+
+def plan(text, asked=None, family="llama"):
+    return plan_kernels(parse(text).parts, tiny_decoder(family), "cpu", asked)
+
+
+def test_every_linear_layer_has_a_kernel_by_its_place(tmp_path):
+    with timed(tmp_path):
+        settled = plan("int8-dynamic:head=true")
+        assert set(settled.by_place) == {site.place for site in sites(tiny_decoder("llama"), head=True)}
+        assert {"0.self_attn.q_proj", "3.mlp.down_proj", "head"} < set(settled.by_place)
+        assert set(settled.by_place.values()) == {EXACT.name}
+        assert settled.by_layer[0]["48x32 float32"] == EXACT.name
+        assert not settled.notes
+        assert settled.saves
+    assert plan("wanda") == plan("dense") == KernelPlan()
+
+
+def test_where_dense_is_faster_it_is_taken_and_said(tmp_path):
+    slow = {EXACT.name: (3.0, 0.95)}
+    with timed(tmp_path, **slow):
+        settled = plan("int8-dynamic:linears=*.mlp.*")
+    assert set(settled.by_place.values()) == {DENSE_PRODUCT}
+    (note,) = settled.notes
+    assert "int8-dynamic multiplies 12 of 12 linear layers densely, as no kernel is 10% faster than dense here" in note
+    assert "takes 3 times dense's time at 1 token and 0.95 times at 128 (48x32 float32)" in note
+    assert settled.saves  # nothing was asked for
+
+
+def test_what_is_asked_for_is_taken_and_said_where_it_is_slower(tmp_path):
+    with timed(tmp_path / "slow", **{EXACT.name: (1.5, 1.0)}):
+        settled = plan("int8-dynamic", asked=EXACT.name)
+        assert set(settled.by_place.values()) == {EXACT.name}
+        assert not settled.saves
+        (note,) = settled.notes
+        assert f"{EXACT.name} takes 1.5 times dense's time at 1 token and 1 times at 128" in note
+        assert "was asked for" in note
+    with timed(tmp_path / "fast"):
+        settled = plan("int8-dynamic", asked=EXACT.name)
+        assert (settled.notes, settled.saves) == ([], True)
+        assert settled.by_layer == plan("int8-dynamic").by_layer
+
+
+@pytest.mark.parametrize("asked", ["dense", DENSE_PRODUCT])
+def test_dense_may_be_asked_for_and_times_nothing(asked, tmp_path):
+    with timed(tmp_path):
+        settled = plan("int8-dynamic", asked=asked)
+    assert set(settled.by_place.values()) == {DENSE_PRODUCT}
+    assert (settled.notes, settled.saves) == ([], True)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_method_takes_what_is_asked_for_if_it_has_it(tmp_path):
+    stack = "int8-dynamic:linears=*.mlp.*+block-sparse:linears=*.self_attn.*"
+    with timed(tmp_path):
+        settled = plan(stack, asked="block-sparse int8 16x1, plain C")
+    int8, sparse = settled.by_layer
+    assert set(int8.values()) == {EXACT.name}
+    assert set(sparse.values()) == {"block-sparse int8 16x1, plain C"}
+
+
+def zeros(text):
+    return sorted({label.partition(", ")[2] for label in plan(text).by_layer[0]})
+
+
+def test_zeros_are_those_that_are_declared(tmp_path):
+    with timed(tmp_path):
+        assert zeros("block-sparse") == ["80% zero in blocks of 16x1"]
+        assert zeros("block-sparse:pattern=4x1,sparsity=0.5/0.5/0.5/0.93") == [
+            "50% zero in blocks of 4x1",
+            "90% zero in blocks of 4x1",
+        ]
+        assert zeros("wanda:pattern=16x1,sparsity=0.3+block-sparse") == ["30% zero in blocks of 16x1"]
+        assert zeros("wanda:pattern=16x1,sparsity=0.3,linears=*.mlp.*+block-sparse") == [
+            "0% zero in blocks of 16x1",
+            "30% zero in blocks of 16x1",
+        ]
+        assert zeros("wanda:sparsity=0+block-sparse") == ["80% zero in blocks of 16x1"]
+        assert zeros("wanda:sparsity=0.3+block-sparse:sparsity=0.6") == ["60% zero in blocks of 16x1"]
+        assert zeros("layer-drop:layers=1+block-sparse") == ["80% zero in blocks of 16x1"]
+
+
+@pytest.mark.parametrize("dropped", ["layer-drop:layers=1/2+", ""])
+def test_attached_methods_do_as_planned_whatever_is_dropped_before(dropped, tmp_path):
+    stack = parse(f"{dropped}int8-dynamic")
+    decoder = tiny_decoder("llama")
+    by_layer = [EXACT.name, DENSE_PRODUCT, DENSE_PRODUCT, EXACT.name]
+    mixed = {site.place: by_layer[site.layer] for site in sites(decoder, ["*.mlp.*"])}
+    with (
+        timed(tmp_path / "times", **{EXACT.name: (9.0, 9.0)}),
+        stack.applied(decoder, Preparation(States(tmp_path), TEXT), mixed),
+    ):
+        counts = kernel_counts(decoder)
+        assert decoder.kernels == mixed
+    assert counts[EXACT.name] == 6  # of the first and the last layer
+    assert decoder.kernels == {}
+
+
+def test_shapes_and_types_are_all_that_is_read(tmp_path: Path):
+    decoder = tiny_decoder("llama")
+    with timed(tmp_path):
+        expected = plan_kernels(parse("block-sparse").parts, decoder, "cpu")
+        decoder.module.to("meta")
+        assert plan_kernels(parse("block-sparse").parts, decoder, "cpu") == expected
+        decoder.module.to(torch.bfloat16)
+        assert (
+            "48x32 bfloat16, 80% zero in blocks of 16x1"
+            in plan_kernels(parse("block-sparse").parts, decoder, "cpu").by_layer[0]
+        )
+
+
+def test_on_another_device_nothing_is_timed_and_the_reason_is_said(tmp_path):
+    with timed(tmp_path):
+        for method, why in (("int8-dynamic", "products of int8"), ("block-sparse", "the kernel is for a CPU")):
+            settled = plan_kernels(parse(method).parts, tiny_decoder("llama"), "cuda:0")
+            (note,) = settled.notes
+            assert note.startswith(f"{method} multiplies densely: {why}")
+            assert "the model is on cuda:0" in note
+    assert not list(tmp_path.iterdir())
+
+
+def refused(asked, *methods, device="cpu"):
+    parts = [part for method in methods for part in parse(method).parts]
+    with pytest.raises((SpecError, UnknownNameError)) as refusal:
+        check_asked(asked, parts, tiny_decoder("llama"), device)
+    return str(refusal.value)
+
+
+def test_what_nobody_has_is_refused_with_what_there_is(monkeypatch, kernels):
+    near = refused(f"{EXACT.name}x", "int8-dynamic")
+    assert near.startswith(f"unknown kernel '{EXACT.name}x'. Did you mean")
+    assert f"Here there are: dense; {DENSE_PRODUCT}; " in near
+    assert EXACT.name in near
+    assert "unknown kernel" in refused(EXACT.name, "block-sparse", "dense")
+    assert "none of the methods has kernels" in refused("dense", "wanda", "dense")
+    monkeypatch.setenv("HARNESS_ISA", "plain")
+    sentence = refused("block-sparse int8 16x1, avx512-vnni", "block-sparse")
+    assert "avx512-vnni: " in sentence
+    assert "HARNESS_ISA=plain leaves" in sentence or "this processor has no" in sentence
+    assert "block-sparse int8 16x1, plain C" in sentence
+    assert "on a CPU alone" in refused(EXACT.name, "int8-dynamic", device="cuda:0")
+    for right in ("dense", DENSE_PRODUCT, "block-sparse int8 16x1, plain C"):
+        check_asked(right, parse("block-sparse").parts, tiny_decoder("llama"), "cpu")
