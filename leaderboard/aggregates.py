@@ -26,7 +26,7 @@ class Disagreement:
 def disagreements(
     record: Mapping[str, Any], documents: Sequence[SampleLine], aggregations: Mapping[str, str]
 ) -> Iterator[Disagreement]:
-    """Where a record's scores, errors, numbers of documents, tokens or FLOPs differ from those of its documents.
+    """Where a record's scores, errors, numbers of documents, tokens, FLOPs or dense's differ from its documents'.
 
     ``aggregations`` says how a metric is aggregated; a metric that is not in it is a mean.
     """
@@ -40,16 +40,22 @@ def disagreements(
         computed = sum(document[name] for document in documents)  # type: ignore[literal-required]
         if computed != claimed:
             yield Disagreement(f"{name}, sum over documents", claimed, computed)
+    of_dense = [document["dense_flops"] for document in documents if "dense_flops" in document]
+    if of_dense and sum(of_dense) != record["flops"]["dense_equivalent"]:
+        yield Disagreement("dense_flops, sum over documents", record["flops"]["dense_equivalent"], sum(of_dense))
 
 
 def idealized_disagreements(record: Mapping[str, Any], costs: Sequence[CostLine]) -> Iterator[Disagreement]:
     """Where a record's idealized seconds are not the mean over its documents, if the run states each document's."""
-    section = (record["time"] or {}).get("ideal")
-    seconds = [line["ideal_s"] for line in costs if "ideal_s" in line]
-    if section and seconds and not isclose(section["ref_s"], sum(seconds) / len(seconds), rel_tol=1e-6):
-        yield Disagreement("idealized seconds, mean over documents", section["ref_s"], sum(seconds) / len(seconds))
+    section = (record["time"] or {}).get("ideal") or {}
+    of_run = [line["ideal_s"] for line in costs if "ideal_s" in line]
+    of_dense = [line["dense_ideal_s"] for line in costs if "dense_ideal_s" in line]
+    for title, name, seconds in (("", "ref_s", of_run), (" of dense", "dense_s", of_dense)):
+        claimed = section.get(name)
+        if claimed is not None and seconds and not isclose(claimed, sum(seconds) / len(seconds), rel_tol=1e-6):
+            yield Disagreement(f"idealized seconds{title}, mean over documents", claimed, sum(seconds) / len(seconds))
     requests = [request["ideal_s"] for request in requests_of(costs) if "ideal_s" in request]
-    claimed = section and section["requests_s"]
+    claimed = section.get("requests_s")
     if claimed and requests and not isclose(claimed, median(requests), rel_tol=1e-6):
         yield Disagreement("idealized seconds, median over the measured requests", claimed, median(requests))
 

@@ -9,7 +9,19 @@ from dataclasses import asdict
 from typing import Any
 
 from harness.leaderboard.render import families_json
-from harness.reports.columns import Column, Ratio, columns, ratio, trust, value, why_missing
+from harness.reports.columns import (
+    Column,
+    Ratio,
+    columns,
+    costs_more,
+    estimate,
+    ratio,
+    trust,
+    value,
+    why_missing,
+    why_no_ratio,
+)
+from harness.reports.notes import notes
 from harness.reports.numbers import PAGE
 from harness.reports.rows import Row, difference, score_interval
 
@@ -20,10 +32,13 @@ FACETS: dict[str, tuple[str, Callable[[Row], str]]] = {
     "task": ("Task", lambda row: row.record["evaluation"]["task"]),
     "hardware": ("Hardware", lambda row: row.hardware),
     "output": ("Output", lambda row: "exact" if row.record["method"]["exact"] else "lossy"),
-    "saving": ("Saving", lambda row: row.record["method"]["savings"]),
+    "saving": ("Saving", lambda row: row.saving),
 }
 _LONGEST = 200  # characters of a text in a cell
-_SHOWN = ("quality", "difference", "flops", "ideal_ref", "ideal_requests", "latency", "energy", "weights")
+_SHOWN = (
+    *("quality", "difference", "flops", "flops_total", "ideal_ref", "ideal_ref_total"),
+    *("ideal_requests", "latency", "energy", "weights"),
+)
 """Columns that are shown at first, where known."""
 
 
@@ -49,7 +64,8 @@ def data(rows: Sequence[Row]) -> dict[str, Any]:
     group share, each under a ``slug`` that later builds keep; ``rows`` holds columns of equal length;
     ``columns`` describes the numeric ones, each with ``value``, ``low`` and ``high`` in ``numbers`` under its key, and
     ``note``, the number of a text that says why there is no value or how far it can be trusted; ``ranked`` is 0 where
-    it is shown and not ranked. ``families`` has their outlines, ``notation`` how numbers are written.
+    it is shown and not ranked. ``notes`` are the numbers of texts that must be read with a row. ``families`` has their
+    outlines, ``notation`` how numbers are written.
     """
     texts = _Texts()
     heads = sorted({row.group: row for row in reversed(rows)}.values(), key=_place)
@@ -65,6 +81,7 @@ def data(rows: Sequence[Row]) -> dict[str, Any]:
         "started": [texts.number(row.record["started"][:10]) for row in rows],
         "dense": [int(row.is_dense) for row in rows],
         "apart": [texts.number("; ".join(row.apart)) for row in rows],
+        "notes": [[texts.number(note) for note in notes(row, PAGE, in_cells=True)] for row in rows],
     }
     for name, (_, text_of) in FACETS.items():
         shared[name] = [texts.number(text_of(row)) for row in rows]
@@ -181,21 +198,17 @@ def _cost(rows: Sequence[Row], column: Column, texts: _Texts) -> tuple[list[dict
     ]
     values = [value(row.record, column) for row in rows]
     ratios = [_ratio(row, cost, column) for row, cost in zip(rows, values, strict=True)]
-    trusted = [trust(row.record, column) for row in rows]
-    notes = [
-        texts.number(f"not measured: {why_missing(row.record, column)}" if cost is None else words.removeprefix("good"))
-        for row, cost, (words, _) in zip(rows, values, trusted, strict=True)
+    said = [trust(row.record, column) for row in rows]
+    words = [
+        f"not measured: {why_missing(row.record, column)}" if cost is None else words.removeprefix("good")
+        for row, cost, (words, _) in zip(rows, values, said, strict=True)
     ]
-    ranked = [int(may_be_ranked) for _, may_be_ranked in trusted]
-    no_ratio = texts.number("no ratio to dense in the record")
+    notes_of_values = [texts.number(text) for text in words]
     ratio_notes = [
-        no_ratio if against is None and cost is not None else note
-        for against, cost, note in zip(ratios, values, notes, strict=True)
+        texts.number(_of_ratio(row, against, column, text) if cost is not None else text)
+        for row, against, cost, text in zip(rows, ratios, values, words, strict=True)
     ]
-    for row, against in enumerate(ratios):
-        if against is not None and against.reason:
-            said = filter(None, (trusted[row][0].removeprefix("good"), without_interval(asdict(against))))
-            ratio_notes[row] = texts.number("; ".join(said))
+    ranked = [int(may_be_ranked) for _, may_be_ranked in said]
     numbers: dict[str, dict[str, list[Any]]] = {
         column.key: {
             "value": [_rounded(against.value if against else None) for against in ratios],
@@ -204,15 +217,29 @@ def _cost(rows: Sequence[Row], column: Column, texts: _Texts) -> tuple[list[dict
             "note": ratio_notes,
             "ranked": ranked,
         },
-        f"{column.key}_value": {"value": [_rounded(cost) for cost in values], "note": notes, "ranked": ranked},
+        f"{column.key}_value": {
+            "value": [_rounded(cost) for cost in values],
+            "note": notes_of_values,
+            "ranked": ranked,
+        },
     }
     return described, {key: _without_defaults(parts) for key, parts in numbers.items()}
+
+
+def _of_ratio(row: Row, against: Ratio | None, column: Column, words: str) -> str:
+    """What is said of a ratio: why there is none, or that it is above 1, and how far to trust it."""
+    if against is None:
+        return why_no_ratio(row.record, column)
+    dearer = "costs more than dense" if costs_more(against, column) else ""
+    return "; ".join(filter(None, (dearer, words, without_interval(asdict(against)))))
 
 
 def _ratio(row: Row, cost: float | None, column: Column) -> Ratio | None:
     """A method's ratio to dense; dense's own is 1 where it has a value."""
     if row.is_dense:
-        return None if cost is None else Ratio(1)
+        return (
+            None if cost is None or (column.kind == "estimated" and estimate(row.record, of_clock=True)) else Ratio(1)
+        )
     return ratio(row.record, row.dense, column)
 
 

@@ -9,8 +9,10 @@ from pydantic import BaseModel, Field
 
 from harness.core.text import printable
 from harness.reports.columns import columns, ratio, value
+from harness.reports.notes import notes
 from harness.reports.numbers import PAGE
 from harness.reports.rows import Record, Row, difference
+from harness.results.saving import Saving, saving
 
 _FEED = 50  # newest runs in the feed
 EVERY_EVAL_EVER = "0.2.1"
@@ -32,8 +34,11 @@ class Entry(BaseModel):
         score: of the run's own task or group; null where there is none.
         difference: score minus dense's on the same documents.
         costs: values in SI base units, per document where the cost is a sum over documents.
-        ratios: costs over dense's on the same documents.
+        ratios: costs over dense's on the same documents; over dense's on the same tokens where the run wrote more or
+            fewer than dense, with its totals under names that end in "_total".
+        savings: what this run saved; "none" of a method that saves elsewhere has its reason among the ``notes``.
         apart: why the run is never ranked; empty for one that may be.
+        notes: what must be read with the ratios.
     """
 
     id: str
@@ -45,7 +50,7 @@ class Entry(BaseModel):
     family: str
     params: list[dict[str, Any]]
     exact: bool
-    savings: Literal["none", "real", "simulated"]
+    savings: Saving
     model: str
     task: str
     hardware: str
@@ -59,6 +64,7 @@ class Entry(BaseModel):
     costs: dict[str, float]
     ratios: dict[str, Bounds]
     apart: list[str]
+    notes: list[str] = Field(default=[])
 
 
 class Index(BaseModel):
@@ -89,7 +95,7 @@ def _entry(row: Row) -> Entry:
         family=method["family"],
         params=method["params"],
         exact=method["exact"],
-        savings=method["savings"],
+        savings=saving(record),
         model=record["model"]["name"],
         task=record["evaluation"]["task"],
         hardware=row.hardware,
@@ -103,6 +109,7 @@ def _entry(row: Row) -> Entry:
         costs={cost.key: known for cost in costs if (known := value(record, cost)) is not None},
         ratios={key: Bounds(value=each.value, low=each.low, high=each.high) for key, each in ratios.items()},
         apart=row.apart,
+        notes=notes(row, PAGE),
     )
 
 
@@ -163,7 +170,7 @@ def every_eval_ever(record: Record) -> dict[str, Any]:
             "inference_engine": {"name": "transformers", "version": versions.get("transformers", "unknown")},
             "additional_details": {
                 "efficiency_method": method["label"],
-                "savings": method["savings"],
+                "savings": saving(record),
                 "dtype": model["dtype"],
                 "fingerprint": model["fingerprint"],
             },

@@ -9,7 +9,23 @@ from harness.core.errors import ResultError
 from harness.leaderboard.board import short
 from harness.leaderboard.evidence import Bar, Flips, flips, histogram
 from harness.leaderboard.results import Result
-from harness.reports.columns import BY_KEY, Column, Ratio, at, columns, ratio, trust, value, why_missing
+from harness.reports.columns import (
+    BY_KEY,
+    Column,
+    Ratio,
+    at,
+    columns,
+    costs_more,
+    ratio,
+    reference,
+    trust,
+    value,
+    why_missing,
+    why_no_ratio,
+    wrote_as_much,
+)
+from harness.reports.notes import notes
+from harness.reports.numbers import PAGE
 from harness.reports.rows import Record, Row, difference
 from harness.reports.strength import by_strength
 from harness.results.samples import SampleLine
@@ -17,7 +33,7 @@ from harness.results.samples import SampleLine
 
 @dataclass(frozen=True)
 class CostRow:
-    """A cost of a run beside dense's."""
+    """A cost of a run beside dense's, which is that on the tokens of this run where the two wrote other lengths."""
 
     column: Column
     value: float | None
@@ -26,6 +42,9 @@ class CostRow:
     noise: Ratio | None
     words: str
     why: str
+    why_no_ratio: str
+    of_same_tokens: bool
+    is_dearer: bool
 
 
 @dataclass(frozen=True)
@@ -55,6 +74,8 @@ def run_page(row: Row, result: Result, dense: Sequence[SampleLine]) -> dict[str,
         "row": row,
         "record": row.record,
         "difference": difference(row.score),
+        "notes": notes(row, PAGE),
+        "counter": counter(row),
         "costs": costs,
         "cards": [
             line for key in _CARDS for line in costs if line.column.key == key and line.ratio and not row.is_dense
@@ -74,12 +95,34 @@ def run_page(row: Row, result: Result, dense: Sequence[SampleLine]) -> dict[str,
 def cost_line(row: Row, column: Column) -> CostRow:
     """One cost of a run; ``noise`` is dense against dense, measured in the same way."""
     cost = value(row.record, column)
-    reference = value(row.dense, column) if row.dense else None
     words, _ = trust(row.record, column)
     why = "" if cost is not None else why_missing(row.record, column)
     noise = (at(row.record, "baseline/noise") or {}).get(column.key)
     against = ratio(row.record, row.dense, column)
-    return CostRow(column, cost, reference, against, Ratio(**noise) if noise else None, words, why)
+    return CostRow(
+        column,
+        cost,
+        reference(row.record, row.dense, column),
+        against,
+        Ratio(**noise) if noise else None,
+        words,
+        why,
+        why_no_ratio(row.record, column),
+        bool(column.same_tokens) and not wrote_as_much(row.record),
+        against is not None and costs_more(against, column),
+    )
+
+
+def counter(row: Row) -> str:
+    """What PyTorch's counter saw of some requests, beside what is stated of them; empty where it was not asked."""
+    ratio_of_counter, stated = at(row.record, "flops/audit_ratio"), at(row.record, "flops/audit_stated")
+    of = " of some of its requests"
+    if stated is None:  # an older record, which has the ratio alone
+        stated, of = value(row.record, BY_KEY["flops"]), ""
+    if ratio_of_counter is None or stated is None:
+        return ""
+    seen = PAGE.quantity(ratio_of_counter * stated, "FLOP")
+    return f"PyTorch's counter: {seen}{of}, stated {PAGE.quantity(stated, 'FLOP')}"
 
 
 def facts(record: Record) -> dict[str, str]:

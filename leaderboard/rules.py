@@ -20,6 +20,7 @@ from harness.measure.energy import ROUNDS as LEAST_WINDOWS
 from harness.measure.energy import WINDOW_S
 from harness.reports.columns import at
 from harness.reports.rows import Row
+from harness.results.audit import audit_doubt
 from harness.results.cost_lines import CostLine
 from harness.results.costs import typical
 from harness.results.samples import SampleLine
@@ -175,6 +176,12 @@ def work(case: Case) -> Iterator[str]:
             yield f"{name} of {trace[name]}"
 
 
+def audit(case: Case) -> Iterator[str]:
+    """PyTorch's counter saw the FLOPs that are stated."""
+    if doubt := audit_doubt(at(case.record, "flops/audit_ratio")):
+        yield doubt
+
+
 def numbers(case: Case) -> Iterator[str]:
     """Scores have sensible errors, and nothing that counts is negative."""
     for score in case.record["scores"]:
@@ -250,5 +257,18 @@ def code(case: Case) -> Iterator[str]:
         yield "made by a checkout with changes"
 
 
-ERRORS: tuple[Rule, ...] = (files, place, identity, whole, documents, recomputed, work, numbers, measured, date, text)
+ERRORS: tuple[Rule, ...] = (
+    files,
+    place,
+    identity,
+    whole,
+    documents,
+    recomputed,
+    work,
+    audit,
+    numbers,
+    measured,
+    date,
+    text,
+)
 WARNINGS: tuple[Rule, ...] = (ranking, code)

@@ -1,15 +1,17 @@
 """The costs that tables, figures and the leaderboard show: those of ``harness.results.costs``, described.
 
 A kind says how a number came about, and numbers of two kinds never share a column: *counted* (exact, portable),
-*modelled* (a formula on a profile), *measured* (on this machine, that day), *estimated* (time times a constant).
+*modelled* (a formula on a profile), *measured* (on this machine, that day), *estimated* (with nominal powers).
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from itertools import chain
+from typing import Any, Final
 
 from harness.measure.accelerators import HOST
-from harness.results.costs import COSTS, Kind
+from harness.results.costs import COSTS, TOTALS, Energy, Kind, same_length
+from harness.results.equal_tokens import stated
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,8 @@ class Column:
         word: path of the word that says how far to trust the value, such as how an energy was obtained.
         doubts: path of the list of reasons not to trust it.
         note: path of words about how it was measured.
+        same_tokens: path of dense's value on the same tokens, for a cost that grows with the text.
+        of_totals: the ratio is over the texts that each run wrote, though one wrote more than the other.
     """
 
     key: str
@@ -38,6 +42,8 @@ class Column:
     word: str = ""
     doubts: str = ""
     note: str = ""
+    same_tokens: str = ""
+    of_totals: bool = False
 
 
 @dataclass(frozen=True)
@@ -49,6 +55,8 @@ class Ratio:
     high: float | None = None
     reason: str | None = None
 
+
+_SHOWN_ABOVE: Final = 1.005
 
 # headings are narrower than the titles of harness.results.costs
 _TITLES = {
@@ -66,7 +74,7 @@ _DOCUMENT = {"per": "document"}
 _SUM = {"summed": True, "per": "document"}
 _LATENCY = {"doubts": "time/latency/doubts"}
 _TYPICAL = {**_LATENCY, "per": "request", "note": "time/latency/clock"}
-_ENERGY = {"per": "request", "word": "energy/label", "doubts": "energy/doubts"}
+_ENERGY = {"per": "request", "doubts": "energy/doubts"}
 _DETAILS: dict[str, tuple[str, Mapping[str, Any]]] = {
     "flops": ("Matrix products that ran, padding included; one multiply-add is two.", _SUM),
     "weight_bytes": ("Bytes of weights read by what ran: what bounds decoding one sequence at a time.", _SUM),
@@ -93,7 +101,10 @@ _DETAILS: dict[str, tuple[str, Mapping[str, Any]]] = {
     "tpot": ("Wall time of each further token; the median.", _LATENCY),
     "peak_memory": ("Most memory of the process, or of the device, while requests ran.", {}),
     "energy": ("Joules that counters saw.", _ENERGY),
-    "energy_estimated": ("Joules from time and nominal power: as good as the constant, and no measurement.", _ENERGY),
+    "energy_estimated": (
+        "Joules from nominal powers, no measurement; where they are a constant power times the time, no ratio is made.",
+        _ENERGY,
+    ),
 }
 _DEPTH = "Executed share of all layers in {}, attention and MLP counting half each."
 
@@ -103,20 +114,49 @@ def _columns() -> Iterable[Column]:
         text, details = _DETAILS.get(cost.name, (cost.title, {}))
         title = _TITLES.get(cost.name) or cost.title[:1].upper() + cost.title[1:]
         unit = cost.unit.partition("/")[0]
-        yield Column(cost.name, title, cost.path.replace(".", "/"), unit, cost.kind, text, **details)
+        place, same = cost.path.replace(".", "/"), cost.same_tokens.replace(".", "/")
+        yield Column(cost.name, title, place, unit, cost.kind, text, same_tokens=same, **details)
     for phase in ("prefill", "decode"):
         path, text = f"trace/mean_depth_{phase}", _DEPTH.format(phase)
         yield Column(f"depth_{phase}", f"{phase.capitalize()} depth", path, "share", "counted", text)
 
 
 COLUMNS: tuple[Column, ...] = tuple(_columns())
-BY_KEY: Mapping[str, Column] = {column.key: column for column in COLUMNS}
+_TOTALS: Final[Mapping[str, tuple[Column, ...]]] = {
+    column.key: (
+        replace(
+            column,
+            key=total.name,
+            title=f"{column.title}, totals",
+            help=f"{column.help} Over the texts that each run wrote: writing less costs less, whatever a token costs.",
+            same_tokens="",
+            of_totals=True,
+        ),
+    )
+    for total in TOTALS
+    for column in COLUMNS
+    if total.name == f"{column.key}_total"
+}
+BY_KEY: Mapping[str, Column] = {column.key: column for column in (*COLUMNS, *chain(*_TOTALS.values()))}
 
 
 def columns(records: Iterable[Mapping[str, Any]]) -> list[Column]:
-    """All costs, and a roofline for every machine that any of the records has one for."""
-    machines = sorted({name for record in records for name in (at(record, "time/roofline") or {})})
-    return [*COLUMNS, *(_roofline(name) for name in machines)]
+    """All costs, and a roofline for every machine that any of the records has one for.
+
+    Totals are columns of their own where any run wrote fewer or more tokens than dense: a method's ratio is then that
+    on the same tokens.
+    """
+    known = list(records)
+    machines = sorted({name for record in known for name in (at(record, "time/roofline") or {})})
+    alike = all(wrote_as_much(record) for record in known)
+    # totals stand beside what they are the totals of
+    costs = COLUMNS if alike else [each for column in COLUMNS for each in (column, *_TOTALS.get(column.key, ()))]
+    return [*costs, *(_roofline(name) for name in machines)]
+
+
+def wrote_as_much(record: Mapping[str, Any]) -> bool:
+    """Whether a run wrote as many tokens as dense, so that totals are those of the same tokens."""
+    return same_length(at(record, "baseline/output_tokens"))
 
 
 def _roofline(machine: str) -> Column:
@@ -140,7 +180,18 @@ def at(record: Mapping[str, Any], path: str) -> Any:
 
 def value(record: Mapping[str, Any], column: Column) -> float | None:
     """A run's cost in the column's unit, per document where the record has a sum."""
-    cost: float | None = at(record, column.path)
+    return _per_document(record, column, column.path)
+
+
+def reference(record: Mapping[str, Any], dense: Mapping[str, Any] | None, column: Column) -> float | None:
+    """Dense's value that a run's ratio is over: that of its run, or that on the tokens that this run wrote."""
+    if column.same_tokens and not wrote_as_much(record):
+        return _per_document(record, column, column.same_tokens)
+    return None if dense is None else value(dense, column)
+
+
+def _per_document(record: Mapping[str, Any], column: Column, path: str) -> float | None:
+    cost: float | None = at(record, path)
     if cost is None or not column.summed:
         return cost
     documents = max((score["n"] for score in record["scores"]), default=0)
@@ -150,30 +201,74 @@ def value(record: Mapping[str, Any], column: Column) -> float | None:
 def ratio(record: Mapping[str, Any], dense: Mapping[str, Any] | None, column: Column) -> Ratio | None:
     """A run's cost over that of its dense run: as the record states it, else from both values where they are exact.
 
-    A ratio of measurements needs an interval, which two records alone do not give; then it is None.
+    Of a run that wrote another length than dense, it is over dense on the same tokens; its totals are columns of their
+    own. A ratio of measurements needs an interval, which two records alone do not give, and one of estimates that only
+    follow the clock says nothing; then it is None.
     """
-    stated = (at(record, "baseline/ratios") or {}).get(column.key)
-    if stated is not None:
-        return Ratio(stated["value"], stated["low"], stated["high"], stated.get("reason"))
-    if dense is None or column.kind in ("measured", "estimated"):
+    alike = wrote_as_much(record)
+    key = column.key.removesuffix("_total") if column.of_totals and alike else column.key
+    known = stated(record).get(key)
+    if known is not None and not (column.kind == "estimated" and estimate(record, of_clock=True)):
+        return Ratio(known["value"], known["low"], known["high"], known.get("reason"))
+    if column.kind in ("measured", "estimated") or (column.key.startswith("roofline:") and not alike):
         return None
-    cost, reference = value(record, column), value(dense, column)
-    return None if cost is None or not reference else Ratio(cost / reference)
+    cost, of_dense = value(record, column), reference(record, dense, column)
+    return None if cost is None or not of_dense else Ratio(cost / of_dense)
+
+
+def costs_more(against: Ratio, column: Column) -> bool:
+    """Whether a ratio is above 1 by its whole interval, and by enough for two decimals to show it.
+
+    What was counted or modelled is exact for the run's own documents, and needs none; what was measured once does.
+    """
+    least = against.low
+    if least is None and column.kind in ("counted", "modelled"):
+        least = against.value
+    return least is not None and least > 1 and against.value > _SHOWN_ABOVE
+
+
+def estimate(record: Mapping[str, Any], *, of_clock: bool = False) -> str:
+    """What a run's energy is made of, in words; empty where counters saw it, or where another kind is asked for.
+
+    Args:
+        of_clock: ask for an estimate alone that varies with the clock and with hardly anything else.
+    """
+    if record.get("energy") is None:
+        return ""
+    energy = Energy.model_validate(record["energy"])
+    if energy.estimated_j is None or (of_clock and not energy.is_clock):
+        return ""
+    if energy.is_clock:
+        return "estimated: constant power x time"
+    return f"estimated: {energy.constant_share:.0%} of it constant power x time"
 
 
 def trust(record: Mapping[str, Any], column: Column) -> tuple[str, bool]:
     """What a reader must know of a run's value, in words, and whether it may be ranked."""
     word = str((at(record, column.word) if column.word else None) or "")
+    if column.key.startswith("energy"):
+        word = estimate(record) or str(at(record, "energy/label") or "").replace("_", " ")
     doubts = (at(record, column.doubts) if column.doubts else None) or []
     note = str((at(record, column.note) if column.note else None) or "")
-    return "; ".join(filter(None, [word.replace("_", " "), note, *doubts])), word != "poor" and not doubts
+    return "; ".join(filter(None, [word, note, *doubts])), word != "poor" and not doubts
 
 
 def why_missing(record: Mapping[str, Any], column: Column) -> str:
-    """Why a run has no value for a cost, in the record's own words, the most specific first."""
+    """Why a cost of a run was not measured, in the record's own words, the most specific first."""
+    if column.key in ("ttft", "tpot") and at(record, "time/latency"):
+        return "no tokens are written one by one in this task"
     reasons = record.get("missing") or {}
     parts = column.path.split("/")
     for end in range(len(parts), 0, -1):
         if reason := reasons.get(".".join(parts[:end])):
-            return str(reason)
-    return "no such work in this task" if column.kind == "counted" else "not recorded"
+            return str(reason).removeprefix("not measured: ")
+    return "no such work in this task" if column.kind == "counted" else "not asked for"
+
+
+def why_no_ratio(record: Mapping[str, Any], column: Column) -> str:
+    """Why a run that has a value for a cost has no ratio to dense."""
+    if column.kind == "estimated" and (words := estimate(record, of_clock=True)):
+        return f"{words}, no ratio"
+    if (column.same_tokens or column.key.startswith("roofline:")) and not wrote_as_much(record):
+        return "it wrote another length than dense, and dense on the same tokens is not in the record"
+    return "no ratio to dense in the record"

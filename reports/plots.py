@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from harness.reports import figures
-from harness.reports.columns import BY_KEY, at, columns, ratio
+from harness.reports.columns import BY_KEY, at, columns, ratio, wrote_as_much
 from harness.reports.figures import Plot
 from harness.reports.rows import Row, difference, score_interval
 from harness.reports.strength import by_strength
@@ -21,8 +21,8 @@ def plots(rows: Sequence[Row], samples: Samples, cost: str) -> Iterator[Plot]:
     """Every figure that the runs of one group have numbers for; ``samples`` are the documents by run id."""
     candidates = (
         ("pareto", "Quality against cost", pareto_data(rows, cost), figures.pareto),
-        ("breakdown", "Where the FLOPs go", parts_data(rows, "flops/parts", "flops/total"), figures.breakdown),
-        ("breakdown_time", "Where the time goes", parts_data(rows, "time/ideal/parts", None), figures.breakdown),
+        ("breakdown", "Where the FLOPs go", parts_data(rows, "flops/parts", "flops"), figures.breakdown),
+        ("breakdown_time", "Where the time goes", parts_data(rows, "time/ideal/parts", "ideal_ref"), figures.breakdown),
         ("phases", "Prefill and decode", phases_data(rows), figures.phases),
         ("speedup", "Measured against modelled", speedup_data(rows), figures.speedups),
     )
@@ -99,19 +99,20 @@ def strength_data(rows: Sequence[Row]) -> "Iterator[DataFrame]":
         yield pd.DataFrame(lines)
 
 
-def parts_data(rows: Sequence[Row], parts: str, total: str | None) -> "DataFrame | None":
-    """A cost's components over dense's total."""
+def parts_data(rows: Sequence[Row], parts: str, cost: str) -> "DataFrame | None":
+    """A cost's components over dense's, on the same tokens where a run wrote another length than dense."""
     import pandas as pd
 
     dense = next((row for row in rows if row.is_dense and at(row.record, parts)), None)
     if dense is None:
         return None
-    whole = at(dense.record, total) if total else sum(at(dense.record, parts).values())
-    lines = [
-        {"method": row.record["method"]["label"]} | {name: part / whole for name, part in amounts.items()}
-        for row in rows
-        if (amounts := at(row.record, parts)) and whole
-    ]
+    column, lines = BY_KEY[cost], []
+    for row in rows:
+        is_alike, amounts = wrote_as_much(row.record), at(row.record, parts)
+        whole = at(dense.record, column.path) if is_alike else at(row.record, column.same_tokens)
+        if amounts and whole:
+            shares = {name: part / whole for name, part in amounts.items()}
+            lines.append({"method": row.record["method"]["label"]} | shares)
     data = pd.DataFrame(lines).fillna(0.0)
     data = data[["method", *(name for name in data.columns if name != "method" and data[name].any())]]
     data.attrs["unit"] = "share of dense's total"

@@ -10,6 +10,8 @@ from typing import Any
 from harness.core.errors import ReportError, StoreError
 from harness.core.files import writing
 from harness.reports.figures import Plot
+from harness.reports.notes import notes
+from harness.reports.numbers import PAGE
 from harness.reports.plots import plots
 from harness.reports.rows import Row, rows
 from harness.results.samples import SampleLine
@@ -122,6 +124,7 @@ def _html(groups: Sequence[Group]) -> str:
             "table": tables.printed(group.rows).to_dict("split"),
             "plots": [{"title": plot.title, "picture": _picture(plot)} for plot in group.plots],
             "warnings": sorted({text for row in group.rows for text in [*row.apart, *row.record["warnings"]]}),
+            "notes": [f"{row.record['method']['label']}: {note}" for row in group.rows for note in notes(row, PAGE)],
             "runs": [
                 {"label": row.record["method"]["label"], "record": json.dumps(row.record, indent=1)}
                 for row in group.rows

@@ -10,6 +10,8 @@ from functools import cached_property
 from typing import Any
 
 from harness.reports.columns import at
+from harness.results.audit import audit_doubt
+from harness.results.saving import declared, saving, unexecuted
 
 Record = Mapping[str, Any]
 
@@ -65,16 +67,18 @@ class Row:
         return json.dumps(parts, sort_keys=True)
 
     @cached_property
+    def saving(self) -> str:
+        """What the run saved: real, simulated, or none, which is "none here" of a method that elsewhere saves."""
+        saved, kernels = saving(self.record), self.record["method"].get("kernels")
+        return "none here" if saved == "none" and (declared(self.record) != "none" or kernels) else saved
+
+    @cached_property
     def apart(self) -> list[str]:
         """Why the run is shown apart and never ranked; empty for one that may be."""
-        record, reasons = self.record, []
+        record, reasons = self.record, list[str]()
         if record["evaluation"]["limited"]:
             reasons.append("a part of the task's documents")
-        if at(record, "trace/executed") is False and record["method"]["savings"] == "real":
-            reasons.append("never executed: every layer ran on every token, as in dense")
-        audit = at(record, "flops/audit_ratio")
-        if audit is not None and abs(audit - 1) > 0.01:
-            reasons.append(f"PyTorch's counter saw {audit:.3g} times the FLOPs stated")
+        reasons += filter(None, (unexecuted(record), audit_doubt(at(record, "flops/audit_ratio"))))
         if record["baseline"] is None and not self.is_dense:
             reasons.append("no dense run of the same documents")
         if self.score is None or self.score["value"] is None:

@@ -5,13 +5,14 @@ from typing import TYPE_CHECKING, Any
 
 from harness.core.text import printable
 from harness.reports.columns import Column, columns, ratio, value
+from harness.reports.notes import notes
 from harness.reports.numbers import PAGE
 from harness.reports.rows import Row, difference, score_interval
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-_PRINTED = ("flops", "ideal_ref", "ideal_requests", "latency", "energy", "weights")
+_PRINTED = ("flops", "flops_total", "ideal_ref", "ideal_ref_total", "ideal_requests", "latency", "energy", "weights")
 
 
 def frame(rows: Sequence[Row]) -> "DataFrame":
@@ -28,7 +29,7 @@ def _numbers(row: Row, rows: Sequence[Row]) -> dict[str, Any]:
         "id": row.id,
         "method": record["method"]["label"],
         "family": record["method"]["family"],
-        "savings": record["method"]["savings"],
+        "savings": row.saving.removesuffix(" here"),
         "model": record["model"]["name"],
         "task": record["evaluation"]["task"],
         "hardware": row.hardware,
@@ -43,6 +44,7 @@ def _numbers(row: Row, rows: Sequence[Row]) -> dict[str, Any]:
         "difference_high": change.get("high"),
         "difference_p": change.get("p"),
         "apart": "; ".join(row.apart),
+        "notes": "; ".join(notes(row, PAGE)),
     }
     for column in columns(each.record for each in rows):
         against = ratio(record, row.dense, column)
@@ -57,13 +59,13 @@ def printed(rows: Sequence[Row]) -> "DataFrame":
     """The comparison as people read it: score, difference and the main ratios, each with its interval."""
     import pandas as pd
 
-    shown = [column for key in _PRINTED for column in columns(()) if column.key == key]
+    known = columns(row.record for row in rows)
+    shown = [column for key in _PRINTED for column in known if column.key == key]
     shown = [column for column in shown if any(ratio(row.record, row.dense, column) for row in rows)]
     lines = []
     for row in rows:
         line = {
-            "method": row.record["method"]["label"]
-            + (" (simulated)" if row.record["method"]["savings"] == "simulated" else ""),
+            "method": row.record["method"]["label"] + _saving(row),
             "model": row.record["model"]["name"],
             "task": row.record["evaluation"]["task"],
             "score": PAGE.score(row.score["value"] if row.score else None),
@@ -75,6 +77,11 @@ def printed(rows: Sequence[Row]) -> "DataFrame":
         lines.append(line)
     table = pd.DataFrame(lines)
     return table if table["apart"].any() else table.drop(columns="apart")
+
+
+def _saving(row: Row) -> str:
+    """What stands behind a method's name unless its saving was real."""
+    return "" if row.is_dense or row.saving == "real" else f" ({row.saving})"
 
 
 def _change(row: Row) -> str:

@@ -90,27 +90,32 @@ def _cost_table(comparison: "Comparison") -> "Table":
     from rich.table import Table
 
     from harness.cli.display import plain
-    from harness.cli.summary import ratio
+    from harness.cli.summary import interval_of
+    from harness.results.costs import COSTS, TOTALS
 
     table = Table(box=None, pad_edge=False)
     for heading in ("cost", "kind"):
         table.add_column(heading)
     table.add_column("B / A", justify="right")
-    for name, info in comparison.baseline.ratios.items():
+    places = {cost.name: place for place, cost in enumerate((*COSTS, *TOTALS))}
+    ratios = comparison.baseline.ratios.items()
+    for name, info in sorted(ratios, key=lambda ratio: places.get(ratio[0], len(places))):
         title, kind = _titled(name)
-        table.add_row(plain(title), plain(kind), plain(ratio(info)))
+        table.add_row(plain(title), plain(kind), plain(interval_of(info)))
     return table
 
 
 def _titled(name: str) -> tuple[str, str]:
     """A ratio's title and kind."""
-    from harness.results.costs import COSTS
+    from harness.results.costs import COSTS, TOTALS
 
-    titles: dict[str, tuple[str, str]] = {cost.name: (cost.title, cost.kind) for cost in COSTS}
+    titles: dict[str, tuple[str, str]] = {cost.name: (cost.title, cost.kind) for cost in (*COSTS, *TOTALS)}
     return titles.get(name, (name.replace(":", " on "), "modelled"))
 
 
 def _notes(comparison: "Comparison", margin: float) -> list[str]:
+    from harness.results.costs import same_length
+
     notes = [
         "p: two-sided, exact McNemar for right-or-wrong scores, else t; of several tasks adjusted (Holm)",
         "intervals: of each score alone, not adjusted",
@@ -126,6 +131,9 @@ def _notes(comparison: "Comparison", margin: float) -> list[str]:
         if info.reason:
             names.setdefault(info.reason, []).append(_titled(name)[0])
     notes += [f"no interval of {', '.join(of_reason)}: {reason}" for reason, of_reason in names.items()]
+    length = comparison.baseline.output_tokens
+    if not same_length(length):
+        notes.append(f"B wrote {length:.2f}x the tokens of A: its costs are of the same tokens, totals of all of them")
     changed = comparison.baseline.answers_changed
     if changed is not None:
         notes.insert(0, f"{changed:.1%} of the answers differ")

@@ -2,8 +2,9 @@
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +39,65 @@ def stdout() -> Console:
 def plain(text: object) -> Text:
     """Text from a record as rich shows it: no markup, no control characters."""
     return Text(printable(text))
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table of results, with a cell for every row.
+
+    Attributes:
+        least: characters below which a text that may be folded is not folded; None for a number, which is never broken.
+        is_left: texts stand left, numbers right.
+    """
+
+    heading: str
+    cells: Sequence[str]
+    least: int | None = None
+    is_left: bool = False
+
+    @property
+    def width(self) -> int:
+        """The longest line."""
+        return max(len(line) for text in (self.heading, *self.cells) for line in text.split("\n"))
+
+    @property
+    def needed(self) -> int:
+        """The fewest characters that it can be given."""
+        return self.width if self.least is None else min(self.least, self.width)
+
+
+def tables(lead: Sequence[Column], numbers: Sequence[Column], width: int, dim: Collection[int] = ()) -> list[Table]:
+    """Tables of one set of rows that fit a terminal: each has the ``lead``, and the numbers that it has room for.
+
+    Args:
+        dim: rows, from 0, that are not to be read like the others.
+    """
+    parts: list[list[Column]] = [[]]
+    room = width - sum(column.needed + 1 for column in lead)
+    for column in numbers:
+        if parts[-1] and sum(each.width + 1 for each in parts[-1]) + column.width > room:
+            parts.append([])
+        parts[-1].append(column)
+    return [_table(lead, part, width, dim) for part in parts]
+
+
+def _table(lead: Sequence[Column], numbers: Sequence[Column], width: int, dim: Collection[int]) -> Table:
+    """One table; texts that may be folded share what the numbers leave."""
+    spare = width - sum(column.width + 1 for column in numbers) - sum(column.needed + 1 for column in lead)
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    for column in (*lead, *numbers):
+        given = min(spare + 1, column.width - column.needed)  # the last column has no space after it
+        spare -= given
+        table.add_column(
+            column.heading,
+            justify="left" if column.is_left else "right",
+            overflow="fold",
+            no_wrap=column.least is None,
+            width=column.needed + given,
+        )
+    for index, cells in enumerate(zip(*(column.cells for column in (*lead, *numbers)), strict=True)):
+        table.add_row(*map(plain, cells), style="dim" if index in dim else None)
+    return table
 
 
 class _Bar:

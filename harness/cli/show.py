@@ -117,6 +117,9 @@ def _show_run(folder: "RunFolder", *, as_json: bool) -> None:
     from rich.table import Table
 
     from harness.cli.display import plain, stdout
+    from harness.reports.notes import notes
+    from harness.reports.numbers import TERMINAL
+    from harness.reports.rows import Row
     from harness.results.store import MANIFEST
 
     record = folder.record()
@@ -132,13 +135,22 @@ def _show_run(folder: "RunFolder", *, as_json: bool) -> None:
         against = "" if score.vs_baseline is None else f", {score.vs_baseline.difference:+.6g} against dense"
         value = "-" if score.value is None else f"{score.value:.6g}{stderr}{against}"
         table.add_row(plain(f"{score.task} {score.metric},{score.filter}"), plain(f"{value}, n = {score.n}"))
-    for name, value in record.model_dump(mode="json", exclude={"scores"}).items():
+    plain_record = record.model_dump(mode="json")
+    row = Row(plain_record, None)
+    table.add_row("saving", plain(row.saving))
+    for name, value in plain_record.items():
+        if name == "scores":
+            continue
         if isinstance(value, dict):
             for key, part in value.items():
                 table.add_row(plain(f"{name}.{key}"), plain(part if isinstance(part, str) else json.dumps(part)))
         else:
             table.add_row(plain(name), plain(value if isinstance(value, str) else json.dumps(value)))
     console.print(table)
+    if said := [*row.apart, *notes(row, TERMINAL)]:
+        console.print()
+        for sentence in said:
+            console.print(plain(f"· {sentence}"), style="dim")
     try:
         command = parse_json((folder.path / MANIFEST).read_bytes())["command"]
     except (OSError, ValueError, KeyError, TypeError):

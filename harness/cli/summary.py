@@ -7,14 +7,17 @@ what a reader of the numbers alone would miss.
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from rich.table import Table
 from rich.text import Text
 
-from harness.cli.display import plain, stdout
+from harness.cli.display import Column, plain, stdout, tables
+from harness.reports.columns import BY_KEY, Ratio, ratio, wrote_as_much
+from harness.reports.notes import notes, own_is_ref
 from harness.reports.numbers import TERMINAL
 from harness.reports.rows import Row
+from harness.reports.rows import rows as as_rows
 
 if TYPE_CHECKING:
     from harness.results.costs import Ideal, RatioInfo
@@ -23,12 +26,14 @@ if TYPE_CHECKING:
 
 _SHORT: Final = {
     "flops": "FLOPs",
-    "ideal_ref": "idealized time",
-    "ideal_own": "idealized, own kernels",
-    "ideal_requests": "idealized, same requests",
+    "flops_total": "FLOPs,\ntotals",
+    "ideal_ref": "idealized\ntime",
+    "ideal_ref_total": "idealized,\ntotals",
+    "ideal_own": "idealized,\nown kernels",
+    "ideal_requests": "idealized,\nsame requests",
     "latency": "latency",
-    "tpot": "time per token",
-    "peak_memory": "peak memory",
+    "tpot": "time per\ntoken",
+    "peak_memory": "peak\nmemory",
     "energy": "energy",
     "energy_estimated": "energy",
 }
@@ -44,15 +49,17 @@ def results(records: "Sequence[RunRecord]", folder: Path, *, as_json: bool) -> N
         return
     console = stdout()
     for task in dict.fromkeys(record.evaluation.task for record in records):
-        rows = [record for record in records if record.evaluation.task == task]
+        of_task = [record for record in records if record.evaluation.task == task]
+        rows = as_rows(record.model_dump(mode="json") for record in of_task)
         console.print()
-        console.print(_title(rows[0]))
-        console.print(_score_table(rows))
-        if any(record.baseline for record in rows):
-            console.print()
-            console.print(_cost_table(rows))
+        console.print(_title(of_task[0]))
+        costs = _cost_tables(rows, console.width) if any(record.baseline for record in of_task) else []
+        for number, table in enumerate([*_score_tables(of_task, console.width), *costs]):
+            if number:
+                console.print()
+            console.print(table)
         console.print()
-        for note in _notes(rows):
+        for note in _notes(of_task, rows):
             console.print(plain(f"· {note}"), style="dim")
     console.print()
     console.print(plain(f"records in {folder}/ · `harness show ID` for one of them"), style="dim")
@@ -65,51 +72,52 @@ def _title(record: "RunRecord") -> Text:
     return title
 
 
-def _score_table(records: "Sequence[RunRecord]") -> Table:
+def _score_tables(records: "Sequence[RunRecord]", width: int) -> list[Table]:
     """A row for every method and metric."""
-    table = _table()
-    table.add_column("id", no_wrap=True)
-    table.add_column("method", overflow="fold", min_width=12)
-    table.add_column("metric", overflow="fold", min_width=11)
-    for heading in ("score\n[95 %]", "against dense\n[95 %]", "answers\nchanged", "depth\nrun"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    lines: list[tuple[str, ...]] = []
     for record in records:
         for index, score in enumerate(_headline(record)):
             first = index == 0
             method = (record.id[:6], record.method.label) if first else ("", "")
-            cells = (_metric(score, record), _value(score), difference(score))
+            scored = (_metric(score, record), _value(score), difference(score))
             ran = (_changed(record), _depths(record)) if first else ("", "")
-            table.add_row(*map(plain, (*method, *cells, *ran)))
-    return table
+            lines.append((*method, *scored, *ran))
+    cells: list[tuple[str, ...]] = list(zip(*lines, strict=True)) or [()] * 7  # [columns][rows]
+    lead = [
+        Column("id", cells[0], is_left=True),
+        Column("method", cells[1], 12, is_left=True),
+        Column(
+            "metric", cells[2], max(len(word) for text in ("metric", *cells[2]) for word in text.split()), is_left=True
+        ),
+    ]
+    headings = ("score\n[95 %]", "against dense\n[95 %]", "answers\nchanged", "depth\nrun")
+    numbers = [Column(heading, texts) for heading, texts in zip(headings, cells[3:], strict=True)]
+    return tables(lead, numbers, width)
 
 
-def _cost_table(records: "Sequence[RunRecord]") -> Table:
+def _cost_tables(rows: "Sequence[Row]", width: int) -> list[Table]:
     """A row for every method: its costs over dense's; then what dense against itself gives."""
-    from harness.results.costs import COSTS
-
-    kinds = {cost.name: cost.kind for cost in COSTS}
-    compared = [record for record in records if record.baseline is not None]
-    shown = [name for name in _SHORT if any(record.baseline and name in record.baseline.ratios for record in compared)]
-    if all(map(_own_is_ref, compared)):
-        shown = [name for name in shown if name != "ideal_own"]
-    table = _table()
-    table.add_column("cost, dense = 1.00x", overflow="fold", min_width=18)
-    table.add_column("saving", no_wrap=True)
-    for name in shown:
-        table.add_column(f"{_SHORT[name]}\n{kinds[name]}", justify="right", overflow="fold")
-    for record in compared:
-        assert record.baseline is not None
-        cells = [plain(ratio(record.baseline.ratios.get(name))) for name in shown]
-        table.add_row(plain(record.method.label), plain(record.method.savings), *cells)
-    noise = next((record.baseline.noise for record in compared if record.baseline and record.baseline.noise), {})
-    if noise:
-        cells = [plain(ratio(noise[name]) if name in noise else "") for name in shown]
-        table.add_row(plain("noise: dense again"), "", *cells, style="dim")
-    return table
-
-
-def _table() -> Table:
-    return Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    compared = [row for row in rows if row.record["baseline"] is not None]
+    columns = [BY_KEY[key] for key in _SHORT]
+    columns = [column for column in columns if any(ratio(row.record, row.dense, column) for row in compared)]
+    if all(wrote_as_much(row.record) for row in compared):
+        columns = [column for column in columns if not column.of_totals]
+    if all(map(own_is_ref, compared)):
+        columns = [column for column in columns if column.key != "ideal_own"]
+    measured = (row.record["baseline"]["noise"] for row in compared)
+    noise: dict[str, Any] = next(filter(None, measured), {})
+    methods, savings = [row.record["method"]["label"] for row in compared], [row.saving for row in compared]
+    numbers = []
+    for column in columns:
+        cells = [interval_of(ratio(row.record, row.dense, column)) for row in compared]
+        again = [interval_of(Ratio(**noise[column.key])) if column.key in noise else ""] if noise else []
+        numbers.append(Column(f"{_SHORT[column.key]}\n{column.kind}", [*cells, *again]))
+    last = ["noise: dense again"] if noise else []
+    lead = [
+        Column("cost, dense = 1.00x", [*methods, *last], 18, is_left=True),
+        Column("saving", [*savings, *("" for _ in last)], is_left=True),
+    ]
+    return tables(lead, numbers, width, dim=[len(compared)])
 
 
 def difference(score: "Score") -> str:
@@ -121,20 +129,13 @@ def difference(score: "Score") -> str:
     return f"{TERMINAL.difference(change.difference)} {bounds}".strip()
 
 
-def ratio(info: "RatioInfo | None") -> str:
+def interval_of(info: "RatioInfo | Ratio | None") -> str:
     """A ratio with its interval, where it has one of any width."""
     if info is None:
         return TERMINAL.unknown
     is_point = TERMINAL.ratio(info.low) == TERMINAL.ratio(info.high)
     bounds = "" if is_point else TERMINAL.interval(info.low, info.high)
     return f"{TERMINAL.ratio(info.value)} {bounds}".strip()
-
-
-def _own_is_ref(record: "RunRecord") -> bool:
-    """Whether the idealized time is the same with the method's own kernels as with dense's, or is not known."""
-    ratios = record.baseline.ratios if record.baseline else {}
-    own, reference = ratios.get("ideal_own"), ratios.get("ideal_ref")
-    return own is None or (reference is not None and abs(own.value - reference.value) < 5e-4)
 
 
 def _headline(record: "RunRecord") -> "list[Score]":
@@ -165,17 +166,17 @@ def _depths(record: "RunRecord") -> str:
     return "/".join(dict.fromkeys(f"{depth:.0%}" for depth in depths if depth is not None))
 
 
-def _notes(records: "Sequence[RunRecord]") -> Iterator[str]:
+def _notes(records: "Sequence[RunRecord]", rows: Sequence[Row]) -> Iterator[str]:
     """What a reader of the numbers alone would miss."""
     yield "depth: share of the layers that ran, prefill/decode where these differ; FLOPs: counted from what ran"
     if any(record.time and record.time.ideal for record in records):
         yield "idealized time: the work that ran, at what a layer costs on this host alone at batch size 1"
-    apart = {record.id: Row(record.model_dump(mode="json"), None).apart for record in records}
-    of_all = [reason for reason in apart[records[0].id] if all(reason in reasons for reasons in apart.values())]
+    of_all = [reason for reason in rows[0].apart if all(reason in row.apart for row in rows)]
     yield from (f"{reason}: for trying out, not for ranking" for reason in of_all)
-    for record in records:
-        reasons = [reason for reason in apart[record.id] if reason not in of_all]
-        yield from (f"{record.method.label}: {doubt}" for doubt in (*reasons, *_doubts(record)))
+    for record, row in zip(records, rows, strict=True):
+        reasons = [reason for reason in row.apart if reason not in of_all]
+        said = (*reasons, *notes(row, TERMINAL), *_doubts(record, row))
+        yield from (f"{record.method.label}: {doubt}" for doubt in said)
     more = sum(score.task == records[0].evaluation.task for score in records[0].scores) - 2
     if more > 0:
         yield f"{more} more scores in each record: `harness show {records[0].id[:6]}`"
@@ -198,16 +199,14 @@ def _without_interval(records: "Sequence[RunRecord]") -> Iterator[str]:
     yield from (f"no interval of {', '.join(of_reason)}: {reason}" for reason, of_reason in names.items())
 
 
-def _doubts(record: "RunRecord") -> Iterator[str]:
-    """What a reader of one method's row must know, though it may be ranked."""
-    if record.method.savings == "simulated":
-        yield "its saving is simulated: the arithmetic on paper, not the running code, does less"
+def _doubts(record: "RunRecord", row: Row) -> Iterator[str]:
+    """What a reader of one method's row must know besides, though it may be ranked."""
     if (routes := record.routes) is not None and routes.distinct > 1:
         read = routes.union_prefill if routes.union_decode is None else routes.union_decode
         union = "" if read is None else f"; a batch has to read {read:.0%} of the layers"
         yield f"{routes.distinct} paths, the full one for {routes.identity:.0%}{union}"
     ideal = record.time.ideal if record.time else None
-    if ideal is not None and ideal.own_label == "poor" and not _own_is_ref(record):
+    if ideal is not None and ideal.own_label == "poor" and not own_is_ref(row):
         yield "the cost profile of its own kernels is poor: do not rank by its idealized time with them"
     for score in _headline(record)[:1]:
         change = score.vs_baseline
@@ -216,9 +215,6 @@ def _doubts(record: "RunRecord") -> Iterator[str]:
             shown = f"of {change.n} documents the test ({change.test}) finds {least} in four of five tries"
             power = change.reason if change.detectable is None else shown
             yield f"its {score.metric} is not shown to differ from dense" + (f"; {power}" if power else "")
-    length = record.baseline.output_tokens if record.baseline else None
-    if length is not None and not 0.9 <= length <= 1.1:
-        yield f"it generates {length:.2f} times as many tokens as dense; latency is measured at equal length"
 
 
 def _about_timing(records: "Sequence[RunRecord]") -> Iterator[str]:

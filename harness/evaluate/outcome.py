@@ -10,7 +10,7 @@ from harness.evaluate.journal import Served
 from harness.measure.audit import Audit
 from harness.measure.flops import causal_flops, executed_flops
 from harness.measure.routes import routes
-from harness.measure.segment import as_dense, depth, ran_as_dense, unpadded
+from harness.measure.segment import Segment, depth, ran_as_dense, row_as_dense, unpadded
 from harness.measure.shape import ModelShape
 from harness.measure.traffic import kv_cache_bytes, traffic
 from harness.results.audit import audit_doubt
@@ -32,7 +32,7 @@ class Outcome:
         trace: work in tokens and layers.
         routes: the paths that rows took; None for dense, and where what ran are no paths of layers.
         flops: arithmetic and traffic, and the dense model's on the same tokens.
-        kv_peak: bytes of the largest key-value cache that one row held.
+        kv_peak: bytes of the largest key-value cache that one row held, and of dense's for the same tokens.
         warnings: what makes the scores doubtful.
     """
 
@@ -41,8 +41,25 @@ class Outcome:
     trace: TraceTotals
     routes: Routes | None
     flops: FlopsInfo
-    kv_peak: int
+    kv_peak: tuple[int, int]
     warnings: list[str]
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The dense model beside a run, on the same tokens.
+
+    Attributes:
+        is_run: the run is the dense one, so that what ran is what dense runs.
+    """
+
+    shape: ModelShape
+    is_run: bool
+
+    def segments(self, rows: Iterable[Served]) -> list[Segment]:
+        """What dense runs for these rows."""
+        of_rows = (row.segments if self.is_run else row_as_dense(row.segments) for row in rows)
+        return [segment for segments in of_rows for segment in segments]
 
 
 def summary(
@@ -64,13 +81,19 @@ def summary(
         samples: the documents that ``--samples`` chose.
         audit: of some requests that were served again; None where that could not be done.
     """
+    executed = None if dense is None else not _same_work(served, shape, dense)
+    routes = None if dense is None else _routes(served)
+    reference = Reference(dense or shape, is_run=dense is None)
     return Outcome(
         scores=_scores(results),
-        lines=list(sample_lines(results, served, shape, samples)),
-        trace=_trace_totals(served, executed=None if dense is None else not _same_work(served, shape, dense)),
-        routes=None if dense is None else _routes(served),
-        flops=_flops(served, shape, dense or shape, audit),
-        kv_peak=max((kv_cache_bytes(shape, row.segments) for row in served), default=0),
+        lines=list(sample_lines(results, served, shape, reference, samples)),
+        trace=_trace_totals(served, executed=executed),
+        routes=routes,
+        flops=_flops(served, shape, reference, audit),
+        kv_peak=(
+            max((kv_cache_bytes(shape, row.segments) for row in served), default=0),
+            max((kv_cache_bytes(reference.shape, reference.segments([row])) for row in served), default=0),
+        ),
         warnings=[*_broken_answers(served), *([doubt] if audit and (doubt := audit_doubt(audit.ratio)) else [])],
     )
 
@@ -150,9 +173,13 @@ def by_document(served: Iterable[Served]) -> dict[tuple[str, int], list[Served]]
 
 
 def sample_lines(
-    results: dict[str, Any], served: Iterable[Served], shape: ModelShape, chosen: dict[str, list[int]] | None
+    results: dict[str, Any],
+    served: Iterable[Served],
+    shape: ModelShape,
+    dense: Reference,
+    chosen: dict[str, list[int]] | None,
 ) -> Iterator[SampleLine]:
-    """One line per document: its scores under every filter, its tokens, its work."""
+    """One line per document: its scores under every filter, its tokens, its work and dense's on the same tokens."""
     documents = by_document(served)
     for task, samples in results["samples"].items():
         indices = (chosen or {}).get(task)
@@ -165,7 +192,7 @@ def sample_lines(
         for number, line in sorted(merged.items()):
             # under --samples, lm-eval numbers requests by position and documents by their own index
             position = indices.index(number) if indices else number
-            yield {**line, **_work((task, position), documents[task, position], shape)}  # type: ignore[typeddict-item]
+            yield {**line, **_work((task, position), documents[task, position], shape, dense)}  # type: ignore[typeddict-item]
 
 
 def _line(task: str, sample: dict[str, Any]) -> dict[str, Any]:
@@ -179,7 +206,7 @@ def _line(task: str, sample: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _work(place: tuple[str, int], rows: Sequence[Served], shape: ModelShape) -> dict[str, Any]:
+def _work(place: tuple[str, int], rows: Sequence[Served], shape: ModelShape, dense: Reference) -> dict[str, Any]:
     """What one document of a task cost, by its rows."""
     segments = [segment for row in rows for segment in row.segments]
     return {
@@ -188,6 +215,7 @@ def _work(place: tuple[str, int], rows: Sequence[Served], shape: ModelShape) -> 
         "pad_tokens": sum(segment.padding * segment.forwards for segment in segments),
         "depth": depth(segments, "score", "prefill", "decode").mean,
         "flops": executed_flops(shape, segments).total,
+        "dense_flops": executed_flops(dense.shape, dense.segments(rows)).total,
         "rows": [
             {
                 "requests": [request[2:] for request in row.requests if request[:2] == place],
@@ -216,22 +244,25 @@ def _trace_totals(served: Sequence[Served], *, executed: bool | None) -> TraceTo
     )
 
 
-def _flops(served: Sequence[Served], shape: ModelShape, dense: ModelShape, audit: Audit | None) -> FlopsInfo:
-    """The run's arithmetic, and that of the dense model on the same tokens."""
+def _flops(served: Sequence[Served], shape: ModelShape, dense: Reference, audit: Audit | None) -> FlopsInfo:
+    """The run's arithmetic and traffic, and those of the dense model on the same tokens."""
     segments = [segment for row in served for segment in row.segments]
+    of_dense = dense.segments(served)
     executed = executed_flops(shape, segments)
-    moved = traffic(shape, segments)
+    moved, moved_by_dense = traffic(shape, segments), traffic(dense.shape, of_dense)
     return FlopsInfo(
         total=executed.total,
         useful=executed_flops(shape, unpadded(segments)).total,
         causal=causal_flops(shape, segments).total,
         parts=executed.parts(),
-        dense_equivalent=executed_flops(dense, map(as_dense, segments)).total,
+        dense_equivalent=executed_flops(dense.shape, of_dense).total,
         audit_ratio=None if audit is None else audit.ratio,
         audit_stated=None if audit is None else audit.stated,
         audit_counted=None if audit is None else audit.counted,
         weight_bytes=round(moved.weights),
         kv_bytes=moved.kv,
+        dense_weight_bytes=round(moved_by_dense.weights),
+        dense_kv_bytes=moved_by_dense.kv,
     )
 
 

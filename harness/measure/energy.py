@@ -24,9 +24,9 @@ TRUST: Final[tuple[Provenance, ...]] = (
     "measured_counter",
 )
 """From the least to the most."""
-NOTES: Final[dict[str, str]] = {
-    "estimated_constant": "estimated from processor load and nominal power, memory assumed constant; not a measurement",
-    "estimated_load_tdp": "estimated from processor load and nominal power; not a measurement",
+WORDS: Final[dict[Provenance, str]] = {
+    "estimated_constant": "constant power x time",
+    "estimated_load_tdp": "processor load x nominal power",
     "measured_power_sampled": "power sampled by the device and added up",
     "measured_counter": "read from hardware counters",
     "none": "nothing could be read",
@@ -138,7 +138,7 @@ def energy(
     idle_w = _watts(idle)
     seconds = sum(window.seconds for window in windows)
     active = None if total is None or idle_w is None else total - idle_w * seconds / requests
-    return Energy(
+    result = Energy(
         measured_j=measured,
         estimated_j=None if measured is not None else total,
         active_j=active,
@@ -146,7 +146,7 @@ def energy(
         busy_w=sum(map(_joules, windows)) / seconds if known else None,
         parts=parts,
         label=label,
-        note=NOTES[label],
+        note="",
         windows=len(windows),
         window_s=seconds / len(windows),
         raw=[_joules(window) / window.requests for window in windows],
@@ -156,11 +156,35 @@ def energy(
         intensity_g_per_kwh=intensity_g_per_kwh,
         doubts=_doubts(windows, idle_w, others_share, label),
     )
+    return result.model_copy(update={"note": _note(result)})
 
 
 def missing_reason(result: Energy) -> str | None:
     """Why there are no measured joules; None if there are."""
-    return None if result.measured_j is not None else f"{why_not_measured()}. {NOTES[result.label]}"
+    if result.measured_j is not None:
+        return None
+    processor = result.parts.get("cpu")
+    if processor is not None and processor.provenance.startswith("measured"):
+        uncounted = [name for name, part in result.parts.items() if not part.provenance.startswith("measured")]
+        return f"no counter for {', '.join(uncounted)}. {result.note}"
+    return f"{why_not_measured()}. {result.note}"
+
+
+def _note(result: Energy) -> str:
+    """What the joules are made of, in words: of an estimate with the share of each kind, the largest first."""
+    if result.measured_j is not None or result.estimated_j is None:
+        return WORDS[result.label]
+    if result.is_clock:
+        return f"estimated: {WORDS['estimated_constant']}; not a measurement, and no ratio is made of it"
+    kinds: dict[Provenance, dict[str, float]] = {}
+    for name, part in result.parts.items():
+        if part.joules:
+            kinds.setdefault(part.provenance, {})[name] = part.joules
+    largest = sorted(kinds.items(), key=lambda kind: -sum(kind[1].values()))
+    shares = [
+        f"{sum(parts.values()) / result.estimated_j:.0%} {WORDS[kind]} ({', '.join(parts)})" for kind, parts in largest
+    ]
+    return f"estimated, not a measurement: {', '.join(shares)}"
 
 
 def attribute(joules: float, weights: Sequence[float]) -> list[float]:

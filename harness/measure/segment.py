@@ -161,10 +161,39 @@ def depth(segments: Iterable[Segment], *phases: Phase) -> Depth:
 
 def as_dense(segment: Segment) -> Segment:
     """What the dense model runs for the same forwards: every layer once on every token, and the head as it ran last."""
-    every = (segment.queries,) * len(segment.attention)
-    work = dict.fromkeys(("fill_macs", "router", "router_calls", "router_macs"), 0)
-    added: dict[str, Any] = {**work, "fill": (), "auxiliary_bytes": 0.0}
-    return replace(segment, attention=every, mlp=every, head=segment.head - segment.checks, checks=0, **added)
+    layers, share, head = len(segment.attention), 1 / segment.rows, segment.head - segment.checks
+    return replace(
+        segment,
+        attention=(segment.queries,) * layers,
+        mlp=(segment.queries,) * layers,
+        head=head,
+        checks=0,
+        attention_reads=(share,) * layers,
+        mlp_reads=(share,) * layers,
+        head_reads=share if head else 0.0,
+        fill=(),
+        fill_macs=0,
+        router=0,
+        router_calls=0,
+        router_macs=0,
+        auxiliary_bytes=0.0,
+    )
+
+
+def row_as_dense(segments: Iterable[Segment]) -> list[Segment]:
+    """What the dense model runs for a row's forwards, with all in its cache that the row read and wrote before.
+
+    A cache of fixed size, which is larger than its contents, is dense's too; one that holds or shows less is not.
+    """
+    dense, processed = list[Segment](), 0
+    for segment in segments:
+        starts = segment.context == segment.queries  # nothing is cached
+        before = 0 if starts else max(processed, segment.context - segment.queries)
+        context = before + segment.queries
+        keys = segment.keys if all(keys >= context for keys in segment.keys) else ()
+        dense.append(replace(as_dense(segment), context=context, keys=keys))
+        processed = before + segment.forwards * segment.queries
+    return dense
 
 
 def ran_as_dense(segments: Iterable[Segment]) -> bool:

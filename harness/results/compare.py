@@ -7,11 +7,13 @@ from typing import Final, Self
 
 from harness.core.errors import HarnessError, UnlikeRunsError
 from harness.results.cost_lines import CostLines, costs_within
-from harness.results.costs import Baseline, Beside
+from harness.results.costs import Baseline, Beside, same_length
 from harness.results.documents import answer, clusters_of, mean, statistic_of, values_of
+from harness.results.equal_tokens import on_equal_tokens
 from harness.results.ratios import beside_dense, counted, modelled
 from harness.results.record import RunRecord
 from harness.results.samples import Key, SampleLine, key_of
+from harness.results.saving import saving
 from harness.results.scores import PairedScore, Score
 from harness.results.sources import digest
 from harness.results.stats.paired import difference, holm, statistic_difference
@@ -100,12 +102,16 @@ def paired(a: StoredRun, b: StoredRun, *, margin: float = MARGIN) -> tuple[list[
         for score in b.record.scores
     ]
     written = sum(line["output_tokens"] for line in before)
+    length = sum(line["output_tokens"] for line in after) / written if written else None
+    ratios = counted(a.record, b.record, pairs) | modelled(a.record, b.record, documents.keys(), a.costs, b.costs)
+    if not same_length(length):
+        ratios = on_equal_tokens(ratios, a.record, b.record, pairs, b.costs)
     return _adjusted(scores), Baseline(
         run_id=a.record.id,
         documents=len(documents),
-        ratios=counted(a.record, b.record, pairs) | modelled(a.record, b.record, documents.keys(), a.costs, b.costs),
+        ratios=ratios,
         answers_changed=_changed(pairs),
-        output_tokens=sum(line["output_tokens"] for line in after) / written if written else None,
+        output_tokens=length,
     )
 
 
@@ -128,7 +134,11 @@ def compared(run: StoredRun, dense: RunFolder, beside: Beside | None = None) -> 
     ratios, noise = beside_dense(run.record, run.costs, beside)
     section = section.model_copy(update={"ratios": ratios | section.ratios, "noise": noise, "beside": beside})
     sources = run.record.sources | {"baseline": digest("baseline")}
-    return run.record.model_copy(update={"scores": scores, "baseline": section, "sources": sources})
+    record = run.record.model_copy(update={"scores": scores, "baseline": section, "sources": sources})
+    if record.method.declared_real:
+        saved = saving(record.model_dump(mode="json"))
+        record.method = record.method.model_copy(update={"savings": saved})
+    return record
 
 
 def _change(

@@ -49,11 +49,13 @@ class CostLine(Identified):
     """One document of a run.
 
     Attributes:
-        ideal_s: idealized seconds of everything that ran for it.
+        ideal_s: idealized seconds of everything that ran for it; ``dense_ideal_s`` are dense's for the same tokens,
+            which older runs do not have.
         requests: those of its requests that were served again and measured; most documents have none.
     """
 
     ideal_s: NotRequired[float]
+    dense_ideal_s: NotRequired[float]
     requests: NotRequired[list[RequestLine]]
 
 
@@ -71,7 +73,8 @@ def costs_within(samples: Iterable[SampleLine]) -> CostLines:
     return {key_of(line): modelled_line(line, line["ideal_s"]) for line in samples if "ideal_s" in line}
 
 
-def modelled_line(document: SampleLine, ideal_s: float) -> CostLine:
-    """A document's line with its idealized seconds."""
+def modelled_line(document: SampleLine, ideal_s: float, dense_ideal_s: float | None = None) -> CostLine:
+    """A document's line with its idealized seconds, and those of dense on the same tokens where they are known."""
     task, number, digest = key_of(document)
-    return {"task": task, "doc_id": number, "doc_hash": digest, "ideal_s": ideal_s}
+    line: CostLine = {"task": task, "doc_id": number, "doc_hash": digest, "ideal_s": ideal_s}
+    return line if dense_ideal_s is None else {**line, "dense_ideal_s": dense_ideal_s}

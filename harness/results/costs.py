@@ -5,7 +5,7 @@ All units are SI base units; what was not measured is null, never 0.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import Final, Literal
 
@@ -18,6 +18,11 @@ Kind = Literal["counted", "modelled", "measured", "estimated"]
 Provenance = Literal[
     "measured_counter", "measured_power_sampled", "estimated_load_tdp", "estimated_constant", "modeled", "none"
 ]
+
+
+LEAST_SEEN: Final = 0.10
+"""Share of an estimated energy that must come of something other than a constant power times the time, for its ratio to
+say more than the ratio of wall times: where memory's constant is 95 %, energy follows the clock to a few percent."""
 
 
 class Summary(Section):
@@ -136,6 +141,7 @@ class Ideal(Section):
         profile_s: seconds that measuring it took; ``cut_short`` if its budget ended it before it was good.
         ref_s: with dense layers' costs: what skipping and adding work changes.
         own_s: with the costs of the method's own modules; null where they could not be profiled.
+        dense_s: of dense on the same tokens, with its own costs; null in older records.
         own_profile: the measurement of those; ``profile`` where the modules are dense's.
         speedup_error: mean relative error of speed-ups that the profile predicts; ``speedup_worst`` the largest.
         added: what the method adds to the model's own work; null where it adds nothing, or in older runs.
@@ -153,6 +159,7 @@ class Ideal(Section):
     cut_short: bool | None = None
     ref_s: float
     own_s: float | None
+    dense_s: float | None = None
     own_profile: str | None = None
     own_label: Literal["good", "fair", "poor"] | None = None
     speedup_error: float | None = None
@@ -218,7 +225,8 @@ class Energy(Section):
 
     Attributes:
         measured_j: joules that counters saw; null, with the reason in ``missing``, where a component has none.
-        estimated_j: joules with nominal powers for what has no counter: time times a constant, no more.
+        estimated_j: joules with nominal powers for what has no counter. Where nearly all of them are a constant power
+            times the time (``is_clock``), they say what the clock says, and no ratio is made of them.
         active_j: measured, else estimated joules, without what the idle machine would have used meanwhile.
         idle_w: power of the machine with the model loaded and nothing running; ``busy_w`` while it worked.
         prefill_share: share of the idealized time, hence of the energy, that reading prompts takes.
@@ -247,6 +255,28 @@ class Energy(Section):
     co2_kg: float | None = None
     intensity_g_per_kwh: float | None = None
     doubts: list[str] = Field(default=[])
+
+    @property
+    def constant_share(self) -> float:
+        """Share of the joules that are a constant power times the time; 0 without joules."""
+        known = [(part.joules, part.provenance) for part in self.parts.values() if part.joules]
+        constant = sum(joules for joules, provenance in known if provenance == "estimated_constant")
+        return constant / sum(joules for joules, _ in known) if known else 0.0
+
+    @property
+    def is_clock(self) -> bool:
+        """Whether an estimate varies with the clock and with hardly anything else."""
+        return self.measured_j is None and self.constant_share > 1 - LEAST_SEEN
+
+
+SAME_LENGTH: Final = (0.99, 1.01)
+"""Tokens written over dense's within which two runs wrote texts of one length: their totals are then those of the same
+tokens to one percent, less than tables show beside an interval."""
+
+
+def same_length(output_tokens: float | None) -> bool:
+    """Whether a run wrote as much as dense, by its ratio of generated tokens; None where nothing is generated."""
+    return output_tokens is None or SAME_LENGTH[0] <= output_tokens <= SAME_LENGTH[1]
 
 
 class RatioInfo(Section):
@@ -280,7 +310,9 @@ class Baseline(Section):
 
     Attributes:
         documents: how many both runs have.
-        ratios: by the names of ``COSTS``.
+        ratios: by the names of ``COSTS``. Where the run wrote fewer or more tokens than dense (``same_length``), costs
+            that grow with the text are over dense's on the same tokens; those of the whole runs, over the texts that
+            each wrote, stand beside them by the names of ``TOTALS``.
         noise: dense against dense, measured the same way at the same time: what a ratio of 1 looks like here.
         answers_changed: share of documents that were answered differently than by dense.
         output_tokens: generated tokens over dense's; null where nothing is generated.
@@ -302,6 +334,7 @@ class Memory(Section):
     Attributes:
         weights: parameters and buffers of the attached model by unique storage (counted).
         kv_peak: largest key-value cache of one sequence, over the layers that ran (counted).
+        dense_weights, dense_kv_peak: dense's for the same tokens; null in older records.
         disk: the weight files; null for a model that is no folder here.
         peak: most memory of the process (device) while requests ran; ``activations`` is that above the weights and
             the cache.
@@ -311,6 +344,8 @@ class Memory(Section):
 
     weights: int
     kv_peak: int
+    dense_weights: int | None = None
+    dense_kv_peak: int | None = None
     disk: int | None = None
     peak: int | None = None
     activations: int | None = None
@@ -328,6 +363,7 @@ class Cost:
         name: key in ``Baseline.ratios``.
         path: where a record has the absolute value.
         kind: counted, modelled, measured or estimated; never ranked against another kind.
+        same_tokens: where a record has the value of dense on the same tokens, for a cost that grows with the text.
     """
 
     name: str
@@ -335,21 +371,28 @@ class Cost:
     unit: str
     path: str
     kind: Kind
+    same_tokens: str = ""
 
 
 COSTS: Final = (
-    Cost("flops", "FLOPs", "FLOP", "flops.total", "counted"),
-    Cost("weight_bytes", "weights read", "B", "flops.weight_bytes", "counted"),
-    Cost("kv_bytes", "KV read and written", "B", "flops.kv_bytes", "counted"),
+    Cost("flops", "FLOPs", "FLOP", "flops.total", "counted", "flops.dense_equivalent"),
+    Cost("weight_bytes", "weights read", "B", "flops.weight_bytes", "counted", "flops.dense_weight_bytes"),
+    Cost("kv_bytes", "KV read and written", "B", "flops.kv_bytes", "counted", "flops.dense_kv_bytes"),
     Cost("weights", "weights in memory", "B", "memory.weights", "counted"),
-    Cost("kv_peak", "KV cache", "B", "memory.kv_peak", "counted"),
-    Cost("ideal_ref", "idealized time, dense layers", "s/doc", "time.ideal.ref_s", "modelled"),
-    Cost("ideal_own", "idealized time, own layers", "s/doc", "time.ideal.own_s", "modelled"),
+    Cost("kv_peak", "KV cache", "B", "memory.kv_peak", "counted", "memory.dense_kv_peak"),
+    Cost("ideal_ref", "idealized time, dense layers", "s/doc", "time.ideal.ref_s", "modelled", "time.ideal.dense_s"),
+    Cost("ideal_own", "idealized time, own layers", "s/doc", "time.ideal.own_s", "modelled", "time.ideal.dense_s"),
     Cost("ideal_requests", "idealized time, the measured requests", "s", "time.ideal.requests_s", "modelled"),
     Cost("latency", "latency", "s", "time.latency.typical_s", "measured"),
     Cost("ttft", "time to first token", "s", "time.latency.ttft.median", "measured"),
     Cost("tpot", "time per output token", "s", "time.latency.tpot.median", "measured"),
     Cost("peak_memory", "peak memory", "B", "memory.peak", "measured"),
     Cost("energy", "energy per request", "J", "energy.measured_j", "measured"),
-    Cost("energy_estimated", "energy per request (time x a constant)", "J", "energy.estimated_j", "estimated"),
+    Cost("energy_estimated", "energy per request, estimated", "J", "energy.estimated_j", "estimated"),
 )
+TOTALS: Final = tuple(
+    replace(cost, name=f"{cost.name}_total", title=f"{cost.title}, totals", same_tokens="")
+    for cost in COSTS
+    if cost.same_tokens
+)
+"""Costs that grow with the text, over the texts that each run wrote: what a method that writes less is flattered by."""

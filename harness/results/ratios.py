@@ -77,20 +77,22 @@ def beside_dense(
     """
     requests, old = requests_of(costs.values()), record.baseline
     kept = {name: ratio for name, ratio in old.ratios.items() if name in MEASURED} if old else {}
+    if record.energy is not None and record.energy.is_clock:
+        kept.pop("energy_estimated", None)
     totals = _of_windows(record, dense) if dense else {}
     noise = measured(requests, "dense_repeat") or (old.noise if old else {})
     return kept | measured(requests) | totals, noise
 
 
 def _of_windows(record: RunRecord, dense: Beside) -> dict[str, RatioInfo]:
-    """Ratios of peak memory and of energy."""
-    ratios = {}
+    """Ratios of peak memory and of energy; none of an estimate that says no more than the clock."""
+    ratios, energy = {}, record.energy
     if record.memory.peak and dense.peak_memory:
         ratios["peak_memory"] = RatioInfo(value=record.memory.peak / dense.peak_memory, reason=_ONCE)
-    if record.energy is not None and record.energy.raw and len(record.energy.raw) == len(dense.energy_j):
-        name = "energy" if record.energy.measured_j and dense.energy_is_measured else "energy_estimated"
+    if energy is not None and energy.raw and len(energy.raw) == len(dense.energy_j) and not energy.is_clock:
+        name = "energy" if energy.measured_j and dense.energy_is_measured else "energy_estimated"
         # windows are rounds of all prompts together: [1, rounds]
-        windows = paired_ratio(np.array([dense.energy_j]), np.array([record.energy.raw]))
+        windows = paired_ratio(np.array([dense.energy_j]), np.array([energy.raw]))
         ratios[name] = RatioInfo(value=windows.value, reason="windows serve all prompts together: no interval")
     return ratios
 

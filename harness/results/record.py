@@ -12,6 +12,7 @@ from pydantic import Field
 
 from harness.core.environment import Environment
 from harness.results.costs import Baseline, Energy, Memory, Time
+from harness.results.saving import Saving
 from harness.results.scores import Score
 from harness.results.section import Section
 
@@ -22,7 +23,10 @@ class MethodInfo(Section):
     Attributes:
         label: as written on the command line.
         params: hyper-parameters of each part.
-        savings: whether the running code did less work ("real") or the arithmetic on paper alone ("simulated").
+        savings: what this run saved: "real" where the running code did less work than dense on the same tokens,
+            "simulated" where the arithmetic on paper alone did, "none" where neither did.
+        declared_real: whether its methods and the kernels that ran declare a real saving, which the run need not have
+            had; in older records ``savings`` is what they declare.
         kernels: what computed the linear layers that the method changed, with how many each computed.
         state: what preparation chose, part by part, such as the chosen layers.
         calibration: where the calibration text came from; null when none was needed.
@@ -33,7 +37,8 @@ class MethodInfo(Section):
     family: str
     params: list[dict[str, Any]]
     fingerprint: str
-    savings: Literal["none", "real", "simulated"]
+    savings: Saving
+    declared_real: bool = False
     exact: bool
     kernels: dict[str, int] = Field(default={})
     state: list[dict[str, Any]] = Field(default=[])
@@ -139,6 +144,7 @@ class Flops(Section):
         causal: total with the causal half of attention.
         parts: total by component.
         dense_equivalent: what the dense model would have executed on the same tokens.
+        dense_weight_bytes, dense_kv_bytes: the bytes that it would have moved for them; null in older records.
         audit_ratio: dispatcher's count over our formula on a few real requests; 1 is agreement.
         audit_stated, audit_counted: FLOPs of those requests, by our formula and by the dispatcher's count.
         weight_bytes, kv_bytes: bytes of weights read, of keys and values read and written.
@@ -154,6 +160,8 @@ class Flops(Section):
     audit_counted: int | None = None
     weight_bytes: int
     kv_bytes: int
+    dense_weight_bytes: int | None = None
+    dense_kv_bytes: int | None = None
 
 
 class RunRecord(Section):

@@ -143,17 +143,16 @@ def _memory(run: Subject, observed: Observed) -> costs.Memory:
     if peak is None:
         return memory.model_copy(update={"disk": disk})
     cached = max(kv_cache_bytes(run.shape, segments) for line in run.lines for segments in rows_of(line))
-    return costs.Memory(
-        weights=memory.weights,
-        kv_peak=memory.kv_peak,
-        disk=disk,
-        peak=peak.peak,
-        activations=max(peak.peak - peak.before - cached, 0),
-        rss_anonymous=peak.anonymous,
-        rss_file=peak.file,
-        cuda_allocated=peak.allocated,
-        cuda_reserved=peak.reserved,
-    )
+    measured = {
+        "disk": disk,
+        "peak": peak.peak,
+        "activations": max(peak.peak - peak.before - cached, 0),
+        "rss_anonymous": peak.anonymous,
+        "rss_file": peak.file,
+        "cuda_allocated": peak.allocated,
+        "cuda_reserved": peak.reserved,
+    }
+    return memory.model_copy(update=measured)
 
 
 def _beside(old: costs.Baseline | None, observed: Observed) -> Beside:
@@ -200,6 +199,8 @@ def _measured_lines(run: Subject, observed: Observed) -> CostLines:
         before = old.get(key, line)
         if "ideal_s" in before:
             line["ideal_s"] = before["ideal_s"]
+        if "dense_ideal_s" in before:
+            line["dense_ideal_s"] = before["dense_ideal_s"]
         measured = before.get("requests") if requests is None else requests.get(key[:2])
         if measured:
             line["requests"] = measured

@@ -9,7 +9,7 @@ from harness.measure.accelerators import HOST, Accelerator
 from harness.measure.ideal import NOTHING_ADDED, Runtime, ideal_runtime
 from harness.measure.profile import CostProfile
 from harness.measure.roofline import Bound, dollars, energy_bound, roofline
-from harness.measure.segment import Segment, unpadded
+from harness.measure.segment import Segment, row_as_dense, unpadded
 from harness.measure.shape import ModelShape
 from harness.results import costs
 from harness.results.cost_lines import CostLines, RequestLine, modelled_line
@@ -86,8 +86,8 @@ def ideal(
     profiles: Profiles,
     times: RequestTimes | None,
     requests: Sequence[RequestLine],
-) -> tuple[costs.Ideal, dict[Key, float]]:
-    """Idealized time: the record's section, and each document's seconds.
+) -> tuple[costs.Ideal, dict[Key, tuple[float, float]]]:
+    """Idealized time: the record's section, and each document's seconds and those of dense on the same tokens.
 
     Args:
         lines: the documents, with their traces.
@@ -96,12 +96,14 @@ def ideal(
             kept.
     """
     profile, own = profiles.dense, profiles.own
-    own_total, total, seconds, longest = 0.0, Runtime(), {}, 0
+    own_total, total, seconds, longest = 0.0, Runtime(), dict[Key, tuple[float, float]](), 0
     for line in lines:
         rows = rows_of(line)
         longest = max([longest, *(segment.queries - segment.padding for segments in rows for segment in segments)])
         runtime = _sum(profiles, shape, rows)
-        seconds[key_of(line)] = runtime.total
+        # dense's layers have the windows of the method's
+        dense = _sum(profiles, shape, map(row_as_dense, rows))
+        seconds[key_of(line)] = runtime.total, dense.total
         total += runtime
         if own is not None:
             is_dense = own.id == profile.id
@@ -116,6 +118,7 @@ def ideal(
         cut_short=profile.cut_short,
         ref_s=total.total / len(lines),
         own_s=None if own is None else own_total / len(lines),
+        dense_s=sum(dense for _, dense in seconds.values()) / len(lines),
         own_label=None if own is None else own.label_for(longest),
         own_profile=None if own is None else own.id,
         speedup_error=profile.held_out.speedup_error,
@@ -129,14 +132,21 @@ def ideal(
 
 
 def idealized_lines(
-    documents: Iterable[SampleLine], lines: CostLines, seconds: Mapping[Key, float], times: RequestTimes | None
+    documents: Iterable[SampleLine],
+    lines: CostLines,
+    seconds: Mapping[Key, tuple[float, float]],
+    times: RequestTimes | None,
 ) -> CostLines:
-    """The lines of a run's costs with new idealized seconds of its documents and of its measured requests."""
+    """The lines of a run's costs with new idealized seconds of its documents and of its measured requests.
+
+    Args:
+        seconds: each document's, and those of dense on the same tokens.
+    """
     in_order = iter(times.seconds if times else ())
     idealized: CostLines = {}
     for document in documents:
         key = key_of(document)
-        line = idealized[key] = modelled_line(document, seconds[key])
+        line = idealized[key] = modelled_line(document, *seconds[key])
         if key in lines and (requests := lines[key].get("requests")):
             # requests whose traces were not kept keep the seconds that they have
             line["requests"] = [{**request, "ideal_s": next(in_order)} for request in requests] if times else requests

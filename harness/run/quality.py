@@ -22,6 +22,7 @@ from harness.measure.shape import ModelShape
 from harness.results.costs import Memory
 from harness.results.intervals import with_intervals
 from harness.results.record import MISSING, MethodInfo, ModelInfo, RunRecord
+from harness.results.saving import saving
 from harness.results.sources import digest
 from harness.results.store import RunFolder
 from harness.run.command import command
@@ -83,13 +84,19 @@ def evaluate(spec: RunSpec, lm: "HarnessLM", folder: RunFolder, preparation: Pre
         trace=outcome.trace,
         routes=outcome.routes,
         flops=outcome.flops,
-        memory=Memory(weights=evaluated.shape.bytes, kv_peak=outcome.kv_peak),
+        memory=Memory(
+            weights=evaluated.shape.bytes,
+            kv_peak=outcome.kv_peak[0],
+            dense_weights=dense.bytes,
+            dense_kv_peak=outcome.kv_peak[1],
+        ),
         sources={"scores": digest("scores")},
         missing=MISSING
         | missing_scores(evaluated.results, outcome.scores)
         | ({"flops.audit_ratio": reason} if (reason := evaluated.replay.reason) else {}),
         warnings=outcome.warnings + evaluated.warnings,
     )
+    record.method.savings = saving(record.model_dump(mode="json"))
     folder.finish(record, outcome.lines, _manifest(spec, evaluated.shape))
 
 
@@ -132,6 +139,7 @@ def _method_info(spec: RunSpec, evaluated: _Evaluated) -> MethodInfo:
         params=[part.params() for part in stack.parts],
         fingerprint=stack.fingerprint,
         savings=evaluated.savings.value,
+        declared_real=evaluated.savings is Savings.REAL,
         kernels=evaluated.kernels,
         exact=stack.exact,
         state=[state.facts for state in evaluated.states],

@@ -16,6 +16,9 @@ const number = (key, row, part = "value") => numbers[key][part]?.[row] ?? null;
 /** Why there is no number, or how far to trust it. */
 const noteOf = (key, row) => texts[numbers[key].note?.[row] ?? 0];
 
+/** What must be read with a row. */
+const notesOf = (row) => rows.notes[row].map((number) => texts[number]);
+
 /** Whether a number may be ranked: 0 and 1 in the data, 1 where nothing is said. */
 const isRanked = (key, row) => (numbers[key].ranked?.[row] ?? 1) === 1;
 

@@ -9,6 +9,7 @@ function asRecords(shown) {
     record.documents = rows.documents[row];
     record.date = text("started", row);
     record.apart = text("apart", row);
+    record.notes = notesOf(row).join("; ");
     for (const key of view.cols) {
       record[key] = number(key, row);
       for (const part of ["low", "high"]) if (numbers[key][part]) record[`${key}_${part}`] = number(key, row, part);

@@ -53,7 +53,9 @@ function cell(key, row, widest) {
   const arrow = column.form === "score" ? (rows.better[row] > 0 ? " ↑" : " ↓") : "";
   const small = [column.form === "score" ? text("metric", row) : "", writtenInterval(interval, column)];
   box.append(make("span", { class: tone || null }, written(value, column) + arrow));
-  if (note) box.append(make("span", { class: isRanked(key, row) ? "tag note" : "tag note warn", title: note }, note));
+  for (const part of note ? note.split("; ") : []) {
+    box.append(make("span", { class: isRanked(key, row) ? "tag note" : "tag note warn", title: part }, part));
+  }
   if (small.some(Boolean)) box.append(make("span", { class: "interval" }, small.filter(Boolean).join(" ")));
   if (column.form === "ratio" && !rows.dense[row]) box.append(ratioBar(value, interval, text("family", row)));
   if (column.form === "difference" && interval) box.append(whisker(value, interval, widest, tone));
@@ -71,8 +73,10 @@ function rowLine(row, widest, isOnFront) {
   if (text("saving", row) === "simulated") {
     name.append(tag("warn", "the arithmetic on paper does less, the running code does not", "simulated"));
   }
+  if (text("saving", row) === "none here") name.append(tag("warn", notesOf(row).join("; "), "none here"));
   if (isOnFront) name.append(tag("front", "no other row surely costs less and scores more", "on the front"));
   if (view.list === "one") name.append(make("span", { class: "interval" }, groupTitle(rows.group[row])));
+  for (const note of notesOf(row)) name.append(make("span", { class: "interval" }, note));
   if (isApart(row)) name.append(make("span", { class: "interval" }, `apart: ${text("apart", row)}`));
   const cells = view.cols.map((key) => cell(key, row, widest));
   return make("tr", { role: "row", class: rows.dense[row] ? "reference" : null }, name, ...cells);

@@ -55,12 +55,18 @@ def records(harness: Harness, tiny: list[object], tmp_path: Path) -> list[RunRec
     return [dense, filled]
 
 
-def test_nothing_is_cut_off_at_100_columns(records: list[RunRecord], monkeypatch: pytest.MonkeyPatch) -> None:
+def printed(records: list[RunRecord], width: int, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The summary on a terminal of that width, which it may not exceed."""
     written = io.StringIO()
-    monkeypatch.setattr(summary, "stdout", lambda: Console(file=written, width=100, highlight=False))
+    monkeypatch.setattr(summary, "stdout", lambda: Console(file=written, width=width, highlight=False))
     summary.results(records, Path("runs"), as_json=False)
-    out = written.getvalue()
-    assert max(map(len, out.splitlines())) <= 100
+    assert max(map(len, written.getvalue().splitlines())) <= width
+    return written.getvalue()
+
+
+@pytest.mark.parametrize("width", [100, 80])
+def test_nothing_is_cut_off(width: int, records: list[RunRecord], monkeypatch: pytest.MonkeyPatch) -> None:
+    out = printed(records, width, monkeypatch)
     for whole in (
         "0.810 [0.750, 0.858]",
         "-0.035 [-0.061, -0.009]",
@@ -68,6 +74,8 @@ def test_nothing_is_cut_off_at_100_columns(records: list[RunRecord], monkeypatch
         "5.1%",
         "0.50x",
         "poor",
+        "1.02x [0.91, 1.13]",
+        "flexible-extract",
         "noise: dense again",
     ):
         assert whole in out, out
@@ -101,3 +109,30 @@ def test_what_has_no_interval_says_why(records: list[RunRecord], monkeypatch: py
     assert f"no interval of {metric}: 8 documents: an interval needs at least 10" in words
     test = "of 200 documents the test (mcnemar-exact) finds 0.040 in four of five tries"
     assert f"its {metric} is not shown to differ from dense; {test}" in words
+
+
+def changed(record: RunRecord, **baseline: object) -> RunRecord:
+    assert record.baseline is not None
+    return record.model_copy(update={"baseline": record.baseline.model_copy(update=baseline)})
+
+
+def test_totals_stand_beside_ratios_of_the_same_tokens(
+    records: list[RunRecord], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dense, method = records
+    ratios = {
+        name: RatioInfo(value=value)
+        for name, value in (("flops", 0.99), ("flops_total", 0.33), ("ideal_ref", 0.98), ("ideal_ref_total", 0.22))
+    }
+    out = printed([dense, changed(method, ratios=ratios, noise={}, output_tokens=0.32)], 100, monkeypatch)
+    for number in ("0.99x", "0.33x", "0.98x", "0.22x"):
+        assert number in out
+    assert out.count("totals") >= 3
+    assert "wrote 0.32x the tokens that dense wrote" in " ".join(out.split())
+
+
+def test_what_costs_more_is_said(records: list[RunRecord], monkeypatch: pytest.MonkeyPatch) -> None:
+    dense, method = records
+    dearer = {"latency": RatioInfo(value=4.2, low=3.9, high=4.4), "flops": RatioInfo(value=1.4, low=1.3, high=1.5)}
+    out = " ".join(printed([dense, changed(method, ratios=dearer)], 100, monkeypatch).split())
+    assert "costs more than dense: FLOPs 1.40x; Latency 4.20x" in out

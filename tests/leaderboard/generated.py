@@ -133,6 +133,7 @@ def _sample(group: Group, number: int, score: float, length: int, flops: int, sh
         "pad_tokens": 0,
         "depth": share,
         "flops": flops,
+        "dense_flops": length * 4_000_000,
     }
 
 

@@ -13,8 +13,10 @@ from urllib.parse import unquote
 import pytest
 
 from harness.leaderboard.serve import server
+from harness.leaderboard.site import build
 from harness.reports.rows import rows, score_interval
 from harness.results.stats import pareto
+from tests.leaderboard.generated import groups, runs, write_all
 
 pytestmark = pytest.mark.slow  # a browser is started
 Open = Callable[..., Any]
@@ -151,6 +153,25 @@ def test_simulated_savings_are_marked_everywhere(opened: Open, site: Path) -> No
     assert opened("index.html?method=masked").locator("#board .tag.warn").first.inner_text() == "simulated"
     assert opened("methods/masked.html").locator("td .tag.warn, th .tag.warn").first.inner_text() == "simulated"
     assert "simulated" in opened(run_page(site, "masked:sparsity=0.5")).locator(".lede").inner_text()
+
+
+def test_a_run_that_saved_nothing_is_marked_filtered_and_exported(opened: Open, tmp_path: Path) -> None:
+    dense, made = list(runs(groups(1, 1, 1)[0], settings=1))
+    made.record["flops"]["total"] = made.record["flops"]["dense_equivalent"]
+    alike = {name: {"value": 1.0} for name in ("flops", "weights", "weight_bytes", "kv_bytes", "kv_peak")}
+    made.record["baseline"]["ratios"] = alike | {"latency": {"value": 1.4, "low": 1.3, "high": 1.5}}
+    write_all(tmp_path / "runs", [dense, made])
+    build(tmp_path / "runs", tmp_path / "site")
+    page = opened("index.html?saving=none+here", folder=tmp_path / "site")
+    assert labels(page) == ["layer-drop:count=1"]
+    assert page.locator("#board th .tag.warn").inner_text() == "none here"
+    assert page.locator("#board td[data-title=Latency] .tag.note").first.inner_text() == "costs more than dense"
+    with page.expect_download() as asked:
+        page.locator("#csv").click()
+    (line,) = csv.DictReader(io.StringIO(Path(asked.value.path()).read_text()))
+    assert line["saving"] == "none here"
+    assert line["notes"].startswith("none here: ")
+    assert line["latency_note"].startswith("costs more than dense")
 
 
 def test_keyboard_alone(opened: Open) -> None:

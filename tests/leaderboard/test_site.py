@@ -15,6 +15,7 @@ from harness.leaderboard.evidence import flips, histogram
 from harness.leaderboard.exports import every_eval_ever
 from harness.leaderboard.results import load_all
 from harness.leaderboard.site import build
+from harness.reports.numbers import PAGE
 from harness.reports.rows import rows
 from tests.conftest import Harness
 from tests.leaderboard.generated import Made, groups, manifest_of, runs, write_all
@@ -134,12 +135,63 @@ def test_unranked_runs_say_why() -> None:
     dense, method = list(runs(groups(1, 1, 1)[0], settings=1))
     same = {**method.record, "trace": {**method.record["trace"], "executed": False}}
     off = {**method.record, "flops": {**method.record["flops"], "audit_ratio": 0.5}}
+    slightly = {**method.record, "flops": {**method.record["flops"], "audit_ratio": 1.002}}
     alone = {**method.record, "baseline": None}
-    reasons = [row.apart for row in rows([dense.record, same, off, alone])]
+    reasons = [row.apart for row in rows([dense.record, same, off, slightly, alone])]
     assert reasons[0] == []
-    assert "never executed" in reasons[1][0]
+    assert "saved no work" in reasons[1][0]  # its answers changed
     assert "0.5 times the FLOPs" in reasons[2][0]
-    assert reasons[3] == ["no dense run of the same documents"]
+    assert "1.002 times the FLOPs" in reasons[3][0]
+    assert reasons[4] == ["no dense run of the same documents"]
+
+
+@pytest.fixture(scope="module")
+def telling(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A site of dense, of a run that saved nothing and costs more, and of one that wrote a third of dense's tokens."""
+    folder = tmp_path_factory.mktemp("telling")
+    dense, nothing, short = (made for made in runs(groups(1, 1, 1)[0], settings=2))
+    every = nothing.record["trace"]["layer_tokens_total"]
+    nothing.record["trace"] |= {"attention_layer_tokens": every, "mlp_layer_tokens": every}
+    work = dense.record["flops"]["total"]
+    nothing.record["flops"] |= {"total": work + 1, "audit_ratio": 1.5}
+    alike = {name: {"value": 1.0} for name in ("flops", "weights", "weight_bytes", "kv_bytes", "kv_peak")}
+    nothing.record["baseline"]["ratios"] = alike | {"latency": {"value": 1.4, "low": 1.3, "high": 1.5}}
+    totals = {"flops": {"value": 0.9}, "flops_total": {"value": 0.3}}
+    short.record["baseline"] |= {"ratios": totals, "output_tokens": 0.33}
+    write_all(folder / "runs", [dense, nothing, short])
+    build(folder / "runs", folder / "site")
+    return folder / "site"
+
+
+def test_every_page_says_that_nothing_was_saved_and_what_costs_more(telling: Path) -> None:
+    by_label = {run["label"]: run for run in json.loads((telling / "index.json").read_text())["runs"]}
+    nothing = by_label["layer-drop:count=1"]
+    assert nothing["savings"] == "none"
+    assert "none here: scored text: every layer ran on every token" in nothing["notes"]
+    assert "costs more than dense: Latency 1.40×" in nothing["notes"]
+    assert by_label["dense"]["savings"] == "none"
+    assert by_label["dense"]["notes"] == []
+    page = (telling / nothing["page"]).read_text()
+    assert "nothing here" in page
+    assert "costs more than dense" in page
+    assert "saw 1.5 times the FLOPs" in page
+    counted = by_label["layer-drop:count=1"]["costs"]["flops"]
+    seen, stated = PAGE.quantity(1.5 * counted, "FLOP"), PAGE.quantity(counted, "FLOP")
+    assert f"PyTorch's counter: {seen}, stated {stated}" in page.replace("&#39;", "'")
+    shared = [json.loads(line) for line in (telling / "every_eval_ever.jsonl").read_text().splitlines()]
+    savings = {each["evaluation_id"].rpartition("/")[2]: each["model_info"]["additional_details"] for each in shared}
+    assert savings[nothing["id"]]["savings"] == "none"
+    assert '<span class="tag warn">none here</span>' in (telling / "methods" / "layer-drop.html").read_text()
+
+
+def test_totals_are_named_where_a_run_wrote_another_length(telling: Path) -> None:
+    (short,) = [run for run in json.loads((telling / "index.json").read_text())["runs"] if "count=2" in run["label"]]
+    assert short["ratios"]["flops"]["value"] == 0.9
+    assert short["ratios"]["flops_total"]["value"] == 0.3
+    page = (telling / short["page"]).read_text()
+    assert "FLOPs, totals" in page
+    assert "on the same tokens" in page
+    assert "wrote 0.33× the tokens that dense wrote" in page
 
 
 def test_numbers_without_an_interval_say_why(tmp_path: Path) -> None:

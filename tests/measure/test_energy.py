@@ -65,8 +65,34 @@ def test_the_weakest_part_that_matters_is_the_label():
     assert found.measured_j is None
     assert found.estimated_j == pytest.approx(20)
     assert "not a measurement" in missing_reason(found)
+    assert found.note.endswith("60% read from hardware counters (cpu), 40% constant power x time (ram)")
+    assert missing_reason(found).startswith("no counter for ram")  # the processor has one
     small = part(1.0, "estimated_constant", "constant")
     assert energy([window(cpu=part(99.0), ram=small)], [], others_share=0.0).label == "measured_counter"
+
+
+LOAD, CONSTANT = "estimated_load_tdp", "estimated_constant"
+
+
+@pytest.mark.parametrize(
+    ("parts", "is_clock"),
+    [
+        ({"cpu": (3.0, CONSTANT), "ram": (1.5, CONSTANT)}, True),
+        ({"ram": (1.5, CONSTANT)}, True),
+        ({"cpu": (0.08, LOAD), "ram": (1.5, CONSTANT)}, True),  # 95 % of it is memory's constant
+        ({"cpu": (0.5, LOAD), "ram": (1.5, CONSTANT)}, False),
+        ({"cpu": (3.0, LOAD)}, False),
+        ({"cpu": (0.01, "measured_counter"), "ram": (1.5, CONSTANT)}, True),
+        ({"gpu": (150.0, "measured_counter"), "ram": (10.0, CONSTANT)}, False),
+        ({"gpu": (300.0, "measured_counter"), "ram": (10.0, CONSTANT)}, False),  # measured
+        ({"cpu": (None, "none")}, False),
+    ],
+)
+def test_an_estimate_that_follows_the_clock_says_so(parts, is_clock):
+    found = energy([window(**{name: part(*each) for name, each in parts.items()})] * 3, [], others_share=0.0)
+    assert found.is_clock == is_clock
+    assert ("estimated: constant power x time" in found.note) == is_clock
+    assert found.note
 
 
 def test_what_could_not_be_read_is_null_and_never_zero():

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from harness.measure.segment import Segment, depth, ran_as_dense, unpadded
+from harness.measure.segment import Segment, as_dense, depth, ran_as_dense, row_as_dense, unpadded
 
 WINDOWS = [None, 1, 4, 6, 11, 100]
 
@@ -94,3 +94,43 @@ def test_padding_leaves_no_trace_in_useful_work(dense_segment):
         dense_segment(2, 1, phase="decode", context=7, forwards=5),
         next_prefill,
     ]
+
+
+def test_dense_has_in_its_cache_what_the_row_read_and_wrote() -> None:
+    """Whatever a method keeps of it: a cache that was trimmed is a saving over dense on the same tokens."""
+    layers = {"attention": (4, 4), "mlp": (4, 4), "attention_reads": (0.5, 0.5), "mlp_reads": (0.5, 0.5)}
+    step = {name: (1, 1) if isinstance(amounts[0], int) else amounts for name, amounts in layers.items()}
+    prefill = Segment("prefill", 4, 0, 4, 1, 2, **layers, head=1, head_reads=0.5)
+    whole = Segment("decode", 1, 0, 5, 3, 2, **step, head=1, head_reads=0.5)
+    trimmed = [replace(whole, context=3, forwards=1)] * 3
+    shown = [replace(whole, keys=(2, 5))]  # attention is shown less than is kept
+    fixed = [replace(whole, keys=(16, 16))]  # a cache of fixed size is dense's too
+    assert row_as_dense([prefill, whole]) == [prefill, whole]
+    assert [each.context for each in row_as_dense([prefill, *trimmed])] == [4, 5, 6, 7]
+    assert row_as_dense([prefill, *shown]) == [prefill, whole]
+    assert row_as_dense([prefill, *fixed]) == [prefill, *fixed]
+    again = replace(prefill, phase="decode", queries=6, context=6)  # nothing is cached: all is read again
+    assert [each.context for each in row_as_dense([prefill, again])] == [4, 6]
+
+
+def test_dense_reads_every_weight_once_and_adds_nothing() -> None:
+    routed = Segment(
+        *("prefill", 4, 0, 4, 1, 2),
+        attention=(0, 8),
+        mlp=(4, 8),
+        attention_reads=(0.0, 2.0),
+        mlp_reads=(1.0, 2.0),
+        head=3,
+        checks=2,
+        head_reads=1.5,
+        fill=(4, 0),
+        fill_macs=7,
+        router=4,
+        router_macs=9,
+        auxiliary_bytes=3.0,
+    )
+    dense = as_dense(routed)
+    assert dense.attention == dense.mlp == (4, 4)
+    assert dense.attention_reads == dense.mlp_reads == (0.5, 0.5)
+    assert (dense.head, dense.checks, dense.head_reads) == (1, 0, 0.5)
+    assert (dense.fill, dense.fill_macs, dense.router, dense.router_macs, dense.auxiliary_bytes) == ((), 0, 0, 0, 0.0)

@@ -1,0 +1,98 @@
+"""What a run saved, decided from what was observed of it, and why where that is nothing.
+
+Records are handled as the JSON that they are. A cost counts as saved where it is below dense's on the same tokens;
+older records have dense's FLOPs alone. Where the dense run wrote as much, its own costs count too.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Final, Literal
+
+from harness.results.costs import SAME_LENGTH, same_length
+
+Saving = Literal["none", "real", "simulated"]
+Record = Mapping[str, Any]
+
+_COUNTED: Final = (
+    ("flops", "flops", "total", "dense_equivalent"),
+    ("weight_bytes", "flops", "weight_bytes", "dense_weight_bytes"),
+    ("kv_bytes", "flops", "kv_bytes", "dense_kv_bytes"),
+    ("weights", "memory", "weights", "dense_weights"),
+    ("kv_peak", "memory", "kv_peak", "dense_kv_peak"),
+)
+"""Counted costs: the name of the ratio to the dense run; the section, its cost, and dense's on the same tokens."""
+_ROUNDING: Final = 1e-6
+"""Shares of weight reads are sums of fractions, and are kept as whole bytes."""
+
+
+def declared(record: Record) -> Saving:
+    """What the run's methods and kernels say that they save."""
+    savings: Saving = record["method"]["savings"]
+    return "real" if record["method"].get("declared_real") else savings
+
+
+def saving(record: Record) -> Saving:
+    """What the run saved: what was declared, unless real work was to be saved and none was."""
+    stated = declared(record)
+    return "none" if stated == "real" and saved_work(record) is False else stated
+
+
+def saved_work(record: Record) -> bool | None:
+    """Whether some counted cost is below dense's on the same tokens; None if the record cannot tell."""
+    known = list(_ratios(record))
+    if any(ratio < 1 - tolerance for _, ratio, tolerance in known):
+        return True
+    return False if len({name for name, _, _ in known}) == len(_COUNTED) else None
+
+
+def _ratios(record: Record) -> Iterator[tuple[str, float, float]]:
+    """Counted costs by name over dense's, each with the tolerance within which it is dense's.
+
+    Dense on the same tokens ran the same forwards; the dense run, where the texts are as long, may have needed others.
+    """
+    baseline = record.get("baseline") or {}
+    of_runs, length = baseline.get("ratios") or {}, baseline.get("output_tokens")
+    for name, section, cost_name, dense_name in _COUNTED:
+        cost, dense = record[section][cost_name], record[section].get(dense_name)
+        grows = name != "weights"
+        if dense is not None:
+            yield name, (cost / dense if dense else 1.0), _ROUNDING
+        if name in of_runs and (same_length(length) or not grows):
+            tolerance = _ROUNDING if length is None or not grows else SAME_LENGTH[1] - 1
+            yield name, of_runs[name]["value"], tolerance
+        elif not cost:  # a model without a cache
+            yield name, 1.0, _ROUNDING
+
+
+def why_none(record: Record) -> str:
+    """Why a run saved nothing, from what ran."""
+    trace = record["trace"]
+    scored = "" if trace["output_tokens"] else "scored text: "
+    passes = (trace["attention_layer_tokens"], trace["mlp_layer_tokens"])
+    ran, every = sum(passes) / 2, trace["layer_tokens_total"]
+    if ran > every:
+        return f"layers ran {ran / every:.2f} times as often as in dense"
+    if passes != (every, every):
+        return "what it adds costs as much as what it leaves out"
+    if scored and "early-exit" in record["method"]["family"]:
+        return f"{scored}exits are masked, every layer ran"
+    return f"{scored}every layer ran on every token"
+
+
+def unexecuted(record: Record) -> str | None:
+    """What is said of a run that was to save real work and ran just what dense runs; None of any other."""
+    in_cache = (ratio < 1 - tolerance for name, ratio, tolerance in _ratios(record) if name.startswith("kv_"))
+    if record["trace"]["executed"] is not False or declared(record) != "real" or any(in_cache):
+        return None
+    baseline = record.get("baseline") or {}
+    changed = baseline.get("answers_changed")
+    if _answers_are_those_of_dense(record, changed):
+        return "never executed: every layer ran on every token, and every answer is dense's"
+    share = f", and {changed:.1%} of the answers changed" if changed else ""
+    return f"saved no work: every layer ran on every token, as in dense{share}"
+
+
+def _answers_are_those_of_dense(record: Record, changed: float | None) -> bool:
+    """Whether no answer changed and no score differs; scores alone where a task has no answers."""
+    changes = [score["vs_baseline"] for score in record["scores"]]
+    compared = [change["difference"] for change in changes if change is not None]
+    return changed in (0, None) and bool(compared) and not any(compared)

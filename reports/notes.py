@@ -1,0 +1,97 @@
+"""What a reader of a row's numbers must know beside them: what was saved here, what costs more, on which basis."""
+
+import re
+from collections.abc import Iterator
+from typing import Final
+
+from harness.reports.columns import BY_KEY, COLUMNS, at, costs_more, estimate, ratio, why_no_ratio, wrote_as_much
+from harness.reports.numbers import Notation
+from harness.reports.rows import Row
+from harness.results.saving import unexecuted, why_none
+
+_ALIKE: Final = 5e-4
+"""Ratios that differ by less are the same to three decimals."""
+_MASKED: Final = re.compile(r"dense product over (\S+) zeros")
+"""What computes a linear layer whose weight is masked: such a method has no kernel that could be faster."""
+
+
+def notes(row: Row, notation: Notation, *, in_cells: bool = False) -> list[str]:
+    """Sentences about one row, none about dense's own; numbers are written as the place that shows them does.
+
+    Args:
+        in_cells: the table marks a simulated saving, and a ratio above 1 in its own cell: leave these out.
+    """
+    return [] if row.is_dense else [*_basis(row, notation), *([] if in_cells else _marked(row, notation))]
+
+
+def _basis(row: Row, notation: Notation) -> Iterator[str]:
+    """What the row's ratios are of, and why it saved nothing."""
+    kernels = _kernels(row)
+    if row.saving == "none here" and not unexecuted(row.record):
+        yield f"none here: {kernels or why_none(row.record)}"
+    elif kernels:
+        yield kernels
+    yield from _length(row, notation)
+    if words := estimate(row.record, of_clock=True):
+        joules = notation.quantity(at(row.record, "energy/estimated_j"), "J")
+        yield f"energy {joules} a request, {words}: the clock decides it, and no ratio is made of it"
+
+
+def _marked(row: Row, notation: Notation) -> Iterator[str]:
+    """A saving on paper, and costs above dense's."""
+    if row.saving == "simulated":
+        yield "its saving is simulated: the arithmetic on paper, not the running code, does less"
+    if dearer := _dearer(row, notation):
+        yield f"costs more than dense: {dearer}"
+
+
+def _kernels(row: Row) -> str:
+    """Where the dense product was taken because no kernel is faster on the machine; empty where it was not."""
+    counts = row.record["method"].get("kernels") or {}
+    dense = sum(count for name, count in counts.items() if "dense" in name and not _MASKED.fullmatch(name))
+    if not dense:
+        return ""
+    share = "" if dense == sum(counts.values()) else f" for {dense} of {sum(counts.values())} linear layers"
+    return f"no faster kernel on this machine{share}: dense products"
+
+
+def _length(row: Row, notation: Notation) -> Iterator[str]:
+    """On which tokens the costs of a run are compared that wrote another length than dense."""
+    if wrote_as_much(row.record):
+        return
+    written = at(row.record, "baseline/output_tokens")
+    totals = [
+        f"{BY_KEY[key].title} {notation.ratio(total.value)}"
+        for key in ("flops", "ideal_ref")
+        if (total := ratio(row.record, row.dense, BY_KEY[f"{key}_total"])) is not None
+    ]
+    beside = f"; totals: {', '.join(totals)}" if totals else ""
+    yield (
+        f"wrote {notation.ratio(written)} the tokens that dense wrote: its ratios are of the same tokens, its latency "
+        f"of texts of one length{beside}"
+    )
+    if missing := [
+        BY_KEY[key].title
+        for key in ("flops", "ideal_ref")
+        if ratio(row.record, row.dense, BY_KEY[f"{key}_total"]) and not ratio(row.record, row.dense, BY_KEY[key])
+    ]:
+        yield f"{', '.join(missing)}: {why_no_ratio(row.record, BY_KEY['ideal_ref'])}"
+
+
+def _dearer(row: Row, notation: Notation) -> str:
+    """The costs that are above dense's by their whole interval."""
+    dearer = []
+    for column in COLUMNS:
+        against = ratio(row.record, row.dense, column)
+        if against is None or not costs_more(against, column):
+            continue
+        if column.key == "ideal_own" and own_is_ref(row):
+            continue
+        dearer.append(f"{column.title} {notation.ratio(against.value)}")
+    return "; ".join(dearer)
+
+
+def own_is_ref(row: Row) -> bool:
+    """Whether the idealized time is the same with the method's own kernels as with dense's, or is not known."""
+    own, reference = (ratio(row.record, row.dense, BY_KEY[key]) for key in ("ideal_own", "ideal_ref"))
+    return own is None or (reference is not None and abs(own.value - reference.value) < _ALIKE)

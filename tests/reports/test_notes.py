@@ -1,0 +1,149 @@
+"""What is said beside a row's numbers, wherever the row is shown."""
+
+import copy
+from typing import Any
+
+import pytest
+
+from harness.reports.columns import BY_KEY, Ratio, columns, ratio, reference, why_missing, why_no_ratio
+from harness.reports.notes import notes
+from harness.reports.numbers import PAGE, TERMINAL
+from harness.reports.rows import rows
+from harness.results.record import MISSING, RunRecord
+from tests.leaderboard.generated import groups, runs
+
+ENERGY: dict[str, Any] = {
+    "measured_j": None,
+    "estimated_j": 1.58,
+    "active_j": None,
+    "idle_w": None,
+    "parts": {
+        "ram": {"joules": 1.5, "source": "constant", "provenance": "estimated_constant", "scope": "process"},
+        "cpu": {"joules": 0.08, "source": "psutil_load_tdp", "provenance": "estimated_load_tdp", "scope": "process"},
+    },
+    "label": "estimated_constant",
+    "note": "estimated",
+    "windows": 3,
+    "window_s": 10.0,
+}
+
+
+def pair(**changes: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A dense run and a method's, of which sections are changed."""
+    dense, method = (copy.deepcopy(made.record) for made in runs(groups(1, 1, 1)[0], settings=1))
+    for name, change in changes.items():
+        method[name] = method[name] | change if isinstance(method[name], dict) else change
+    return dense, RunRecord.model_validate(method).model_dump(mode="json")
+
+
+def said(**changes: Any) -> list[str]:
+    dense, method = pair(**changes)
+    return notes(rows([dense, method])[1], TERMINAL)
+
+
+def with_ratios(**ratios: dict[str, float]) -> dict[str, Any]:
+    _, method = pair()
+    return method["baseline"] | {"ratios": method["baseline"]["ratios"] | ratios}
+
+
+def test_nothing_is_said_of_a_row_that_says_it_all() -> None:
+    dense, method = pair()
+    method["baseline"]["ratios"]["latency"] = {"value": 0.8, "low": 0.7, "high": 0.9}
+    assert [notes(row, TERMINAL) for row in rows([dense, method])] == [[], []]
+
+
+@pytest.mark.parametrize(
+    ("info", "dearer"),
+    [
+        ({"value": 1.4}, True),
+        ({"value": 1.4, "low": 1.2, "high": 1.6}, True),
+        ({"value": 1.4, "low": 0.9, "high": 1.9}, False),
+        ({"value": 1.001, "low": 1.0005, "high": 1.002}, False),  # 1.00x
+        ({"value": 1.0}, False),
+        ({"value": 0.7, "low": 0.6, "high": 0.8}, False),
+    ],
+)
+@pytest.mark.parametrize(
+    ("name", "title"), [("flops", "FLOPs"), ("latency", "Latency"), ("peak_memory", "Peak memory")]
+)
+def test_a_ratio_surely_above_one_costs_more(name: str, title: str, info: dict[str, float], dearer: bool) -> None:
+    quiet = with_ratios(latency={"value": 1.0, "low": 0.9, "high": 1.1})
+    quiet["ratios"][name] = info
+    lines = said(baseline=quiet)
+    assert lines == ([f"costs more than dense: {title} 1.40x"] if dearer else [])
+    assert Ratio(**info).is_dearer == dearer
+
+
+@pytest.mark.parametrize(
+    ("kernels", "words"),
+    [
+        ({"onednn int8": 8}, ""),
+        ({"dense product over int8 values": 8}, "no faster kernel on this machine: dense products"),
+        (
+            {"dense, as nothing is faster": 3, "onednn int8": 5},
+            "no faster kernel on this machine for 3 of 8 linear layers: dense products",
+        ),
+        ({"dense product over 2:4 zeros": 8}, ""),  # masks: such a method has no kernel
+        ({"dense product over unstructured zeros": 8}, ""),
+    ],
+)
+@pytest.mark.parametrize("savings", ["real", "none", "simulated"])
+def test_dense_products_in_a_kernel_s_place_are_named(kernels: dict[str, int], words: str, savings: str) -> None:
+    lines = " | ".join(said(method={"kernels": kernels, "savings": savings}))
+    assert (words in lines) if words else ("faster kernel" not in lines)
+    if savings == "none" and words:
+        assert f"none here: {words}" in lines
+
+
+def test_energy_that_follows_the_clock_is_no_ratio_and_its_joules_are_said() -> None:
+    estimated = {"energy_estimated": {"value": 0.87, "low": 0.8, "high": 0.9}}  # of an older record
+    dense, method = pair(energy=ENERGY, baseline=with_ratios(**estimated))
+    column = BY_KEY["energy_estimated"]
+    assert ratio(method, dense, column) is None
+    assert why_no_ratio(method, column) == "estimated: constant power x time, no ratio"
+    assert any(
+        line.startswith("energy 1.58 J a request, estimated: constant power x time") for line in said(energy=ENERGY)
+    )
+    loaded = copy.deepcopy(ENERGY)
+    loaded["parts"]["cpu"]["joules"] = 1.0
+    _, method = pair(energy=loaded, baseline=with_ratios(**estimated))
+    assert ratio(method, dense, column) == Ratio(0.87, 0.8, 0.9)
+
+
+def test_columns_of_totals_stand_where_a_run_wrote_another_length() -> None:
+    dense, method = pair()
+    assert not [column for column in columns([dense, method]) if column.of_totals]
+    shorter = with_ratios(flops={"value": 0.9}, flops_total={"value": 0.3}) | {"output_tokens": 0.3}
+    dense, method = pair(baseline=shorter)
+    keys = [column.key for column in columns([dense, method])]
+    assert keys[keys.index("flops") + 1] == "flops_total"
+    assert ratio(method, dense, BY_KEY["flops"]) == Ratio(0.9)
+    assert ratio(method, dense, BY_KEY["flops_total"]) == Ratio(0.3)
+    # a run of dense's length in the same table: its totals are its ratios
+    dense, other = pair()
+    assert ratio(other, dense, BY_KEY["flops_total"]) == ratio(other, dense, BY_KEY["flops"])
+    (line,) = [line for line in said(baseline=shorter) if line.startswith("wrote")]
+    assert line.startswith("wrote 0.30x the tokens that dense wrote")
+    assert "totals: FLOPs 0.30x" in line
+
+
+def test_dense_beside_a_run_of_another_length_is_dense_on_the_same_tokens() -> None:
+    dense, method = pair(baseline=with_ratios(flops_total={"value": 0.3}) | {"output_tokens": 0.3})
+    documents = method["scores"][0]["n"]
+    assert reference(method, dense, BY_KEY["flops"]) == method["flops"]["dense_equivalent"] / documents
+    assert reference(method, dense, BY_KEY["flops_total"]) == dense["flops"]["total"] / documents
+
+
+def test_what_is_missing_is_said_once() -> None:
+    _, method = pair(missing=MISSING)
+    for column in columns([method]):
+        assert not why_missing(method, column).startswith("not measured")
+    assert why_missing(method, BY_KEY["energy"]) == "--measure did not ask for energy"
+    assert why_missing(method, BY_KEY["ttft"]) == "no tokens are written one by one in this task"
+
+
+def test_numbers_are_written_as_the_place_writes_them() -> None:
+    dense, method = pair(baseline=with_ratios(latency={"value": 1.4, "low": 1.2, "high": 1.6}))
+    row = rows([dense, method])[1]
+    assert notes(row, PAGE) == ["costs more than dense: Latency 1.40×"]
+    assert notes(row, PAGE, in_cells=True) == []
