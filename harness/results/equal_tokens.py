@@ -81,7 +81,7 @@ def _drawn(
         return {}
     dense, cost = np.array(both, dtype=float).T  # [documents] each
     ratio = total_ratio(dense, cost)
-    return {name: RatioInfo(value=ratio.value, low=ratio.low, high=ratio.high)}
+    return {name: RatioInfo(value=ratio.value, low=ratio.low, high=ratio.high, reason=ratio.reason)}
 
 
 def _ideal_seconds(line: CostLine | None) -> tuple[float | None, float | None]:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from harness.reports.columns import BY_KEY, Ratio, columns, ratio, reference, why_missing, why_no_ratio
+from harness.reports.columns import BY_KEY, Ratio, columns, costs_more, ratio, reference, why_missing, why_no_ratio
 from harness.reports.notes import notes
 from harness.reports.numbers import PAGE, TERMINAL
 from harness.reports.rows import rows
@@ -55,7 +55,8 @@ def test_nothing_is_said_of_a_row_that_says_it_all() -> None:
 @pytest.mark.parametrize(
     ("info", "dearer"),
     [
-        ({"value": 1.4}, True),
+        ({"value": 1.4}, "counted"),  # what was measured once may be chance
+        ({"value": 1.4, "reason": "3 documents"}, "counted"),
         ({"value": 1.4, "low": 1.2, "high": 1.6}, True),
         ({"value": 1.4, "low": 0.9, "high": 1.9}, False),
         ({"value": 1.001, "low": 1.0005, "high": 1.002}, False),  # 1.00x
@@ -66,12 +67,12 @@ def test_nothing_is_said_of_a_row_that_says_it_all() -> None:
 @pytest.mark.parametrize(
     ("name", "title"), [("flops", "FLOPs"), ("latency", "Latency"), ("peak_memory", "Peak memory")]
 )
-def test_a_ratio_surely_above_one_costs_more(name: str, title: str, info: dict[str, float], dearer: bool) -> None:
+def test_a_ratio_surely_above_one_costs_more(name: str, title: str, info: dict[str, Any], dearer: bool | str) -> None:
     quiet = with_ratios(latency={"value": 1.0, "low": 0.9, "high": 1.1})
     quiet["ratios"][name] = info
-    lines = said(baseline=quiet)
-    assert lines == ([f"costs more than dense: {title} 1.40x"] if dearer else [])
-    assert Ratio(**info).is_dearer == dearer
+    expected = BY_KEY[name].kind == dearer if isinstance(dearer, str) else dearer
+    assert said(baseline=quiet) == ([f"costs more than dense: {title} 1.40x"] if expected else [])
+    assert costs_more(Ratio(**info), BY_KEY[name]) == expected
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,7 @@ def test_ratios_are_of_the_same_tokens_and_totals_have_other_names(length: int, 
     for name in GROWING:
         expected = share * (0.5 if name == "ideal_own" else 1)
         assert beside.ratios[name].value == pytest.approx(expected, rel=1e-3), name
-    assert beside.ratios["flops"].low is not None
+    assert beside.ratios["flops"].reason  # three documents give no interval, and say so
     total = method.record.flops.total / dense.record.flops.total
     assert beside.ratios["flops_total"].value == pytest.approx(total)
     assert beside.ratios["weight_bytes_total"].value == pytest.approx(share * length / 10)
