@@ -1,49 +1,96 @@
-"""Key positions that attention meets, read off the cache of a forward, whatever kind of cache it is."""
+"""Key positions that attention meets, read off what the cache hands to it, whatever kind of cache that is."""
 
-from collections.abc import Collection
-from typing import Any
+from collections.abc import Callable, Collection
+from typing import TYPE_CHECKING, Any
 
 from harness.contract.decoder import Decoder
 from harness.measure.shape import window_of
 
+if TYPE_CHECKING:
+    from torch.utils.hooks import RemovableHandle
+
+_NAMES = ("past_key_values", "past_key_value", "layer_past")
+"""What architectures call attention's argument for the cache."""
+
 
 class CacheReader:
-    """Reads the caches of a model's forwards; make it when the method is attached, as methods move layers' slots."""
+    """Watches what each layer's attention is given by its cache.
+
+    Attributes:
+        met: key positions by layer, since the last ``clear``; a layer that ran without a cache is not in it.
+    """
 
     def __init__(self, model: Decoder) -> None:
-        attentions: list[Any] = [block.attention.modules[0] for block in model.anatomy.blocks]
-        self._slots = [getattr(attention, "layer_idx", index) for index, attention in enumerate(attentions)]
-        self._windows = [window_of(attention, model.config) for attention in attentions]
+        self._attentions: list[Any] = [block.attention.modules[0] for block in model.anatomy.blocks]
+        self._windows = [window_of(attention, model.config) for attention in self._attentions]
         self._is_sdpa = model.config._attn_implementation == "sdpa"
+        self.met: dict[int, int] = {}
 
-    def keys(self, cache: Any, queries: int, *, padded: bool) -> tuple[int, ...]:
-        """Key positions that each layer's attention will meet in a forward that has not run yet, [layers].
+    def watch(self) -> list["RemovableHandle"]:
+        """Hooks on all attentions; install them when the method is attached, to see the caches that it hands on."""
+        return [
+            attention.register_forward_pre_hook(self._watched(layer), with_kwargs=True)
+            for layer, attention in enumerate(self._attentions)
+        ]
 
-        Args:
-            cache: the forward's cache; None where it has none.
-            queries: tokens of each row.
-            padded: whether a row is shorter than the batch.
-        """
-        if cache is None:
-            return (queries,) * len(self._slots)
-        sizes = [cache.get_mask_sizes(queries, slot)[0] for slot in self._slots]
-        if self._is_sdpa and queries > 1 and not padded and not cache.get_seq_length():
-            # of a cache of fixed size that is empty, transformers' sdpa attention takes the part that was just written
-            sizes = [
-                queries if window is None or size < window else size
-                for size, window in zip(sizes, self._windows, strict=True)
-            ]
-        return tuple(sizes)
+    def _watched(self, layer: int) -> Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]:
+        def hand_on(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            for name in _NAMES:
+                if kwargs.get(name) is not None:
+                    return args, {**kwargs, name: _Watched(kwargs[name], layer, self.met)}
+            return None
 
-    def unusual(self, keys: tuple[int, ...], seen: int, queries: int, attended: Collection[int]) -> tuple[int, ...]:
-        """The key positions, [layers], or nothing where they are all positions so far, or the layer's window.
+        return hand_on
+
+    def unusual(self, seen: int, queries: int, attended: Collection[int], *, padded: bool) -> tuple[int, ...]:
+        """Key positions that attention met, [layers]; empty where they are all so far, or the layer's window.
 
         Args:
             seen: positions in the cache before the forward.
-            attended: layers whose attention ran; the others have no slot in the cache.
+            queries: tokens of each row.
+            attended: layers whose attention ran.
+            padded: whether a row is shorter than the batch.
         """
         usual = tuple((seen if window is None or seen < window else window - 1) + queries for window in self._windows)
-        if keys == usual:
-            return ()
-        met = tuple(size if layer in attended else usual[layer] for layer, size in enumerate(keys))
+        met = tuple(
+            self._read(self.met[layer], layer, seen, queries, padded=padded)
+            if layer in attended and layer in self.met
+            else size
+            for layer, size in enumerate(usual)
+        )
         return () if met == usual else met
+
+    def _read(self, size: int, layer: int, seen: int, queries: int, *, padded: bool) -> int:
+        """What attention reads of the keys that it was given."""
+        window = self._windows[layer]
+        if self._is_sdpa and queries > 1 and not seen and not padded and (window is None or size < window):
+            # of a cache of fixed size that was empty, transformers' sdpa attention takes the part just written
+            return min(size, queries)
+        return size
+
+
+class _Watched:
+    """A cache as attention sees it, which notes how many positions it is given."""
+
+    __slots__ = ("_cache", "_layer", "_met")
+
+    def __init__(self, cache: Any, layer: int, met: dict[int, int]) -> None:
+        object.__setattr__(self, "_cache", cache)
+        object.__setattr__(self, "_layer", layer)
+        object.__setattr__(self, "_met", met)
+
+    def update(self, *args: Any, **kwargs: Any) -> Any:
+        """The cache's own; keys that it returns are [rows, heads, positions, head width]."""
+        updated = self._cache.update(*args, **kwargs)
+        self._met[self._layer] = updated[0].shape[-2]
+        return updated
+
+    @property  # type: ignore[misc] # attention may ask what kind of cache it has
+    def __class__(self) -> Any:
+        return type(self._cache)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._cache, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self._cache, name, value)

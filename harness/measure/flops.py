@@ -60,7 +60,11 @@ def causal_flops(shape: ModelShape, segments: Iterable[Segment]) -> Flops:
 
     Where a layer ran on a part of the tokens, each is charged with the mean over all of them.
     """
-    return _flops(shape, segments, lambda segment, layer, window: segment.causal_pairs(window))
+
+    def pairs(segment: Segment, layer: int, window: int | None) -> int:
+        return min(segment.causal_pairs(window), segment.rectangle(layer, window))  # a cache may have evicted keys
+
+    return _flops(shape, segments, pairs)
 
 
 def _flops(shape: ModelShape, segments: Iterable[Segment], pairs: Callable[[Segment, int, int | None], int]) -> Flops:

@@ -53,7 +53,7 @@ def roofline(shape: ModelShape, segments: Iterable[Segment], machine: Accelerato
             mlp += times * slower(2 * layer.mlp.macs * fed, -(-fed // n) * layer.mlp.bytes)
             scores = 2 * layer.pair_macs * segment.causal_pairs(layer.window) * attended / n
             met = segment.attended(index, layer.window)
-            earlier = met - times * n  # positions before the forwards' own
+            earlier = max(met - times * n, 0)  # positions before the forwards' own
             scores += 2 * layer.expansion.macs * met * attended / n
             positions = -(-attended // n) * earlier + times * attended
             cache += slower(scores, positions * shape.kv_bytes(index))

@@ -75,6 +75,7 @@ class Tracer:
     def __init__(self, model: Decoder) -> None:
         self._model = model
         self._layers = len(model.anatomy.blocks)
+        self._cache = CacheReader(model)
         self._added: list[tuple[Auxiliary, Linears]] = []
         self._handles: list[RemovableHandle] = []
         self._context: ForwardContext | None = None
@@ -85,10 +86,10 @@ class Tracer:
         anatomy = self._model.anatomy
         branches = [(block.attention, block.mlp) for block in anatomy.blocks]
         watched = [branch.modules[-1] for branch in chain.from_iterable(branches)]
-        self._cache = CacheReader(self._model)
         self._added = [(added, Linears.of([added.module])) for added in self._model.auxiliaries]
         for slot, module in enumerate([*watched, anatomy.head, *(added.module for added, _ in self._added)]):
             self._handles.append(module.register_forward_hook(self._observer(slot)))
+        self._handles += self._cache.watch()
         whole = self._model.module
         self._handles.append(whole.register_forward_pre_hook(self._begin, with_kwargs=True))
         self._handles.append(whole.register_forward_hook(self._end))
@@ -123,7 +124,7 @@ class Tracer:
         return observe
 
     def _begin(self, module: "nn.Module", args: Any, kwargs: dict[str, Any]) -> None:
-        """What the forward is for, and what its attention will meet: read before it runs, as it changes the cache."""
+        """What the forward is for, and what the cache has before it runs."""
         context, self._running = self._model.context, None
         if context is None:
             return
@@ -135,11 +136,10 @@ class Tracer:
             )
         cache = kwargs.get("past_key_values")
         seen = 0 if cache is None else int(cache.get_seq_length())
-        padded = any(row.length < context.width for row in context.rows)
-        keys = self._cache.keys(cache, queries, padded=padded)
+        self._cache.met.clear()
         phase: Phase = "score" if context.kind == "score" else "decode" if context.decoding else "prefill"
         before = 0 if cache is None else context.processed
-        self._running = _Forwards(phase, queries, seen + queries, before, keys, 1, [])
+        self._running = _Forwards(phase, queries, seen + queries, before, (), 1, [])
 
     def _end(self, module: "nn.Module", args: Any, output: Any) -> None:
         context, forward, self._running = self._model.context, self._running, None
@@ -149,7 +149,8 @@ class Tracer:
             self._context, self._batch = context, []
         attended = {slot // 2 for slot, *_ in forward.events if slot < 2 * self._layers and slot % 2 == 0}
         seen = forward.context - forward.queries
-        forward.keys = self._cache.unusual(forward.keys, seen, forward.queries, attended)
+        padded = any(row.length < context.width for row in context.rows)
+        forward.keys = self._cache.unusual(seen, forward.queries, attended, padded=padded)
         if not self._batch or not self._batch[-1].extend(forward):
             self._batch.append(forward)
 

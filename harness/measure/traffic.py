@@ -75,7 +75,7 @@ def _kv(shape: ModelShape, segment: Segment) -> int:
     own = segment.forwards * segment.queries
     moved = 0
     for index, tokens in enumerate(segment.attention):
-        earlier = segment.attended(index, shape.layers[index].window) - own
+        earlier = max(segment.attended(index, shape.layers[index].window) - own, 0)
         positions = _passes(tokens, segment.queries) * earlier + segment.forwards * tokens
         moved += positions * shape.kv_bytes(index)
     filled = sum(tokens * shape.kv_bytes(index) for index, tokens in enumerate(segment.fill))

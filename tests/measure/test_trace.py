@@ -9,7 +9,7 @@ from torch import nn
 from harness.contract.decoder import Auxiliary, Row
 from harness.core.errors import TraceError
 from harness.measure.audit import count_flops
-from harness.measure.flops import executed_flops
+from harness.measure.flops import causal_flops, executed_flops
 from harness.measure.segment import Segment, ran_as_dense
 from harness.measure.shape import ModelShape
 from harness.measure.trace import Tracer
@@ -103,6 +103,40 @@ def test_a_cache_of_fixed_size_is_met_whole(model, batch):
     assert size >= 19
     assert prefill.keys == ()  # of an empty cache, sdpa takes what was written
     assert sum(step.attended(layer) for step in steps for layer in range(LAYERS)) == 12 * size * LAYERS
+
+
+class Evicting:
+    """Hands on the last three positions of a cache that keeps all of them."""
+
+    def __init__(self, cache):
+        self.cache = cache
+
+    def __getattr__(self, name):
+        return getattr(self.cache, name)
+
+    def update(self, *args, **kwargs):
+        return [part[..., -3:, :] for part in self.cache.update(*args, **kwargs)]
+
+
+def test_keys_that_attention_is_not_given_are_not_met(model, batch):
+    """In two layers of four, while writing: FLOPs are those that PyTorch counts."""
+
+    def evict(module, args, kwargs):
+        if kwargs["hidden_states"].shape[1] == 1:
+            kwargs = kwargs | {"past_key_values": Evicting(kwargs["past_key_values"]), "attention_mask": None}
+        return args, kwargs
+
+    for block in model.anatomy.blocks[:2]:
+        block.attention.modules[0].register_forward_pre_hook(evict, with_kwargs=True)
+    traced, counted = count_flops(lambda: generate(model, batch("generate", 7), tokens(1, 7), 6))
+    (prefill, *steps) = traced[0]
+    assert prefill.keys == ()
+    assert [(s.context, s.forwards, s.keys) for s in steps] == [
+        (8 + step, 1, (3, 3, 8 + step, 8 + step)) for step in range(5)
+    ]
+    shape = ModelShape.of(model)
+    assert executed_flops(shape, traced[0]).total == counted
+    assert causal_flops(shape, traced[0]).attention_scores < executed_flops(shape, traced[0]).attention_scores
 
 
 def test_a_layer_without_attention_has_no_keys(model, batch):
