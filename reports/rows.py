@@ -11,6 +11,7 @@ from typing import Any
 
 from harness.reports.columns import at
 from harness.results.audit import audit_doubt
+from harness.results.model_names import distinct_names
 from harness.results.saving import declared, saving, unexecuted
 
 Record = Mapping[str, Any]
@@ -100,7 +101,11 @@ def score_interval(score: Mapping[str, Any] | None) -> tuple[float, float] | Non
 
 
 def rows(records: Iterable[Record]) -> list[Row]:
-    """A row for every record, with its dense run where that is among them."""
-    every = list(records)
+    """A row for every record, with its dense run where that is among them, and a name that its model alone has."""
+    given = list(records)
+    names = distinct_names(record["model"] for record in given)
+    every: list[Record] = [
+        {**record, "model": {**record["model"], "name": names[record["model"]["fingerprint"]]}} for record in given
+    ]
     by_id = {record["id"]: record for record in every}
     return [Row(record, by_id.get(at(record, "baseline/run_id"))) for record in every]

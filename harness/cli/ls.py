@@ -97,9 +97,10 @@ def runs(
     as_json: _Json = False,
 ) -> None:
     """Runs in a results folder, the newest first; one that cannot be read is listed with the reason."""
+    from harness.results.model_names import distinct_names
     from harness.results.store import Store
 
-    rows = []
+    rows, models = [], {}
     for folder in Store(output_path).folders():
         run_id = folder.path.name.rpartition("_")[2]
         row = {"id": run_id, "method": "", "model": "", "task": "", "score": "", "state": "unfinished"}
@@ -111,13 +112,14 @@ def runs(
             else:
                 best = next(iter(record.scores), None)
                 score = f"{best.metric} {best.value:.4f}" if best and best.value is not None else ""
-                row |= {
-                    "method": record.method.label,
-                    "model": record.model.name,
-                    "task": record.evaluation.task,
-                }
+                models[run_id] = record.model.model_dump(mode="json")
+                row |= {"method": record.method.label, "task": record.evaluation.task}
                 row |= {"score": score, "state": "finished"}
         rows.append(row)
+    names = distinct_names(models.values())
+    for row in rows:
+        if (model := models.get(row["id"])) is not None:
+            row["model"] = names[model["fingerprint"]]
     _print(rows, as_json=as_json)
     if not rows and not as_json:
         typer.echo(f"no runs in {output_path}/", err=True)

@@ -194,6 +194,21 @@ def test_totals_are_named_where_a_run_wrote_another_length(telling: Path) -> Non
     assert "wrote 0.33× the tokens that dense wrote" in page
 
 
+def test_two_models_of_one_folder_name_are_two(tmp_path: Path) -> None:
+    alice, bob = (next(runs(group)) for group in groups(2, 1, 1))
+    alice.record["model"] |= {"name": "checkpoint-10", "pretrained": "runs/alice/checkpoint-10", "layers": 4}
+    bob.record["model"] |= {"name": "checkpoint-10", "pretrained": "runs/bob/checkpoint-10", "layers": 6}
+    bob.record["model"]["fingerprint"] = "other weights"
+    write_all(tmp_path / "runs", [alice, bob])
+    build(tmp_path / "runs", tmp_path / "site")
+    pages = [path.read_text() for path in (tmp_path / "site" / "models").glob("*checkpoint-10*.html")]
+    assert sorted(f"{layers} layers" for page in pages for layers in (4, 6) if f"{layers} layers" in page) == [
+        "4 layers",
+        "6 layers",
+    ]
+    assert all(f"{who}/checkpoint-10" in "".join(pages) for who in ("alice", "bob"))
+
+
 def test_numbers_without_an_interval_say_why(tmp_path: Path) -> None:
     dense, method = list(runs(groups(1, 1, 1)[0], settings=1))
     record = json.loads(json.dumps(method.record))
