@@ -1,4 +1,4 @@
-"""The costs that tables, figures and the leaderboard show: those of ``harness.results.costs``, described.
+"""The costs that tables, figures and the leaderboard show: those of ``harness.results.baseline``, described.
 
 A kind says how a number came about, and numbers of two kinds never share a column: *counted* (exact, portable),
 *modelled* (a formula on a profile), *measured* (on this machine, that day), *estimated* (with nominal powers).
@@ -10,7 +10,8 @@ from itertools import chain
 from typing import Any, Final
 
 from harness.measure.accelerators import HOST
-from harness.results.costs import COSTS, TOTALS, Energy, Kind, same_length
+from harness.results.baseline import COSTS, TOTALS, Kind, same_length
+from harness.results.costs import Energy
 from harness.results.equal_tokens import stated
 
 
@@ -58,7 +59,7 @@ class Ratio:
 
 _SHOWN_ABOVE: Final = 1.005
 
-# headings are narrower than the titles of harness.results.costs
+# headings are narrower than the titles of harness.results.baseline
 _TITLES = {
     "kv_bytes": "KV traffic",
     "weights": "Weights",

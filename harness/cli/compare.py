@@ -91,7 +91,7 @@ def _cost_table(comparison: "Comparison") -> "Table":
 
     from harness.cli.display import plain
     from harness.cli.summary import interval_of
-    from harness.results.costs import COSTS, TOTALS
+    from harness.results.baseline import COSTS, TOTALS
 
     table = Table(box=None, pad_edge=False)
     for heading in ("cost", "kind"):
@@ -107,14 +107,14 @@ def _cost_table(comparison: "Comparison") -> "Table":
 
 def _titled(name: str) -> tuple[str, str]:
     """A ratio's title and kind."""
-    from harness.results.costs import COSTS, TOTALS
+    from harness.results.baseline import COSTS, TOTALS
 
     titles: dict[str, tuple[str, str]] = {cost.name: (cost.title, cost.kind) for cost in (*COSTS, *TOTALS)}
     return titles.get(name, (name.replace(":", " on "), "modelled"))
 
 
 def _notes(comparison: "Comparison", margin: float) -> list[str]:
-    from harness.results.costs import same_length
+    from harness.results.baseline import same_length
 
     notes = [
         "p: two-sided, exact McNemar for right-or-wrong scores, else t; of several tasks adjusted (Holm)",

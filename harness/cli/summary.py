@@ -20,7 +20,8 @@ from harness.reports.rows import Row
 from harness.reports.rows import rows as as_rows
 
 if TYPE_CHECKING:
-    from harness.results.costs import Ideal, RatioInfo
+    from harness.results.baseline import RatioInfo
+    from harness.results.costs import Ideal
     from harness.results.record import RunRecord
     from harness.results.scores import Score
 

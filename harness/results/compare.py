@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import Final, Self
 
 from harness.core.errors import HarnessError, UnlikeRunsError
+from harness.results.baseline import Baseline, Beside, same_length
 from harness.results.cost_lines import CostLines, costs_within
-from harness.results.costs import Baseline, Beside, same_length
 from harness.results.documents import answer, clusters_of, mean, statistic_of, values_of
 from harness.results.equal_tokens import on_equal_tokens
 from harness.results.ratios import beside_dense, counted, modelled

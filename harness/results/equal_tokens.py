@@ -9,8 +9,8 @@ from typing import Any, Final
 
 import numpy as np
 
+from harness.results.baseline import COSTS, TOTALS, RatioInfo, same_length
 from harness.results.cost_lines import CostLine, CostLines
-from harness.results.costs import COSTS, TOTALS, RatioInfo, same_length
 from harness.results.record import RunRecord
 from harness.results.samples import SampleLine, key_of
 from harness.results.stats.ratio import total_ratio

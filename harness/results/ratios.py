@@ -5,8 +5,8 @@ from typing import Final, Literal
 
 import numpy as np
 
+from harness.results.baseline import COSTS, Beside, RatioInfo
 from harness.results.cost_lines import CostLines, RequestLine, Role, requests_of
-from harness.results.costs import COSTS, Beside, RatioInfo
 from harness.results.record import RunRecord
 from harness.results.samples import Key, SampleLine
 from harness.results.stats.conventions import Floats

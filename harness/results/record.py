@@ -11,7 +11,8 @@ from typing import Any, Literal
 from pydantic import Field
 
 from harness.core.environment import Environment
-from harness.results.costs import Baseline, Energy, Memory, Time
+from harness.results.baseline import Baseline
+from harness.results.costs import Energy, Memory, Time
 from harness.results.saving import Saving
 from harness.results.scores import Score
 from harness.results.section import Section

@@ -7,7 +7,7 @@ older records have dense's FLOPs alone. Where the dense run wrote as much, its o
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, Literal
 
-from harness.results.costs import SAME_LENGTH, same_length
+from harness.results.baseline import SAME_LENGTH, same_length
 
 Saving = Literal["none", "real", "simulated"]
 Record = Mapping[str, Any]

@@ -15,10 +15,10 @@ from harness.measure.shape import ModelShape
 from harness.measure.this_host import this_host
 from harness.measure.traffic import kv_cache_bytes
 from harness.results import costs
+from harness.results.baseline import Baseline, Beside
 from harness.results.compare import StoredRun, compared
 from harness.results.conditions import Conditions
 from harness.results.cost_lines import CostLine, CostLines, RequestLine, requests_of
-from harness.results.costs import Beside
 from harness.results.record import RunRecord
 from harness.results.samples import SampleLine, key_of
 from harness.results.sources import digest
@@ -155,7 +155,7 @@ def _memory(run: Subject, observed: Observed) -> costs.Memory:
     return memory.model_copy(update=measured)
 
 
-def _beside(old: costs.Baseline | None, observed: Observed) -> Beside:
+def _beside(old: Baseline | None, observed: Observed) -> Beside:
     """What dense measured beside the run now, and before of what is not new."""
     before = (old and old.beside) or Beside()
     peak, power = observed.dense_peak, observed.dense_energy

@@ -7,7 +7,8 @@ import pytest
 from rich.console import Console
 
 from harness.cli import summary
-from harness.results.costs import Baseline, Ideal, RatioInfo, Time
+from harness.results.baseline import Baseline, RatioInfo
+from harness.results.costs import Ideal, Time
 from harness.results.record import RunRecord
 from harness.results.scores import PairedScore
 from harness.results.store import Store

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
+from harness.results.baseline import same_length
 from harness.results.compare import StoredRun, paired
-from harness.results.costs import same_length
 from harness.results.equal_tokens import stated
 from harness.results.record import RunRecord
 from tests.toys import record_json, sample_json

@@ -11,9 +11,10 @@ import pytest
 from harness.core.errors import HarnessError, UnlikeRunsError
 from harness.measure.energy import Windows
 from harness.results import ratios
+from harness.results.baseline import COSTS
 from harness.results.compare import compare
 from harness.results.cost_lines import ROLES, requests_of
-from harness.results.costs import COSTS, Latency
+from harness.results.costs import Latency
 from harness.results.documents import answer, statistic_of, values_of
 from harness.results.record import RunRecord
 from harness.results.store import Store

@@ -11,7 +11,7 @@ from harness.measure import ideal
 from harness.measure.profile import LinearCosts
 from harness.measure.profiles import keep_profile, kept_profile
 from harness.results import sources
-from harness.results.costs import RatioInfo
+from harness.results.baseline import RatioInfo
 from harness.results.record import RunRecord
 from harness.results.store import RunFolder, Store
 from harness.run import renewal
