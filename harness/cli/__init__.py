@@ -1,10 +1,11 @@
 """The command line: one module per sub-command, and nothing heavy imported until a command runs."""
 
 import sys
-from typing import Any
+from typing import Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
+from typer.exceptions import Abort, TyperException
 
 from harness.cli import (
     check,
@@ -69,9 +70,24 @@ def main() -> None:
     """Run the command line. Errors that a user can act on are printed without a traceback, with exit code 2."""
     write_what_can_be()
     try:
-        app(args=run.spread(sys.argv[1:]), prog_name="harness")
+        sys.exit(app(args=run.spread(sys.argv[1:]), prog_name="harness", standalone_mode=False) or 0)
     except HarnessError as error:
-        # a message may quote a stranger's file: nothing in it may steer the terminal
-        text = printable(error, keep="\n")
-        print(f"harness: {text}", file=sys.stderr)  # noqa: T201
-        sys.exit(2)
+        _refuse(str(error))
+    except TyperException as error:  # a flag or command that there is not, or a value of the wrong kind
+        message = error.format_message() if hasattr(error, "format_message") else str(error)
+        if message.startswith("Usage:"):  # a command that is none without another
+            print(message, file=sys.stderr)  # noqa: T201
+            sys.exit(2)
+        command = getattr(getattr(error, "ctx", None), "command_path", "harness")
+        end = "" if message.endswith(("?", ".")) else "."
+        _refuse(f"{message[:1].lower()}{message[1:]}{end} See `{command} --help`.")
+    except Abort:
+        print("stopped", file=sys.stderr)  # noqa: T201
+        sys.exit(1)
+
+
+def _refuse(message: str) -> NoReturn:
+    # a message may quote a stranger's file: nothing in it may steer the terminal
+    text = printable(message, keep="\n")
+    print(f"harness: {text}", file=sys.stderr)  # noqa: T201
+    sys.exit(2)

@@ -7,6 +7,8 @@ from typing import Annotated
 import typer
 from typer import Argument, Option
 
+from harness.core.errors import HarnessError
+
 
 def validate(
     path: Annotated[Path, Argument(help="A run's folder, or a folder with many.")],
@@ -27,6 +29,8 @@ def validate(
     from harness.leaderboard.validate import validate as check
 
     verdict = check(path, against)
+    if not verdict.runs and not verdict.findings:
+        raise HarnessError(f"{path} has no runs to validate: give a run's folder, or a folder with many")
     if report is not None:
         write_atomic(report, verdict.table)
     if as_json:
