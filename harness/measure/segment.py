@@ -230,8 +230,7 @@ def unpadded(segments: Iterable[Segment]) -> list[Segment]:
                 context=segment.context - before,
                 attention=tuple(_scaled(tokens, segment.queries, length) for tokens in segment.attention),
                 mlp=tuple(_scaled(tokens, segment.queries, length) for tokens in segment.mlp),
-                head=_scaled(segment.head, segment.queries, length),
-                checks=_scaled(segment.checks, segment.queries, length),
+                head=_scaled(segment.head - segment.checks, segment.queries, length) + segment.checks,
                 fill=tuple(_scaled(tokens, segment.queries, length) for tokens in segment.fill),
             )
         )

@@ -96,6 +96,12 @@ def test_padding_leaves_no_trace_in_useful_work(dense_segment):
     ]
 
 
+def test_padding_is_taken_from_the_head_s_last_run_and_not_from_checks(dense_segment):
+    """Checks are of tokens that predict, of which none is padding."""
+    (useful,) = unpadded([dense_segment(2, 20, phase="score", padding=10, head=20 + 6, checks=6)])
+    assert (useful.head, useful.checks) == (10 + 6, 6)
+
+
 def test_dense_has_in_its_cache_what_the_row_read_and_wrote() -> None:
     """Whatever a method keeps of it: a cache that was trimmed is a saving over dense on the same tokens."""
     layers = {"attention": (4, 4), "mlp": (4, 4), "attention_reads": (0.5, 0.5), "mlp_reads": (0.5, 0.5)}
