@@ -12,7 +12,7 @@ from lm_eval.models.huggingface import HFLM
 
 from harness.contract.decoder import Row
 from harness.evaluate.batches import ScoringRequest, generation_batches, scored_row, scoring_batches
-from harness.evaluate.generation import NotANumber, arguments, require_one_continuation
+from harness.evaluate.generation import arguments, require_traceable, writing
 from harness.evaluate.journal import PADDING, Journal, Request, Served
 from harness.evaluate.replay import NEW_TOKENS, REPLAYED, Replay, replay
 from harness.measure.serve import CostRequest
@@ -121,27 +121,32 @@ class Observed:
 
         Raises:
             HarnessError: more than one continuation of a prompt is asked for.
+            ModelError: tokens are to be drawn by logits that are no numbers.
         """
-        require_one_continuation(self.lm.model.generation_config, options)
+        require_traceable(self.lm.model.generation_config, options)
         lengths = options["attention_mask"].sum(1).tolist()
         rows = [self._row([key], length, length) for key, length in zip(self._batch, lengths, strict=True)]
-        watch = NotANumber()
-        with self.lm.decoder.serving(rows, "generate", prompts.shape[1]):
+        with writing(self.lm.decoder, rows, prompts.shape[1]) as watch:
             output: torch.Tensor = HFLM._model_generate(
                 self.lm, prompts, max_length, stop, **options, logits_processor=watch.processors
             )
-        self._broken = watch.rows(len(rows))
         generated = output[:, prompts.shape[1] :].tolist()
-        self._tokens = [(length, self._used(tokens, stop)) for length, tokens in zip(lengths, generated, strict=True)]
-        written, most = min(max(self._tokens[0][1], 1), NEW_TOKENS), max_length - prompts.shape[1]
+        ends = self._ends(options)
+        used = [self._used(tokens, stop, ends) for tokens in generated]
+        self._tokens, self._broken = list(zip(lengths, used, strict=True)), watch.rows(used)
+        written, most = min(max(used[0], 1), NEW_TOKENS), max_length - prompts.shape[1]
         self._remember(rows[0], prompts[0, -lengths[0] :].tolist(), written, most=most, options=arguments(options))
         return output
 
-    def _used(self, tokens: list[int], stop: list[str]) -> int:
+    def _ends(self, options: dict[str, Any]) -> set[int | None]:
+        """Tokens that end a text: those that ``generate`` takes, and lm-eval's."""
+        lm = self.lm
+        own = options.get("eos_token_id", lm.model.generation_config.eos_token_id)
+        return {lm.eot_token_id, lm.tokenizer.pad_token_id, *(own if isinstance(own, list) else [own])}
+
+    def _used(self, tokens: list[int], stop: list[str], ends: set[int | None]) -> int:
         """How many generated tokens a row needed: up to its own end or stop string, however long the batch ran."""
         lm = self.lm
-        own = lm.model.generation_config.eos_token_id
-        ends = {lm.eot_token_id, lm.tokenizer.pad_token_id, *(own if isinstance(own, list) else [own])}
         used = next((index + 1 for index, token in enumerate(tokens) if token in ends), len(tokens))
         low, high = 0, used  # the first prefix that holds a stop string, by bisection
         if not any(text in lm.tok_decode(tokens[:high]) for text in stop):

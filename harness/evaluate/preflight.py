@@ -17,11 +17,12 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils import normalize_gen_kwargs
 from transformers import GenerationConfig
 
+from harness.contract.decoder import Row
 from harness.core.errors import Enough, HarnessError, ModelError, SpecError, TaskError, UnknownNameError
 from harness.core.strangers import message_of, raising_module, refusal_of
 from harness.evaluate.batches import ScoringRequest
 from harness.evaluate.evaluation import Settings
-from harness.evaluate.generation import require_one_continuation
+from harness.evaluate.generation import require_traceable, writing
 from harness.evaluate.journal import Request
 from harness.evaluate.quiet import collected_warnings
 from harness.evaluate.refusals import explained
@@ -33,7 +34,9 @@ if TYPE_CHECKING:
     from harness.evaluate.lm import HarnessLM, Score
 
 _OF_LM_EVAL: Final = ("until", "max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
-_SET_BY_LM_EVAL: Final = ("input_ids", "inputs", "attention_mask", "stopping_criteria", "pad_token_id", "use_cache")
+_SET_BY_LM_EVAL: Final = (
+    *("input_ids", "inputs", "attention_mask", "stopping_criteria", "pad_token_id", "use_cache", "logits_processor"),
+)
 
 
 def check(lm: "HarnessLM", task: LoadedTask, settings: Settings) -> None:
@@ -115,6 +118,7 @@ class _Checked:
     task: str
     _keys: list[Request] = field(default_factory=list)
     _arguments: list[dict[str, Any]] = field(default_factory=list)  # that were tried already
+    _document: int = 0  # whose prompt is continued
 
     def __post_init__(self) -> None:
         self._vocabulary = Vocabulary.of(self.lm.decoder)
@@ -150,6 +154,7 @@ class _Checked:
                 raise TaskError(f"{what} has a prompt that gives the model no token")
             if instance.args[1] not in self._arguments:
                 self._arguments.append(instance.args[1])
+                self._document = key.document
                 self._try(instance, longest)
         if self.lm.batch_size > 1:  # shorter prompts are filled up
             self._vocabulary.refuse([self.lm.tokenizer.pad_token_id], f"{self.task}: the padding of a batch")
@@ -186,6 +191,12 @@ class _Checked:
             most = normalize_gen_kwargs(arguments, lm.max_gen_toks)["max_gen_toks"]
         except (TypeError, ValueError) as error:
             raise SpecError(f"{self.task}: a generation argument is no number: {error}") from error
+        longest_text = arguments.get("max_length")
+        if isinstance(longest_text, int) and longest_text <= longest:
+            raise SpecError(
+                f"{where} max_length={longest_text}: the longest prompt has {longest} tokens, which leaves none to "
+                "write; give max_gen_toks in its place"
+            )
         if most < 1:
             raise SpecError(f"{where} max_gen_toks={most}: expected at least 1")
         if most >= lm.max_length:
@@ -201,7 +212,7 @@ class _Checked:
     ) -> torch.Tensor:
         """Generate until a token is chosen: all that transformers checks and builds comes before."""
         lm = self.lm
-        require_one_continuation(lm.model.generation_config, options)
+        require_traceable(lm.model.generation_config, options)
         positions = learned_positions(lm.decoder)
         if positions is not None and max_length > positions:
             raise SpecError(
@@ -217,8 +228,10 @@ class _Checked:
                 raise Enough
 
         hook = lm.model.register_forward_pre_hook(stop_at_the_second)
+        length = prompts.shape[1]
         try:
-            HFLM._model_generate(lm, prompts, max_length, stop, **options)
+            with writing(lm.decoder, [Row(self.task, self._document, (0,), length, length)], length) as watch:
+                HFLM._model_generate(lm, prompts, max_length, stop, **options, logits_processor=watch.processors)
         except Enough:
             pass
         finally:

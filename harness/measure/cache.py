@@ -1,4 +1,4 @@
-"""Key positions that attention meets, read off what the cache hands to it, whatever kind of cache that is."""
+"""Key positions that attention meets, read off what the cache hands to it, whatever kind of cache it is."""
 
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
@@ -16,8 +16,11 @@ _NAMES = ("past_key_values", "past_key_value", "layer_past")
 class CacheReader:
     """Watches what each layer's attention is given by its cache.
 
+    The cache itself is handed on, with an ``update`` of its own for as long as the attention runs, so that a method or
+    transformers finds the same object as without a trace.
+
     Attributes:
-        met: key positions by layer, since the last ``clear``; a layer that ran without a cache is not in it.
+        met: key positions by layer, since it was cleared; a layer that ran without a cache is not in it.
     """
 
     def __init__(self, model: Decoder) -> None:
@@ -29,18 +32,30 @@ class CacheReader:
     def watch(self) -> list["RemovableHandle"]:
         """Hooks on all attentions; install them when the method is attached, to see the caches that it hands on."""
         return [
-            attention.register_forward_pre_hook(self._watched(layer), with_kwargs=True)
+            handle
             for layer, attention in enumerate(self._attentions)
+            for handle in (
+                attention.register_forward_pre_hook(self._begin(layer), with_kwargs=True),
+                attention.register_forward_hook(_end, with_kwargs=True, always_call=True),
+            )
         ]
 
-    def _watched(self, layer: int) -> Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]:
-        def hand_on(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            for name in _NAMES:
-                if kwargs.get(name) is not None:
-                    return args, {**kwargs, name: _Watched(kwargs[name], layer, self.met)}
-            return None
+    def _begin(self, layer: int) -> Callable[[Any, tuple[Any, ...], dict[str, Any]], None]:
+        def begin(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            cache = _cache_of(kwargs)
+            if cache is None or not hasattr(cache, "__dict__"):
+                return
+            update = cache.update
 
-        return hand_on
+            def watched(*args: Any, **kwargs: Any) -> Any:
+                updated = update(*args, **kwargs)
+                self.met[layer] = updated[0].shape[-2]  # keys: [rows, heads, positions, head width]
+                return updated
+
+            watched.inner = vars(cache).get("update")  # type: ignore[attr-defined]
+            vars(cache)["update"] = watched
+
+        return begin
 
     def unusual(self, seen: int, queries: int, attended: Collection[int], *, padded: bool) -> tuple[int, ...]:
         """Key positions that attention met, [layers]; empty where they are all so far, or the layer's window.
@@ -69,28 +84,20 @@ class CacheReader:
         return size
 
 
-class _Watched:
-    """A cache as attention sees it, which notes how many positions it is given."""
+def seen_by(cache: Any) -> int:
+    """Positions that a cache has before a forward: of its longest layer, as a method may leave the first one out."""
+    if cache is None:
+        return 0
+    lengths = [layer.get_seq_length() for layer in getattr(cache, "layers", ()) if hasattr(layer, "get_seq_length")]
+    return max(map(int, (cache.get_seq_length(), *lengths)))
 
-    __slots__ = ("_cache", "_layer", "_met")
 
-    def __init__(self, cache: Any, layer: int, met: dict[int, int]) -> None:
-        object.__setattr__(self, "_cache", cache)
-        object.__setattr__(self, "_layer", layer)
-        object.__setattr__(self, "_met", met)
+def _end(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+    cache = _cache_of(kwargs)
+    watched = vars(cache).pop("update", None) if hasattr(cache, "__dict__") else None
+    if (inner := getattr(watched, "inner", None)) is not None:
+        vars(cache)["update"] = inner
 
-    def update(self, *args: Any, **kwargs: Any) -> Any:
-        """The cache's own; keys that it returns are [rows, heads, positions, head width]."""
-        updated = self._cache.update(*args, **kwargs)
-        self._met[self._layer] = updated[0].shape[-2]
-        return updated
 
-    @property  # type: ignore[misc] # attention may ask what kind of cache it has
-    def __class__(self) -> Any:
-        return type(self._cache)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._cache, name)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        setattr(self._cache, name, value)
+def _cache_of(kwargs: dict[str, Any]) -> Any:
+    return next((kwargs[name] for name in _NAMES if kwargs.get(name) is not None), None)

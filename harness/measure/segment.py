@@ -213,8 +213,8 @@ def ran_as_dense(segments: Iterable[Segment]) -> bool:
 def unpadded(segments: Iterable[Segment]) -> list[Segment]:
     """The segments as they would be had the row run without padding: what was useful of the executed work.
 
-    A module that ran on a part of the tokens keeps its count: which of them were padding is not known. The
-    batch is kept too: rows still share their weight reads.
+    A forward that read padding alone is left out. A module that ran on a part of the tokens keeps its count: which of
+    them were padding is not known. The batch is kept too: rows still share their weight reads.
     """
     useful: list[Segment] = []
     before = 0
@@ -222,6 +222,8 @@ def unpadded(segments: Iterable[Segment]) -> list[Segment]:
         starts = segment.context == segment.queries  # nothing is cached
         before = segment.padding + (0 if starts else before)
         length = segment.queries - segment.padding
+        if not length:  # a part of the prompt that is all padding for this row
+            continue
         useful.append(
             replace(
                 segment,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from harness.contract.decoder import Auxiliary, Decoder, ForwardContext, input_shape
 from harness.core.errors import TraceError
-from harness.measure.cache import CacheReader
+from harness.measure.cache import CacheReader, seen_by
 from harness.measure.segment import Phase, Segment
 from harness.measure.shape import Linears
 
@@ -135,10 +135,11 @@ class Tracer:
                 "continuations of a prompt is not traced"
             )
         cache = kwargs.get("past_key_values")
-        seen = 0 if cache is None else int(cache.get_seq_length())
+        seen = seen_by(cache)
         self._cache.met.clear()
         phase: Phase = "score" if context.kind == "score" else "decode" if context.decoding else "prefill"
-        before = 0 if cache is None else context.processed
+        # without a cache the batch is read as it came, or, as guidance does it, from its last token on
+        before = context.processed if cache is not None else context.width * (queries < context.width)
         self._running = _Forwards(phase, queries, seen + queries, before, (), 1, [])
 
     def _end(self, module: "nn.Module", args: Any, output: Any) -> None:

@@ -51,9 +51,11 @@ def kv_cache_bytes(shape: ModelShape, segments: Iterable[Segment]) -> int:
             cached = [0] * len(shape.layers)  # another sequence begins
         for index, (layer, tokens) in enumerate(zip(shape.layers, segment.attention, strict=True)):
             filled = segment.fill[index] if segment.fill else 0
-            cached[index] += segment.forwards * (tokens + filled)
+            passes = max(_passes(tokens + filled, segment.queries), 1)
+            # what a method took out of the cache is no more in the context of the forwards that follow
+            positions = segment.context + (segment.forwards - 1) * segment.queries
+            cached[index] = min(cached[index] + segment.forwards * (tokens + filled), passes * positions)
             if layer.window is not None:
-                passes = max(_passes(tokens, segment.queries), 1)
                 cached[index] = min(cached[index], passes * (layer.window - 1))
         largest = max(largest, sum(tokens * shape.kv_bytes(index) for index, tokens in enumerate(cached)))
     return largest

@@ -1,10 +1,14 @@
 """The tracer sees what ran, charges it to the right rows, and leaves nothing behind."""
 
+import copy
 import json
+import weakref
+from contextlib import nullcontext
 
 import pytest
 import torch
 from torch import nn
+from transformers import CompileConfig, DynamicCache
 
 from harness.contract.decoder import Auxiliary, Row
 from harness.core.errors import TraceError
@@ -137,6 +141,64 @@ def test_keys_that_attention_is_not_given_are_not_met(model, batch):
     shape = ModelShape.of(model)
     assert executed_flops(shape, traced[0]).total == counted
     assert causal_flops(shape, traced[0]).attention_scores < executed_flops(shape, traced[0]).attention_scores
+
+
+def test_attention_finds_its_own_cache(model, batch):
+    """The same object as without a trace, which can be copied and kept weakly, with what it had before."""
+    cache = DynamicCache(config=model.module.config)
+    own, seen = cache.update, []
+    cache.update = lambda *args, **kwargs: own(*args, **kwargs)
+    given = cache.update
+
+    def look(module, args, kwargs):
+        seen.append(kwargs["past_key_values"])
+        weakref.ref(kwargs["past_key_values"])
+        copy.deepcopy(kwargs["past_key_values"].layers)
+
+    model.anatomy.blocks[0].attention.modules[0].register_forward_pre_hook(look, with_kwargs=True)
+    with torch.no_grad(), Tracer(model) as tracer, model.serving(*batch("generate", 5)):
+        model.module(tokens(1, 5), past_key_values=cache)
+        (row,) = tracer.collect()
+    assert seen == [cache]
+    assert seen[0] is cache
+    assert vars(cache)["update"] is given
+    assert ran_as_dense(row)
+
+
+def test_a_trace_survives_compilation(model, batch):
+    """Decode steps with a cache of fixed size, compiled as transformers compiles them on a GPU."""
+    steps, sizes = [], {"cache_implementation": "static", "max_length": 12, "min_length": 12}
+    config = CompileConfig(backend="eager", fullgraph=False)
+    config._compile_all_devices = True
+    ids = tokens(1, 7)
+    for traced in (False, True):
+        with Tracer(model) if traced else nullcontext(), model.serving(*batch("generate", 7)):
+            mask = torch.ones_like(ids)
+            written = model.module.generate(ids, attention_mask=mask, do_sample=False, compile_config=config, **sizes)
+        steps.append(written.tolist())
+    assert steps[0] == steps[1]
+
+
+def test_where_the_first_layer_has_no_attention_the_context_grows_all_the_same(model, batch):
+    """A method that leaves it out while writing: its slot in the cache is not what the sequence has."""
+    first = model.anatomy.blocks[0].attention.modules[0]
+    model.module.model.layers[0].self_attn = SkipsDecoding(first, model)
+    (row,) = generate(model, batch("generate", 7), tokens(1, 7), 6)
+    assert [(s.context, s.forwards) for s in row] == [(7, 1), (8, 5)]
+
+
+class SkipsDecoding(nn.Module):
+    """Attention that attends to nothing in decode steps."""
+
+    def __init__(self, attention, model):
+        super().__init__()
+        self.attention = [attention]  # no submodule, which would be registered twice
+        self.model = model
+
+    def forward(self, hidden_states, **kwargs):
+        if self.model.context.decoding:
+            return torch.zeros_like(hidden_states), None
+        return self.attention[0](hidden_states, **kwargs)
 
 
 def test_a_layer_without_attention_has_no_keys(model, batch):

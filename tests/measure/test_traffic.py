@@ -85,6 +85,20 @@ def test_the_cache_holds_what_is_said(family, prompt, count, batch):
     assert kv_cache_bytes(ModelShape.of(model), row) == held
 
 
+def test_what_a_method_takes_out_of_the_cache_is_not_in_its_largest_size(batch):
+    """Six positions are kept after each forward: the prompt's forward is the largest."""
+    model = tiny_decoder("llama")
+    cache, sizes = DynamicCache(config=model.module.config), []
+    with torch.no_grad(), Tracer(model) as tracer, model.serving(*batch("generate", 9)):
+        for length in (9, 1, 1, 1):
+            model.module(torch.full((1, length), 5), past_key_values=cache)
+            sizes.append(sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers))
+            for layer in cache.layers:
+                layer.keys, layer.values = layer.keys[..., -6:, :], layer.values[..., -6:, :]
+        (row,) = tracer.collect()
+    assert kv_cache_bytes(ModelShape.of(model), row) == max(sizes)
+
+
 def test_the_longest_sequence_sets_the_cache(llama_3_8b, dense_segment):
     short = dense_segment(LAYERS, 10, phase="score")
     long = dense_segment(LAYERS, 30, phase="score")
