@@ -183,6 +183,9 @@ class Engine:
     def _passes_of(self, running: _Forward, layer: int, hidden: torch.Tensor) -> list[_Pass]:
         """The passes of a layer that some row runs, in order."""
         if running.prompts is not None and len(running.paths[0]) <= layer:
+            # layers that another method took out are on no path, and nobody decided about them
+            out = (0,) * (layer - len(running.paths[0]))
+            running.paths[:] = [(*path, *out) for path in running.paths]
             # also where all paths are remembered: the cost of a decision is paid, and traced, for every row
             with self._model.adding("decision"):
                 self._extend(running, running.prompts, self._controller.decide(layer, hidden, running.prompts))

@@ -152,6 +152,27 @@ def test_a_plain_cache_is_refused(path):
     logits(decoder, ids)
 
 
+@pytest.mark.parametrize("out", [0, 1, 3])
+def test_layers_that_another_method_took_out_are_on_no_path(out, prompts):
+    """A controller that decides layer by layer is not asked about them; answers are those of a path without them."""
+    path, asked = (1, 2, 1, 1), []
+
+    class OneByOne(FixedPaths):
+        def decide(self, layer, hidden, prompts):
+            asked.append(layer)
+            return [(self.paths[0][layer],)] * len(prompts.spans)
+
+    decoder, (ids, mask) = tiny_decoder("llama"), prompts
+    with routed(decoder, OneByOne((path,))), without_blocks(decoder, {out}):
+        written = generate(decoder, ids, mask)
+    assert asked == [layer for layer in range(4) if layer != out]
+    left = tuple(0 if layer == out else count for layer, count in enumerate(path))
+    with routed(decoder, FixedPaths((left,))):
+        expected = generate(decoder, ids, mask)
+    assert torch.equal(written.sequences, expected.sequences)
+    assert torch.allclose(torch.stack(written.logits), torch.stack(expected.logits), atol=1e-5)
+
+
 def test_a_continuation_does_not_choose_the_path(prompts):
     """The rows' prompts are what the context says they are, and a prompt met again goes its old way."""
     decoder, (ids, _) = tiny_decoder("llama"), prompts
