@@ -55,7 +55,7 @@ def check(lm: "HarnessLM", task: LoadedTask, settings: Settings) -> None:
                 requests[instance.request_type].append(instance)
             for kind, instances in requests.items():
                 _refuse_tokenizer(lm, name, kind)
-                with lm.answering(_Checked(lm, name)):
+                with lm.answering(_Checked(lm, name, (settings.samples or {}).get(name, ()))):
                     getattr(lm, kind)(instances)
 
 
@@ -116,6 +116,7 @@ class _Checked:
 
     lm: "HarnessLM"
     task: str
+    chosen: Sequence[int]  # documents of --samples, which lm-eval numbers by their place in the list
     _keys: list[Request] = field(default_factory=list)
     _arguments: list[dict[str, Any]] = field(default_factory=list)  # that were tried already
     _document: int = 0  # whose prompt is continued
@@ -124,7 +125,7 @@ class _Checked:
         self._vocabulary = Vocabulary.of(self.lm.decoder)
 
     def begin(self, keys: list[Request]) -> None:
-        self._keys = keys
+        self._keys = [key._replace(document=self.chosen[key.document]) for key in keys] if self.chosen else keys
 
     def end(self) -> None:
         """Nothing is left to do."""
