@@ -1,6 +1,7 @@
 """``harness profile``: what a layer costs on this host, fitted, with how far to trust it."""
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 from typer import Option
@@ -81,10 +82,18 @@ def _show(profile: "CostProfile", pretrained: str, prompt: int, output: int) -> 
         f"raw timings spread by {profile.relative_iqr:.0%}; {profile.rounds} rounds by {profile.clock}",
         described(profile),
         f"other processes used {profile.others_share:.0%} of the machine meanwhile",
-        "good: within 5 % fitted and 8 % held out; fair: 10 % and 15 %; poor is never ranked by",
+        f"{_limits()}; poor is never ranked by",
         _prediction(profile, prompt, output),
     ):
         console.print(plain(f"· {line}"), style="dim")
+
+
+def _limits() -> str:
+    """What makes a profile good, and fair."""
+    from harness.measure.profile import FAIR, GOOD
+
+    words = "{:.0%} fitted, {:.0%} held out, speed-ups {:.0%} on average and {:.0%} at most"
+    return f"good: off by {words.format(*GOOD)}, every length timed; fair: {words.format(*FAIR)}"
 
 
 def _costs(profile: "CostProfile") -> "Table":
@@ -115,8 +124,8 @@ def _costs(profile: "CostProfile") -> "Table":
 def _prediction(profile: "CostProfile", prompt: int, output: int) -> str:
     from harness.measure.profile import Work, forward_seconds
 
-    layers = profile.layers
-    read = forward_seconds(profile.prefill, Work(prompt, prompt, layers, layers))
-    steps = (forward_seconds(profile.decode, Work(1, prompt + step, layers, layers)) for step in range(1, output))
+    whole = Work(prompt, prompt, profile.layers, profile.layers, windows=profile.windows)
+    read = forward_seconds(profile.prefill, whole)
+    steps = (forward_seconds(profile.decode, replace(whole, n=1, c=prompt + step)) for step in range(1, output))
     total = read + sum(steps)
     return f"{prompt} tokens read and {output} written: {total:.3f} s idealized ({read:.3f} s to the first token)"

@@ -36,7 +36,7 @@ class Schedule:
     """A generation whose depth changes from token to token; with ``is_full``, one at full depth to compare with."""
 
     context: int
-    depths: list[Depths]
+    works: list[Work]
     is_full: bool
     cell: Cell
 
@@ -104,9 +104,10 @@ def _is_possible(prober: Prober, depths: Depths) -> bool:
 
 
 def _work(prober: Prober, n: int, c: int, depths: Depths, head_rows: int = 1) -> Work:
-    attention = len(set(depths.blocks) - set(depths.no_attention))
+    attention = sorted(set(depths.blocks) - set(depths.no_attention))
     mlp = len(set(depths.blocks) - set(depths.no_mlp))
-    return Work(n, c, attention, mlp, prober.rows(Work(n, c, attention, mlp, head_rows)))
+    windows = tuple(window for index in attention if (window := prober.windows[index]) is not None)
+    return Work(n, c, len(attention), mlp, prober.rows(n, head_rows), windows)
 
 
 def _forward(prober: Prober, work: Work, depths: Depths, *, required: bool) -> tuple[Work, Cell]:
@@ -169,7 +170,8 @@ def _schedules(prober: Prober, draw: random.Random, longest: int) -> Iterator[Sc
             required = number == 0 and place < 2  # one speed-up over full depth, of half as many steps
             steps = range(STEPS // 2 if required else STEPS)
             plan = [Depths(prober.live) if place == 0 else _random_depths(prober, draw) for _ in steps]
-            yield Schedule(context, plan, place == 0, Cell(_steps(prober, context, plan), len(plan), required))
+            works = [_work(prober, 1, context, depths) for depths in plan]
+            yield Schedule(context, works, place == 0, Cell(_steps(prober, context, plan), len(plan), required))
 
 
 def _steps(prober: Prober, context: int, plan: list[Depths]) -> Callable[[int], list[float]]:

@@ -119,14 +119,16 @@ def _fill(profile: CostProfile, tokens: int, added: AddedCosts) -> float:
 def _attention(costs: Costs, shape: ModelShape, segment: Segment) -> float:
     """Seconds of all attentions in all forwards of the segment."""
     n, total = segment.queries, 0.0
-    # layers that ran on as many tokens with the same window cost the same
+    # layers that ran on as many tokens and met as many keys cost the same
     alike = Counter(
-        (tokens, layer.window) for tokens, layer in zip(segment.attention, shape.layers, strict=True) if tokens
+        (tokens, segment.executed_pairs(index, layer.window))
+        for index, (tokens, layer) in enumerate(zip(segment.attention, shape.layers, strict=True))
+        if tokens
     )
-    for (tokens, window), layers in alike.items():
-        calls = sum(costs.attention_seconds(part) for part in _passes(tokens, n))
-        seen = segment.causal_pairs(window) * tokens / n
-        total += layers * (segment.forwards * calls + costs.attention_pair * seen)
+    for (tokens, pairs), layers in alike.items():
+        of_token = pairs / (segment.forwards * n)
+        calls = sum(costs.attention_seconds(part, of_token * part) for part in _passes(tokens, n))
+        total += layers * segment.forwards * calls
     return total
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from harness.contract.decoder import Decoder
 
-VERSION: Final = 3
+VERSION: Final = 4
 """Of the procedure: profiles made by another are measured again."""
 
 

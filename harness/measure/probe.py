@@ -19,6 +19,7 @@ from transformers import DynamicCache
 from harness.contract.decoder import Decoder, ForwardContext, Row
 from harness.measure.clock import Clock, seconds
 from harness.measure.profile import Work
+from harness.measure.shape import window_of
 from harness.model.forwards import by_name, cache_argument
 from harness.model.supported import require_supported
 from harness.model.surgery import without_blocks, without_branches
@@ -44,22 +45,26 @@ class Prober:
 
     Attributes:
         live: the layers that the model has as it stands, by index in the dense model.
+        windows: sliding windows of the dense model's layers; None where attention is full, [layers].
     """
 
     model: Decoder
     clock: Clock
     seed: int = 0
     live: tuple[int, ...] = field(init=False)
+    windows: tuple[int | None, ...] = field(init=False)
 
     def __post_init__(self) -> None:
         self.live = tuple(block.index for block in self.model.live)
+        blocks = self.model.anatomy.blocks
+        self.windows = tuple(window_of(block.attention.modules[0], self.model.config) for block in blocks)
         self._generator = torch.Generator().manual_seed(self.seed)
         self._filled: dict[int, DynamicCache] = {}  # by tokens
         self._keeps_rows = "logits_to_keep" in inspect.signature(self.model.module.forward).parameters
 
-    def rows(self, work: Work) -> int:
+    def rows(self, tokens: int, wanted: int) -> int:
         """Rows that the head runs on: all of them in models without ``logits_to_keep``."""
-        return work.head_rows if self._keeps_rows else work.n
+        return wanted if self._keeps_rows else tokens
 
     @torch.inference_mode()
     def forward(self, work: Work, depths: Depths, times: int) -> list[float]:

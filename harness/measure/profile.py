@@ -6,7 +6,9 @@ token, so the unit is a layer's branch:
     attention(n, c) = A0 + A1 n + A2 pairs(n, c)      mlp(n) = M0 + M1 n
     fixed(n)        = X0 + X1 n                       head(r) = H0 + H1 r
 
-for n tokens that end at context c; pairs(n, c) = n c - n (n - 1) / 2. Reading a prompt and decoding are fitted apart.
+for n tokens and c key positions that they meet, themselves included: all that came before, or what a sliding window's
+cache keeps of it. A window takes nothing off a prompt that is read at once: all of it is multiplied, and masked.
+pairs(n, c) = n c - n (n - 1) / 2. Reading a prompt and decoding are fitted apart.
 """
 
 import hashlib
@@ -32,8 +34,19 @@ Label = Literal["good", "fair", "poor"]
 
 
 def pairs(n: float, c: float) -> float:
-    """Causal query-key pairs of the last n of c positions."""
-    return n * c - n * (n - 1) / 2
+    """Causal query-key pairs of n queries with the c positions that they meet, of which they are the last."""
+    within = min(n, c)  # a cache may show fewer positions than there are queries
+    return n * c - within * (within - 1) / 2
+
+
+def prompt_pairs(n: float) -> float:
+    """Those of a prompt of n tokens that is read at once."""
+    return pairs(n, n)
+
+
+def met_keys(n: int, c: int, window: int | None) -> int:
+    """Key positions that the last n of c positions meet: a cache that slides keeps ``window - 1`` once it is full."""
+    return c if window is None or c - n < window else window - 1 + n
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +55,10 @@ class Work:
 
     Attributes:
         n: tokens.
-        c: attended positions, the tokens included.
+        c: positions of the row, the tokens included.
         attention, mlp: how many layers ran their attention, and their MLP, on all tokens.
         head_rows: tokens that the head ran on.
+        windows: sliding windows of those attentions that have one.
     """
 
     n: int
@@ -52,11 +66,19 @@ class Work:
     attention: int
     mlp: int
     head_rows: int = 1
+    windows: tuple[int, ...] = ()
+
+    @property
+    def pairs(self) -> list[float]:
+        """Query-key pairs of each attention, [attentions]."""
+        met = [met_keys(self.n, self.c, window) for window in self.windows]
+        met += [self.c] * (self.attention - len(self.windows))
+        return [pairs(self.n, keys) for keys in met]
 
     def features(self) -> list[float]:
         """What the coefficients of ``LinearCosts`` are multiplied by, in their order."""
         a, m = self.attention, self.mlp
-        return [1, self.n, a, a * self.n, a * pairs(self.n, self.c), m, m * self.n, self.head_rows - 1]
+        return [1, self.n, a, a * self.n, sum(self.pairs), m, m * self.n, self.head_rows - 1]
 
 
 class _Frozen(BaseModel):
@@ -102,9 +124,9 @@ class LinearCosts(_Frozen):
         """What a forward costs around its layers."""
         return self.fixed + self.fixed_token * n
 
-    def attention_seconds(self, n: int) -> float:
-        """One layer's attention on n tokens, without what its pairs cost."""
-        return self.attention + self.attention_token * n
+    def attention_seconds(self, n: int, pairs: float) -> float:
+        """One layer's attention on n tokens, with so many query-key pairs."""
+        return self.attention + self.attention_token * n + self.attention_pair * pairs
 
     def mlp_seconds(self, n: int) -> float:
         """One layer's MLP on n tokens."""
@@ -155,9 +177,9 @@ class TableCosts(_Frozen):
         """What a forward costs around its layers."""
         return self._at(self.fixed, n)
 
-    def attention_seconds(self, n: int) -> float:
-        """One layer's attention on n tokens, without what the pairs beyond context n cost."""
-        return self._at(self.attention, n) - self.attention_pair * pairs(n, n)
+    def attention_seconds(self, n: int, pairs: float) -> float:
+        """One layer's attention on n tokens, with so many query-key pairs: at context n, and what comes before it."""
+        return self._at(self.attention, n) + self.attention_pair * max(pairs - prompt_pairs(n), 0.0)
 
     def mlp_seconds(self, n: int) -> float:
         """One layer's MLP on n tokens."""
@@ -222,7 +244,7 @@ class CostProfile(_Frozen):
 
     Attributes:
         key: digest of the modules in place, their data type, the attention implementation and the host.
-        layers: that the profiled model has.
+        layers: that the profiled model has, and ``windows`` of those whose attention slides.
         clock: what was read: CPU time of the thread, wall time, or events on the device.
         head: the head alone, as an exit check calls it.
         fill: keys and values alone, from a layer's norm to the cache; of a method that measured its own, not used.
@@ -256,6 +278,7 @@ class CostProfile(_Frozen):
     cut_short: bool
     complete: bool
     longest: int
+    windows: tuple[int, ...] = ()
 
     @property
     def id(self) -> str:
@@ -320,9 +343,8 @@ def fit_decode(works: Sequence[Work], seconds: Sequence[float]) -> tuple[LinearC
 
 def forward_seconds(costs: Costs, work: Work) -> float:
     """Predicted seconds of a forward."""
-    beyond = pairs(work.n, work.c)
-    attention = costs.attention_seconds(work.n) + costs.attention_pair * beyond
-    layers = work.attention * attention + work.mlp * costs.mlp_seconds(work.n)
+    attention = sum(costs.attention_seconds(work.n, each) for each in work.pairs)
+    layers = attention + work.mlp * costs.mlp_seconds(work.n)
     return costs.fixed_seconds(work.n) + layers + (work.head_rows - 1) * costs.head_seconds(work.n)
 
 

@@ -23,7 +23,6 @@ from harness.measure.profile import (
     HeldOut,
     Line,
     LinearCosts,
-    Work,
     fit_decode,
     fit_prefill,
     forward_seconds,
@@ -82,6 +81,7 @@ def measure_profile(model: Decoder, bar: "Bar", budget_s: float = MOST_BUDGET_S,
         cut_short=timing.cut_short and label != "good",
         complete=timing.complete,
         longest=max(work.n for work, _ in grid.timed_prefill),
+        windows=tuple(window for index in prober.live if (window := prober.windows[index]) is not None),
     )
     keep_profile(profile)
     return profile
@@ -109,8 +109,7 @@ def held_out(schedules: Sequence[Schedule], decode: LinearCosts) -> HeldOut:
 
 def _predicted(schedule: Schedule, decode: LinearCosts) -> float:
     """Seconds of all decode steps of a schedule."""
-    works = [Work(1, schedule.context, len(each.blocks), len(each.blocks)) for each in schedule.depths]
-    return sum(forward_seconds(decode, work) for work in works)
+    return sum(forward_seconds(decode, work) for work in schedule.works)
 
 
 def _is_good(grid: Grid) -> bool:

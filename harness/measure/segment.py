@@ -93,6 +93,13 @@ class Segment:
         """Query-key pairs per head of a layer, over all forwards, of every query with every position in the cache."""
         return self.queries * self.attended(layer, window)
 
+    def executed_pairs(self, layer: int, window: int | None = None) -> int:
+        """Query-key pairs per head that time is charged for, over all forwards: what is masked among a forward's own
+        queries is left out, what a window masks is not.
+        """
+        within = min(self.queries, self.keys[layer]) if self.keys else self.queries
+        return self.rectangle(layer, window) - self.forwards * (within * (within - 1) // 2)
+
     def causal_pairs(self, window: int | None = None) -> int:
         """Query-key pairs per head, over all forwards, of each query with itself and what precedes it."""
         first = self.context - self.queries

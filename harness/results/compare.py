@@ -10,7 +10,7 @@ from harness.results.baseline import Baseline, Beside, same_length
 from harness.results.cost_lines import CostLines, costs_within
 from harness.results.documents import answer, clusters_of, mean, statistic_of, values_of
 from harness.results.equal_tokens import on_equal_tokens
-from harness.results.ratios import beside_dense, counted, modelled
+from harness.results.ratios import beside_dense, counted, modelled, without_ratio
 from harness.results.record import RunRecord
 from harness.results.samples import Key, SampleLine, key_of
 from harness.results.saving import saving
@@ -134,7 +134,10 @@ def compared(run: StoredRun, dense: RunFolder, beside: Beside | None = None) -> 
     ratios, noise = beside_dense(run.record, run.costs, beside)
     section = section.model_copy(update={"ratios": ratios | section.ratios, "noise": noise, "beside": beside})
     sources = run.record.sources | {"baseline": digest("baseline")}
-    record = run.record.model_copy(update={"scores": scores, "baseline": section, "sources": sources})
+    missing = {path: why for path, why in run.record.missing.items() if not path.startswith("baseline.ratios.")}
+    missing |= without_ratio(run.record, section)
+    changes = {"scores": scores, "baseline": section, "sources": sources, "missing": missing}
+    record = run.record.model_copy(update=changes)
     if record.method.declared_real:
         saved = saving(record.model_dump(mode="json"))
         record.method = record.method.model_copy(update={"savings": saved})

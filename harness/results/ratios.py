@@ -1,11 +1,12 @@
 """Ratios of a run's costs to dense's: counted, modelled and measured, each with the interval that it has."""
 
+import math
 from collections.abc import Collection, Sequence
 from typing import Final, Literal
 
 import numpy as np
 
-from harness.results.baseline import COSTS, Beside, RatioInfo
+from harness.results.baseline import COSTS, Baseline, Beside, RatioInfo
 from harness.results.cost_lines import CostLines, RequestLine, Role, requests_of
 from harness.results.record import RunRecord
 from harness.results.samples import Key, SampleLine
@@ -36,13 +37,17 @@ def counted(dense: RunRecord, method: RunRecord, pairs: Pairs) -> dict[str, Rati
 def modelled(
     dense: RunRecord, method: RunRecord, keys: Collection[Key], dense_costs: CostLines, method_costs: CostLines
 ) -> dict[str, RatioInfo]:
-    """Ratios of idealized time, where both are of the same cost profile, and of rooflines."""
+    """Ratios of idealized time, where both are of the same cost profile, and of rooflines.
+
+    Seconds that are not positive have no ratio: it is left out, and ``without_ratio`` says why.
+    """
     before, after = dense.time, method.time
     if before is None or after is None:
         return {}
     ratios = {
         f"roofline:{name}": RatioInfo(value=after.roofline[name].seconds / before.roofline[name].seconds)
         for name in before.roofline.keys() & after.roofline.keys()
+        if _is_positive(before.roofline[name].seconds, after.roofline[name].seconds)
     }
     if before.ideal is None or after.ideal is None or before.ideal.profile != after.ideal.profile:
         return ratios
@@ -50,12 +55,25 @@ def modelled(
     if reference is not None:
         ratios["ideal_ref"] = _info(reference)
     same = [_request_seconds(keys, whose) for whose in (dense_costs, method_costs)]
-    if same[0].keys() == same[1].keys() and same[0]:
+    if same[0].keys() == same[1].keys() and same[0] and _is_positive(*same[0].values(), *same[1].values()):
         seconds = [np.array([[whose[place]] for place in sorted(same[0])]) for whose in same]  # each [requests, 1]
         ratios["ideal_requests"] = _info(paired_ratio(*seconds))
-    if after.ideal.own_s is not None:
+    if after.ideal.own_s is not None and _is_positive(after.ideal.own_s, before.ideal.ref_s):
         ratios["ideal_own"] = RatioInfo(value=after.ideal.own_s / before.ideal.ref_s)
     return ratios
+
+
+def without_ratio(record: RunRecord, baseline: Baseline) -> dict[str, str]:
+    """Why idealized times of a record that has them have no ratio, by its path."""
+    ideal = record.time.ideal if record.time else None
+    if ideal is None:
+        return {}
+    values = {"ideal_ref": ideal.ref_s, "ideal_own": ideal.own_s, "ideal_requests": ideal.requests_s}
+    return {
+        f"baseline.ratios.{name}": "idealized seconds that are not positive have no ratio: the cost profile is unusable"
+        for name, value in values.items()
+        if value is not None and name not in baseline.ratios and not _is_positive(value)
+    }
 
 
 def measured(requests: Sequence[RequestLine], role: Role = "run") -> dict[str, RatioInfo]:
@@ -116,6 +134,10 @@ def _request_seconds(keys: Collection[Key], costs: CostLines) -> dict[tuple[Key,
         for place, request in enumerate(costs[key].get("requests", ()) if key in costs else ())
         if "ideal_s" in request
     }
+
+
+def _is_positive(*seconds: float) -> bool:
+    return all(0 < value < math.inf for value in seconds)
 
 
 def _of_totals(dense: Sequence[float], method: Sequence[float]) -> Ratio | None:

@@ -49,12 +49,17 @@ class RequestTimes:
         return float(np.median(self.seconds))
 
     @property
-    def prefill_share(self) -> float:
-        """Share of the idealized time that reading takes."""
-        return sum(self.reading) / sum(self.seconds)
+    def prefill_share(self) -> float | None:
+        """Share of the idealized time that reading takes; None of no time."""
+        return sum(self.reading) / total if (total := sum(self.seconds)) else None
 
-    def overhead(self, observed: Sequence[Sequence[float]]) -> float:
-        """Observed over idealized seconds: the median over requests, of the median of [requests][rounds]."""
+    def overhead(self, observed: Sequence[Sequence[float]]) -> float | None:
+        """Observed over idealized seconds: the median over requests, of the median of [requests][rounds].
+
+        None where a request has no idealized time.
+        """
+        if not all(self.seconds):
+            return None
         ratios = [float(np.median(rounds)) / ideal for rounds, ideal in zip(observed, self.seconds, strict=True)]
         return float(np.median(ratios))
 

@@ -1,12 +1,13 @@
 """Idealized runtime is arithmetic on a trace: what must hold whatever the costs are."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 
 from harness.core.errors import TraceError
 from harness.measure.ideal import ideal_runtime
-from harness.measure.profile import CostProfile, Fit, HeldOut, Line, LinearCosts, TableCosts
+from harness.measure.profile import CostProfile, Fit, HeldOut, Line, LinearCosts, TableCosts, Work, forward_seconds
 from harness.measure.segment import unpadded
 from harness.measure.shape import ModelShape
 from harness.results.costs import AddedCosts
@@ -173,3 +174,50 @@ def test_helms_published_times(shape, generation, prompt, written, seconds):
     writing = LinearCosts(**dict.fromkeys(LinearCosts.model_fields, 0.0) | {"fixed": 0.024})
     published = PROFILE.model_copy(update={"prefill": reading, "decode": writing})
     assert ideal_runtime(published, shape, generation(prompt, written)).total == pytest.approx(seconds)
+
+
+WINDOW = 16
+
+
+@pytest.fixture(scope="module")
+def sliding():
+    return ModelShape.of(tiny_decoder("mistral", layers=LAYERS, sliding_window=WINDOW, max_position_embeddings=4096))
+
+
+def table(pair):
+    """A profile of prompts up to 512 tokens on a machine whose decode steps pay ``pair`` for each key."""
+    lengths = (1, 8, 16, 32, 64, 128, 256, 512)
+    works = [Work(n, n, a, a, 1, (WINDOW,) * a) for n in lengths for a in (1, 2, LAYERS)]
+    reading = TableCosts.fit(works, [forward_seconds(PREFILL, work) for work in works], pair)
+    return PROFILE.model_copy(update={"prefill": reading, "decode": DECODE.model_copy(update={"attention_pair": pair})})
+
+
+@pytest.mark.parametrize("pair", [0.0, 1e-9, 1e-6, 1e-3])
+def test_windows_never_make_time_negative_and_longer_prompts_take_longer(sliding, generation, pair):
+    """Whatever a key costs a decode step, which may be far more than it costs a prompt."""
+    profile = table(pair)
+    seconds = [ideal_runtime(profile, sliding, generation(p, 9)) for p in range(256, 2049, 128)]
+    assert all(part >= 0 for each in seconds for part in each.parts().values())
+    assert all(after.total > before.total for before, after in pairwise(seconds))
+    full = ideal_runtime(profile, ModelShape.of(tiny_decoder("llama", layers=LAYERS)), generation(512, 1))
+    assert ideal_runtime(profile, sliding, generation(512, 1)) == full  # its prompt is multiplied whole, and masked
+
+
+@pytest.mark.parametrize("context", [5, 15, 16, 17, 400])
+@pytest.mark.parametrize("kind", ["linear", "table"])
+def test_a_step_is_charged_as_it_was_fitted(sliding, dense_segment, kind, context):
+    """The trace's forwards and the fit's are one arithmetic."""
+    profile = table(3e-6)
+    costs = profile.decode if kind == "linear" else profile.prefill
+    phase, n = ("decode", 1) if kind == "linear" else ("prefill", 4)
+    segment = dense_segment(LAYERS, n, phase=phase, context=context)
+    work = Work(n, context, LAYERS, LAYERS, windows=(WINDOW,) * LAYERS)
+    assert ideal_runtime(profile, sliding, [segment]).total == pytest.approx(forward_seconds(costs, work))
+
+
+def test_fewer_keys_than_queries_cost_no_less_than_nothing(shape, dense_segment):
+    """A cache that shows a prompt fewer positions than it has."""
+    profile = table(1e-3)
+    segment = dense_segment(LAYERS, 500, keys=(3,) * LAYERS)
+    assert segment.executed_pairs(0) == 3 * 500 - 3
+    assert all(part >= 0 for part in ideal_runtime(profile, shape, [segment]).parts().values())

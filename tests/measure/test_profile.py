@@ -128,3 +128,24 @@ def test_pairs_and_quality():
 def test_a_label_looks_at_times_and_at_speedups(fitted, held_out, speedup, worst, complete, label):
     schedules = HeldOut(schedules=8, mape=held_out, bias=0, speedup_error=speedup, speedup_worst=worst)
     assert label_of(fitted, schedules, complete=complete) == label
+
+
+def test_costs_of_sliding_windows_are_recovered():
+    """A window bounds what a decode step meets; a prompt is multiplied whole."""
+    depths = [(16,) * 12, (16,) * 6, (), (64,) * 4]
+    given = [
+        Work(1, c, a, m, windows=windows[:a])
+        for c in (8, 16, 64, 256, 512)
+        for windows in depths
+        for a, m in [(12, 12), (8, 8), (4, 4), (1, 1), (6, 12), (12, 6)]
+    ]
+    found, quality = fit_decode(given, [forward_seconds(TRUE, work) for work in given])
+    assert quality.mape < 1e-6
+    assert found.attention_pair == pytest.approx(TRUE.attention_pair, rel=1e-4)
+    step = Work(1, 4096, 12, 12, windows=(16,) * 12)
+    assert forward_seconds(found, step) == pytest.approx(forward_seconds(TRUE, Work(1, 16, 12, 12)), rel=1e-4)
+
+
+@pytest.mark.parametrize("n", [1, 8, 300])
+def test_a_window_takes_nothing_off_a_prompt(n):
+    assert Work(n, n, 3, 3, windows=(16, 16)).pairs == Work(n, n, 3, 3).pairs
