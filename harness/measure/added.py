@@ -89,31 +89,34 @@ class AddedTimer:
 
 
 def fitted(traces: Sequence[Sequence[Segment]], timed: Sequence[Mapping[Added, float]]) -> AddedCosts:
-    """What a call, a multiplication, a position, an exit check and a fill take, from requests.
+    """What a call, a multiplication, a position, an exit check, a token in it and a fill take, from requests.
 
     Args:
         traces: what ran for each request.
         timed: its seconds of decisions and of fills.
     """
-    works = np.array([_decided(segments) for segments in traces])  # [requests, 4]
+    works = np.array([_decided(segments) for segments in traces])  # [requests, 5]
     decided = np.array([seconds.get("decision", 0.0) for seconds in timed])  # [requests]
-    calls, macs = works[:, 0], works[:, 1]
-    if np.allclose(macs * calls.sum(), calls * macs.sum(), rtol=ALIKE):
-        works[:, 1] = 0.0  # calls that all multiply alike cost by the call: which part is the products' is not known
+    for calls, parts in ((0, 1), (3, 4)):  # of routers, and of exit checks
+        of_calls, of_parts = works[:, calls], works[:, parts]
+        if np.allclose(of_parts * of_calls.sum(), of_calls * of_parts.sum(), rtol=ALIKE):
+            works[:, parts] = 0.0  # calls that are all alike cost by the call: the share of their parts is not known
     timed_work = (decided > 0) & works.any(1)
     costs = nonnegative_fit(works[timed_work], decided[timed_work]) if timed_work.any() else []
     fills = sum(segment.forwards * sum(segment.fill) for segments in traces for segment in segments)
     filling = sum(seconds.get("fill", 0.0) for seconds in timed)
     return AddedCosts(
-        **dict(zip(("call", "mac", "position", "check"), costs, strict=False)),
+        **dict(zip(("call", "mac", "position", "check", "check_token"), costs, strict=False)),
         fill=filling / fills if fills and filling else None,
     )
 
 
 def _decided(segments: Sequence[Segment]) -> "Floats":
-    """Calls of routers, their multiply-accumulates, the positions they were called at, and exit checks by the head."""
-    total = np.zeros(4)
+    """Calls of routers, their multiply-accumulates, the positions they were called at; calls that check exits by the
+    head, and tokens in them.
+    """
+    total = np.zeros(5)
     for each in segments:
-        calls = each.router_calls
-        total += each.forwards * np.array([calls, each.router_macs, calls * each.queries, each.checks])
+        calls, checks = each.router_calls, (each.check_calls, each.checks)
+        total += each.forwards * np.array([calls, each.router_macs, calls * each.queries, *checks])
     return total

@@ -64,7 +64,7 @@ def ideal_runtime(
         added: of what the method adds, measured in place; what it leaves out is charged by the profile.
 
     Raises:
-        TraceError: the trace was stored without the calls of the routers in it.
+        TraceError: the trace was stored without the calls of routers, or of exit checks, in it.
     """
     total = Runtime()
     for segment in unpadded(segments):
@@ -86,13 +86,27 @@ def router_calls(segment: Segment) -> int:
     raise TraceError("this trace was stored without the calls of the routers in it: run again with --no_resume")
 
 
+def check_calls(segment: Segment) -> int:
+    """Calls of the head that check exits in one forward. Where an older trace has none, a token was checked in a call.
+
+    Raises:
+        TraceError: an older trace of a longer forward that scores or writes, whose checks may have seen many tokens.
+    """
+    if segment.check_calls or not segment.checks:
+        return segment.check_calls
+    if segment.queries == 1 or segment.phase == "prefill":  # of a prompt, its last token alone is checked
+        return segment.checks
+    raise TraceError("this trace was stored without the calls that check exits: run again with --no_resume")
+
+
 def _segment(profile: CostProfile, shape: ModelShape, segment: Segment, added: AddedCosts) -> Runtime:
     decode = segment.phase == "decode" and segment.queries == 1
     costs = profile.decode if decode else profile.prefill
     n, times = segment.queries, segment.forwards
-    # a check at an exit is a call of its own
+    # exits are checked in calls of their own, each of as many tokens as it checks
     rows = segment.head - segment.checks
-    head = max(rows - 1, 0) * costs.head_seconds(n) + segment.checks * profile.head.seconds(1)
+    checking = check_calls(segment) * profile.head.base + segment.checks * profile.head.per_token
+    head = max(rows - 1, 0) * costs.head_seconds(n) + checking
     fill = sum(_fill(profile, tokens, added) for tokens in segment.fill)
     return Runtime(
         fixed=times * costs.fixed_seconds(n),
@@ -108,7 +122,8 @@ def _decisions(profile: CostProfile, segment: Segment, added: AddedCosts) -> flo
     calls, macs = router_calls(segment), segment.router_macs
     if added.call is None:
         return calls * profile.router.base + macs * profile.router.per_token
-    return calls * (added.call + added.position * segment.queries) + macs * added.mac + segment.checks * added.check
+    routing = calls * (added.call + added.position * segment.queries) + macs * added.mac
+    return routing + check_calls(segment) * added.check + segment.checks * added.check_token
 
 
 def _fill(profile: CostProfile, tokens: int, added: AddedCosts) -> float:

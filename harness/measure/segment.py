@@ -37,6 +37,8 @@ class Segment:
         mlp: the same of each dense layer's MLP.
         head: tokens that the language-model head ran on, per forward.
         checks: how many of these were checks of early exits, before the model's own last run of the head.
+        check_calls: runs of the head in which they were checked, per forward; 0 beside ``checks`` in a trace that was
+            stored without them.
         attention_reads: this row's share of the passes over each layer's attention weights, per forward, [layers].
         mlp_reads: the same of the MLP weights.
         head_reads: the same of the head's weights.
@@ -64,6 +66,7 @@ class Segment:
     mlp_reads: tuple[float, ...]
     head_reads: float
     checks: int = 0
+    check_calls: int = 0
     fill: tuple[int, ...] = ()
     fill_macs: int = 0
     router: int = 0
@@ -135,7 +138,7 @@ class Segment:
         return cls(**rest)
 
 
-_ADDED = ("checks", "fill", "fill_macs", "router", "router_calls", "router_macs", "auxiliary_bytes")
+_ADDED = ("checks", "check_calls", "fill", "fill_macs", "router", "router_calls", "router_macs", "auxiliary_bytes")
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +178,7 @@ def as_dense(segment: Segment) -> Segment:
         mlp=(segment.queries,) * layers,
         head=head,
         checks=0,
+        check_calls=0,
         attention_reads=(share,) * layers,
         mlp_reads=(share,) * layers,
         head_reads=share if head else 0.0,

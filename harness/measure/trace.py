@@ -195,6 +195,7 @@ class Tracer:
             mlp=tuple(tokens[1:head:2]),
             head=tokens[head],
             checks=tokens[head] - last,
+            check_calls=max(calls[head] - 1, 0),
             attention_reads=tuple(reads[:head:2]),
             mlp_reads=tuple(reads[1:head:2]),
             head_reads=reads[head],

@@ -119,7 +119,8 @@ class AddedCosts(Section):
             reading the result back.
         mac: of a multiply-accumulate in it.
         position: of a position of the forward that it is called in.
-        check: of what surrounds the head's own work where an exit is checked by the head.
+        check: of what surrounds the head's own work in a call that checks an exit by the head.
+        check_token: of each token that such a call checks; in older runs ``check`` is of a token's check.
         fill: of a token's keys and values for one layer, from the layer's norm to the cache.
     """
 
@@ -127,6 +128,7 @@ class AddedCosts(Section):
     mac: float = 0.0
     position: float = 0.0
     check: float = 0.0
+    check_token: float = 0.0
     fill: float | None = None
 
 

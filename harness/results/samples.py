@@ -38,6 +38,7 @@ class SegmentLine(TypedDict):
     mlp: list[tuple[int, float, int]]
     head: tuple[int, float]
     checks: NotRequired[int]
+    check_calls: NotRequired[int]
     fill: NotRequired[list[int]]
     fill_macs: NotRequired[int]
     router: NotRequired[int]

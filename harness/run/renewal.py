@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from pydantic import ValidationError
 
-from harness.core.errors import DiskError, StoreError, UnknownNameError
+from harness.core.errors import DiskError, StoreError, TraceError, UnknownNameError
 from harness.measure.accelerators import Accelerator, accelerator, names
 from harness.measure.energy import attribute
 from harness.measure.profiles import measured_profile
@@ -82,8 +82,11 @@ def _remodelled(folder: RunFolder, run: StoredRun) -> StoredRun:
     if profiles.added is None and any(map(_adds, lines)):
         return run  # of an older run, which did not measure what its method adds to the layers
     requests = requests_of(run.costs.values())
-    times = stored_times(requests, profiles, shape)
-    section, seconds = ideal(lines, shape, profiles, times, requests)
+    try:
+        times = stored_times(requests, profiles, shape)
+        section, seconds = ideal(lines, shape, profiles, times, requests)
+    except TraceError:
+        return run
     bounds = rooflines(lines, shape, machines, run.record.model.dtype, requests)
     new_time = time.model_copy(update={"ideal": section, "roofline": bounds})
     remodelled = _sourced(run, "time.ideal", "time.roofline", time=new_time, energy=_attributed(run, times))
@@ -91,8 +94,8 @@ def _remodelled(folder: RunFolder, run: StoredRun) -> StoredRun:
 
 
 def _adds(line: SampleLine) -> bool:
-    """Whether routers, or fills of keys and values, ran for a document."""
-    return any(segment.router or segment.fill for segments in rows_of(line) for segment in segments)
+    """Whether routers, exit checks, or fills of keys and values ran for a document."""
+    return any(segment.router or segment.fill or segment.checks for segments in rows_of(line) for segment in segments)
 
 
 def _profiles(section: costs.Ideal | None) -> Profiles | None:

@@ -11,6 +11,7 @@ from harness.measure import added
 from harness.measure.added import AddedTimer, fitted
 from harness.measure.ideal import router_calls
 from harness.measure.interleave import Participant
+from harness.measure.segment import Segment
 from harness.measure.serve import CostRequest, serve
 from harness.measure.trace import Tracer
 from harness.methods.routing.router import RouterController, new_router
@@ -117,8 +118,15 @@ def test_what_declares_no_decision_has_its_modules_timed(model, ticks):
 
 
 def test_prices_are_found_from_requests(dense_segment):
-    prices = {"call": 3e-5, "mac": 2e-11, "position": 4e-7, "check": 5e-5}
-    works = [(16, 40_000, 10, 0), (16, 90_000, 50, 1), (4, 9_000, 200, 3), (7, 1_000, 20, 2), (1, 70_000, 90, 0)]
+    prices = {"call": 3e-5, "mac": 2e-11, "position": 4e-7, "check": 5e-5, "check_token": 2e-6}
+    works = [
+        (16, 40_000, 10, 0, 0),
+        (16, 90_000, 50, 1, 9),
+        (4, 9_000, 200, 3, 3),
+        (7, 1_000, 20, 2, 40),
+        (1, 70_000, 90, 0, 0),
+        (2, 3_000, 30, 5, 5),
+    ]
     traces = [
         [
             dense_segment(
@@ -127,22 +135,24 @@ def test_prices_are_found_from_requests(dense_segment):
                 phase="score",
                 head=n + checks,
                 checks=checks,
+                check_calls=check_calls,
                 router=calls,
                 router_calls=calls,
                 router_macs=macs,
             ),
             dense_segment(LAYERS, 1, phase="decode", context=n + 1, forwards=3, fill=(0, 0, 1, 1)),
         ]
-        for calls, macs, n, checks in works
+        for calls, macs, n, check_calls, checks in works
     ]
     timed = [
         {
             "decision": calls * (prices["call"] + n * prices["position"])
             + macs * prices["mac"]
-            + checks * prices["check"],
+            + check_calls * prices["check"]
+            + checks * prices["check_token"],
             "fill": 6 * 2e-5,
         }
-        for calls, macs, n, checks in works
+        for calls, macs, n, check_calls, checks in works
     ]
     costs = fitted(traces, timed)
     assert costs.model_dump() == pytest.approx(prices | {"fill": 2e-5}, rel=1e-6)
@@ -154,6 +164,26 @@ def test_calls_that_are_alike_are_paid_by_the_call(dense_segment):
     traces = [[dense_segment(LAYERS, n, router=8, router_calls=8, router_macs=8 * 768)] for n in lengths]
     costs = fitted(traces, [{"decision": 8 * 2e-4} for _ in lengths])
     assert (costs.call, costs.mac) == (pytest.approx(2e-4), 0)
+
+
+def test_checks_that_are_alike_are_paid_by_the_call(dense_segment):
+    step = {"phase": "decode", "head": 3, "checks": 2, "check_calls": 2}
+    traces = [[dense_segment(LAYERS, 1, context=9, forwards=count, **step)] for count in (2, 5, 9)]
+    costs = fitted(traces, [{"decision": 2 * count * 4e-5} for count in (2, 5, 9)])
+    assert (costs.check, costs.check_token) == (pytest.approx(4e-5), 0)
+
+
+@pytest.mark.parametrize("request_", [PROMPT, TEXT])
+def test_the_calls_that_check_an_exit_are_traced(model, request_):
+    """One for each exit, however many tokens it is checked at."""
+    with token_depth(model, EarlyExit(model, SoftmaxResponse(model), lambda *_: 2.0, {1, 2})), Tracer(model) as tracer:
+        serve(model, request_)
+        segments = tracer.collect()[0]
+    for segment in segments:
+        assert segment.check_calls == 2
+        predicting = len(request_.tokens) - request_.prompt_length + 1 if segment.phase == "score" else 1
+        assert segment.checks == 2 * predicting
+        assert Segment.from_json(segment.to_json()) == segment
 
 
 def test_what_did_not_happen_has_no_price(dense_segment):

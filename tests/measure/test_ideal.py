@@ -104,12 +104,26 @@ def test_scoring_pays_for_every_row_of_the_head(shape, dense_segment):
 def test_exit_checks_routers_and_fills_are_charged(shape, dense_segment):
     step = dense_segment(LAYERS, 1, phase="decode", context=20)
     for forward in (step, dense_segment(LAYERS, 20)):  # a check is a call of its own in a prefill too
-        checked = replace(forward, head=forward.head + 3, checks=3)
-        assert total(shape, [checked]) - total(shape, [forward]) == pytest.approx(3 * (1e-4 + 1e-6))
+        for calls in (0, 3):  # an older trace does not say that each is a call
+            checked = replace(forward, head=forward.head + 3, checks=3, check_calls=calls)
+            assert total(shape, [checked]) - total(shape, [forward]) == pytest.approx(3 * (1e-4 + 1e-6))
     routed = ideal_runtime(PROFILE, shape, [replace(step, router=2, router_macs=10**6)])
     assert routed.router == pytest.approx(2 * 1e-5 + 1e-6)
     filled = ideal_runtime(PROFILE, shape, [replace(step, fill=(0, 0, 1, 1))])
     assert filled.kv_fill == pytest.approx(2 * (2e-5 + 1e-7))
+
+
+@pytest.mark.parametrize("tokens", [1, 17, 40])
+def test_an_exit_that_is_checked_at_many_tokens_is_one_call(shape, dense_segment, tokens):
+    """On scored text, all predicting tokens are checked at once."""
+    text = dense_segment(LAYERS, 48, phase="score", head=tokens)
+    checked = replace(text, head=3 * tokens, checks=2 * tokens, check_calls=2)
+    head = ideal_runtime(PROFILE, shape, [checked]).head - ideal_runtime(PROFILE, shape, [text]).head
+    assert head == pytest.approx(2 * 1e-4 + 2 * tokens * 1e-6)
+    added = AddedCosts(call=0.0, check=2e-5, check_token=1e-6)
+    assert ideal_runtime(PROFILE, shape, [checked], added).router == pytest.approx(2 * 2e-5 + 2 * tokens * 1e-6)
+    with pytest.raises(TraceError, match="without the calls that check exits"):
+        total(shape, [replace(checked, check_calls=0)])
 
 
 def test_a_router_that_sees_many_tokens_is_called_once(shape, dense_segment):
@@ -133,7 +147,9 @@ def test_what_a_method_adds_is_charged_as_it_was_measured(shape, dense_segment):
     added = AddedCosts(call=3e-4, mac=1e-10, position=1e-6, check=2e-5, fill=7e-5)
     prompt = dense_segment(LAYERS, 50, router=32, router_calls=4, router_macs=1000)
     assert ideal_runtime(PROFILE, shape, [prompt], added).router == pytest.approx(4 * (3e-4 + 50e-6) + 1e-7)
-    checked = dense_segment(LAYERS, 1, phase="decode", context=20, forwards=5, head=3, checks=2, fill=(0, 0, 1, 1))
+    checked = dense_segment(
+        LAYERS, 1, phase="decode", context=20, forwards=5, head=3, checks=2, check_calls=2, fill=(0, 0, 1, 1)
+    )
     seconds = ideal_runtime(PROFILE, shape, [checked], added)
     assert seconds.router == pytest.approx(5 * 2 * 2e-5)
     assert seconds.head == pytest.approx(5 * 2 * (1e-4 + 1e-6))

@@ -12,6 +12,7 @@ from harness.measure.profile import LinearCosts
 from harness.measure.profiles import keep_profile, kept_profile
 from harness.results import sources
 from harness.results.baseline import RatioInfo
+from harness.results.costs import AddedCosts
 from harness.results.record import RunRecord
 from harness.results.store import RunFolder, Store
 from harness.run import renewal
@@ -190,15 +191,22 @@ def test_more_budget_is_spent_when_it_is_asked_for(job: Job, store: Store) -> No
         keep_profile(profile)
 
 
-def test_an_older_trace_of_routers_keeps_the_times_that_it_has(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It does not say how often they were called, nor what their decisions took."""
+@pytest.mark.parametrize("added", [None, AddedCosts(call=1e-4, check=1e-5)])
+@pytest.mark.parametrize("work", [{"router": 128, "router_macs": 4096}, {"checks": 3}])
+def test_an_older_trace_of_decisions_keeps_the_times_that_it_has(
+    work: dict[str, int], added: AddedCosts | None, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It does not say how many calls they were, or what they took."""
     monkeypatch.setattr(sources, "closure_digest", lambda module: "new")
     for folder in store.folders():
         path = folder.path / "samples.jsonl"
         lines = [json.loads(line) for line in path.read_text().splitlines()]
-        lines[0]["rows"][0]["segments"][0] |= {"router": 128, "router_macs": 4096}
+        lines[0]["rows"][0]["segments"][0] |= work
         path.write_text("".join(json.dumps(line) + "\n" for line in lines))
         damaged(folder)
+        record = folder.record()
+        modelled = record.time.ideal.model_copy(update={"added": added})
+        folder.rewrite(record.model_copy(update={"time": record.time.model_copy(update={"ideal": modelled})}))
     for folder in store.folders():
         renew_stored(store, folder)
         assert folder.record().time.ideal.ref_s == 1e6
