@@ -297,8 +297,8 @@ class CostProfile(_Frozen):
         return label_of(self.fitted_error, self.held_out, complete=self.complete)
 
     def label_for(self, tokens: int) -> Label:
-        """The label for prompts of so many tokens: poor beyond those that the budget left time for."""
-        return self.label if self.complete or tokens <= self.longest else "poor"
+        """The label for prompts of so many tokens: poor beyond those that were timed."""
+        return self.label if tokens <= self.longest else "poor"
 
     def improvable(self, budget_s: float | None) -> bool:
         """Whether a budget that somebody asked for is more than the one that ended it; never without asking."""

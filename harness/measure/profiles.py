@@ -10,9 +10,11 @@ from harness.measure.profile import CostProfile
 def kept_profile(key: str) -> CostProfile | None:
     """The profile of that key, if it was measured on this machine and by this procedure."""
     try:
-        return CostProfile.model_validate_json(_path(key).read_bytes())
+        profile = CostProfile.model_validate_json(_path(key).read_bytes())
     except (OSError, ValueError):
         return None
+    # without them, an older procedure fitted pairs that are charged no more
+    return profile if "windows" in profile.model_fields_set else None
 
 
 def measured_profile(measurement: str) -> CostProfile | None:

@@ -1,10 +1,12 @@
 """A profile is kept by the modules in place, whatever method put them there, and is measured again only on request."""
 
+import json
 from contextlib import contextmanager
 
 import pytest
 import torch
 
+from harness.core.paths import cache_folder
 from harness.measure.modules import profile_key
 from harness.measure.profiles import kept_profile, measured_profile
 from harness.measure.profiling import default_budget, measure_profile
@@ -36,6 +38,27 @@ def test_a_profile_that_had_no_time_says_so(profile):
     assert profile.label_for(17) == "poor"
     assert profile.rounds == 0
     assert profile.held_out.schedules >= 2
+
+
+@pytest.mark.parametrize("complete", [True, False])
+def test_nothing_is_known_of_longer_prompts_than_were_timed(profile, complete):
+    exact = {"mape": 0, "bias": 0, "speedup_error": 0, "speedup_worst": 0}
+    fits = {name: profile.prefill_fit.model_copy(update={"mape": 0}) for name in ("prefill_fit", "decode_fit")}
+    held_out = profile.held_out.model_copy(update=exact)
+    sure = profile.model_copy(update={"complete": complete, "longest": 512, "held_out": held_out, **fits})
+    assert sure.label_for(512) == sure.label == ("good" if complete else "fair")
+    assert sure.label_for(513) == sure.label_for(4096) == "poor"
+
+
+def test_a_profile_of_an_older_procedure_is_not_kept(profile):
+    path = cache_folder() / "profiles" / "older.json"
+    older = profile.model_dump(mode="json")
+    path.write_text(json.dumps(older))
+    assert kept_profile("older") is not None
+    del older["windows"]
+    path.write_text(json.dumps(older))
+    assert kept_profile("older") is None
+    path.unlink()
 
 
 def test_a_profile_is_kept_and_known_by_its_measurement(model, profile):
