@@ -24,7 +24,20 @@ from harness.results.samples import SampleLine, key_of
 from harness.results.sources import digest
 from harness.results.store import RunFolder
 from harness.run.measured import clock_of, latency_of, timings_of
-from harness.run.modelled import Profiles, RequestTimes, ideal, idealized_lines, rooflines, rows_of, stored_times
+from harness.run.modelled import (
+    NOT_KEPT,
+    Profiles,
+    RequestTimes,
+    checked,
+    ideal,
+    idealized_lines,
+    of_requests,
+    priced_lines,
+    rooflines,
+    rows_of,
+    stored_times,
+)
+from harness.run.renewal import stored_profiles
 from harness.run.spec import Measure, RunSpec
 
 
@@ -88,6 +101,12 @@ def complete(run: Subject, observed: Observed, dense: RunFolder | None) -> None:
         modelled, seconds = ideal(run.lines, run.shape, observed.profiles, times, requests)
         lines = idealized_lines(run.lines, lines, seconds, times)
         bounds = bounds | _rooflines(run, requests)
+    elif latency is not None and modelled is not None:  # these are other requests than it was made for
+        profiles = stored_profiles(modelled)
+        times = stored_times(requests, profiles, run.shape) if profiles else None
+        modelled, lines = of_requests(modelled, times, requests), priced_lines(lines, times)
+    if latency is not None:
+        bounds = checked(bounds, requests, run.shape)
     time = costs.Time(
         settings=settings or old.settings, latency=latency or old.latency, ideal=modelled, roofline=bounds
     )
@@ -101,7 +120,7 @@ def complete(run: Subject, observed: Observed, dense: RunFolder | None) -> None:
         modelled_sources = {"time.ideal": digest("time.ideal"), "time.roofline": digest("time.roofline")}
         sections["sources"] = run.record.sources | modelled_sources
     record = run.record.model_copy(update=sections)
-    record.missing = _missing(record, observed)
+    record.missing = _missing(record, observed, requests)
     run.folder.write_costs(lines.values())
     if dense is not None:
         beside = _beside(run.record.baseline, observed)
@@ -166,7 +185,7 @@ def _beside(old: Baseline | None, observed: Observed) -> Beside:
     )
 
 
-def _missing(record: RunRecord, observed: Observed) -> dict[str, str]:
+def _missing(record: RunRecord, observed: Observed, requests: Sequence[RequestLine]) -> dict[str, str]:
     """Why what is null is null, now that costs were measured."""
     power, modelled = record.energy, record.time.ideal if record.time else None
     present = {
@@ -176,6 +195,7 @@ def _missing(record: RunRecord, observed: Observed) -> dict[str, str]:
         "energy.measured_j": power is not None and power.measured_j is not None,
         "time.ideal.own_s": modelled is not None and modelled.own_s is not None,
         "time.ideal.requests_s": modelled is not None and modelled.requests_s is not None,
+        "time.ideal.overhead_ratio": modelled is not None and modelled.overhead_ratio is not None,
     }
     missing = {path: why for path, why in record.missing.items() if not present.get(path, False)}
     if "memory" in observed.measured and record.memory.peak is None:
@@ -184,9 +204,19 @@ def _missing(record: RunRecord, observed: Observed) -> dict[str, str]:
         missing["energy.measured_j"] = reason
     if modelled is not None and modelled.own_s is None:
         missing["time.ideal.own_s"] = "the method's own modules could not be profiled at other depths"
-    if modelled is not None and modelled.requests_s is None:
-        missing["time.ideal.requests_s"] = "no requests were measured beside it"
+    for name in ("requests_s", "overhead_ratio"):
+        if modelled is not None and getattr(modelled, name) is None:
+            missing[f"time.ideal.{name}"] = _why_not_priced(requests)
     return missing
+
+
+def _why_not_priced(requests: Sequence[RequestLine]) -> str:
+    """Why measured requests have no idealized seconds."""
+    if not requests:
+        return "no requests were measured beside it"
+    if not all(request.get("segments") for request in requests):
+        return NOT_KEPT
+    return "the cost profile that the documents' idealized times were made with is not here any more"
 
 
 def _measured_lines(run: Subject, observed: Observed) -> CostLines:

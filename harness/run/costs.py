@@ -25,6 +25,7 @@ from harness.run.bench import Bench
 from harness.run.completion import Latencies, Observed, Subject, complete
 from harness.run.measured import EnergyWindows, Serving, draw_requests
 from harness.run.modelled import Profiles, RequestTimes, request_times
+from harness.run.renewal import stored_profiles
 from harness.run.spec import Measure, RunSpec
 
 if TYPE_CHECKING:
@@ -142,9 +143,10 @@ class _CostPass:
         if "energy" in self.wanted:
             self._windows = self.serving.energy(self._participants("energy"))
         for run in self.runs:
-            if run.profiles is not None and run.lacking & {"latency", "energy"}:
+            profiles = run.profiles or stored_profiles(run.record.time.ideal if run.record.time else None)
+            if "latency" in run.lacking or (profiles is not None and "energy" in run.lacking):
                 run.traces = self.serving.traces(run.participant)
-                run.times = request_times(run.profiles, run.shape, run.traces)
+                run.times = request_times(profiles, run.shape, run.traces) if profiles else None
             if run.lacking:
                 dense = self.dense.folder if self.dense is not None and self.dense is not run else None
                 complete(self._subject(run), self._observed(run), dense)

@@ -1,7 +1,8 @@
 """Costs by arithmetic on stored traces: idealized time and rooflines of a run's documents. Needs no model."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
 import numpy as np
 
@@ -12,8 +13,12 @@ from harness.measure.roofline import Bound, dollars, energy_bound, roofline
 from harness.measure.segment import Segment, row_as_dense, unpadded
 from harness.measure.shape import ModelShape
 from harness.results import costs
-from harness.results.cost_lines import CostLines, RequestLine, modelled_line
+from harness.results.cost_lines import CostLine, CostLines, RequestLine, modelled_line
 from harness.results.samples import Key, SampleLine, key_of
+
+NOT_KEPT: Final = "what ran for the measured requests was not kept"
+_NOT_CHECKED: Final = f"not checked: {NOT_KEPT}"
+_NOT_CHECKED_PEAKS: Final = "not checked: the peaks that it was made with were not kept"
 
 
 @dataclass(frozen=True)
@@ -130,10 +135,32 @@ def ideal(
         speedup_worst=profile.held_out.speedup_worst,
         added=profiles.added,
         parts={name: value / len(lines) for name, value in total.parts().items()},
-        requests_s=times.typical if times else None,
-        overhead_ratio=times.overhead([request["run"]["latency"] for request in requests]) if times else None,
     )
-    return section, seconds
+    return of_requests(section, times, requests), seconds
+
+
+def of_requests(section: costs.Ideal, times: RequestTimes | None, requests: Sequence[RequestLine]) -> costs.Ideal:
+    """Idealized time with the numbers of these measured requests; without their ``times``, with none."""
+    observed = [request["run"]["latency"] for request in requests]
+    numbers = {"requests_s": times and times.typical, "overhead_ratio": times and times.overhead(observed)}
+    return section.model_copy(update=numbers)
+
+
+def priced_lines(lines: CostLines, times: RequestTimes | None) -> CostLines:
+    """The lines with the idealized seconds of their requests; with none of requests that have no ``times``."""
+    in_order = iter(times.seconds if times else ())
+    return {key: _priced(line, in_order) for key, line in lines.items()}
+
+
+def _priced(line: CostLine, seconds: Iterator[float]) -> CostLine:
+    if "requests" not in line:
+        return line
+    requests = [request.copy() for request in line["requests"]]
+    for request in requests:
+        request.pop("ideal_s", None)
+        if (ideal_s := next(seconds, None)) is not None:
+            request["ideal_s"] = ideal_s
+    return {**line, "requests": requests}
 
 
 def idealized_lines(
@@ -147,15 +174,13 @@ def idealized_lines(
     Args:
         seconds: each document's, and those of dense on the same tokens.
     """
-    in_order = iter(times.seconds if times else ())
     idealized: CostLines = {}
     for document in documents:
         key = key_of(document)
         line = idealized[key] = modelled_line(document, *seconds[key])
         if key in lines and (requests := lines[key].get("requests")):
-            # requests whose traces were not kept keep the seconds that they have
-            line["requests"] = [{**request, "ideal_s": next(in_order)} for request in requests] if times else requests
-    return idealized
+            line["requests"] = requests
+    return priced_lines(idealized, times)
 
 
 def rooflines(
@@ -182,8 +207,30 @@ def rooflines(
     return sections
 
 
+def checked(
+    sections: Mapping[str, costs.RooflineInfo], requests: Sequence[RequestLine], shape: ModelShape
+) -> dict[str, costs.RooflineInfo]:
+    """Stored rooflines, this host's with the doubts of these measured requests."""
+    section = sections.get(HOST)
+    if section is None:
+        return dict(sections)
+    machine = measured_machine(HOST, section)
+    doubts = [_NOT_CHECKED_PEAKS] if machine is None else _beaten(requests, shape, machine, section.dtype)
+    return {**sections, HOST: section.model_copy(update={"doubts": doubts})}
+
+
+def measured_machine(name: str, section: costs.RooflineInfo) -> Accelerator | None:
+    """The machine that ran it, by the peaks that were measured on it, which older runs did not keep."""
+    if section.peak is None or section.bandwidth is None:
+        return None
+    peaks, source = {section.dtype: section.peak}, section.peaks_source
+    return Accelerator(name=name, peaks=peaks, bandwidth=section.bandwidth, tdp=section.tdp, source=source)
+
+
 def _beaten(requests: Sequence[RequestLine], shape: ModelShape, machine: Accelerator, dtype: str) -> list[str]:
-    """Why this host's bound is none: requests that took less."""
+    """Why this host's bound is none, or not known to be one: requests that took less, or whose traces are gone."""
+    if not all(request.get("segments") for request in requests):
+        return [_NOT_CHECKED]
     shares = []  # of the bound that the fastest round took, [requests]
     for request in requests:
         segments = [Segment.from_json(segment) for segment in request.get("segments", ())]

@@ -18,7 +18,16 @@ from harness.results.record import RunRecord
 from harness.results.samples import SampleLine
 from harness.results.sources import ComputedSection, digest, stale
 from harness.results.store import RunFolder, Store
-from harness.run.modelled import Profiles, RequestTimes, ideal, idealized_lines, rooflines, rows_of, stored_times
+from harness.run.modelled import (
+    Profiles,
+    RequestTimes,
+    ideal,
+    idealized_lines,
+    measured_machine,
+    rooflines,
+    rows_of,
+    stored_times,
+)
 
 
 def renew_stored(store: Store, folder: RunFolder) -> None:
@@ -71,7 +80,7 @@ def _remodelled(folder: RunFolder, run: StoredRun) -> StoredRun:
     """The run with its idealized times and rooflines made anew, if all of them can be."""
     time = run.record.time
     assert time is not None
-    profiles, machines = _profiles(time.ideal), _machines(time.roofline)
+    profiles, machines = stored_profiles(time.ideal), _machines(time.roofline)
     try:
         shape = ModelShape.model_validate(folder.manifest().get("shape"))
     except ValidationError:
@@ -98,7 +107,7 @@ def _adds(line: SampleLine) -> bool:
     return any(segment.router or segment.fill or segment.checks for segments in rows_of(line) for segment in segments)
 
 
-def _profiles(section: costs.Ideal | None) -> Profiles | None:
+def stored_profiles(section: costs.Ideal | None) -> Profiles | None:
     """The profiles that idealized times were made with, if this machine still has them."""
     if section is None or (dense := measured_profile(section.profile)) is None:
         return None
@@ -112,19 +121,11 @@ def _machines(sections: dict[str, costs.RooflineInfo]) -> list[tuple[Accelerator
     """The machines of rooflines, at the prices that they had; None if what one of them reaches is not known."""
     machines = []
     for name, section in sections.items():
-        machine = accelerator(name) if name in names() else _measured_machine(name, section)
+        machine = accelerator(name) if name in names() else measured_machine(name, section)
         if machine is None:
             return None
         machines.append((machine, section.price_usd_per_hour))
     return machines
-
-
-def _measured_machine(name: str, section: costs.RooflineInfo) -> Accelerator | None:
-    """The machine that ran it, by the peaks that were measured on it, which older runs did not keep."""
-    if section.peak is None or section.bandwidth is None:
-        return None
-    peaks, source = {section.dtype: section.peak}, section.peaks_source
-    return Accelerator(name=name, peaks=peaks, bandwidth=section.bandwidth, tdp=section.tdp, source=source)
 
 
 def _attributed(run: StoredRun, times: RequestTimes | None) -> costs.Energy | None:

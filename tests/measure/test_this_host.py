@@ -7,7 +7,7 @@ from harness.measure import this_host
 from harness.measure.accelerators import Accelerator
 from harness.measure.shape import ModelShape
 from harness.measure.this_host import SIZES, Sizes, measured_peaks
-from harness.run.modelled import rooflines
+from harness.run.modelled import checked, rooflines
 from harness.testing.tiny import tiny_decoder
 
 SMALL = Sizes(product=32, copied=1 << 16, calls=4)
@@ -34,6 +34,20 @@ def test_peaks_are_what_the_work_took(monkeypatch):
 def test_a_gpu_is_given_several_large_products_at_once():
     assert SIZES["cuda"].product >= 8192
     assert SIZES["cuda"].calls > 1
+
+
+def test_a_bound_is_not_checked_by_requests_without_traces(dense_segment):
+    shape = ModelShape.of(tiny_decoder("llama", layers=4))
+    machine = Accelerator(name="this-host", peaks={"float32": 1e15}, bandwidth=1e15, source="s")
+    ran = dense_segment(4, 9, phase="score", head=9)
+    requests = [request(ran, [1e9]), {"prompt_tokens": 9, "new_tokens": 0, "run": {"latency": [1e9]}}]
+    line = {"rows": [{"requests": [(0, 0)], "segments": [ran.to_json()]}]}
+    section = rooflines([line], shape, [(machine, None)], "float32", requests)["this-host"]
+    assert section.doubts == ["not checked: what ran for the measured requests was not kept"]
+    # those of requests that are measured later take the place of these
+    fast = checked({"this-host": section}, [request(ran, [1e9]), request(ran, [1e-30])], shape)["this-host"]
+    assert "1 of 2 measured requests took less" in fast.doubts[0]
+    assert checked({"this-host": section}, [request(ran, [1e9])], shape)["this-host"].doubts == []
 
 
 def request(segment, seconds):
