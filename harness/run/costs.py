@@ -73,24 +73,32 @@ def _load(bench: Bench, spec: RunSpec) -> _Run:
     if not lines:
         raise HarnessError(f"{folder.path} has no documents to measure costs with")
     participant = Participant(spec.stack.label, lambda: bench.attach(spec))
-    return _Run(spec, folder, record, lines, lacking(record, spec), participant)
+    return _Run(spec, folder, record, lines, lacking(record, spec, len(lines)), participant)
 
 
-def lacking(record: RunRecord, spec: RunSpec) -> frozenset[Measure]:
-    """What was asked for and is not in a record, or was measured with other settings."""
+def lacking(record: RunRecord, spec: RunSpec, documents: int) -> frozenset[Measure]:
+    """What was asked for and is not in a record of so many documents, or was measured with other settings."""
     plan, time = spec.job.costs, record.time or costs.Time()
     done = set[str](record.measured if spec.job.resume else ())
     names = ("rounds", "warmup", "new_tokens", "seed")
-    if time.settings is None or any(getattr(time.settings, name) != getattr(plan, name) for name in names):
+    settings = time.settings
+    if (
+        settings is None
+        or any(getattr(settings, name) != getattr(plan, name) for name in names)
+        or not min(plan.prompts, documents) <= settings.prompts <= plan.prompts
+    ):
         done.discard("latency")
-    profile = kept_profile(time.ideal.profile.partition("-")[0]) if time.ideal else None
-    # improved by another run, or to be by this one
-    is_better = profile is not None and time.ideal is not None and profile.id != time.ideal.profile
-    is_improvable = profile is not None and profile.improvable(plan.budget_s)
-    is_old = is_better or is_improvable or bool({"time.ideal", "time.roofline"} & stale(record))
-    if is_old or not set(plan.accelerators) <= time.roofline.keys():
+    measurements = {time.ideal.profile, time.ideal.own_profile} if time.ideal else set()
+    is_old = any(_is_improved(each, plan.budget_s) for each in measurements if each is not None)
+    if is_old or {"time.ideal", "time.roofline"} & stale(record) or not set(plan.accelerators) <= time.roofline.keys():
         done.discard("ideal")
     return plan.measure - {"flops"} - done
+
+
+def _is_improved(measurement: str, budget_s: float | None) -> bool:
+    """Whether another run has a better profile than this one of the same modules, or this run is to measure it."""
+    profile = kept_profile(measurement.partition("-")[0])
+    return profile is not None and (profile.id != measurement or profile.improvable(budget_s))
 
 
 @dataclass

@@ -1,15 +1,17 @@
 """Costs that are measured one after another, by commands that ask for others, are still of the same requests."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from harness.measure.profiles import kept_profile
+from harness.measure.profiles import keep_profile, kept_profile
 from harness.results.cost_lines import requests_of
 from harness.results.record import RunRecord
 from harness.results.store import Store
+from harness.run.costs import lacking
 from harness.run.session import Session
 from harness.run.spec import CostPlan, Job, Measure
 from tests.silent import Silent
@@ -92,6 +94,43 @@ def test_requests_without_a_trace_are_not_priced_and_say_so(job: Job, timed: Pat
         assert record.time.roofline["this-host"].doubts == [
             "not checked: what ran for the measured requests was not kept"
         ]
+
+
+@pytest.mark.parametrize(("prompts", "again"), [(2, False), (3, True), (8, True), (12, True)])
+def test_more_requests_are_measured_when_they_are_asked_for(
+    job: Job, timed: Path, tmp_path: Path, prompts: int, again: bool
+) -> None:
+    """As many as there are of 8 documents; those that are there already are enough when the command is repeated."""
+    store = copied(timed, tmp_path)
+    before = {folder.record().id: folder.record() for folder in store.folders()}
+    asked = plan("latency", prompts=prompts)
+    after = measure(job, store, asked)
+    for record in after:
+        assert (record.time.latency.raw != before[record.id].time.latency.raw) == again
+        assert min(prompts, 8) <= record.time.settings.prompts == len(requests(store, record)) <= prompts
+    assert [record.time.latency for record in measure(job, store, asked)] == [r.time.latency for r in after]
+
+
+def test_a_better_profile_of_the_methods_own_modules_renews_its_times(job: Job, both: Path, tmp_path: Path) -> None:
+    store = copied(both, tmp_path)
+    (method,) = [folder for folder in store.folders() if folder.record().baseline is not None]
+    record = method.record()
+    (spec,) = [spec for spec in Session(job, store, Silent()).plan.specs if spec.id == record.id]
+    spec = replace(spec, job=job.model_copy(update={"costs": plan("latency", "ideal")}))
+    assert lacking(record, spec, 8) == set()
+    profile = kept_profile(record.time.ideal.profile.partition("-")[0])
+    own = profile.model_copy(update={"key": "own", "budget_s": 1.0, "cut_short": True})
+    keep_profile(own)
+    for measurement, budget_s, is_lacking in ((own.id, None, False), (own.id, 2.0, True), ("own-00000000", None, True)):
+        times = record.time.ideal.model_copy(update={"own_profile": measurement})
+        changed = record.model_copy(update={"time": record.time.model_copy(update={"ideal": times})})
+        costs = plan("latency", "ideal", budget_s=budget_s)
+        asked = replace(spec, job=job.model_copy(update={"costs": costs}))
+        keep_profile(profile.model_copy(update={"budget_s": 1e9}))  # dense's own is not asked for more
+        try:
+            assert lacking(changed, asked, 8) == ({"ideal"} if is_lacking else set())
+        finally:
+            keep_profile(profile)
 
 
 def test_other_requests_are_priced_with_the_profile_that_is_kept(job: Job, both: Path, tmp_path: Path) -> None:
