@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 SPREAD: Final = 0.10
 """Interquartile range over median of the typical request's times, above which they are doubted."""
 OUTLIER: Final = 1.5
-"""Times a request's median that the slowest of its rounds may take before its times are doubted."""
+"""Times a request's median that the slowest of its rounds may take before the request counts as disturbed."""
+DISTURBED: Final = (2, 0.10)
+"""Disturbed requests, and their share, from which times are doubted: medians over rounds bear a single pause."""
 WORK_S: Final = 0.02
 """Seconds of work before a clock is read: an idle processor runs slowly, and says nothing of a busy one."""
 
@@ -31,8 +33,8 @@ def spread_doubts(rounds: Sequence[Sequence[float]]) -> list[str]:
     doubts = []
     if spread > SPREAD:
         doubts.append(f"unsteady: the interquartile range of a request's times is {spread:.0%} of their median")
-    if slowest.max() > OUTLIER:
-        count = int((slowest > OUTLIER).sum())
+    count = int((slowest > OUTLIER).sum())
+    if count >= max(DISTURBED[0], DISTURBED[1] * len(rounds)):
         doubts.append(
             f"unsteady: {count} of {len(rounds)} requests took more than {OUTLIER:g} times their median in a round, "
             f"up to {slowest.max():.1f} times"

@@ -20,7 +20,10 @@ QUIET = Conditions(
         ([[1.0, 1.01, 0.99, 1.0, 1.3]] * 4, []),  # one slow round of five leaves the median where it is
         ([[13.2, 27.0, 19.6, 14.0, 25.0]], ["unsteady: the interquartile range of a request's times is 56%"]),
         ([[1.0, 1.2, 0.8, 1.3, 0.9]] * 3 + [[1.0] * 5], ["is 30% of their median"]),
-        ([[1.0] * 5] * 11 + [[1.0, 1.0, 1.0, 1.0, 1.6]], ["1 of 12 requests took more than 1.5 times", "up to 1.6"]),
+        ([[1.0] * 5] * 11 + [[4.0, 1.0, 1.0, 1.0, 1.0]], []),  # a pause in one of 60 measurements
+        ([[1.0] * 5] * 10 + [[1.0] * 4 + [1.6]] * 2, ["2 of 12 requests took more than 1.5 times", "up to 1.6"]),
+        ([[1.0] * 5] * 28 + [[1.0] * 4 + [1.6]] * 2, []),
+        ([[1.0] * 5] * 27 + [[1.0] * 4 + [1.6]] * 3, ["3 of 30 requests"]),
         ([[1.0, 5.0, 1.0, 3.0, 1.0]] * 2, ["is 200% of", "2 of 2 requests"]),
     ],
 )
