@@ -5,10 +5,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from harness.reports import figures
-from harness.reports.columns import BY_KEY, at, columns, ratio, wrote_as_much
+from harness.reports.columns import BY_KEY, Ratio, at, columns, ratio, wrote_as_much
 from harness.reports.figures import Plot
 from harness.reports.rows import Row, difference, score_interval
 from harness.reports.strength import by_strength
+from harness.results.equal_tokens import stated
 from harness.results.samples import SampleLine
 
 if TYPE_CHECKING:
@@ -137,14 +138,16 @@ def phases_data(rows: Sequence[Row]) -> "DataFrame | None":
 
 
 def speedup_data(rows: Sequence[Row]) -> "DataFrame | None":
-    """Speed-ups, dense over method, by latency and by idealized time."""
+    """Speed-ups, dense over method, by latency and by idealized time: of the same requests where the record has that.
+
+    Requests are charged for dense layers: where a method has modules of its own, the documents' time with those is taken.
+    """
     import pandas as pd
 
     lines = []
     for row in rows:
         measured = ratio(row.record, row.dense, BY_KEY["latency"])
-        own_layers = ratio(row.record, row.dense, BY_KEY["ideal_own"])
-        modelled = own_layers or ratio(row.record, row.dense, BY_KEY["ideal_ref"])
+        modelled = _modelled(row)
         if measured is None or modelled is None or row.is_dense:
             continue
         lines.append(
@@ -158,6 +161,15 @@ def speedup_data(rows: Sequence[Row]) -> "DataFrame | None":
             }
         )
     return pd.DataFrame(lines) if lines else None
+
+
+def _modelled(row: Row) -> Ratio | None:
+    """Idealized time over dense's, of what is nearest to the measured requests."""
+    profile, own = (at(row.record, f"time/ideal/{name}") for name in ("profile", "own_profile"))
+    names = ["ideal_own", "ideal_ref"]
+    if (own is None or own == profile) and "ideal_requests" in stated(row.record):
+        names.insert(0, "ideal_requests")
+    return next(filter(None, (ratio(row.record, row.dense, BY_KEY[name]) for name in names)), None)
 
 
 def depth_data(row: Row, samples: Samples) -> "DataFrame | None":

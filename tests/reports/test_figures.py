@@ -3,13 +3,16 @@
 import csv
 import re
 import xml.etree.ElementTree as ET
+from copy import deepcopy
 from io import StringIO
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from harness.contract.families import LOOKS, OTHER, Family, look
 from harness.core.errors import ReportError
+from harness.reports.plots import speedup_data
 from harness.reports.report import write
 from harness.results.store import Store
 from tests.leaderboard.generated import Made, groups, runs, write_all
@@ -94,6 +97,23 @@ def test_speed_ups_are_the_ratios_turned_over(report: Path, made: list[Made]) ->
         assert float(line["measured"]) == pytest.approx(1 / ratios["latency"]["value"])
         assert float(line["measured_low"]) == pytest.approx(1 / ratios["latency"]["high"])
         assert float(line["modelled"]) == pytest.approx(1 / ratios["ideal_ref"]["value"])
+
+
+@pytest.mark.parametrize(
+    ("own", "stated", "used"),
+    [("p", True, 0.4), (None, True, 0.4), ("q", True, 0.6), ("p", False, 0.6), (None, False, 0.6)],
+)
+def test_speed_ups_stand_beside_those_of_the_same_requests(
+    made: list[Made], own: str | None, stated: bool, used: float
+) -> None:
+    """Unless the method's modules are its own, whose costs the requests are not charged."""
+    record = deepcopy(next(run.record for run in made if run.record["baseline"]))
+    record["time"]["ideal"] |= {"profile": "p", "own_profile": own}
+    record["baseline"]["ratios"] |= {"ideal_own": {"value": 0.6, "low": None, "high": None}}
+    if stated:
+        record["baseline"]["ratios"] |= {"ideal_requests": {"value": 0.4, "low": 0.3, "high": 0.5}}
+    (line,) = speedup_data([SimpleNamespace(record=record, dense=made[0].record, is_dense=False)]).to_dict("records")
+    assert line["modelled"] == pytest.approx(1 / used)
 
 
 def test_depths_are_those_of_the_documents(report: Path, made: list[Made]) -> None:
