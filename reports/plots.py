@@ -140,7 +140,7 @@ def phases_data(rows: Sequence[Row]) -> "DataFrame | None":
 def speedup_data(rows: Sequence[Row]) -> "DataFrame | None":
     """Speed-ups, dense over method, by latency and by idealized time: of the same requests where the record has that.
 
-    Requests are charged for dense layers: where a method has modules of its own, the documents' time with those is taken.
+    Requests are charged for dense layers: of a method with modules of its own, the documents' time with those is taken.
     """
     import pandas as pd
 

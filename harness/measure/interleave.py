@@ -2,10 +2,12 @@
 
 import random
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
+
+import torch
 
 from harness.measure.serve import CostRequest, Served, serve
 
@@ -30,6 +32,29 @@ class Participant:
 
     label: str
     attach: Callable[[], AbstractContextManager[object]]
+
+    @contextmanager
+    def attached(self) -> Iterator[None]:
+        """The model with its methods, for what is asked of others too.
+
+        Raises:
+            ParticipantError: something raised meanwhile, which is the cause; running out of memory passes through.
+        """
+        try:
+            with self.attach():
+                yield
+        except (torch.OutOfMemoryError, MemoryError):
+            raise
+        except (Exception, SystemExit) as error:
+            raise ParticipantError(self) from error
+
+
+class ParticipantError(Exception):
+    """A participant raised, and the others did not."""
+
+    def __init__(self, participant: Participant) -> None:
+        super().__init__(participant.label)
+        self.participant = participant
 
 
 @dataclass(frozen=True)
@@ -68,7 +93,7 @@ def interleave(
         order = draw.sample(range(len(requests)), len(requests))
         for start in range(0, len(order), chunk):
             for participant in draw.sample(list(participants), len(participants)):
-                with participant.attach():
+                with participant.attached():
                     for index in order[start : start + chunk]:
                         served[participant][index].append(serve(model, requests[index]))
                         bar.advance(1)
@@ -87,7 +112,7 @@ def _warm_up(
     times = max(warmup, 1)
     for participant in participants:
         began = time.perf_counter()
-        with participant.attach():
+        with participant.attached():
             attached = time.perf_counter()
             for request in requests:
                 for _ in range(times):

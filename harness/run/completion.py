@@ -128,6 +128,21 @@ def complete(run: Subject, observed: Observed, dense: RunFolder | None) -> None:
     run.folder.rewrite(record)
 
 
+def give_up(folder: RunFolder, record: RunRecord, wanted: frozenset[Measure], reason: str) -> None:
+    """Write why costs that were asked for were not measured; those that were measured before stay."""
+    time, missing = record.time or costs.Time(), dict(record.missing)
+    known = {
+        "latency": ("time.latency", time.latency),
+        "ideal": ("time.ideal", time.ideal),
+        "memory": ("memory.peak", record.memory.peak),
+        "energy": ("energy", record.energy),
+    }
+    for measure, (path, value) in known.items():
+        if measure in wanted and value is None:
+            missing["time" if path.startswith("time.") and record.time is None else path] = reason
+    folder.rewrite(record.model_copy(update={"missing": missing}))
+
+
 def _rooflines(run: Subject, requests: Sequence[RequestLine]) -> dict[str, costs.RooflineInfo]:
     plan, table = run.spec.job.costs, prices().usd_per_hour
     machines = [
@@ -190,6 +205,8 @@ def _missing(record: RunRecord, observed: Observed, requests: Sequence[RequestLi
     power, modelled = record.energy, record.time.ideal if record.time else None
     present = {
         "time": record.time is not None,
+        "time.latency": record.time is not None and record.time.latency is not None,
+        "time.ideal": modelled is not None,
         "energy": power is not None,
         "memory.peak": record.memory.peak is not None,
         "energy.measured_j": power is not None and power.measured_j is not None,

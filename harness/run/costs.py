@@ -1,13 +1,17 @@
 """The cost pass of a task: cost profiles, then the measured passes, then the records of its runs are completed."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import TYPE_CHECKING
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, TypeVar
 
-from harness.core.errors import HarnessError, MethodError
+import torch
+
+from harness.core.errors import DiskError, HarnessError, MethodError, TraceError
+from harness.core.strangers import message_of, refusal_of
 from harness.measure.energy import energy
-from harness.measure.interleave import Participant, Turns
+from harness.measure.interleave import Participant, ParticipantError, Turns
 from harness.measure.memory import Peak
 from harness.measure.modules import profile_key
 from harness.measure.profile import CostProfile
@@ -22,7 +26,7 @@ from harness.results.samples import SampleLine
 from harness.results.sources import stale
 from harness.results.store import RunFolder
 from harness.run.bench import Bench
-from harness.run.completion import Latencies, Observed, Subject, complete
+from harness.run.completion import Latencies, Observed, Subject, complete, give_up
 from harness.run.measured import EnergyWindows, Serving, draw_requests
 from harness.run.modelled import Profiles, RequestTimes, request_times
 from harness.run.renewal import stored_profiles
@@ -30,6 +34,9 @@ from harness.run.spec import Measure, RunSpec
 
 if TYPE_CHECKING:
     from harness.evaluate.lm import HarnessLM
+
+
+_Measured = TypeVar("_Measured")
 
 
 @dataclass(eq=False)
@@ -106,7 +113,8 @@ class _CostPass:
     """The cost pass of one task.
 
     Attributes:
-        runs: those whose records lack something, and dense.
+        runs: those whose records lack something, and dense. One that raises is left out of all that follows, with the
+            reason in its record; where dense raises, nothing can be measured.
     """
 
     bench: Bench
@@ -115,10 +123,10 @@ class _CostPass:
     _conditions: Conditions | None = None
     _peaks: dict[Participant, Peak | None] = field(default_factory=dict)
     _windows: EnergyWindows | None = None
+    _failed: dict[Participant, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.plan = self.runs[0].spec.job.costs
-        self.wanted = frozenset[Measure]().union(*(run.lacking for run in self.runs))
         self.dense = next((run for run in self.runs if run.spec.stack.is_dense), None)
         self.repeat = Participant("dense (repeat)", self.dense.participant.attach) if self.dense else None
 
@@ -137,7 +145,7 @@ class _CostPass:
     def carry_out(self) -> None:
         """Profiles, then the passes, one kind at a time, then the records, dense's first."""
         for run in self.runs:
-            with run.participant.attach():
+            with self._contained(run, "attaching"), run.participant.attach():
                 run.shape, run.key = ModelShape.of(self.lm.decoder), profile_key(self.lm.decoder)
                 run.adds = bool(self.lm.decoder.auxiliaries)
         self._announce()
@@ -145,35 +153,98 @@ class _CostPass:
             self._profile()
         if "latency" in self.wanted:
             repeat = [self.repeat] if self.repeat else []
-            self._turns, self._conditions = self.serving.latency([*self._participants("latency"), *repeat])
+            everybody = [*self._participants("latency"), *repeat]
+            self._turns, self._conditions = self._together("latency", self.serving.latency, everybody)
         if "memory" in self.wanted:
-            self._peaks = self.serving.memory(self._participants("memory"))
+            self._peaks = self._together("memory", self.serving.memory, self._participants("memory"))
         if "energy" in self.wanted:
-            self._windows = self.serving.energy(self._participants("energy"))
-        for run in self.runs:
-            profiles = run.profiles or stored_profiles(run.record.time.ideal if run.record.time else None)
-            if "latency" in run.lacking or (profiles is not None and "energy" in run.lacking):
-                run.traces = self.serving.traces(run.participant)
-                run.times = request_times(profiles, run.shape, run.traces) if profiles else None
+            self._windows = self._together("energy", self.serving.energy, self._participants("energy"))
+        for run in self._present:
+            with self._contained(run, "idealized time"):
+                self._trace(run)
+        for run in self._present:
             if run.lacking:
-                dense = self.dense.folder if self.dense is not None and self.dense is not run else None
-                complete(self._subject(run), self._observed(run), dense)
+                self._complete(run)
+        for run in self.runs:
+            if reason := self._failed.get(run.participant):
+                give_up(run.folder, run.record, run.lacking, reason)
+
+    def _trace(self, run: _Run) -> None:
+        """What runs for the measured requests, and its idealized seconds."""
+        profiles = run.profiles or stored_profiles(run.record.time.ideal if run.record.time else None)
+        if "latency" in run.lacking or (profiles is not None and "energy" in run.lacking):
+            run.traces = self.serving.traces(run.participant)
+            run.times = request_times(profiles, run.shape, run.traces) if profiles else None
+
+    def _complete(self, run: _Run) -> None:
+        dense = self.dense.folder if self.dense is not None and self.dense is not run else None
+        try:
+            complete(self._subject(run), self._observed(run), dense)
+        except TraceError as error:
+            self._exclude(run.participant, "idealized time", error)
+
+    # ---- runs that raise ----------------------------------------------------------------------------------
+
+    @property
+    def wanted(self) -> frozenset[Measure]:
+        """What any run lacks that has not raised."""
+        return frozenset[Measure]().union(*(run.lacking for run in self._present))
+
+    @property
+    def _present(self) -> list[_Run]:
+        """The runs that have not raised."""
+        return [run for run in self.runs if run.participant not in self._failed]
 
     def _participants(self, measure: Measure) -> list[Participant]:
-        return [run.participant for run in self.runs if measure in run.lacking or run is self.dense]
+        return [run.participant for run in self._present if measure in run.lacking or run is self.dense]
+
+    def _together(
+        self, stage: str, serve: Callable[[Sequence[Participant]], _Measured], participants: Sequence[Participant]
+    ) -> _Measured:
+        """What a pass measures of the participants, begun again without any that raises."""
+        while True:
+            try:
+                return serve([participant for participant in participants if participant not in self._failed])
+            except ParticipantError as error:
+                self._exclude(error.participant, stage, error.__cause__ or error)
+
+    @contextmanager
+    def _contained(self, run: _Run, stage: str) -> Iterator[None]:
+        """Let what a run raises in the ``with`` block be the end of that run alone."""
+        try:
+            yield
+        except (torch.OutOfMemoryError, MemoryError, DiskError):
+            raise
+        except ParticipantError as error:
+            self._exclude(run.participant, stage, error.__cause__ or error)
+        except (Exception, SystemExit) as error:
+            self._exclude(run.participant, stage, error)
+
+    def _exclude(self, participant: Participant, stage: str, error: BaseException) -> None:
+        """Leave a participant out of all that follows.
+
+        Raises:
+            HarnessError: it is dense, which all others are measured beside.
+        """
+        message = str(error) if isinstance(error, HarnessError) else refusal_of(error) or message_of(error)
+        what = f"{stage} of {participant.label} on {self.runs[0].spec.task.name}"
+        if self.dense is not None and participant in (self.dense.participant, self.repeat):
+            raise HarnessError(f"costs could not be measured: {what}: {message}") from error
+        self._failed[participant] = f"could not be measured: {what}: {message}"
+        self.bench.progress.say(f"costs {self._failed[participant]}")
 
     def _announce(self) -> None:
         """Say how long it will take before it starts."""
         budgets = 0.0
         if "ideal" in self.plan.measure:
-            by_key = {run.key: run for run in reversed(self.runs)} | {profile_key(self.lm.decoder): self._reference}
+            by_key = {run.key: run for run in reversed(self._present)} | {profile_key(self.lm.decoder): self._reference}
             budgets = sum(self._budget(run) for key, run in by_key.items() if not self._kept(key))
         seconds = budgets
         if passes := self.wanted - {"ideal"}:
-            everybody = [run.participant for run in self.runs] + ([self.repeat] if self.repeat else [])
-            seconds += self.serving.seconds_for(passes, everybody)
+            everybody = [run.participant for run in self._present] + ([self.repeat] if self.repeat else [])
+            seconds += self._together("a first request", partial(self.serving.seconds_for, passes), everybody)
         profiles = f", {_words(budgets)} of it for cost profiles" if budgets else ""
-        count = f"{len(self.runs)} run{'s' if len(self.runs) > 1 else ''}"
+        count = f"{len(self._present)} run{'' if len(self._present) == 1 else 's'}"
         self.bench.progress.say(f"costs: about {_words(seconds)} for {count}{profiles}")
 
     @property
@@ -187,15 +258,22 @@ class _CostPass:
         """The dense model's profile, and that of each run's own modules where they differ from dense's."""
         dense_key = profile_key(self.lm.decoder)
         dense = self._kept(dense_key) or self._measured(self._reference, self._reference.spec.job.pretrained)
-        for run in self.runs:
+        for run in self._present:
             own: CostProfile | None = dense if run.key == dense_key else self._kept(run.key)
-            if own is None:
-                try:
-                    with run.participant.attach():
-                        own = self._measured(run, run.spec.stack.label)
-                except MethodError:  # layers of the attached model cannot be taken out
-                    own = None
-            run.profiles = Profiles(dense, own, self._added(run) if run.adds else None)
+            with self._contained(run, "cost profile"):
+                own = own or self._own(run)
+            if run.participant in self._failed:
+                continue
+            with self._contained(run, "what the method adds"):
+                run.profiles = Profiles(dense, own, self._added(run) if run.adds else None)
+
+    def _own(self, run: _Run) -> CostProfile | None:
+        """The profile of a run's own modules, measured now."""
+        try:
+            with run.participant.attach():
+                return self._measured(run, run.spec.stack.label)
+        except MethodError:  # layers of the attached model cannot be taken out
+            return None
 
     def _added(self, run: _Run) -> costs.AddedCosts:
         """What the method adds to the layers, measured now or, if nothing but other costs is asked for, before."""

@@ -76,7 +76,7 @@ class Serving:
 
     def traces(self, participant: Participant) -> list[list[Segment]]:
         """What runs for each request, which is then served once more under observation."""
-        with participant.attach():
+        with participant.attached():
             return [self._trace(request) for request in self.requests]
 
     def added(self, participant: Participant) -> costs.AddedCosts:
@@ -85,7 +85,7 @@ class Serving:
         # spread over the requests, which are spread over the lengths
         chosen = [self.requests[round(i * (len(self.requests) - 1) / max(count - 1, 1))] for i in range(count)]
         timed = []
-        with participant.attach():
+        with participant.attached():
             with AddedTimer(self.model, clock_for(self.model.device)) as timer:
                 for request in chosen:
                     serve(self.model, request)
@@ -104,7 +104,7 @@ class Serving:
         with self.progress.bar(f"memory · {self.title}") as bar:
             bar.expect(len(participants))
             for participant in participants:
-                with participant.attach():
+                with participant.attached():
                     serve(self.model, longest)
                     peaks[participant] = peak_memory(lambda: serve(self.model, longest), self.model.device)
                 bar.advance(1)
@@ -128,7 +128,7 @@ class Serving:
             bar.advance(1)
             for _ in range(windows.rounds):
                 for participant in draw.sample(list(participants), len(participants)):
-                    with participant.attach():
+                    with participant.attached():
                         self._serve_all()
                         busy[participant].append(meter.busy(self._serve_all))
                     meter.cool_down()
@@ -153,7 +153,7 @@ class Serving:
     def _request_seconds(self, participant: Participant) -> float:
         """About what a request takes: of the shortest and the longest, or of the shortest alone where that is slow."""
         by_length = sorted(self.requests, key=lambda request: len(request.tokens) + request.new_tokens)
-        with participant.attach():
+        with participant.attached():
             first_s = serve(self.model, by_length[0]).end_to_end
             if first_s > SLOW_S:
                 return first_s
