@@ -103,6 +103,8 @@ def _costs(profile: "CostProfile") -> "Table":
     from harness.cli.display import plain
     from harness.measure.profile import Work, forward_seconds
 
+    # an attention is one of those that see everything, where the model has any
+    windows = profile.windows if len(profile.windows) == profile.layers else ()
     table = Table(box=None, pad_edge=False)
     table.add_column("µs of")
     works: list[tuple[str, Costs, int, int]] = [(f"write 1 at {c}", profile.decode, 1, c) for c in (64, 512)]
@@ -113,7 +115,7 @@ def _costs(profile: "CostProfile") -> "Table":
         cells = []
         for _, costs, n, c in works:
             fixed = forward_seconds(costs, Work(n, c, 0, 0))
-            seconds = forward_seconds(costs, Work(n, c, attention, mlp))
+            seconds = forward_seconds(costs, Work(n, c, attention, mlp, windows=windows[:attention]))
             cells.append(seconds if not attention + mlp else seconds - fixed)
         table.add_row(name, *(plain(f"{seconds * 1e6:.1f}") for seconds in cells))
     for name, line in (("the head, one row", profile.head), ("a key-value fill", profile.fill)):

@@ -6,10 +6,17 @@ from contextlib import contextmanager
 import pytest
 import torch
 
+from harness.cli.profile import _limits
 from harness.core.paths import cache_folder
+from harness.measure.cells import Grid
+from harness.measure.clock import clock_for
 from harness.measure.modules import profile_key
+from harness.measure.probe import Depths, Prober
+from harness.measure.profile import FAIR, GOOD
 from harness.measure.profiles import kept_profile, measured_profile
 from harness.measure.profiling import default_budget, measure_profile
+from harness.measure.shape import ModelShape
+from harness.measure.trace import Tracer
 from harness.model.surgery import without_blocks
 from harness.testing.tiny import tiny_decoder
 from tests.silent import Silent
@@ -115,3 +122,29 @@ def test_other_modules_have_a_profile_of_their_own(model, change):
         with replaced(model):
             assert profile_key(model) != key
     assert profile_key(model) == dense
+
+
+@pytest.mark.parametrize(("family", "changes"), [("mistral", {"sliding_window": 16}), ("llama", {})])
+def test_the_grid_meets_the_keys_that_a_trace_shows(family, changes):
+    """What a cell is fitted by is what the same forward is charged by."""
+    model = tiny_decoder(family, layers=3, max_position_embeddings=512, **changes)
+    prober = Prober(model, clock_for(model.device))
+    grid, shape = Grid.of(prober, 512, 0), ModelShape.of(model)
+    sliding = tuple(layer.window for layer in shape.layers if layer.window is not None)
+    assert sliding == tuple(changes.values()) * 3
+    whole = [work for work, _ in [*grid.prefill, *grid.decode] if work.attention == work.mlp == 3 and work.n < 100]
+    assert {work.windows for work in whole} == {sliding}
+    for work in {(work.n, work.c): work for work in whole}.values():
+        with Tracer(model) as tracer:
+            prober.forward(work, Depths(prober.live), 1)
+            segment = tracer.collect()[0][-1]
+        pairs = [segment.executed_pairs(index, layer.window) for index, layer in enumerate(shape.layers)]
+        assert sorted(pairs) == sorted(work.pairs)
+    for schedule in grid.schedules:
+        assert all(len(work.windows) == (work.attention if sliding else 0) for work in schedule.works)
+
+
+def test_all_limits_of_a_label_are_said():
+    words = _limits()
+    for limit in (*GOOD, *FAIR):
+        assert f"{limit:.0%}" in words
