@@ -57,7 +57,7 @@ class Baseline(Section):
             that grow with the text are over dense's on the same tokens; those of the whole runs, over the texts that
             each wrote, stand beside them by the names of ``TOTALS``.
         noise: dense against dense, measured the same way at the same time: what a ratio of 1 looks like here.
-        answers_changed: share of documents that were answered differently than by dense.
+        answers_changed: share of documents that were answered differently than by dense: another choice, another text.
         output_tokens: generated tokens over dense's; null where nothing is generated.
         beside: dense's own numbers that measured ratios were made with; those of requests are in ``costs.jsonl``.
     """

@@ -8,7 +8,7 @@ from typing import Final, Self
 from harness.core.errors import HarnessError, UnlikeRunsError
 from harness.results.baseline import Baseline, Beside, same_length
 from harness.results.cost_lines import CostLines, costs_within
-from harness.results.documents import answer, clusters_of, mean, statistic_of, values_of
+from harness.results.documents import clusters_of, given, mean, statistic_of, values_of
 from harness.results.equal_tokens import on_equal_tokens
 from harness.results.ratios import beside_dense, counted, modelled, without_ratio
 from harness.results.record import RunRecord
@@ -177,8 +177,8 @@ def _change(
 
 def _changed(pairs: Sequence[tuple[SampleLine, SampleLine]]) -> float | None:
     """Share of the documents that two runs answered differently; None unless both answered all of them."""
-    answers = [(answer(before), answer(after)) for before, after in pairs]
-    if any(given is None for pair in answers for given in pair):
+    answers = [(given(before), given(after)) for before, after in pairs]
+    if any(answer is None for pair in answers for answer in pair):
         return None
     return len([1 for before, after in answers if before != after]) / len(answers)
 

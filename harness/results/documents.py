@@ -123,3 +123,15 @@ def answer(document: SampleLine) -> Any:
         return given[1]
     texts = given if isinstance(given, list) else [given]
     return given if texts and all(isinstance(text, str) for text in texts) else None
+
+
+def given(document: SampleLine) -> Any:
+    """What two runs' answers to a document are compared by: of texts all that was written, whatever filters keep of it.
+
+    None where there is no answer, as in scoring a text.
+    """
+    responses = document.get("responses") or []
+    if responses and all(isinstance(text, str) for response in responses for text in response):
+        return responses
+    shown = answer(document)
+    return shown if shown is None or isinstance(shown, int) else document.get("filtered")

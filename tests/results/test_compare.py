@@ -100,3 +100,39 @@ def test_costs_say_why_they_have_no_interval() -> None:
     _, baseline = paired(dense, method)
     flops = baseline.ratios["flops"]
     assert (flops.value, flops.low, flops.reason) == (1.0, None, "3 documents: an interval needs at least 10")
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "changed"),
+    [
+        # filters of two texts may keep the same of them, the first of them as well as all
+        (("so 4", "[invalid]", "4"), ("or 5", "[invalid]", "5"), 1.0),
+        (("so 4", "4", "4"), ("or 4", "4", "4"), 1.0),
+        (("so 4", "4", "4"), ("so 4", "4", "4"), 0.0),
+        ((None, "[invalid]", "4"), (None, "[invalid]", "5"), 1.0),  # lines without what was written
+        ((None, "4", "4"), (None, "4", "4"), 0.0),
+    ],
+)
+def test_answers_are_compared_before_filters_drop_a_part_of_them(
+    before: tuple[str | None, str, str], after: tuple[str | None, str, str], changed: float
+) -> None:
+    def answering(text: str | None, strict: str, flexible: str) -> StoredRun:
+        filtered = {"strict-match": [strict], "flexible-extract": [flexible]}
+        written = {} if text is None else {"responses": [[text]]}
+        return StoredRun.of(
+            RunRecord.model_validate(record_json()), [sample_json(filtered=filtered, output_tokens=2, **written)]
+        )
+
+    assert paired(answering(*before), answering(*after))[1].answers_changed == changed
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "changed"), [([-1.0, -2.0], [-1.5, -2.5], 0.0), ([-1.0, -2.0], [-2.0, -1.0], 1.0)]
+)
+def test_choices_are_compared_by_what_was_chosen(before: list[float], after: list[float], changed: float) -> None:
+    def choosing(likelihoods: list[float]) -> StoredRun:
+        pairs = [[value, False] for value in likelihoods]
+        line = sample_json(responses=[[pair] for pair in pairs], filtered={"none": pairs})
+        return StoredRun.of(RunRecord.model_validate(record_json()), [line])
+
+    assert paired(choosing(before), choosing(after))[1].answers_changed == changed
