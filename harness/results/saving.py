@@ -47,18 +47,23 @@ def saved_work(record: Record) -> bool | None:
 def _ratios(record: Record) -> Iterator[tuple[str, float, float]]:
     """Counted costs by name over dense's, each with the tolerance within which it is dense's.
 
-    Dense on the same tokens ran the same forwards; the dense run, where the texts are as long, may have needed others.
+    Dense's cost on the same tokens decides where the record has it. The dense run counts too where it read and wrote
+    those very tokens: it may have needed other forwards for them. Totals of other texts say nothing of the cache,
+    whose reads grow with the square of a text's length and whose peak is that of one document.
     """
     baseline = record.get("baseline") or {}
     of_runs, length = baseline.get("ratios") or {}, baseline.get("output_tokens")
+    of_same_texts = length is None or (length == 1 and baseline.get("answers_changed") == 0)
     for name, section, cost_name, dense_name in _COUNTED:
         cost, dense = record[section][cost_name], record[section].get(dense_name)
-        grows = name != "weights"
         if dense is not None:
             yield name, (cost / dense if dense else 1.0), _ROUNDING
-        if name in of_runs and (same_length(length) or not grows):
-            tolerance = _ROUNDING if length is None or not grows else SAME_LENGTH[1] - 1
-            yield name, of_runs[name]["value"], tolerance
+        if name in of_runs and (of_same_texts or name == "weights"):
+            yield name, of_runs[name]["value"], _ROUNDING
+        elif name in of_runs and dense is None and same_length(length):
+            ratio, tolerance = of_runs[name]["value"], SAME_LENGTH[1] - 1
+            if not name.startswith("kv_") or ratio >= 1 - tolerance:
+                yield name, ratio, tolerance
         elif not cost:  # a model without a cache
             yield name, 1.0, _ROUNDING
 
@@ -73,6 +78,8 @@ def why_none(record: Record) -> str:
         return f"layers ran {ran / every:.2f} times as often as in dense"
     if passes != (every, every):
         return "what it adds costs as much as what it leaves out"
+    if (record.get("routes") or {}).get("identity", 1) < 1:
+        return f"{scored}as many layers ran as in dense, others of them"
     if scored and "early-exit" in record["method"]["family"]:
         return f"{scored}exits are masked, every layer ran"
     return f"{scored}every layer ran on every token"
@@ -92,7 +99,9 @@ def unexecuted(record: Record) -> str | None:
 
 
 def _answers_are_those_of_dense(record: Record, changed: float | None) -> bool:
-    """Whether no answer changed and no score differs; scores alone where a task has no answers."""
+    """Whether no answer changed, none is shorter or longer, and no score differs; without answers, scores alone."""
+    if (record.get("baseline") or {}).get("output_tokens") not in (1, None):
+        return False
     changes = [score["vs_baseline"] for score in record["scores"]]
     compared = [change["difference"] for change in changes if change is not None]
     return changed in (0, None) and bool(compared) and not any(compared)

@@ -124,15 +124,46 @@ def test_never_executed_is_said_where_the_answers_are_dense_s_too(
 
 
 @pytest.mark.parametrize(
-    ("ratios", "length", "saved"),
+    ("ratios", "length", "changed", "saved"),
     [
-        ({}, 1.0, "none"),
-        ({"weight_bytes": {"value": 0.5}}, 1.0, "real"),  # drafts: fewer forwards for as long a text
-        ({"kv_bytes": {"value": 0.9}}, None, "real"),
-        ({"kv_bytes": {"value": 0.995}}, 1.0, "none"),
-        ({"kv_bytes": {"value": 0.3}, "kv_bytes_total": {"value": 0.3}}, 0.3, "none"),
+        ({}, 1.0, 0.0, "none"),
+        ({"weight_bytes": {"value": 0.5}}, 1.0, 0.0, "real"),  # drafts: fewer forwards for the same texts
+        ({"kv_bytes": {"value": 0.9}}, None, 0.0, "real"),
+        ({"kv_bytes": {"value": 0.9}}, None, 0.5, "real"),  # what is scored is the same, whatever is answered
+        # one long text ended early: as many tokens in all, and less of all that grows faster than they do
+        *(({name: {"value": 0.7}}, 0.995, 0.01, "none") for name in ("flops", "weight_bytes", "kv_bytes", "kv_peak")),
+        ({"kv_bytes": {"value": 0.7}}, 1.0, 0.01, "none"),  # and another goes on for longer
+        ({"kv_bytes": {"value": 0.7}}, 1.0, None, "none"),
+        ({"weights": {"value": 0.7}}, 0.995, 0.01, "real"),
+        ({"kv_bytes": {"value": 0.3}, "kv_bytes_total": {"value": 0.3}}, 0.3, 1.0, "none"),
     ],
 )
-def test_a_dense_run_that_wrote_as_much_counts_too(ratios: dict[str, Any], length: float | None, saved: str) -> None:
+def test_a_dense_run_counts_where_it_wrote_the_same_texts(
+    ratios: dict[str, Any], length: float | None, changed: float | None, saved: str
+) -> None:
     """Of the same forwards, dense may have cost the same, and yet have needed more of them."""
-    assert saving(record(baseline=baseline(ratios=ratios, output_tokens=length))) == saved
+    beside = baseline(ratios=ratios, output_tokens=length, answers_changed=changed)
+    idle = record(baseline=beside, trace={"executed": False}, scores=scores(0.0))
+    assert saving(idle) == saved
+    if saved == "none" and changed:
+        assert str(unexecuted(idle)).startswith("saved no work")
+
+
+def test_an_older_record_s_cache_is_not_smaller_for_texts_that_end_elsewhere() -> None:
+    beside = baseline(ratios={"kv_bytes": {"value": 0.7}, "kv_peak": {"value": 0.7}}, output_tokens=0.995)
+    assert unexecuted(record(old=True, baseline=beside, trace={"executed": False}))
+
+
+@pytest.mark.parametrize("length", [0.5, 0.99, 1.04])
+def test_answers_of_another_length_are_not_dense_s(length: float) -> None:
+    beside = baseline(answers_changed=0.0, output_tokens=length)
+    said = unexecuted(record(trace={"executed": False}, baseline=beside, scores=scores(0.0)))
+    assert str(said).startswith("saved no work")
+
+
+def test_a_layer_in_another_s_place_is_not_every_layer() -> None:
+    routes = {"distinct": 1, "identity": 0.0, "entropy": 0.0, "common": {"1021": 1.0}}
+    routes |= {"union_prefill": None, "union_decode": None}
+    swapped = record(routes=routes)
+    assert why_none(swapped) == "scored text: as many layers ran as in dense, others of them"
+    assert why_none(record(routes=routes | {"identity": 1.0})) == "scored text: every layer ran on every token"
