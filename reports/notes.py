@@ -26,11 +26,14 @@ def notes(row: Row, notation: Notation, *, in_cells: bool = False) -> list[str]:
 
 def _basis(row: Row, notation: Notation) -> Iterator[str]:
     """What the row's ratios are of, and why it saved nothing."""
-    kernels = _kernels(row)
+    method, kernels = row.record["method"], _kernels(row)
+    is_slower, asked = method.get("kernel_slower"), method.get("kernel_asked")
     if row.saving == "none here" and not unexecuted(row.record):
-        yield f"none here: {kernels or why_none(row.record)}"
-    elif kernels:
+        yield f"none here: {why_none(row.record) if is_slower else kernels or why_none(row.record)}"
+    if kernels and (is_slower or row.saving != "none here"):
         yield kernels
+    if asked in (method.get("kernels") or {}) and asked not in kernels:
+        yield f"ran on {asked}, asked for by --kernel"
     yield from _length(row, notation)
     if words := estimate(row.record, of_clock=True):
         joules = notation.quantity(at(row.record, "energy/estimated_j"), "J")
@@ -46,13 +49,20 @@ def _marked(row: Row, notation: Notation) -> Iterator[str]:
 
 
 def _kernels(row: Row) -> str:
-    """Where the dense product was taken because no kernel is faster on the machine; empty where it was not."""
-    counts = row.record["method"].get("kernels") or {}
-    dense = sum(count for name, count in counts.items() if "dense" in name and not _MASKED.fullmatch(name))
-    if not dense:
-        return ""
-    share = "" if dense == sum(counts.values()) else f" for {dense} of {sum(counts.values())} linear layers"
-    return f"no faster kernel on this machine{share}: dense products"
+    """Where dense products stand in a kernel's place, and whether that was asked for; empty where none do."""
+    method = row.record["method"]
+    counts, asked = method.get("kernels") or {}, method.get("kernel_asked")
+    dense = {name: count for name, count in counts.items() if "dense" in name and not _MASKED.fullmatch(name)}
+    on_request = sum(count for name, count in dense.items() if asked in ("dense", name))
+    unforced = sum(dense.values()) - on_request
+
+    def share(count: int) -> str:
+        return "" if count == sum(counts.values()) else f" for {count} of {sum(counts.values())} linear layers"
+
+    return "; ".join(
+        [f"dense products{share(on_request)}, asked for by --kernel {asked}"] * bool(on_request)
+        + [f"no faster kernel on this machine{share(unforced)}: dense products"] * bool(unforced)
+    )
 
 
 def _length(row: Row, notation: Notation) -> Iterator[str]:

@@ -25,10 +25,13 @@ class MethodInfo(Section):
         label: as written on the command line.
         params: hyper-parameters of each part.
         savings: what this run saved: "real" where the running code did less work than dense on the same tokens,
-            "simulated" where the arithmetic on paper alone did, "none" where neither did.
+            "simulated" where the arithmetic on paper alone did, "none" where neither did, or where it did on a kernel
+            that was asked for and is slower than dense.
         declared_real: whether its methods and the kernels that ran declare a real saving, which the run need not have
             had; in older records ``savings`` is what they declare.
         kernels: what computed the linear layers that the method changed, with how many each computed.
+        kernel_asked: what was asked for by ``--kernel`` of a method that has it; null where the machine's choice was
+            taken, and in older records. ``kernel_slower``: whether it is slower than dense on the machine.
         state: what preparation chose, part by part, such as the chosen layers.
         calibration: where the calibration text came from; null when none was needed.
     """
@@ -42,6 +45,8 @@ class MethodInfo(Section):
     declared_real: bool = False
     exact: bool
     kernels: dict[str, int] = Field(default={})
+    kernel_asked: str | None = None
+    kernel_slower: bool = False
     state: list[dict[str, Any]] = Field(default=[])
     calibration: str | None = None
 

@@ -31,9 +31,10 @@ def declared(record: Record) -> Saving:
 
 
 def saving(record: Record) -> Saving:
-    """What the run saved: what was declared, unless real work was to be saved and none was."""
+    """What the run saved: what was declared, unless real work was to be saved, and none was or it took longer."""
     stated = declared(record)
-    return "none" if stated == "real" and saved_work(record) is False else stated
+    is_none = record["method"].get("kernel_slower") or saved_work(record) is False
+    return "none" if stated == "real" and is_none else stated
 
 
 def saved_work(record: Record) -> bool | None:
@@ -70,6 +71,8 @@ def _ratios(record: Record) -> Iterator[tuple[str, float, float]]:
 
 def why_none(record: Record) -> str:
     """Why a run saved nothing, from what ran."""
+    if record["method"].get("kernel_slower"):
+        return "the kernel that was asked for is slower than dense on this machine"
     trace = record["trace"]
     scored = "" if trace["output_tokens"] else "scored text: "
     passes = (trace["attention_layer_tokens"], trace["mlp_layer_tokens"])

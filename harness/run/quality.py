@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from harness.contract.facts import Savings, worst
+from harness.contract.facts import Savings
 from harness.contract.preparation import Preparation
 from harness.contract.prepared import Prepared
 from harness.core import environment
@@ -116,8 +116,6 @@ def _evaluate(
         states = stack.enter_context(spec.stack.applied(lm.decoder, preparation, spec.kernels.by_place))
         shape = ModelShape.of(lm.decoder)
         saved, kernels = savings(spec.stack, lm.decoder), kernel_counts(lm.decoder)
-        if not spec.kernels.saves:
-            saved = worst((saved, Savings.SIMULATED))
         tracer = stack.enter_context(Tracer(lm.decoder))
         bar = stack.enter_context(progress.bar(f"{spec.stack.label} · {spec.task.name}"))
         observed = Observed(lm, tracer, journal, bar, spec.job.samples or {})
@@ -141,6 +139,8 @@ def _method_info(spec: RunSpec, evaluated: _Evaluated) -> MethodInfo:
         savings=evaluated.savings.value,
         declared_real=evaluated.savings is Savings.REAL,
         kernels=evaluated.kernels,
+        kernel_asked=spec.kernels.asked,
+        kernel_slower=not spec.kernels.saves,
         exact=stack.exact,
         state=[state.facts for state in evaluated.states],
         calibration=spec.calibration.source if spec.calibration else None,

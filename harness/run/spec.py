@@ -217,6 +217,7 @@ class RunSpec:
             "metadata": with_contents(self.job.metadata),
             "predict_only": self.job.predict_only,
             "kernels": self.kernels.by_layer,
+            "kernel_asked": self.kernels.asked,
             "environment": self.environment.identity,
         }
 

@@ -96,6 +96,40 @@ def test_dense_products_in_a_kernel_s_place_are_named(kernels: dict[str, int], w
         assert f"none here: {words}" in lines
 
 
+@pytest.mark.parametrize(
+    ("kernels", "asked", "words"),
+    [
+        ({"dense product over int8 values": 8}, "dense", "dense products, asked for by --kernel dense"),
+        (
+            {"dense product over int8 values": 3, "block-sparse int8": 5},
+            "dense product over int8 values",
+            "dense products for 3 of 8 linear layers, asked for by --kernel dense product over int8 values",
+        ),
+        (
+            {"dense product over int8 values": 3, "onednn int8": 5},
+            "onednn int8",
+            (
+                "no faster kernel on this machine for 3 of 8 linear layers: dense products"
+                " | ran on onednn int8, asked for by --kernel"
+            ),
+        ),
+        ({"onednn int8": 8}, "onednn int8", "ran on onednn int8, asked for by --kernel"),
+    ],
+)
+def test_what_was_asked_for_is_not_the_machine_s_choice(kernels: dict[str, int], asked: str, words: str) -> None:
+    lines = said(method={"kernels": kernels, "kernel_asked": asked, "savings": "real"})
+    assert " | ".join(lines).startswith(words)
+
+
+@pytest.mark.parametrize("declared", ["real", "simulated"])
+def test_a_slower_kernel_that_was_asked_for_saves_nothing_here(declared: str) -> None:
+    method = {"kernels": {"onednn int8": 8}, "kernel_asked": "onednn int8", "kernel_slower": True}
+    lines = said(method=method | {"savings": declared, "declared_real": declared == "real"})
+    slower = "none here: the kernel that was asked for is slower than dense on this machine"
+    assert (slower in lines) == (declared == "real")
+    assert any("simulated" in line for line in lines) == (declared == "simulated")
+
+
 def test_energy_that_follows_the_clock_is_no_ratio_and_its_joules_are_said() -> None:
     estimated = {"energy_estimated": {"value": 0.87, "low": 0.8, "high": 0.9}}  # of an older record
     dense, method = pair(energy=ENERGY, baseline=with_ratios(**estimated))

@@ -12,6 +12,9 @@ from harness.core.paths import cache_folder
 from harness.model.weights import choice, int8
 from harness.model.weights.int8 import DENSE_PRODUCT
 from harness.model.weights.linear import sites
+from harness.reports.notes import notes
+from harness.reports.numbers import TERMINAL
+from harness.reports.rows import rows
 from harness.run.launch import Order
 from harness.run.loading import device_of, load, outline, source_of
 from harness.run.spec import Job, ModelSettings
@@ -45,7 +48,10 @@ def test_a_plan_says_what_will_run_and_is_probed_once(run: Any, tmp_path: Path, 
         planned = run("--dry_run")
         monkeypatch.setattr(choice, "probe", lambda *_: pytest.fail("probed again"))
         record = run()
-    assert record["id"] == planned["id"] == run("--dry_run", "--kernel", EXACT.name)["id"]
+    assert record["id"] == planned["id"]
+    asked = run("--dry_run", "--kernel", EXACT.name)
+    assert asked["id"] != record["id"]  # its record says what was asked for
+    assert asked["identity"]["kernels"] == planned["identity"]["kernels"]
     (by_layer,) = planned["identity"]["kernels"]
     assert by_layer["48x32 float32"] == EXACT.name
     assert set(by_layer.values()) == {EXACT.name} == set(record["method"]["kernels"])
@@ -62,10 +68,18 @@ def test_where_dense_is_faster_the_row_says_so(run: Any, harness: Harness, tmp_p
     assert record["method"]["kernels"] == {DENSE_PRODUCT: 28}
     assert record["method"]["savings"] == "simulated"
     assert any("28 of 28 linear layers densely, as no kernel is 10% faster" in line for line in record["warnings"])
-    assert asked["id"] == record["id"]  # what runs is the same
-    assert forced["id"] != record["id"]
+    assert len({record["id"], asked["id"], forced["id"]}) == 3
+    assert [each["method"]["kernel_asked"] for each in (record, asked, forced)] == [None, "dense", EXACT.name]
+    assert asked["method"]["kernels"] == record["method"]["kernels"]
     assert forced["method"]["kernels"] == {EXACT.name: 28}
-    assert forced["method"]["savings"] == "simulated"  # less work on paper, more time here
+    assert forced["method"]["savings"] == "none"  # less work, in more time
+    assert forced["method"]["kernel_slower"]
+    says = [" | ".join(notes(row, TERMINAL)) for row in rows([record, asked, forced])]
+    assert says[0].startswith("no faster kernel on this machine: dense products")
+    assert says[1].startswith("dense products, asked for by --kernel dense")
+    assert "faster kernel" not in says[1]
+    assert says[2].startswith("none here: the kernel that was asked for is slower than dense on this machine")
+    assert "simulated" not in says[2]
     assert any("was asked for and is not 10% faster than dense here" in line for line in forced["warnings"])
     words = shlex.split(forced["command"])
     assert words[words.index("--kernel") + 1] == EXACT.name

@@ -124,6 +124,7 @@ def environment(**changes: Any) -> Environment:
         {"job": {"metadata": {"max_seq_lengths": [4096]}}},
         {"job": {"trust_remote_code": True}},
         {"kernels": KernelPlan(by_layer=[{"64x32 float32": "onednn int8"}])},
+        {"kernels": KernelPlan(asked="dense")},  # what is said of the run depends on it
     ],
 )
 def test_what_determines_a_result_changes_its_id(change: dict[str, Any]) -> None:
@@ -143,7 +144,7 @@ def test_what_determines_a_result_changes_its_id(change: dict[str, Any]) -> None
         {"job": {"confirm_run_unsafe_code": True}},
         {"job": {"pretrained": "./m"}},
         {"job": {"device": "cpu"}},
-        {"job": {"kernel": "dense"}},  # what computes does, however it came to be taken
+        {"job": {"kernel": "dense"}},  # no method here has it
         {"kernels": KernelPlan(by_place={"0.mlp.up_proj": "onednn int8"}, notes=["a note"], saves=False)},
     ],
 )

@@ -8,7 +8,7 @@ from typing import Final
 from harness.contract.decoder import Decoder
 from harness.contract.method import Method
 from harness.core.errors import SpecError, UnknownNameError
-from harness.model.weights.choice import MARGIN, Decision, choose, fastest, is_faster
+from harness.model.weights.choice import MARGIN, Decision, choose, fastest, is_faster, ratios
 from harness.model.weights.computations import DENSE, Computation, Computations, HasKernels, Layer
 from harness.model.weights.linear import Site
 
@@ -23,13 +23,16 @@ class KernelPlan:
         by_place: the computation of each linear layer, by ``Site.place``; what ``Decoder.kernels`` takes.
         by_layer: the same by what a layer is, for each method that has kernels; what identifies a run.
         notes: what a reader must know, in sentences: where the product is dense, or the kernel slower than dense.
-        saves: no kernel was asked for by name that is not faster than dense here.
+        saves: no kernel was asked for by name that is slower than dense here.
+        asked: what was asked for by name, where a method has it; what is said of a run depends on it, and so does the
+            run's id, though what runs may be the machine's own choice.
     """
 
     by_place: dict[str, str] = field(default_factory=dict)
     by_layer: list[dict[str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     saves: bool = True
+    asked: str | None = None
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,7 @@ class _Part:
 
     Attributes:
         decisions: by layer, what this machine is best at; none where that was not asked.
+        is_asked: whether it has what was asked for by name.
     """
 
     method: HasKernels
@@ -45,10 +49,16 @@ class _Part:
     decisions: dict[Layer, Decision]
     ways: dict[Layer, Computations]
     counts: Counter[Layer]
+    is_asked: bool
 
     @property
-    def slower(self) -> list[Layer]:
-        """Layers with a kernel that was asked for and is not faster than dense."""
+    def saves(self) -> bool:
+        """Whether no kernel that was asked for is slower than dense at a number of tokens, for all that it gains."""
+        return all(max(ratios(self.decisions[layer].times, self.names[layer])) <= 1 for layer in self.unproven)
+
+    @property
+    def unproven(self) -> list[Layer]:
+        """Layers with a kernel that was asked for, and that would not have been taken for its speed."""
         return [
             layer
             for layer, decision in self.decisions.items()
@@ -60,7 +70,7 @@ class _Part:
         name = self.method.name
         unable = {ways.kernels[-1].why_not: None for ways in self.ways.values() if not ways.able}
         yield from (f"{name} multiplies densely: {reason}" for reason in unable)
-        for layer in self.slower[:1]:
+        for layer in self.unproven[:1]:
             slow = self.decisions[layer].described(self.names[layer])
             yield f"{name} runs on a kernel that was asked for and is not {_TOO_SLOW}: {slow} ({layer.label})"
         dense = [
@@ -83,7 +93,7 @@ def plan_kernels(parts: Sequence[Method], model: Decoder, device: str, asked: st
     Args:
         asked: ``DENSE`` or a kernel's name: what the methods that have it are to take, whatever is faster.
     """
-    plan, saves = KernelPlan(), True
+    plan, saves, is_asked = KernelPlan(), True, False
     for index, part in enumerate(parts):
         if not isinstance(part, HasKernels):
             continue
@@ -92,8 +102,9 @@ def plan_kernels(parts: Sequence[Method], model: Decoder, device: str, asked: st
         plan.by_place.update({place: settled.names[layer] for place, layer in layers.items()})
         plan.by_layer.append({layer.label: name for layer, name in settled.names.items()})
         plan.notes.extend(settled.notes())
-        saves &= not settled.slower
-    return KernelPlan(plan.by_place, plan.by_layer, plan.notes, saves)
+        saves &= settled.saves
+        is_asked |= settled.is_asked
+    return KernelPlan(plan.by_place, plan.by_layer, plan.notes, saves, asked if is_asked else None)
 
 
 def first_kernels(parts: Sequence[Method], model: Decoder) -> dict[str, str]:
@@ -118,7 +129,8 @@ def _settled(method: HasKernels, counts: Counter[Layer], device: str, asked: str
             names[layer] = decisions[layer].kernel
         else:
             names[layer] = computation.name
-    return _Part(method, names, decisions, ways, counts)
+    is_asked = any(computation is not None for computation in forced.values())
+    return _Part(method, names, decisions, ways, counts, is_asked)
 
 
 def check_asked(asked: str, parts: Sequence[Method], model: Decoder, device: str) -> None:

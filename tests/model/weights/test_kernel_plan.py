@@ -65,6 +65,12 @@ def test_what_is_asked_for_is_taken_and_said_where_it_is_slower(tmp_path):
         settled = plan("int8-dynamic", asked=EXACT.name)
         assert (settled.notes, settled.saves) == ([], True)
         assert settled.by_layer == plan("int8-dynamic").by_layer
+        assert (settled.asked, plan("int8-dynamic").asked) == (EXACT.name, None)
+        assert plan("block-sparse", asked=EXACT.name).asked is None  # it has no such kernel
+    with timed(tmp_path / "even", **{EXACT.name: (0.95, 1.0)}):
+        settled = plan("int8-dynamic", asked=EXACT.name)
+        assert settled.saves  # not slower
+        assert len(settled.notes) == 1
 
 
 @pytest.mark.parametrize("asked", ["dense", DENSE_PRODUCT])
@@ -72,7 +78,7 @@ def test_dense_may_be_asked_for_and_times_nothing(asked, tmp_path):
     with timed(tmp_path):
         settled = plan("int8-dynamic", asked=asked)
     assert set(settled.by_place.values()) == {DENSE_PRODUCT}
-    assert (settled.notes, settled.saves) == ([], True)
+    assert (settled.notes, settled.saves, settled.asked) == ([], True, asked)
     assert not list(tmp_path.iterdir())
 
 
