@@ -14,6 +14,7 @@ from harness.reports.columns import (
     Column,
     Ratio,
     at,
+    beside,
     columns,
     costs_more,
     ratio,
@@ -28,12 +29,17 @@ from harness.reports.notes import notes
 from harness.reports.numbers import PAGE
 from harness.reports.rows import Record, Row, difference
 from harness.reports.strength import by_strength
+from harness.results.cost_lines import CostLine
 from harness.results.samples import SampleLine
 
 
 @dataclass(frozen=True)
 class CostRow:
-    """A cost of a run beside dense's, which is that on the tokens of this run where the two wrote other lengths."""
+    """A cost of a run beside dense's, which is that on the tokens of this run where the two wrote other lengths.
+
+    Attributes:
+        of_another_run: dense's was measured in its own run, and not in turns with this one, which the ratio is over.
+    """
 
     column: Column
     value: float | None
@@ -44,6 +50,7 @@ class CostRow:
     why: str
     why_no_ratio: str
     of_same_tokens: bool
+    of_another_run: bool
     is_dearer: bool
 
 
@@ -63,7 +70,8 @@ _CARDS = ("flops", "ideal_ref", "ideal_requests", "latency", "energy", "weights"
 def run_page(row: Row, result: Result, dense: Sequence[SampleLine]) -> dict[str, Any]:
     """The page of a run, with the documents of its dense run; what cannot be read is named among the ``problems``."""
     problems: list[str] = []
-    costs = [cost_line(row, column) for column in columns([row.record])]
+    lines = _costs(result, problems)
+    costs = [cost_line(row, column, lines) for column in columns([row.record])]
     histograms, changed = _documents(row, result, dense, problems)
     try:
         manifest = result.manifest()
@@ -92,23 +100,40 @@ def run_page(row: Row, result: Result, dense: Sequence[SampleLine]) -> dict[str,
     }
 
 
-def cost_line(row: Row, column: Column) -> CostRow:
-    """One cost of a run; ``noise`` is dense against dense, measured in the same way."""
+def _costs(result: Result, problems: list[str]) -> list[CostLine]:
+    """What the run's documents cost; none if they cannot be read."""
+    try:
+        return list(result.costs())
+    except ResultError as error:
+        problems.append(str(error))
+        return []
+
+
+def cost_line(row: Row, column: Column, costs: Iterable[CostLine] = ()) -> CostRow:
+    """One cost of a run; ``noise`` is dense against dense, measured in the same way.
+
+    Args:
+        costs: the run's lines, where dense's times of the same turns are.
+    """
     cost = value(row.record, column)
     words, _ = trust(row.record, column)
     why = "" if cost is not None else why_missing(row.record, column)
     noise = (at(row.record, "baseline/noise") or {}).get(column.key)
     against = ratio(row.record, row.dense, column)
+    dense = reference(row.record, row.dense, column)
+    is_timed = column.kind in ("measured", "estimated")
+    in_turns = beside(row.record, column, costs) if is_timed else None
     return CostRow(
         column,
         cost,
-        reference(row.record, row.dense, column),
+        dense if in_turns is None else in_turns,
         against,
         Ratio(**noise) if noise else None,
         words,
         why,
         why_no_ratio(row.record, column),
         bool(column.same_tokens) and not wrote_as_much(row.record),
+        is_timed and in_turns is None and dense is not None,
         against is not None and costs_more(against, column),
     )
 

@@ -7,11 +7,13 @@ A kind says how a number came about, and numbers of two kinds never share a colu
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import chain
+from statistics import mean, median
 from typing import Any, Final
 
 from harness.measure.accelerators import HOST
 from harness.results.baseline import COSTS, TOTALS, Kind, same_length
-from harness.results.costs import Energy
+from harness.results.cost_lines import CostLine, requests_of
+from harness.results.costs import Energy, typical
 from harness.results.equal_tokens import stated
 
 
@@ -189,6 +191,27 @@ def reference(record: Mapping[str, Any], dense: Mapping[str, Any] | None, column
     if column.same_tokens and not wrote_as_much(record):
         return _per_document(record, column, column.same_tokens)
     return None if dense is None else value(dense, column)
+
+
+def beside(record: Mapping[str, Any], column: Column, costs: Iterable[CostLine]) -> float | None:
+    """What dense measured in the run's own turns, which its ratio is over; None where that was not kept.
+
+    Args:
+        costs: the run's own lines, where dense's times stand beside the run's.
+    """
+    dense = [request["dense"] for request in requests_of(costs) if "dense" in request]
+    if column.key == "latency":
+        return typical([times["latency"] for times in dense]) if dense else None
+    if column.key in ("ttft", "tpot"):
+        written = [times for times in dense if "tpot" in times and "ttft" in times]
+        every = [seconds for times in written for seconds in times["ttft" if column.key == "ttft" else "tpot"]]
+        return median(every) if every else None
+    if column.key == "peak_memory":
+        peak: float | None = at(record, "baseline/beside/peak_memory")
+        return peak
+    joules = at(record, "baseline/beside/energy_j") or []
+    is_of_kind = (column.key == "energy") == bool(at(record, "baseline/beside/energy_is_measured"))
+    return mean(joules) if joules and is_of_kind else None
 
 
 def _per_document(record: Mapping[str, Any], column: Column, path: str) -> float | None:

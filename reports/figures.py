@@ -168,7 +168,7 @@ def depths(axes: "Axes", data: "DataFrame") -> None:
 
 
 def phases(axes: "Axes", data: "DataFrame") -> None:
-    """Tokens per second in prefill and in decoding, over dense's."""
+    """Speed of prefill and of decoding over dense's: what a first token and a further one take, turned over."""
     styles = {"prefill": (_BLUE, ""), "decode": (_ORANGE, "//")}
     measured = [phase for phase in styles if data[phase].notna().any()]
     for number, phase in enumerate(measured):
@@ -178,7 +178,7 @@ def phases(axes: "Axes", data: "DataFrame") -> None:
         axes.bar(centres, data[phase], 0.36, color=colour, hatch=hatch, edgecolor="white", label=phase)
     axes.set_xticks(range(len(data)), [method[:24] for method in data["method"]], rotation=20, ha="right", fontsize=7)
     axes.axhline(1, color=_RULE, linestyle=":", linewidth=1)
-    axes.set_ylabel("tokens per second, × dense")
+    axes.set_ylabel("measured speed, × dense")
     axes.legend(fontsize=7)
 
 

@@ -121,19 +121,20 @@ def parts_data(rows: Sequence[Row], parts: str, cost: str) -> "DataFrame | None"
 
 
 def phases_data(rows: Sequence[Row]) -> "DataFrame | None":
-    """Prefill and decode throughput over dense's, where both were measured."""
+    """Speed of prefill and of decoding over dense's in the same turns: to the first token, then per token.
+
+    A text that is only scored is prefill as a whole.
+    """
     import pandas as pd
 
     lines = []
     for row in rows:
-        latency, reference = (at(record, "time/latency") if record else None for record in (row.record, row.dense))
-        if not latency or not reference:
-            continue
-        line = {"method": row.record["method"]["label"], "prefill": None, "decode": None}
-        for phase in ("prefill", "decode"):
-            speed, dense_speed = latency.get(f"{phase}_tokens_per_s"), reference.get(f"{phase}_tokens_per_s")
-            line[phase] = speed / dense_speed if speed and dense_speed else None
-        lines.append(line)
+        is_scored = at(row.record, "time/latency/kind") == "score"
+        keys = {"prefill": "latency" if is_scored else "ttft", "decode": "tpot"}
+        against = {phase: ratio(row.record, row.dense, BY_KEY[key]) for phase, key in keys.items()}
+        if not row.is_dense and any(against.values()):
+            speeds = {phase: 1 / each.value if each else None for phase, each in against.items()}
+            lines.append({"method": row.record["method"]["label"], **speeds})
     return pd.DataFrame(lines).astype({"prefill": float, "decode": float}) if lines else None
 
 

@@ -1,8 +1,13 @@
 """What the columns say of how a number came about."""
 
+import copy
+
 import pytest
 
-from harness.reports.columns import BY_KEY, columns, trust, value
+from harness.leaderboard.pages import cost_line
+from harness.reports.columns import BY_KEY, beside, columns, trust, value
+from harness.reports.rows import rows
+from tests.leaderboard.generated import groups, runs
 
 
 def record(**time):
@@ -37,3 +42,23 @@ def test_idealized_time_stands_beside_latency_for_the_same_requests():
     assert same.per == latency.per == "request"
     assert BY_KEY["ideal_ref"].per == "document"
     assert "same requests" in same.title
+
+
+def test_dense_beside_a_measured_cost_was_measured_in_the_same_turns():
+    dense, method = (copy.deepcopy(made.record) for made in runs(groups(1, 1, 1)[0], settings=1))
+    latency = method["time"]["latency"]
+    latency |= {"ttft": latency["end_to_end"], "tpot": latency["end_to_end"]}
+    method["memory"]["peak"] = dense["memory"]["peak"] = 7
+    times = {"latency": [0.3, 0.5, 0.4], "ttft": [0.1, 0.2, 0.2], "tpot": [0.01, 0.03, 0.02]}
+    request = {"prompt_tokens": 3, "new_tokens": 4, "run": times}
+    line = {"task": "t", "doc_id": 0, "doc_hash": "a", "requests": [request | {"dense": times}]}
+    row = rows([dense, method])[1]
+    shown = {key: cost_line(row, BY_KEY[key], [line]) for key in ("latency", "ttft", "tpot", "peak_memory", "flops")}
+    assert [shown[key].dense for key in ("latency", "ttft", "tpot")] == [0.4, 0.2, 0.02]
+    assert {key for key, each in shown.items() if each.of_another_run} == {"peak_memory"}
+    method["baseline"]["beside"] = {"peak_memory": 9, "energy_j": [2.0, 4.0], "energy_is_measured": True}
+    assert cost_line(row, BY_KEY["peak_memory"], [line]).dense == 9
+    assert beside(method, BY_KEY["energy"], []) == 3
+    assert beside(method, BY_KEY["energy_estimated"], []) is None
+    alone = cost_line(row, BY_KEY["latency"], [line | {"requests": [request]}])
+    assert (alone.dense, alone.of_another_run) == (dense["time"]["latency"]["typical_s"], True)

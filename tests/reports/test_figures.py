@@ -1,5 +1,6 @@
 """Figures show the numbers of their tables, and the tables those of the records."""
 
+import copy
 import csv
 import re
 import xml.etree.ElementTree as ET
@@ -12,8 +13,9 @@ import pytest
 
 from harness.contract.families import LOOKS, OTHER, Family, look
 from harness.core.errors import ReportError
-from harness.reports.plots import speedup_data
+from harness.reports.plots import phases_data, speedup_data
 from harness.reports.report import write
+from harness.reports.rows import rows
 from harness.results.store import Store
 from tests.leaderboard.generated import Made, groups, runs, write_all
 
@@ -114,6 +116,21 @@ def test_speed_ups_stand_beside_those_of_the_same_requests(
         record["baseline"]["ratios"] |= {"ideal_requests": {"value": 0.4, "low": 0.3, "high": 0.5}}
     (line,) = speedup_data([SimpleNamespace(record=record, dense=made[0].record, is_dense=False)]).to_dict("records")
     assert line["modelled"] == pytest.approx(1 / used)
+
+
+def test_phases_are_ratios_of_one_session_turned_over(made: list[Made]) -> None:
+    """Dense's own run may have been measured when the machine was slower."""
+    dense, method = copy.deepcopy(made[0].record), copy.deepcopy(made[1].record)
+    dense["time"]["latency"]["prefill_tokens_per_s"] /= 3
+    ratios = method["baseline"]["ratios"]
+    (scored,) = phases_data(rows([dense, method])).to_dict("records")
+    assert scored["prefill"] == pytest.approx(1 / ratios["latency"]["value"])
+    method["time"]["latency"]["kind"] = "generate"
+    ratios |= {"ttft": {"value": 0.8, "low": None, "high": None}, "tpot": {"value": 0.5, "low": None, "high": None}}
+    (written,) = phases_data(rows([dense, method])).to_dict("records")
+    assert (written["prefill"], written["decode"]) == (1.25, 2.0)
+    method["baseline"]["ratios"] = {}
+    assert phases_data(rows([dense, method])) is None
 
 
 def test_depths_are_those_of_the_documents(report: Path, made: list[Made]) -> None:
