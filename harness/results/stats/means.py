@@ -20,7 +20,8 @@ from harness.results.stats.conventions import LEVEL, POWER, Floats, Integers
 LEAST_UNITS: Final = 10
 LEAST_VARIED: Final = 5
 """Documents that must differ from the most common value: samples with fewer often miss what is rare."""
-_EQUAL_TO: Final = 12  # decimals
+_EQUAL_TO: Final = 1e-9
+"""Values are alike that differ by no more than this part of what they were computed from: that much is rounding."""
 
 
 @dataclass(frozen=True)
@@ -45,13 +46,20 @@ class Bounds:
         return type(self)(max(self.low, least), min(self.high, most), self.p, self.detectable, self.reason)
 
 
-def bounds(estimate: float, values: Floats, clusters: Integers | None = None, weights: Floats | None = None) -> Bounds:
+def bounds(
+    estimate: float,
+    values: Floats,
+    clusters: Integers | None = None,
+    weights: Floats | None = None,
+    scale: float | None = None,
+) -> Bounds:
     """The interval of an estimate whose error is the mean error of ``values``.
 
     Args:
         values: what each document contributes, [documents]: its own value for a mean, a pseudo-value for others.
         clusters: the number of the cluster that each belongs to, from 0; None where all are independent.
         weights: how much each counts in the estimate, [documents]; None where all count the same.
+        scale: the largest number that the values are differences of; None where they are none (see ``varied``).
     """
     from scipy.special import stdtr, stdtrit
 
@@ -59,7 +67,7 @@ def bounds(estimate: float, values: Floats, clusters: Integers | None = None, we
     counts = np.ones(len(values)) if weights is None else weights  # [documents]
     sizes = np.bincount(own).astype(float)  # [units]
     means = np.bincount(own, weights=values) / sizes  # [units]
-    if (reason := too_few(means, np.bincount(own, weights=counts).astype(float))) is not None:
+    if (reason := too_few(means, np.bincount(own, weights=counts).astype(float), scale)) is not None:
         return Bounds(reason=reason)
     k, units = len(means), sizes * (means - values.mean())  # [units], what each adds to the sum's error
     error = math.sqrt(k / (k - 1) * float((units**2).sum())) / len(values)
@@ -78,22 +86,29 @@ def bounds(estimate: float, values: Floats, clusters: Integers | None = None, we
     )
 
 
-def too_few(values: Floats, weights: Floats) -> str | None:
+def too_few(values: Floats, weights: Floats, scale: float | None = None) -> str | None:
     """Why independent units, of values and weights [units], say too little of what others are like; None if enough."""
     k, effective = len(values), float(weights.sum() ** 2 / (weights**2).sum())
     if k < LEAST_UNITS:
         return f"{k} documents: an interval needs at least {LEAST_UNITS}"
     if effective < LEAST_UNITS:
         return f"{k} documents that count like {effective:.1f} of one size: an interval needs at least {LEAST_UNITS}"
-    if (others := varied(values)) < LEAST_VARIED:
+    if (others := varied(values, scale)) < LEAST_VARIED:
         alike = "all" if others == 0 else f"all but {others}"
         return f"{alike} of {k} documents are alike: how often others are not cannot be told"
     return None
 
 
-def varied(values: Floats) -> int:
-    """How many values, [units], are not the most common one."""
-    return len(values) - int(np.unique(np.round(values, _EQUAL_TO), return_counts=True)[1].max())
+def varied(values: Floats, scale: float | None = None) -> int:
+    """How many values, [units], are not the most common one, up to rounding.
+
+    Args:
+        scale: the largest number that the values are differences of, to which rounding is relative; None takes theirs.
+    """
+    ordered = np.sort(values)
+    tolerance = _EQUAL_TO * (np.abs(values).max() if scale is None else scale)
+    alike = np.searchsorted(ordered, ordered + tolerance, side="right") - np.arange(len(ordered))  # [units]
+    return len(values) - int(alike.max())
 
 
 def _untransformed(point: float, skewness: float) -> float:

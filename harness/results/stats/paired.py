@@ -69,7 +69,7 @@ def difference(dense: Floats, method: Floats, clusters: Integers | None = None) 
         low, high = interval(lost, gained, n)
         exact = Bounds(low, high, mcnemar(lost, gained), least, reason)
         return _difference(value, exact, "mcnemar-exact", change)
-    limits = bounds(value, change, clusters)
+    limits = bounds(value, change, clusters, scale=_largest(dense, method))
     return _difference(value, limits.within(-1, 1) if are_shares(dense, method) else limits, "t", change)
 
 
@@ -84,8 +84,8 @@ def statistic_difference(
         statistic: the score of values [..., documents, parts]; that of their mean is the same.
     """
     value = float(statistic(method) - statistic(dense))
-    pseudo = pseudo_values(method, statistic) - pseudo_values(dense, statistic)
-    limits = bounds(value, pseudo, clusters, sizes_of(dense))
+    after, before = pseudo_values(method, statistic), pseudo_values(dense, statistic)
+    limits = bounds(value, after - before, clusters, sizes_of(dense), _largest(after, before))
     return _difference(value, limits, "jackknife-t", method[:, 0] - dense[:, 0])
 
 
@@ -117,6 +117,11 @@ def _difference(
         detectable=limits.detectable,
         reason=limits.reason,
     )
+
+
+def _largest(*values: Floats) -> float:
+    """The largest magnitude, to which the rounding of differences is relative."""
+    return max(float(np.abs(each).max()) for each in values)
 
 
 def are_binary(*scores: Floats) -> bool:

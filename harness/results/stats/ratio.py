@@ -55,7 +55,7 @@ def paired_ratio(dense: Floats, method: Floats) -> Ratio:
     value, k = float(logs.mean()), len(logs)
     if k < LEAST_PROMPTS:
         return Ratio(float(np.exp(value)), reason=f"{k} prompts: an interval needs at least {LEAST_PROMPTS}")
-    if not varied(logs):
+    if not varied(logs, scale=1.0):  # logs of ratios near 1
         return Ratio(float(np.exp(value)), reason=f"the same ratio for each of {k} prompts: no noise to estimate")
     errors = [_standard_error(side) for side in (logs, np.median(change, axis=0)) if len(side) > 1]
     width = float(stdtrit(k - 1, 1 - LEVEL / 2)) * max(errors)
@@ -74,7 +74,7 @@ def total_ratio(dense: Floats, method: Floats) -> Ratio:
     if (reason := too_few(method / dense, dense)) is not None:
         return Ratio(value, reason=reason)
     parts = (method - value * dense) / method.mean() / (1 - dense / dense.sum())  # [documents]
-    interval = bounds(0.0, parts, weights=dense)
+    interval = bounds(0.0, parts, weights=dense, scale=float((method / method.mean()).max()))
     if interval.low is None or interval.high is None:
         return Ratio(value, reason=interval.reason)
     return Ratio(value, value * float(np.exp(interval.low)), value * float(np.exp(interval.high)))

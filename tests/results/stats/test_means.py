@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from harness.results.stats.means import bounds
+from harness.results.documents import weighted_perplexity
+from harness.results.stats.means import bounds, varied
+from harness.results.stats.paired import difference, statistic_difference
 
 SYMMETRIC = np.array([1.0, -1.0, 2.5, -2.5, 0.3, -0.3, 4.0, -4.0, 0.7, -0.7, 1.9, -1.9])
 
@@ -80,3 +82,26 @@ def test_what_is_detectable_is_found_in_four_of_five_tries() -> None:
     least = np.mean([bounds(0.0, rng.normal(size=40)).detectable for _ in range(100)])
     shown = [bounds(float(values.mean()), values).p < 0.05 for values in rng.normal(least, 1, (400, 40))]
     assert 0.75 < np.mean(shown) < 0.87
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6, 1e12])
+def test_documents_that_differ_by_rounding_are_alike(scale: float) -> None:
+    """Whatever the scale of the scores, no interval is as narrow as rounding."""
+    before = scale * (np.random.default_rng(0).random(20) + 0.1)
+    found = difference(before, before + 0.3 * scale)
+    assert (found.low, found.high, found.p) == (None, None, None)
+    assert found.reason.startswith("all of 20 documents are alike")
+    genuine = difference(before, before + 0.3 * scale * (1 + 1e-3 * np.arange(20)))
+    assert genuine.low is not None
+
+
+def test_texts_of_one_perplexity_and_several_lengths_are_alike() -> None:
+    words = np.arange(50.0, 70.0)
+    found = statistic_difference(np.c_[-words * 7, words], np.c_[-words * 7.7, words], weighted_perplexity)
+    assert (found.low, found.high, found.p) == (None, None, None)
+    assert found.reason.startswith("all of 20 documents are alike")
+
+
+def test_values_on_both_sides_of_a_rounded_number_are_alike() -> None:
+    assert varied(0.5 + 1e-13 * np.array([-3.0, -1.0, 1.0, 3.0])) == 0
+    assert varied(np.array([1.0, 1.0, 1.0 + 1e-6])) == 1
