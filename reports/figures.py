@@ -119,7 +119,7 @@ def front_of(data: "DataFrame") -> list[int]:
         cost = _interval(row["cost_low"], row["cost_high"])
         quality = _interval(row["score_low"], row["score_high"])
         signed = quality and (min(sign * bound for bound in quality), max(sign * bound for bound in quality))
-        points.append(Point(row["cost"], sign * row["score"], cost, signed))
+        points.append(Point(row["cost"], sign * row["score"], cost, signed, data.attrs["kind"]))
     return front(points)
 
 

@@ -58,8 +58,8 @@ def pareto_data(rows: Sequence[Row], cost: str) -> "DataFrame | None":
                 "method": row.record["method"]["label"],
                 "family": row.record["method"]["family"],
                 "cost": against.value if against else 1.0,
-                "cost_low": against.low if against else None,
-                "cost_high": against.high if against else None,
+                "cost_low": against.low if against else 1.0,  # dense over itself is exact
+                "cost_high": against.high if against else 1.0,
                 "score": row.score["value"],
                 "score_low": low,
                 "score_high": high,
@@ -71,6 +71,7 @@ def pareto_data(rows: Sequence[Row], cost: str) -> "DataFrame | None":
     data = pd.DataFrame(lines)
     data.attrs = {
         "cost": f"{column.title} ({column.kind})",
+        "kind": column.kind,
         "metric": head["metric"],
         "less": head["higher_is_better"] is False,
     }

@@ -1,9 +1,9 @@
 // The Pareto front: harness.results.stats.pareto once more. Filters and axes choose its points while the page is read,
 // so that it cannot be worked out when the site is built.
 
-/** Whether two values differ by more than chance: each lies outside the other's interval; without intervals, at all. */
-function differ(a, aroundA, b, aroundB) {
-  if (!aroundA || !aroundB) return a !== b;
+/** Whether two values differ by more than chance: each lies outside the other's interval; exact ones, at all. */
+function differ(a, aroundA, b, aroundB, kind) {
+  if (!aroundA || !aroundB) return a !== b && !["measured", "estimated"].includes(kind);
   return (aroundA[1] < b && a < aroundB[0]) || (aroundB[1] < a && b < aroundA[0]);
 }
 
@@ -11,12 +11,12 @@ function differ(a, aroundA, b, aroundB) {
 function dominates(first, second) {
   if (first.cost > second.cost || first.quality < second.quality) return false;
   return (
-    differ(first.cost, first.costInterval, second.cost, second.costInterval) ||
-    differ(first.quality, first.qualityInterval, second.quality, second.qualityInterval)
+    differ(first.cost, first.costInterval, second.cost, second.costInterval, first.costKind) ||
+    differ(first.quality, first.qualityInterval, second.quality, second.qualityInterval, first.qualityKind)
   );
 }
 
-/** Indices of the points {cost, quality, costInterval, qualityInterval} that no other dominates, by rising cost. */
+/** Indices of the points {cost, quality, and the Interval and Kind of each} that no other dominates, by rising cost. */
 function front(points) {
   return points
     .map((_, index) => index)

@@ -94,6 +94,11 @@ function grouped(members) {
   return [...byGroup].sort(([a], [b]) => a - b);
 }
 
+/** The interval by which a number is compared: dense's ratio to itself is exact. */
+function knownWithin(key, row) {
+  return rows.dense[row] && columns.get(key).form === "ratio" ? [1, 1] : intervalOf(key, row);
+}
+
 /** The rows on the front of the view's two axes: costs are better when lower, scores as their metric says. */
 function frontRows(members) {
   const candidates = members.filter(
@@ -101,12 +106,14 @@ function frontRows(members) {
   );
   const points = candidates.map((row) => {
     const way = sense(view.y, row);
-    const bounds = intervalOf(view.y, row)?.map((bound) => bound * way) ?? null;
+    const bounds = knownWithin(view.y, row)?.map((bound) => bound * way) ?? null;
     return {
       cost: number(view.x, row),
       quality: number(view.y, row) * way,
-      costInterval: intervalOf(view.x, row),
+      costInterval: knownWithin(view.x, row),
       qualityInterval: bounds && (way < 0 ? bounds.reverse() : bounds),
+      costKind: columns.get(view.x).kind,
+      qualityKind: columns.get(view.y).kind,
     };
   });
   return front(points).map((index) => candidates[index]);

@@ -80,7 +80,8 @@ def test_the_front_is_that_of_the_statistics(opened: Open) -> None:
     cases = []
     for _ in range(200):
         places = [(rng.randint(0, 8) / 8, rng.randint(0, 8) / 8) for _ in range(rng.randint(1, 8))]
-        cases.append([Point(cost, quality, around(cost), around(quality)) for cost, quality in places])
+        kinds = rng.choice(("counted", "measured", "estimated")), rng.choice(("scored", "measured"))
+        cases.append([Point(cost, quality, around(cost), around(quality), *kinds) for cost, quality in places])
     given = [
         [
             {
@@ -88,6 +89,8 @@ def test_the_front_is_that_of_the_statistics(opened: Open) -> None:
                 "quality": point.quality,
                 "costInterval": point.cost_interval,
                 "qualityInterval": point.quality_interval,
+                "costKind": point.cost_kind,
+                "qualityKind": point.quality_kind,
             }
             for point in points
         ]

@@ -14,6 +14,8 @@ import pytest
 from harness.contract.families import LOOKS, OTHER, Family, look
 from harness.core.errors import ReportError
 from harness.reports.plots import phases_data, speedup_data
+from harness.reports.figures import front_of
+from harness.reports.plots import pareto_data, phases_data
 from harness.reports.report import write
 from harness.reports.rows import rows
 from harness.results.store import Store
@@ -131,6 +133,17 @@ def test_phases_are_ratios_of_one_session_turned_over(made: list[Made]) -> None:
     assert (written["prefill"], written["decode"]) == (1.25, 2.0)
     method["baseline"]["ratios"] = {}
     assert phases_data(rows([dense, method])) is None
+
+
+@pytest.mark.parametrize(("bounds", "kept"), [((None, None), 2), ((0.49, 0.51), 1)])
+def test_a_measured_cost_without_an_interval_takes_no_row_off_the_front(
+    made: list[Made], bounds: tuple[float | None, float | None], kept: int
+) -> None:
+    dense, method = copy.deepcopy(made[0].record), copy.deepcopy(made[1].record)
+    method["scores"][0] |= {name: dense["scores"][0][name] for name in ("value", "low", "high")}
+    method["baseline"]["ratios"]["latency"] = {"value": 0.5, "low": bounds[0], "high": bounds[1]}
+    data = pareto_data(rows([dense, method]), "latency")
+    assert len(front_of(data)) == kept
 
 
 def test_depths_are_those_of_the_documents(report: Path, made: list[Made]) -> None:
