@@ -14,9 +14,11 @@ import pytest
 
 from harness.leaderboard.serve import server
 from harness.leaderboard.site import build
+from harness.reports.report import write as write_report
 from harness.reports.rows import rows, score_interval
 from harness.results.stats import pareto
-from tests.leaderboard.generated import groups, runs, write_all
+from harness.results.store import Store
+from tests.leaderboard.generated import Made, groups, runs, write_all
 
 pytestmark = pytest.mark.slow  # a browser is started
 Open = Callable[..., Any]
@@ -281,6 +283,21 @@ def test_the_theme_is_chosen_and_kept_even_without_storage(opened: Open) -> None
         assert len(labels(page)) == 50
         page.reload()
         assert page.evaluate("getComputedStyle(document.body).backgroundColor") == (light if init else dark)
+
+
+@pytest.mark.slow
+def test_a_report_fits_360_pixels(opened: Open, tmp_path: Path) -> None:
+    """Notes hold names that no space breaks."""
+    pytest.importorskip("matplotlib", reason="the extra 'report' is not installed")
+    dense, method = runs(groups(1, 1, 1)[0], settings=1)
+    label = f"layer-drop:layers={'1/' * 60}1"
+    named = method.record["method"] | {"label": label, "savings": "simulated", "declared_real": False}
+    record = method.record | {"method": named, "warnings": ["/" + "a" * 90]}
+    write_all(tmp_path / "runs", [dense, Made(record, method.samples, method.manifest)])
+    write_report(Store(tmp_path / "runs").folders(), tmp_path / "report")
+    page = opened("report.html", folder=tmp_path / "report", viewport={"width": 360, "height": 740})
+    assert page.locator("li").count()
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
 
 
 @pytest.mark.parametrize("name", [*PAGES, "run"])
