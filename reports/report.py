@@ -4,6 +4,7 @@ import base64
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -41,10 +42,11 @@ def write(folders: Sequence[RunFolder], output: Path, cost: str = "flops") -> li
     groups = _groups(folders, cost)
     every_row = [row for group in groups for row in group.rows]
     printed = tables.printed(every_row)
+    said = list(dict.fromkeys(note for group in groups for note in _notes(group.rows)))
     texts = {
         "comparison.csv": tables.frame(every_row).to_csv(index=False),
-        "comparison.md": _markdown(printed),
-        "comparison.tex": tables.latex(printed),
+        "comparison.md": _markdown(printed, said),
+        "comparison.tex": tables.latex(printed, [f"{name}: {note}" for name, note in said]),
         "report.html": _html(groups),
     }
     with writing(output):
@@ -97,10 +99,21 @@ def _samples(folder: RunFolder) -> list[SampleLine]:
         return []
 
 
-def _markdown(table: Any) -> str:
-    """The table for a README: what could be markup in a name is code."""
-    quoted = table.assign(method=["`" + name.replace("`", "'").replace("|", "¦") + "`" for name in table["method"]])
-    return str(quoted.to_markdown(index=False, disable_numparse=True)) + "\n"
+def _notes(rows: Iterable[Row]) -> list[tuple[str, str]]:
+    """What must be read with the numbers of a table's rows, with the method's name before it."""
+    return [(row.record["method"]["label"], note) for row in rows for note in notes(row, PAGE)]
+
+
+def _markdown(table: Any, said: Sequence[tuple[str, str]]) -> str:
+    """The table for a README, with its notes below: what could be markup in a name is code."""
+    quoted = table.assign(method=[_code(name) for name in table["method"]])
+    lines = [str(quoted.to_markdown(index=False, disable_numparse=True)), *([""] if said else [])]
+    lines += [f"- {_code(name)}: {escape(note, quote=False)}" for name, note in said]
+    return "\n".join(lines) + "\n"
+
+
+def _code(text: str) -> str:
+    return "`" + text.replace("`", "'").replace("|", "¦") + "`"
 
 
 def _write_plot(plot: Plot, stem: Path) -> list[Path]:
@@ -124,7 +137,7 @@ def _html(groups: Sequence[Group]) -> str:
             "table": tables.printed(group.rows).to_dict("split"),
             "plots": [{"title": plot.title, "picture": _picture(plot)} for plot in group.plots],
             "warnings": sorted({text for row in group.rows for text in [*row.apart, *row.record["warnings"]]}),
-            "notes": [f"{row.record['method']['label']}: {note}" for row in group.rows for note in notes(row, PAGE)],
+            "notes": [f"{name}: {note}" for name, note in _notes(group.rows)],
             "runs": [
                 {"label": row.record["method"]["label"], "record": json.dumps(row.record, indent=1)}
                 for row in group.rows

@@ -107,11 +107,12 @@ def _with(number: str, bounds: str) -> str:
     return f"{number} [{bounds}]" if bounds else number
 
 
-def latex(table: "DataFrame") -> str:
-    """The printed table for a paper that loads booktabs; every character that TeX would read is escaped."""
+def latex(table: "DataFrame", said: Sequence[str] = ()) -> str:
+    """The printed table and its notes for a paper that loads booktabs; what TeX would read as a command is escaped."""
     escaped = table.map(_tex).rename(columns=_tex)
     text = escaped.style.hide(axis="index").to_latex(hrules=True, column_format="ll" + "r" * (table.shape[1] - 2))
-    return str(text)
+    items = "".join(f"\\item {_tex(note)}\n" for note in said)
+    return f"{text}\\begin{{itemize}}\n{items}\\end{{itemize}}\n" if items else str(text)
 
 
 _TEX = {

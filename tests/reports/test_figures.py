@@ -202,6 +202,21 @@ def test_latex_and_markdown_take_names_for_names(made: list[Made], tmp_path: Pat
     assert r"`a_b&c¦\input{x}$^~`" in line
 
 
+def test_what_must_be_read_with_a_row_stands_below_every_table(made: list[Made], tmp_path: Path) -> None:
+    dense, method = copy.deepcopy(made[0].record), copy.deepcopy(made[1].record)
+    baseline = method["baseline"] | {"output_tokens": 0.3}
+    baseline["ratios"] |= {"flops_total": {"value": 0.2}}
+    kernels = {"kernels": {"onednn int8": 8}, "kernel_asked": "onednn int8", "kernel_slower": True}
+    method |= {"baseline": baseline, "method": method["method"] | kernels | {"savings": "real", "declared_real": True}}
+    write_all(tmp_path / "runs", [Made(dense, made[0].samples, {}), Made(method, made[1].samples, {})])
+    write(Store(tmp_path / "runs").folders(), tmp_path / "report")
+    for name in ("comparison.md", "comparison.tex", "report.html"):
+        text = (tmp_path / "report" / name).read_text()
+        assert "none here: the kernel that was asked for is slower than dense on this machine" in text, name
+        assert "its ratios are of the same tokens" in text, name
+        assert "totals: FLOPs 0.20" in text, name
+
+
 def test_no_runs_and_unknown_costs_are_said(made: list[Made], tmp_path: Path) -> None:
     with pytest.raises(ReportError, match="no finished runs"):
         write([], tmp_path)
