@@ -226,13 +226,16 @@ def ratio(record: Mapping[str, Any], dense: Mapping[str, Any] | None, column: Co
     """A run's cost over that of its dense run: as the record states it, else from both values where they are exact.
 
     Of a run that wrote another length than dense, it is over dense on the same tokens; its totals are columns of their
-    own. A ratio of measurements needs an interval, which two records alone do not give, and one of estimates that only
-    follow the clock says nothing; then it is None.
+    own. A ratio of measurements needs those of the same turns, which two records alone do not give; one of estimates
+    that only follow the clock, or that have no interval, says nothing; then it is None.
     """
     alike = wrote_as_much(record)
     key = column.key.removesuffix("_total") if column.of_totals and alike else column.key
     known = stated(record).get(key)
-    if known is not None and not (column.kind == "estimated" and estimate(record, of_clock=True)):
+    is_vague = column.kind == "estimated" and (
+        known is None or known["low"] is None or bool(estimate(record, of_clock=True))
+    )
+    if known is not None and not is_vague:
         return Ratio(known["value"], known["low"], known["high"], known.get("reason"))
     if column.kind in ("measured", "estimated") or (column.key.startswith("roofline:") and not alike):
         return None
@@ -291,8 +294,10 @@ def why_missing(record: Mapping[str, Any], column: Column) -> str:
 
 def why_no_ratio(record: Mapping[str, Any], column: Column) -> str:
     """Why a run that has a value for a cost has no ratio to dense."""
-    if column.kind == "estimated" and (words := estimate(record, of_clock=True)):
-        return f"{words}, no ratio"
+    if column.kind == "estimated" and (words := estimate(record)):
+        return (
+            f"{words}, no ratio" if bool(estimate(record, of_clock=True)) else f"{words}, without an interval: no ratio"
+        )
     if (column.same_tokens or column.key.startswith("roofline:")) and not wrote_as_much(record):
         return "it wrote another length than dense, and dense on the same tokens is not in the record"
     return "no ratio to dense in the record"

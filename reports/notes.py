@@ -35,9 +35,10 @@ def _basis(row: Row, notation: Notation) -> Iterator[str]:
     if asked in (method.get("kernels") or {}) and asked not in kernels:
         yield f"ran on {asked}, asked for by --kernel"
     yield from _length(row, notation)
-    if words := estimate(row.record, of_clock=True):
+    if (words := estimate(row.record)) and ratio(row.record, row.dense, BY_KEY["energy_estimated"]) is None:
         joules = notation.quantity(at(row.record, "energy/estimated_j"), "J")
-        yield f"energy {joules} a request, {words}: the clock decides it, and no ratio is made of it"
+        why = "the clock decides it" if estimate(row.record, of_clock=True) else "it has no interval over windows"
+        yield f"energy {joules} a request, {words}: {why}, and no ratio is made of it"
 
 
 def _marked(row: Row, notation: Notation) -> Iterator[str]:
@@ -76,10 +77,9 @@ def _length(row: Row, notation: Notation) -> Iterator[str]:
         if (total := ratio(row.record, row.dense, BY_KEY[f"{key}_total"])) is not None
     ]
     beside = f"; totals: {', '.join(totals)}" if totals else ""
-    yield (
-        f"wrote {notation.ratio(written)} the tokens that dense wrote: its ratios are of the same tokens, its latency "
-        f"of texts of one length{beside}"
-    )
+    timed = ", its latency of texts of one length" if at(row.record, "time/latency") else ""
+    lead = f"wrote {notation.ratio(written)} the tokens that dense wrote"
+    yield f"{lead}: its ratios are of the same tokens{timed}{beside}"
     if missing := [
         BY_KEY[key].title
         for key in ("flops", "ideal_ref")

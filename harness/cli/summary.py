@@ -187,17 +187,23 @@ def _notes(records: "Sequence[RunRecord]", rows: Sequence[Row]) -> Iterator[str]
 
 
 def _without_interval(records: "Sequence[RunRecord]") -> Iterator[str]:
-    """What in the tables has no interval, by the reason."""
-    names: dict[str, dict[str, None]] = {}
+    """What in the tables has no interval, by the reason, and of which methods where it is not all of them."""
+    methods: dict[str, dict[str, list[str]]] = {}  # labels by reason and by what has no interval
+    compared = [record for record in records if record.baseline is not None]
     for record in records:
-        for score in _headline(record):
-            change = score.vs_baseline
-            if change is not None and change.low is None and change.reason:
-                names.setdefault(change.reason, {})[score.metric] = None
-        for name, info in (record.baseline.ratios if record.baseline else {}).items():
-            if info.reason and name in _SHORT:
-                names.setdefault(info.reason, {})[_SHORT[name].replace("\n", " ")] = None
-    yield from (f"no interval of {', '.join(of_reason)}: {reason}" for reason, of_reason in names.items())
+        changes = [(score.metric, score.vs_baseline) for score in _headline(record)]
+        reasons = {name: change.reason for name, change in changes if change is not None and change.low is None}
+        ratios = record.baseline.ratios if record.baseline else {}
+        reasons |= {_SHORT[name].replace("\n", " "): info.reason for name, info in ratios.items() if name in _SHORT}
+        for name, reason in reasons.items():
+            if reason:
+                methods.setdefault(reason, {}).setdefault(name, []).append(record.method.label)
+    for reason, names in methods.items():
+        named = (
+            name if len(labels) == len(compared) else f"{name} of {' and '.join(labels)}"
+            for name, labels in names.items()
+        )
+        yield f"no interval of {', '.join(named)}: {reason}"
 
 
 def _doubts(record: "RunRecord", row: Row) -> Iterator[str]:

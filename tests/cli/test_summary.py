@@ -108,6 +108,14 @@ def test_what_has_no_interval_says_why(records: list[RunRecord], monkeypatch: py
     metric = scores[0].metric
     assert "no interval of latency, time per token: 3 prompts: an interval needs at least 6" in words
     assert f"no interval of {metric}: 8 documents: an interval needs at least 10" in words
+    exact = baseline.model_copy(update={"ratios": {"flops": RatioInfo(value=0.9)}})
+    other = method.model_copy(update={"baseline": exact, "scores": []})
+    written = io.StringIO()
+    monkeypatch.setattr(summary, "stdout", lambda: Console(file=written, width=100, highlight=False))
+    summary.results([*records, other], Path("runs"), as_json=False)
+    words = " ".join(written.getvalue().split())
+    label = method.method.label
+    assert f"no interval of latency of {label}, time per token of {label}: 3 prompts" in words
     test = "of 200 documents the test (mcnemar-exact) finds 0.040 in four of five tries"
     assert f"its {metric} is not shown to differ from dense; {test}" in words
 

@@ -32,7 +32,7 @@ def pair(**changes: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     """A dense run and a method's, of which sections are changed."""
     dense, method = (copy.deepcopy(made.record) for made in runs(groups(1, 1, 1)[0], settings=1))
     for name, change in changes.items():
-        method[name] = method[name] | change if isinstance(method[name], dict) else change
+        method[name] = method[name] | change if isinstance(method[name], dict) and change is not None else change
     return dense, RunRecord.model_validate(method).model_dump(mode="json")
 
 
@@ -143,6 +143,13 @@ def test_energy_that_follows_the_clock_is_no_ratio_and_its_joules_are_said() -> 
     loaded["parts"]["cpu"]["joules"] = 1.0
     _, method = pair(energy=loaded, baseline=with_ratios(**estimated))
     assert ratio(method, dense, column) == Ratio(0.87, 0.8, 0.9)
+    vague = with_ratios(energy_estimated={"value": 0.87, "low": None, "high": None, "reason": "windows"})
+    dense, method = pair(energy=loaded, baseline=vague)
+    assert ratio(method, dense, column) is None
+    assert why_no_ratio(method, column) == "estimated: 60% of it constant power x time, without an interval: no ratio"
+    assert any(
+        line.startswith("energy 1.58 J a request, estimated: 60% of it") for line in said(energy=loaded, baseline=vague)
+    )
 
 
 def test_columns_of_totals_stand_where_a_run_wrote_another_length() -> None:
@@ -160,6 +167,9 @@ def test_columns_of_totals_stand_where_a_run_wrote_another_length() -> None:
     (line,) = [line for line in said(baseline=shorter) if line.startswith("wrote")]
     assert line.startswith("wrote 0.30x the tokens that dense wrote")
     assert "totals: FLOPs 0.30x" in line
+    assert "its latency of texts of one length" in line
+    (untimed,) = [line for line in said(baseline=shorter, time=None) if line.startswith("wrote")]
+    assert "latency" not in untimed
 
 
 def test_dense_beside_a_run_of_another_length_is_dense_on_the_same_tokens() -> None:
