@@ -4,7 +4,6 @@ import copy
 import csv
 import re
 import xml.etree.ElementTree as ET
-from copy import deepcopy
 from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,9 +12,8 @@ import pytest
 
 from harness.contract.families import LOOKS, OTHER, Family, look
 from harness.core.errors import ReportError
-from harness.reports.plots import phases_data, speedup_data
 from harness.reports.figures import front_of
-from harness.reports.plots import pareto_data, phases_data
+from harness.reports.plots import pareto_data, phases_data, speedup_data
 from harness.reports.report import write
 from harness.reports.rows import rows
 from harness.results.store import Store
@@ -111,7 +109,7 @@ def test_speed_ups_stand_beside_those_of_the_same_requests(
     made: list[Made], own: str | None, stated: bool, used: float
 ) -> None:
     """Unless the method's modules are its own, whose costs the requests are not charged."""
-    record = deepcopy(next(run.record for run in made if run.record["baseline"]))
+    record = copy.deepcopy(next(run.record for run in made if run.record["baseline"]))
     record["time"]["ideal"] |= {"profile": "p", "own_profile": own}
     record["baseline"]["ratios"] |= {"ideal_own": {"value": 0.6, "low": None, "high": None}}
     if stated:
