@@ -125,7 +125,8 @@ def parse(text: str, extra_args: dict[str, Any] | None = None) -> Stack:
         UnknownNameError: unknown method or argument.
         MethodError: a value that the method refuses.
     """
-    return Stack(tuple(_parse_one(part.strip(), extra_args or {}) for part in _PLUS.split(text)))
+    # in a list: tuple() would take a StopIteration of a method's own check for the end
+    return Stack(tuple([_parse_one(part.strip(), extra_args or {}) for part in _PLUS.split(text)]))
 
 
 def _parse_one(text: str, extra_args: dict[str, Any]) -> Method:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from harness.core.errors import HarnessError
-from harness.core.strangers import message_of, raising_module, refusal_of, text_of
+from harness.core.strangers import is_interrupt, message_of, raising_module, refusal_of, stranger_of, text_of
 from harness.evaluate.advice import advice_on
 
 
@@ -22,11 +22,14 @@ def explained(what: str, batch_size: int) -> Iterator[None]:
     except HarnessError:
         raise
     except (torch.OutOfMemoryError, MemoryError) as error:
+        place = stranger_of(error)
         raise HarnessError(
-            f"{what}: out of memory at batch size {batch_size}. Finished documents are kept: give the same "
+            f"{what}: out of memory at batch size {batch_size}{f', in {place}' if place else ''}. Finished documents are kept: give the same "
             "command again when memory is free, or a smaller --batch_size (which is another run)."
         ) from error
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
+        if is_interrupt(error):
+            raise
         if reason := advice_on(error) or refusal_of(error) or _refused_by_library(error):
             raise HarnessError(f"{what}: {reason}") from error
         raise

@@ -16,7 +16,7 @@ from typing import Any
 import harness.tasks
 from harness.core.errors import MethodError, TaskError, UnknownNameError
 from harness.core.source import of_file
-from harness.core.strangers import message_of, stranger_of, text_of
+from harness.core.strangers import is_interrupt, message_of, stranger_of, text_of
 from harness.evaluate.advice import advice_on, missing_metric
 from harness.evaluate.task_index import Known, known_names
 
@@ -124,7 +124,9 @@ class TaskLoader:
         spec = str(Path(name).resolve()) if name.endswith((".yaml", ".yml")) else name
         try:
             built = self.manager.load([spec])
-        except Exception as error:  # a task may run its author's code and fail in any way; the message says which
+        except BaseException as error:  # a task may run its author's code and fail in any way; the message says which
+            if is_interrupt(error):
+                raise
             raise TaskError(_explain(name, error)) from error
         for task_name, task in built["tasks"].items():
             _refuse_absent_metrics(task_name, task)

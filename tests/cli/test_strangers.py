@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,10 @@ RAISES = {
     "StopIteration": "next(iter(()))",
     "ImportError": "import sys; from sys import nothing_of_this_name",
     "RuntimeError": "import torch; torch.ones(2) @ torch.ones(3)",
+    "GeneratorExit": "raise GeneratorExit",
+    "Own": "raise Own('from the base of all')",
+    "CancelledError": "import asyncio; raise asyncio.CancelledError",
+    "MemoryError": "raise MemoryError",
     "HarnessError": "raise HarnessError('as this project says it')",
 }
 """Statements of a stranger's function, each with a word of the sentence."""
@@ -30,6 +35,9 @@ TYPES = """
 from harness.core.errors import HarnessError
 
 class Odd(Exception):
+    pass
+
+class Own(BaseException):
     pass
 
 class Silent(Exception):
@@ -74,11 +82,27 @@ def own(tmp_path: Path, harness: Harness, tiny: list[object]) -> Callable[..., A
 @pytest.mark.parametrize("raised", RAISES)
 def test_whatever_a_metric_raises(raised: str, own: Callable[..., Any]) -> None:
     done = own("process_results: !function own.score\n", f"def score(doc, results):\n    {RAISES[raised]}\n")
-    word = "as this project says it" if raised == "HarnessError" else raised
+    word = {"HarnessError": "as this project says it", "MemoryError": "out of memory"}.get(raised, raised)
     assert word in done.sentence
     if raised != "HarnessError":
         assert "own.py:" in done.sentence
         assert "(score)" in done.sentence or "(f)" in done.sentence
+
+
+@pytest.mark.parametrize("raised", ["GeneratorExit", "Own", "CancelledError", "StopIteration"])
+def test_whatever_the_data_raises(raised: str, own: Callable[..., Any]) -> None:
+    sentence = own("process_docs: !function own.f\n", f"def f(docs):\n    {RAISES[raised]}\n").sentence
+    assert raised in sentence
+    assert "own.py:" in sentence
+
+
+@pytest.mark.parametrize("command", ["run", "prepare", "check"])
+def test_the_data_and_methods_of_other_commands(command: str, harness: Harness, tiny: list[object]) -> None:
+    method = f"{_method(RAISES['Own'])}:at=prepare"
+    arguments = (method,) if command == "check" else (*tiny, "--task", "tiny_letters", "--method", method)
+    done = harness(command, *arguments, *(["--limit", 2] if command == "run" else []))
+    assert "Own" in done.out + done.err
+    assert "mine.py" in done.out + done.err
 
 
 @pytest.mark.parametrize(
@@ -171,8 +195,15 @@ def _method(body: str, at_import: str = "") -> str:
     return "./mine.py:Mine"
 
 
-@pytest.mark.parametrize("at", ["import", "check", "prepare", "attach", "forward", "restore"])
-@pytest.mark.parametrize("raised", ["KeyError", "Silent", "RecursionError", "SystemExit"])
+_TRIED = [
+    *product(
+        ["import", "check", "prepare", "attach", "forward", "restore"], ["KeyError", "Silent", "SystemExit", "Own"]
+    ),
+    *product(["import", "check", "attach"], ["RecursionError", "GeneratorExit", "StopIteration"]),
+]
+
+
+@pytest.mark.parametrize(("at", "raised"), _TRIED)
 def test_loose_method_that_raises(at: str, raised: str, harness: Harness, tiny: list[object]) -> None:
     method = _method(RAISES[raised], "fail()" if at == "import" else "")
     sentence = harness("run", *tiny, "--task", "tiny_letters", "--limit", 2, "--method", f"{method}:at={at}").sentence
