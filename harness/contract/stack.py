@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +47,19 @@ class Stack(Facts):
         """
         for index, part in enumerate(self.parts):
             _check_below(part, self.parts[:index])
+
+    def check_model(self, outline: Callable[[], "Decoder"]) -> None:
+        """Refuse what cannot be on this model, before anything is prepared.
+
+        Args:
+            outline: gives the model without its weights, which is built where a method looks at it.
+
+        Raises:
+            MethodError: with what would be right.
+        """
+        for index, part in enumerate(self.parts):
+            if type(part).check_model is not Method.check_model:
+                part.check_model(outline(), self.parts[:index])
 
     @property
     def label(self) -> str:

@@ -22,9 +22,9 @@ def explained(what: str, batch_size: int) -> Iterator[None]:
     except HarnessError:
         raise
     except (torch.OutOfMemoryError, MemoryError) as error:
-        place = stranger_of(error)
+        place = f", in {place}" if (place := stranger_of(error)) else ""
         raise HarnessError(
-            f"{what}: out of memory at batch size {batch_size}{f', in {place}' if place else ''}. Finished documents are kept: give the same "
+            f"{what}: out of memory at batch size {batch_size}{place}. Finished documents are kept: give the same "
             "command again when memory is free, or a smaller --batch_size (which is another run)."
         ) from error
     except BaseException as error:

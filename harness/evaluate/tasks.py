@@ -245,7 +245,7 @@ def _stable(value: Any) -> Any:
     return re.sub(r" at 0x[0-9a-f]+", "", str(value))
 
 
-def _explain(name: str, error: Exception) -> str:
+def _explain(name: str, error: BaseException) -> str:
     """Why a task would not load; for missing data, where it was looked for and what fetches it."""
     import datasets
     from huggingface_hub import constants
@@ -265,7 +265,7 @@ def _explain(name: str, error: Exception) -> str:
     )
 
 
-def _dataset_of(error: Exception) -> list[str]:
+def _dataset_of(error: BaseException) -> list[str]:
     """The data set (path, configuration) that a task was loading when the error came; empty if it was not."""
     for frame, _ in traceback.walk_tb(error.__traceback__):
         task: Any = frame.f_locals.get("self")

@@ -83,7 +83,7 @@ def _dtype(wanted: Any, config: Any, source: ModelSource) -> "torch.dtype":
     import torch
     from safetensors import safe_open
 
-    if wanted != "auto":
+    if wanted not in ("auto", None):
         return wanted if isinstance(wanted, torch.dtype) else cast("torch.dtype", getattr(torch, str(wanted)))
     if config.dtype is not None:
         return cast("torch.dtype", config.dtype)

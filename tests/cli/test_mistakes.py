@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from harness.cli.arguments import key_values
+from harness.contract.prepared import Prepared
 from harness.core.errors import HarnessError
 from harness.evaluate import preflight
 from harness.evaluate.lm import HarnessLM
@@ -387,11 +388,43 @@ def test_model_argument_that_is_none(arguments: str, expected: str, refused: Ref
         "calm+wanda",
         "layer-drop:unit=attention,count=1+mue",
         "layer-drop:count=1+layer-drop:unit=mlp,count=1",
+        "wanda+block-sparse",
+        "int8-dynamic+magnitude",
+        "block-sparse+int8-dynamic",
     ],
 )
 def test_stack_that_cannot_be(stack: str, refused: Refused) -> None:
     sentence = refused("plain", "scores", "--method", stack, "--dry_run")
     assert all(part.partition(":")[0] in sentence for part in stack.split("+"))
+
+
+@pytest.mark.parametrize(
+    ("method", "expected"),
+    [
+        ("layer-drop", "layer-drop: count=4 with unit=block is out of range for this model; from 0 to 1"),
+        ("layer-drop:layers=1+layer-drop:layers=1", "layer 1 is already out of the model"),
+        ("layer-drop:layers=7", "there is no layer 7"),
+        ("random-skip:first=2", "random-skip: executed=0.75 is out of range"),
+        ("calm", "every=4 and start=0 leave no layer to check in a model of 2"),
+        ("static-path", "skip=3 is out of range"),
+        ("wanda:layers=0/5", "there is no layer 5"),
+        ("dr-llm:state=empty", "prepared state in empty cannot be read"),
+        ("polar:state=broken", "prepared state in broken cannot be read"),
+        ("polar:state=of_another", "was made for another name (dr-llm, not polar)"),
+    ],
+)
+def test_method_that_this_model_cannot_have(method: str, expected: str, refused: Refused) -> None:
+    Path("empty").mkdir()
+    Path("broken").mkdir()
+    Path("broken/state.json").write_text("{")
+    Prepared().save(Path("of_another"), {"name": "dr-llm"})
+    assert expected in refused("plain", "scores", "--method", method, "--method", "layer-drop:count=1", "--dry_run")
+
+
+def test_calibration_of_nothing(refused: Refused) -> None:
+    Path("nothing.txt").write_text("\n")
+    sentence = refused("plain", "scores", "--method", "layer-drop:count=1", "--calibration", "nothing.txt")
+    assert "the calibration text from the file nothing.txt is empty" in sentence
 
 
 def test_folder_named_in_another_script(models: Callable[..., Path], harness: Harness, tasks: Path) -> None:
