@@ -39,8 +39,10 @@ def _refused_by_library(error: BaseException) -> str | None:
     """What lm-eval could not do with the task or its documents, or transformers with the generation arguments."""
     module = f"{raising_module(error)}."
     if module.startswith("lm_eval."):
-        if isinstance(error, AssertionError | TypeError | ValueError):
-            return f"lm-eval refuses: {text_of(error) or 'a request is empty or too long for the model (max_length)'}"
+        if text_of(error) and isinstance(error, AssertionError | TypeError | ValueError):
+            return f"lm-eval refuses: {text_of(error)}"
+        if isinstance(error, AssertionError) and module.startswith("lm_eval.models."):
+            return "lm-eval refuses: a request is empty or too long for the model (max_length)"
         return f"lm-eval refuses: {message_of(error)}"
     if module.startswith("transformers.generation.") and isinstance(error, AssertionError | TypeError | ValueError):
         return f"transformers refuses: {text_of(error)}"

@@ -36,11 +36,12 @@ METRIC = "metric_list:\n  - {metric: METRIC, aggregation: mean, higher_is_better
 WRITES = "output_type: generate_until\n" + METRIC.replace("METRIC", "exact_match")
 SHORT = "generation_kwargs: {until: [zz], max_gen_toks: 4}\n"
 SCORES = "output_type: loglikelihood\n" + METRIC.replace("METRIC", "acc")
+ROLLS = "output_type: loglikelihood_rolling\nmetric_list:\n  - {metric: bits_per_byte}\n"
 TASKS = {
     "writes": WRITES + SHORT,
     "scores": SCORES,
     "chooses": "output_type: multiple_choice\ndoc_to_choice: [' x', ' y']\ndoc_to_target: 0\n",
-    "rolls": "output_type: loglikelihood_rolling\nmetric_list:\n  - {metric: bits_per_byte}\n",
+    "rolls": ROLLS,
     "shows": SCORES + "fewshot_split: train\nnum_fewshot: 2\n",
     "shows_its_own": SCORES + "fewshot_split: test\nnum_fewshot: 2\n",
     "shows_first": SCORES + "fewshot_split: train\nfewshot_config: {sampler: first_n}\nnum_fewshot: 2\n",
@@ -52,6 +53,7 @@ TASKS = {
     "writes_in_beams": WRITES + "generation_kwargs: {until: [zz], max_gen_toks: 4, num_beams: many}\n",
     "executes": SCORES + "unsafe_code: true\n",
     "answers_nothing": SCORES + "target_delimiter: ''\ndoc_to_target: ''\n",
+    "rolls_nothing": f"{ROLLS}doc_to_target: ''\n",
     "sees": SCORES + "doc_to_image: [q]\n",
 }
 
@@ -101,7 +103,13 @@ def _begun() -> Any:
     return tokenizer
 
 
-def _template(text: str) -> Any:
+def _counting(length: Any) -> Any:
+    tokenizer = tiny_tokenizer()
+    tokenizer.model_max_length = length
+    return tokenizer
+
+
+def _template(text: Any) -> Any:
     tokenizer = tiny_tokenizer()
     tokenizer.chat_template = text
     return tokenizer
@@ -130,6 +138,9 @@ TOKENIZERS: dict[str, Callable[[], Any]] = {
     ),
     "undefined": lambda: _template("{{ messages[0].of.nothing }}"),
     "divides": lambda: _template("{{ 1 // 0 }}"),
+    "counts in words": lambda: _counting("many"),
+    "half a character": lambda: _template(_TURNS + r"{{ '\ud800' }}"),
+    "two templates": lambda: _template({"a": _TURNS, "b": _TURNS}),
     "no template": lambda: _template("{% for m in messages %}"),
 }
 
@@ -197,11 +208,10 @@ def checked(lms: Callable[..., HarnessLM], tasks: Path) -> Callable[..., str]:
     def check(
         tokenizer: str, task: str, family: str = "llama", batch: int = 1, args: str = "", gen: str = "", **settings: Any
     ) -> str:
-        job = Job(methods=("dense",), tasks=(task,), pretrained="", batch_size=batch, **settings)
-        lm = lms(tokenizer, family, batch, args, job.apply_chat_template)
-        overrides = Overrides(job.num_fewshot, key_values("--gen_kwargs", [gen]))
+        job = Job(methods=("dense",), tasks=(task,), pretrained="any", batch_size=batch, **settings)
+        loaded = loader.load(task, Overrides(job.num_fewshot, key_values("--gen_kwargs", [gen])))
         with pytest.raises(HarnessError) as refusal:
-            preflight.check(lm, loader.load(task, overrides), job)
+            preflight.check(lms(tokenizer, family, batch, args, job.apply_chat_template), loaded, job)
         return str(refusal.value)
 
     return check
@@ -229,6 +239,16 @@ def test_tokenizer_that_does_not_fit(
     tokenizer: str, task: str, arguments: dict[str, Any], expected: str, checked: Refused
 ) -> None:
     assert expected in checked(tokenizer, task, **arguments)
+
+
+@pytest.mark.parametrize("task", ["writes", "scores", "chooses", "rolls"])
+def test_tokenizer_that_cannot_encode(task: str, checked: Refused) -> None:
+    sentence = checked("counts in words", task)
+    assert f"{task}: the tokenizer cannot encode document 0: TypeError: " in sentence
+
+
+def test_template_with_half_a_character(checked: Refused) -> None:
+    assert "the tokenizer cannot encode document 0: " in checked("half a character", "writes", apply_chat_template=True)
 
 
 def test_calibration_text_that_the_model_cannot_read(refused: Refused) -> None:
@@ -280,6 +300,11 @@ def test_chat_template_that_refuses(
     assert "the model's chat template" in sentence
 
 
+def test_templates_without_a_default(checked: Refused) -> None:
+    sentence = checked("two templates", "writes", apply_chat_template=True)
+    assert "several chat templates, and none is the default: name one of " in sentence
+
+
 @pytest.mark.parametrize(
     ("task", "arguments", "expected"),
     [
@@ -310,6 +335,7 @@ def test_chat_template_that_refuses(
         ("scores", {"args": "max_length=1"}, "longer than the model allows (max_length=1)"),
         ("answers_nothing", {}, "document 0 has an answer that gives the model no token"),
         ("executes", {}, "give --confirm_run_unsafe_code"),
+        ("rolls_nothing", {}, "document 0 has a text that gives the model no token"),
         ("sees", {}, "only text models"),
     ],
 )
