@@ -61,7 +61,7 @@ def unloadable(name: str, error: BaseException) -> str:
     if _lacks_choices(config):
         return f"task {name!r}: {_CHOICES}{where}"
     settings = "; ".join(_settings(error, config))
-    about = f"; it is about {settings}" if settings else ""
+    about = f"; see {settings}" if settings else ""
     return f"task {name!r} cannot be loaded: {message_of(error)}{about}{where}"
 
 
