@@ -52,19 +52,30 @@ def samples(text: str | None) -> dict[str, list[int]] | None:
             raise HarnessError(f"--samples: neither a JSON object nor a file that can be read: {error}") from error
     parsed = _json("--samples", text)
     for task, indices in parsed.items():
-        if not isinstance(indices, list) or not all(isinstance(index, int) and index >= 0 for index in indices):
+        if not isinstance(indices, list) or not all(type(index) is int and index >= 0 for index in indices):
             raise HarnessError(f"--samples: {task} needs a list of document indices, got {indices!r}")
     return parsed
 
 
-def seconds(option: str, given: float | None) -> float | None:
-    """A duration, if one was given.
+def above_zero(option: str, given: float | None, what: str) -> float | None:
+    """A number, if one was given.
 
     Raises:
         HarnessError: not a finite number above 0.
     """
     if given is not None and not (isfinite(given) and given > 0):
-        raise HarnessError(f"{option} {given:g}: expected a number of seconds above 0")
+        raise HarnessError(f"{option} {given:g}: expected {what} above 0")
+    return given
+
+
+def finite(option: str, given: float | None) -> float | None:
+    """A number, if one was given.
+
+    Raises:
+        HarnessError: infinity, or no number.
+    """
+    if given is not None and not isfinite(given):
+        raise HarnessError(f"{option} {given:g}: expected a finite number")
     return given
 
 
@@ -115,7 +126,9 @@ def from_yaml(context: typer.Context, path: Path | None) -> Path | None:
         if flag not in flags:
             raise UnknownNameError(f"key in {path}", str(key), flags, see="Keys are the names of flags.")
         parameter = flags[flag]
-        if f"--{flag}" in parameter.secondary_opts:  # no_baseline: true is baseline: false
+        if f"--{flag}" in parameter.secondary_opts and value is not None:  # no_baseline: true is baseline: false
+            if not isinstance(value, bool):
+                raise HarnessError(f"--config {path}: {key}: expected true or false, got {value!r}")
             value = not value
         if value is not None and parameter.name:
             defaults[parameter.name] = _written(value, many=parameter.multiple)
@@ -126,7 +139,7 @@ def from_yaml(context: typer.Context, path: Path | None) -> Path | None:
 def _written(value: Any, *, many: bool) -> Any:
     """A YAML value as the flag would have been given it."""
     if isinstance(value, dict):
-        text = json.dumps(value)
+        text = json.dumps(value, default=str)  # YAML has dates
         return [text] if many else text
     if isinstance(value, list) and not many:
         return ",".join(str(item) for item in value)

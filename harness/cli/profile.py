@@ -30,7 +30,7 @@ def profile(
     """Measure the cost profile behind idealized runtimes, or show the one that is kept."""
     from harness.cli import arguments
 
-    budget_s = arguments.seconds("--cost_budget", cost_budget)
+    budget_s = arguments.above_zero("--cost_budget", cost_budget, "a number of seconds")
     result = _profile(pretrained, model_args or [], device, budget_s, again=again, offline=offline)
     if as_json:
         print(json.dumps(result.model_dump(mode="json") | {"label": result.label}, indent=2))  # noqa: T201

@@ -172,9 +172,9 @@ def run(
             warmup=warmup,
             new_tokens=cost_tokens,
             isolate=isolate,
-            budget_s=arguments.seconds("--cost_budget", cost_budget),
-            usd_per_hour=price,
-            carbon_intensity=carbon_intensity,
+            budget_s=arguments.above_zero("--cost_budget", cost_budget, "a number of seconds"),
+            usd_per_hour=arguments.above_zero("--price", price, "US dollars for an hour,"),
+            carbon_intensity=arguments.finite("--carbon_intensity", carbon_intensity),
         ),
     )
     from harness.results.store import Store
@@ -296,13 +296,14 @@ def _pretrained(backend: str, pretrained: str | None, model_args: dict[str, Any]
     if backend not in ("hf", "hf-auto", "huggingface"):
         raise HarnessError(f"--model {backend}: only hf (transformers) models can be taken apart; give --model hf")
     within = model_args.pop("pretrained", None)
-    if pretrained and within and pretrained != within:
+    given = [each for each in (pretrained, within) if each is not None]
+    if len(given) > 1 and pretrained != within:
         raise HarnessError(f"--pretrained {pretrained} and --model_args pretrained={within} differ: give one")
-    return str(pretrained or within or "pocket")
+    return str(given[0]) if given else "pocket"
 
 
 def _batch_size(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
+    if not text.isdecimal() or int(text) < 1:
         automatic = " ('auto' would make costs and rounding depend on the memory of the day)" if "auto" in text else ""
         raise HarnessError(f"--batch_size {text}: expected a whole number from 1{automatic}")
     return int(text)

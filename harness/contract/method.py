@@ -99,6 +99,14 @@ class Method(Facts, ABC):
     def check_below(self, below: tuple["Method", ...]) -> None:
         """Refuse methods on which this one cannot be stacked, by raising MethodError, before anything is prepared."""
 
+    def check_model(self, model: "Decoder", below: tuple["Method", ...] = ()) -> None:
+        """Refuse what cannot be on this model, by raising MethodError, before anything is prepared.
+
+        Args:
+            model: the dense model without its weights: it can be looked at, and not be run.
+            below: the methods that are attached before this one.
+        """
+
     def prepare(self, model: "Decoder", calibration: "Calibration") -> "Prepared":
         """Do the slow, once-only work: calibrate, search or train. Cached on disk by fingerprint."""
         from harness.contract.prepared import Prepared

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 from annotated_types import Ge
 
 from harness.contract.method import Method
+from harness.contract.prepared import Prepared
 from harness.core.errors import MethodError
 
 if TYPE_CHECKING:
@@ -60,6 +61,12 @@ class Shareable(Method, mixin=True):
         super().check()
         if self.state is not None and not self.state.is_dir():
             raise MethodError(f"{self.name}: state={self.state} is no folder; `harness prepare -o` writes one")
+
+    def check_model(self, model: "Decoder", below: tuple[Method, ...] = ()) -> None:
+        """Refuse a state that cannot be read, or is of another method or model."""
+        super().check_model(model, below)
+        if self.state is not None:
+            Prepared.load(self.state, {"name": self.name, "model": model.fingerprint})
 
     @property
     def needs_preparation(self) -> bool:

@@ -63,7 +63,12 @@ class Preparation:
                     os.utime(folder)
                     return state
             self.announce(f"preparing {method.label} on {self.calibration.source}")
-            method.prepare(model, self._with_workbench(method, model, below)).save(folder, key, method.label)
+            prepared = method.prepare(model, self._with_workbench(method, model, below))
+            if not isinstance(prepared, Prepared):
+                raise MethodError(
+                    f"{type(method).__name__}.prepare must return Prepared, and returned a {type(prepared).__name__}"
+                )
+            prepared.save(folder, key, method.label)
             for cleared in self.states.clear(keep=folder):
                 self.announce(f"the states on this machine fill their quota: cleared {cleared.label}, unused longest")
             return Prepared.load(folder, key)  # what later runs will get, in the types that JSON leaves

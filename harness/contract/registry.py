@@ -21,7 +21,7 @@ from typing import Any
 from harness.contract.families import Family, rank
 from harness.contract.method import Method
 from harness.core.errors import MethodError, UnknownNameError
-from harness.core.strangers import METHODS, message_of, stranger_of
+from harness.core.strangers import METHODS, is_interrupt, message_of, stranger_of
 
 OWN_DISTRIBUTION = "efficiency-harness"
 
@@ -102,7 +102,9 @@ def from_file(path: Path, class_name: str) -> type[Method]:
     try:
         with redirect_stdout(sys.stderr):
             spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:  # a stranger's file may fail in any way; the message names it
+    except BaseException as error:  # a stranger's file may fail in any way; the message names it
+        if is_interrupt(error):
+            raise
         raise MethodError(f"{path} cannot be loaded: {_reason(error)}") from error
     methods = [name for name, value in vars(module).items() if _is_method(value) and value.__module__ == module_name]
     if class_name not in vars(module):
@@ -159,7 +161,9 @@ def _loaded(point: EntryPoint) -> type[Method]:
     try:
         with redirect_stdout(sys.stderr):  # what it prints is no part of a command's output
             loaded = point.load()
-    except (Exception, SystemExit) as error:  # a plugin may fail in any way; the message names it
+    except BaseException as error:  # a plugin may fail in any way; the message names it
+        if is_interrupt(error):
+            raise
         raise MethodError(f"method {what} cannot be loaded: {_reason(error)}") from error
     return _checked(loaded, f"method {what}")
 

@@ -2,8 +2,8 @@
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ from harness.contract.method import Method
 from harness.contract.preparation import Preparation
 from harness.contract.prepared import Prepared
 from harness.core.errors import MethodError
+from harness.core.strangers import text_of
 
 if TYPE_CHECKING:
     from harness.contract.decoder import Decoder
@@ -47,6 +48,19 @@ class Stack(Facts):
         """
         for index, part in enumerate(self.parts):
             _check_below(part, self.parts[:index])
+
+    def check_model(self, outline: Callable[[], "Decoder"]) -> None:
+        """Refuse what cannot be on this model, before anything is prepared.
+
+        Args:
+            outline: gives the model without its weights, which is built where a method looks at it.
+
+        Raises:
+            MethodError: with what would be right.
+        """
+        for index, part in enumerate(self.parts):
+            if type(part).check_model is not Method.check_model:
+                part.check_model(outline(), self.parts[:index])
 
     @property
     def label(self) -> str:
@@ -101,9 +115,30 @@ class Stack(Facts):
             for index, part in enumerate(self.parts):
                 below = tuple(method.fingerprint for method in self.parts[:index])
                 state = preparation.state(part, model, below)
-                attached.enter_context(part.attach(model, state))
+                attached.enter_context(_attached(part, model, state))
                 states.append(state)
             yield states
+
+
+@contextmanager
+def _attached(part: Method, model: "Decoder", state: Prepared) -> Iterator[None]:
+    """What a method's ``attach`` gives, entered.
+
+    Raises:
+        MethodError: it is none that can be, or is left otherwise than once.
+    """
+    what = f"{type(part).__name__}.attach must be a context manager: decorated with @contextmanager, and with one yield"
+    context = part.attach(model, state)
+    made = vars(context).get("gen", context) if isinstance(context, AbstractContextManager) else None
+    if not isinstance(made, AbstractContextManager | Generator):
+        raise MethodError(what)
+    try:
+        with context:
+            yield
+    except RuntimeError as error:
+        if text_of(error).startswith("generator didn't "):  # contextlib's "yield" and "stop"
+            raise MethodError(what) from error
+        raise
 
 
 def _check_below(part: Method, below: tuple[Method, ...]) -> None:
@@ -125,7 +160,8 @@ def parse(text: str, extra_args: dict[str, Any] | None = None) -> Stack:
         UnknownNameError: unknown method or argument.
         MethodError: a value that the method refuses.
     """
-    return Stack(tuple(_parse_one(part.strip(), extra_args or {}) for part in _PLUS.split(text)))
+    # in a list: tuple() would take a StopIteration of a method's own check for the end
+    return Stack(tuple([_parse_one(part.strip(), extra_args or {}) for part in _PLUS.split(text)]))
 
 
 def _parse_one(text: str, extra_args: dict[str, Any]) -> Method:

@@ -6,6 +6,7 @@ libraries in between (lm-eval, transformers, torch) do what they are called for.
 """
 
 import os
+import re
 import sysconfig
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -22,7 +23,10 @@ METHODS = "harness.methods"
 _LONGEST = 300  # characters of a stranger's own message
 _TEMPLATES = ("<template>", "<unknown>")  # what jinja2 calls the file of a template that came as text
 _IN_CHARGE = ("harness", "lm_eval", "tokenizers", "torch", "transformers")
-_TASKS = os.path.join("lm_eval", "tasks", "")  # noqa: PTH118 - compared with the text of a path
+_TASKS = re.compile(
+    r"[/\\]lm_eval[/\\]tasks[/\\].+[/\\]"
+)  # a folder in that of tasks, which holds lm-eval's loader too
+_COMPILED = (".pyx", ".pxi", ".pxd")  # what the frames of a library's Cython name, relative to its source
 
 
 @contextmanager
@@ -36,10 +40,17 @@ def explained() -> Iterator[None]:
         yield
     except HarnessError:
         raise
-    except (Exception, SystemExit) as error:
-        if sentence := refusal_of(error):
+    except BaseException as error:
+        if not is_interrupt(error) and (sentence := refusal_of(error)):
             raise HarnessError(sentence) from error
         raise
+
+
+def is_interrupt(error: BaseException) -> bool:
+    """Whether the user ended it, by itself or among others: that is no one's mistake."""
+    if isinstance(error, BaseExceptionGroup):
+        return any(map(is_interrupt, error.exceptions))
+    return isinstance(error, KeyboardInterrupt)
 
 
 def refusal_of(error: BaseException) -> str | None:
@@ -58,6 +69,8 @@ def stranger_of(error: BaseException) -> str | None:
     if owned and not _is_ours(owned[-1][0]):
         return _place(*owned[-1])
     cause = error.__cause__ or error.__context__
+    if isinstance(error, RuntimeError) and isinstance(cause, StopIteration):  # what Python makes of it in a generator
+        return stranger_of(cause)
     if cause is None or isinstance(cause, HarnessError) or (frames and _is_ours(frames[-1][0])):
         return None
     return stranger_of(cause)
@@ -74,7 +87,9 @@ def text_of(error: BaseException) -> str:
     """What the exception says; nothing where a stranger's exception raises when it is written."""
     try:
         return str(error)
-    except Exception:
+    except BaseException as another:
+        if is_interrupt(another):
+            raise
         return ""
 
 
@@ -103,10 +118,12 @@ def _is_strangers(frame: FrameType) -> bool:
     file, module = frame.f_code.co_filename, str(frame.f_globals.get("__name__", ""))
     if file in _TEMPLATES or module.partition(".")[0] in _plugins():
         return True
-    if file.startswith("<"):  # made by exec: a dataclass's own methods, frozen modules
+    if not Path(file).is_absolute() or file.endswith(_COMPILED):  # made by exec, frozen or compiled
         return False
-    installed = "site-packages" in file or "dist-packages" in file
-    return _TASKS in file or not (installed or _is_within(file, _standard_library()))
+    if _TASKS.search(file):
+        return True
+    library = "site-packages" in file or "dist-packages" in file or module.partition(".")[0] in _IN_CHARGE
+    return not (library or _is_within(file, _standard_library()))
 
 
 def _is_within(file: str, folders: frozenset[str]) -> bool:

@@ -24,7 +24,8 @@ from harness.evaluate.task_index import Known, known_names, scan
 
 _BUNDLED = Path(harness.tasks.__path__[0])
 _Base = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-_FILE_FORMATS = ("json", "csv", "parquet", "text", "arrow")
+FILE_FORMATS = ("json", "csv", "parquet", "text", "arrow")
+"""Data sets that are files, by the names under which ``datasets`` reads them."""
 
 
 class State(StrEnum):
@@ -120,7 +121,7 @@ def _data(config: dict[str, Any]) -> Data:
     if path is None or config.get("custom_dataset") or "features" in kwargs:
         return Data(State.UNKNOWN)
     source = ", ".join(str(part) for part in (path, name) if part)
-    if path in _FILE_FORMATS:
+    if path in FILE_FORMATS:
         return Data(State.HERE if _local_files(kwargs.get("data_files")) else State.ABSENT, source)
     if Path(path).is_dir():
         return Data(State.HERE, source)

@@ -76,12 +76,14 @@ class HarnessLM(HFLM):  # type: ignore[misc] # lm-eval has no type stubs
             )
         self.decoder = Decoder(self._model, self.tokenizer, dissect(self._model), self._fingerprint)
 
-    def _create_tokenizer(self, pretrained: Any, *args: Any, **kwargs: Any) -> None:
+    def _create_tokenizer(self, pretrained: Any, tokenizer: Any, *args: Any, **kwargs: Any) -> None:
         try:
-            super()._create_tokenizer(pretrained, *args, **kwargs)
+            super()._create_tokenizer(pretrained, tokenizer, *args, **kwargs)
         except (OSError, ValueError) as error:
             reason = " ".join(str(error).split())[:200]
-            raise ModelError(f"the tokenizer of {pretrained!r} is missing or cannot be loaded: {reason}") from error
+            raise ModelError(
+                f"the tokenizer of {tokenizer or pretrained!r} is missing or cannot be loaded: {reason}"
+            ) from error
 
     def use_chat_template(self, wanted: bool | str) -> None:
         """Render prompts with the model's chat template, or with the one of that name.
@@ -93,6 +95,11 @@ class HarnessLM(HFLM):  # type: ignore[misc] # lm-eval has no type stubs
         templates = self.tokenizer.chat_template
         if not templates:
             raise ModelError("--apply_chat_template: the model's tokenizer has no chat template")
+        if wanted is True and isinstance(templates, dict) and "default" not in templates:
+            raise ModelError(
+                "--apply_chat_template: the tokenizer has several chat templates, and none is the default: name one of "
+                f"{', '.join(templates)}"
+            )
         if isinstance(wanted, str):
             names = templates if isinstance(templates, dict) else ()
             if wanted not in names:

@@ -6,7 +6,8 @@ each set of generation arguments, so that whatever transformers makes of them is
 
 import inspect
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
@@ -55,7 +56,10 @@ def check(lm: "HarnessLM", task: LoadedTask, settings: Settings) -> None:
                 requests[instance.request_type].append(instance)
             for kind, instances in requests.items():
                 _refuse_tokenizer(lm, name, kind)
-                with lm.answering(_Checked(lm, name, (settings.samples or {}).get(name, ()))):
+                chosen = (settings.samples or {}).get(name, ())
+                if kind == "loglikelihood_rolling":
+                    _refuse_empty(lm, name, instances, chosen)
+                with lm.answering(_Checked(lm, name, chosen)), _encoding(lm, name, instances, chosen):
                     getattr(lm, kind)(instances)
 
 
@@ -108,6 +112,46 @@ def _refuse_tokenizer(lm: "HarnessLM", name: str, kind: str) -> None:
             f"{name}: the tokenizer has neither a begin nor an end token, and texts without a prompt need one before "
             f"them: give --model_args prefix_token_id=NUMBER, name a bos_token {where}"
         )
+
+
+def _refuse_empty(lm: "HarnessLM", name: str, instances: Sequence[Instance], chosen: Sequence[int]) -> None:
+    for instance in instances:
+        text = str(instance.args[0])
+        if not text.strip() and not lm.tok_encode(text):
+            raise TaskError(f"{name}: document {_document(instance, chosen)} has a text that gives the model no token")
+
+
+@contextmanager
+def _encoding(lm: "HarnessLM", name: str, instances: Sequence[Instance], chosen: Sequence[int]) -> Iterator[None]:
+    """Name the document that the tokenizer cannot encode.
+
+    Raises:
+        ModelError: the tokenizer raised.
+    """
+    try:
+        yield
+    except HarnessError:
+        raise
+    except Exception as error:
+        if refusal_of(error) or not raising_module(error).startswith(("transformers.", "tokenizers.")):
+            raise
+        document = next((f" document {_document(each, chosen)}" for each in instances if not _encodes(lm, each)), "")
+        raise ModelError(f"{name}: the tokenizer cannot encode{document}: {message_of(error)}") from error
+
+
+def _document(instance: Instance, chosen: Sequence[int]) -> int:
+    """The document's number in the task; of those of --samples, lm-eval gives the place in the list."""
+    return chosen[instance.doc_id] if chosen else int(instance.doc_id)
+
+
+def _encodes(lm: "HarnessLM", instance: Instance) -> bool:
+    try:
+        for text in instance.args:
+            if isinstance(text, str):
+                lm.tok_encode(text)
+    except Exception:
+        return False
+    return True
 
 
 @dataclass
@@ -183,14 +227,14 @@ class _Checked:
             if name in _SET_BY_LM_EVAL:
                 raise SpecError(f"{where} {name!r}: lm-eval sets it itself; leave it out")
             if name not in known:
-                raise UnknownNameError(where, name, known, see="It is in --gen_kwargs or in the task's YAML.")
+                raise UnknownNameError(where, str(name), known, see="It is in --gen_kwargs or in the task's YAML.")
         until = arguments.get("until")
         texts = until if isinstance(until, list) else [until]
-        if until is not None and not all(isinstance(text, str) for text in texts):
+        if "until" in arguments and not all(isinstance(text, str) for text in texts):
             raise SpecError(f"{where} until={until!r}: expected a text or a list of texts that end an answer")
         try:
             most = normalize_gen_kwargs(arguments, lm.max_gen_toks)["max_gen_toks"]
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise SpecError(f"{self.task}: a generation argument is no number: {error}") from error
         longest_text = arguments.get("max_length")
         if isinstance(longest_text, int) and longest_text <= longest:

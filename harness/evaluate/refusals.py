@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from harness.core.errors import HarnessError
-from harness.core.strangers import message_of, raising_module, refusal_of, text_of
+from harness.core.strangers import is_interrupt, message_of, raising_module, refusal_of, stranger_of, text_of
 from harness.evaluate.advice import advice_on
 
 
@@ -22,11 +22,14 @@ def explained(what: str, batch_size: int) -> Iterator[None]:
     except HarnessError:
         raise
     except (torch.OutOfMemoryError, MemoryError) as error:
+        place = f", in {place}" if (place := stranger_of(error)) else ""
         raise HarnessError(
-            f"{what}: out of memory at batch size {batch_size}. Finished documents are kept: give the same "
+            f"{what}: out of memory at batch size {batch_size}{place}. Finished documents are kept: give the same "
             "command again when memory is free, or a smaller --batch_size (which is another run)."
         ) from error
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
+        if is_interrupt(error):
+            raise
         if reason := advice_on(error) or refusal_of(error) or _refused_by_library(error):
             raise HarnessError(f"{what}: {reason}") from error
         raise
@@ -36,8 +39,10 @@ def _refused_by_library(error: BaseException) -> str | None:
     """What lm-eval could not do with the task or its documents, or transformers with the generation arguments."""
     module = f"{raising_module(error)}."
     if module.startswith("lm_eval."):
-        if isinstance(error, AssertionError | TypeError | ValueError):
-            return f"lm-eval refuses: {text_of(error) or 'a request is empty or too long for the model (max_length)'}"
+        if text_of(error) and isinstance(error, AssertionError | TypeError | ValueError):
+            return f"lm-eval refuses: {text_of(error)}"
+        if isinstance(error, AssertionError) and module.startswith("lm_eval.models."):
+            return "lm-eval refuses: a request is empty or too long for the model (max_length)"
         return f"lm-eval refuses: {message_of(error)}"
     if module.startswith("transformers.generation.") and isinstance(error, AssertionError | TypeError | ValueError):
         return f"transformers refuses: {text_of(error)}"

@@ -81,6 +81,12 @@ def scan(root: Path) -> dict[str, Known]:
     return names
 
 
+def names_in(path: Path) -> list[str]:
+    """The names that a file gives, read from its lines: even where the rest of it is no YAML."""
+    keys = _naming_keys(str(path))
+    return [keys[key] for key in ("task", "group") if _is_name(keys.get(key))]
+
+
 def _is_name(value: Any) -> TypeGuard[str]:
     """Whether a command line could name it: lm-eval also lists numbers and, for ``tag: no``, False."""
     return isinstance(value, str)

@@ -4,7 +4,6 @@ import hashlib
 import inspect
 import json
 import re
-import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,9 +15,9 @@ from typing import Any
 import harness.tasks
 from harness.core.errors import MethodError, TaskError, UnknownNameError
 from harness.core.source import of_file
-from harness.core.strangers import message_of, stranger_of, text_of
-from harness.evaluate.advice import advice_on, missing_metric
-from harness.evaluate.task_index import Known, known_names
+from harness.core.strangers import is_interrupt, message_of
+from harness.evaluate.task_index import Known, known_names, names_in
+from harness.evaluate.task_mistakes import refuse_settings, unloadable
 
 BUNDLED = Path(harness.tasks.__path__[0])
 
@@ -111,9 +110,21 @@ class TaskLoader:
             else:
                 matches = sorted(known for known in names if fnmatch(known, name))
             if not matches:
+                self._refuse_unreadable(name)
                 raise UnknownNameError("task", name, names, see="`harness ls tasks` lists them all.")
             resolved |= dict.fromkeys(matches)
         return list(resolved)
+
+    def _refuse_unreadable(self, name: str) -> None:
+        """Say which file has the name and cannot be read, which lm-eval leaves out."""
+        from lm_eval.tasks._yaml_loader import load_yaml
+
+        for path in sorted(Path(self._include_path).rglob("*.yaml")) if self._include_path else ():
+            if name in (path.stem, *names_in(path)):
+                try:
+                    load_yaml(path, resolve_func=False)
+                except Exception as error:
+                    raise TaskError(f"task {name!r}: {path} cannot be read: {message_of(error)}") from error
 
     def load(self, name: str, overrides: "Overrides") -> LoadedTask:
         """Load one name's tasks and data, with lm-eval's own treatment of shots and generation arguments.
@@ -124,10 +135,12 @@ class TaskLoader:
         spec = str(Path(name).resolve()) if name.endswith((".yaml", ".yml")) else name
         try:
             built = self.manager.load([spec])
-        except Exception as error:  # a task may run its author's code and fail in any way; the message says which
-            raise TaskError(_explain(name, error)) from error
+        except BaseException as error:  # a task may run its author's code and fail in any way; the message says which
+            if is_interrupt(error):
+                raise
+            raise TaskError(unloadable(name, error)) from error
         for task_name, task in built["tasks"].items():
-            _refuse_absent_metrics(task_name, task)
+            refuse_settings(task_name, task)
             overrides.apply(task)
         # lm-eval lists the requested group before those inside it
         outermost = list(built["groups"].values())[:1]
@@ -167,15 +180,6 @@ def refuse_shots(loaded: LoadedTask) -> None:
                 f"{name}: {shots} examples in the prompt (num_fewshot) are more than the documents that they "
                 f"can be taken from, which are {most}{left_out}; give --num_fewshot {most} or less"
             )
-
-
-def _refuse_absent_metrics(name: str, task: Any) -> None:
-    """Refuse a task whose metric lm-eval does not know and could not load, which it only logs."""
-    if getattr(task.config, "process_results", None) is not None:  # the task's own code computes its metrics
-        return
-    for metric, function in getattr(task, "_metric_fn_list", {}).items():
-        if function is None:
-            raise TaskError(f"task {name!r}: {missing_metric(str(metric))}")
 
 
 @dataclass(frozen=True)
@@ -226,8 +230,17 @@ class _OnDemand(dict[str, Any]):
 
 
 def _digest(value: Any) -> bytes:
-    text = json.dumps(value, sort_keys=True, default=_stable, ensure_ascii=False)
+    try:
+        text = json.dumps(value, sort_keys=True, default=_stable, ensure_ascii=False)
+    except TypeError:  # keys of several types have no order
+        text = json.dumps(_with_text_keys(value), sort_keys=True, default=_stable, ensure_ascii=False)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
+
+
+def _with_text_keys(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {f"{type(key).__name__} {key}": _with_text_keys(item) for key, item in value.items()}
+    return [_with_text_keys(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _stable(value: Any) -> Any:
@@ -241,32 +254,3 @@ def _stable(value: Any) -> Any:
     if isinstance(value, set | frozenset):
         return str(sorted(map(_stable, value)))
     return re.sub(r" at 0x[0-9a-f]+", "", str(value))
-
-
-def _explain(name: str, error: Exception) -> str:
-    """Why a task would not load; for missing data, where it was looked for and what fetches it."""
-    import datasets
-    from huggingface_hub import constants
-
-    reason = text_of(error).strip().split("\n")[0]
-    if advice := advice_on(error):
-        return f"task {name!r} cannot be loaded: {advice}"
-    dataset = _dataset_of(error)
-    if not dataset:
-        place = stranger_of(error)
-        return f"task {name!r} cannot be loaded: {message_of(error)}{f' at {place}' if place else ''}"
-    where = "the network is switched off" if constants.HF_HUB_OFFLINE else "it could not be fetched"
-    return (
-        f"task {name!r}: its data set {', '.join(dataset)} is not in the cache {datasets.config.HF_DATASETS_CACHE} "
-        f"and {where} ({reason}). Fetch it on a machine with a network:\n"
-        f"  harness fetch {name} --pack data.tar.gz\nand then here:\n  harness fetch --unpack data.tar.gz"
-    )
-
-
-def _dataset_of(error: Exception) -> list[str]:
-    """The data set (path, configuration) that a task was loading when the error came; empty if it was not."""
-    for frame, _ in traceback.walk_tb(error.__traceback__):
-        task: Any = frame.f_locals.get("self")
-        if frame.f_code.co_name == "download" and getattr(task, "DATASET_PATH", None):
-            return [part for part in (task.DATASET_PATH, task.DATASET_NAME) if part]
-    return []

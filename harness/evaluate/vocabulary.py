@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from harness.core.errors import ModelError
+from harness.core.errors import MethodError, ModelError
 
 if TYPE_CHECKING:
     from harness.contract.calibration import Calibration
@@ -57,7 +57,10 @@ class Vocabulary:
 
         Raises:
             ModelError: as for ``refuse``.
+            MethodError: there is nothing to read.
         """
+        if not calibration.questions and not any(text.strip() for text in calibration.texts):
+            raise MethodError(f"the calibration text from {calibration.source} is empty: give a text")
         questions = (f"{question.prompt} {' '.join(question.answers)}" for question in calibration.questions)
         for text in (*calibration.texts, *questions):
             tokens = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 from harness.contract.decoder import Decoder
 from harness.core.errors import HarnessError, ModelError, UnknownNameError
 from harness.core.progress import Progress
-from harness.core.strangers import text_of
+from harness.core.strangers import message_of
 from harness.evaluate.quiet import collected_warnings
 from harness.model.source import ModelSource, locate
 from harness.run.spec import ModelSettings
@@ -83,7 +83,7 @@ def _dtype(wanted: Any, config: Any, source: ModelSource) -> "torch.dtype":
     import torch
     from safetensors import safe_open
 
-    if wanted != "auto":
+    if wanted not in ("auto", None):
         return wanted if isinstance(wanted, torch.dtype) else cast("torch.dtype", getattr(torch, str(wanted)))
     if config.dtype is not None:
         return cast("torch.dtype", config.dtype)
@@ -140,5 +140,4 @@ def _unexpected(error: TypeError, settings: ModelSettings) -> str | None:
 
 
 def _unloadable(settings: ModelSettings, error: Exception) -> ModelError:
-    reason = text_of(error).strip().split("\n")[0] or type(error).__name__
-    return ModelError(f"model {settings.pretrained!r} cannot be loaded: {reason}")
+    return ModelError(f"model {settings.pretrained!r} cannot be loaded: {message_of(error)}")

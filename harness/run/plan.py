@@ -58,6 +58,8 @@ class Plan:
     def specs(self) -> list[RunSpec]:
         """Every run: all methods of the first task, then of the next."""
         self._refuse_batches(self.stacks)  # a wrong method costs no loading of tasks
+        for stack in self.stacks:
+            stack.check_model(lambda: self._outline)
         if self.job.kernel is not None:
             parts = [part for stack in self.stacks for part in stack.parts]
             check_asked(self.job.kernel, parts, self._outline, self.device)

@@ -44,6 +44,9 @@ DTYPES: Final = ("auto", "float32", "float", "bfloat16", "float16", "half", "flo
 OBSERVES: Final = tuple(f"harness.evaluate.{name}" for name in ("evaluation", "lm", "observed", "outcome"))
 """Modules that evaluate and observe: with what they import, they are part of every run's id."""
 
+_WHOLE: Final = {"max_length": 1, "prefix_token_id": 0}
+"""Model arguments that are whole numbers, with the least that each can be."""
+
 _Seed = Annotated[int, Field(ge=0, lt=2**32)] | None  # numpy takes no others
 
 
@@ -74,8 +77,8 @@ class CostPlan(BaseModel):
     seed: int = 0
     isolate: bool = False
     accelerators: tuple[str, ...] = ("a100-sxm-80", "h100-sxm", "this-host")
-    usd_per_hour: float | None = Field(default=None, gt=0)
-    carbon_intensity: float | None = Field(default=None, ge=0)
+    usd_per_hour: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    carbon_intensity: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     budget_s: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     windows: Windows = Windows()
 
@@ -98,12 +101,27 @@ class ModelSettings(BaseModel):
     trust_remote_code: bool = False
     apply_chat_template: bool | str = False
 
+    @field_validator("pretrained")
+    @classmethod
+    def _named(cls, pretrained: str) -> str:
+        if not pretrained.strip():
+            raise ValueError("expected a model's name or folder, got nothing")
+        return pretrained
+
     @field_validator("model_args")
     @classmethod
     def _supported(cls, args: dict[str, Any]) -> dict[str, Any]:
         for name in args:
             if name in UNSUPPORTED_MODEL_ARGS:
                 raise ValueError(f"model argument {name!r} is not supported: {UNSUPPORTED_MODEL_ARGS[name]}")
+        for name, least in _WHOLE.items():
+            value = args.get(name)
+            if value is not None and (type(value) is not int or value < least):
+                raise ValueError(f"model argument {name}={value!r} is not valid: expected a whole number from {least}")
+        if not isinstance(begins := args.get("add_bos_token"), bool | None):
+            raise ValueError(f"model argument add_bos_token={begins!r} is not valid: expected true or false")
+        if not isinstance(tokenizer := args.get("tokenizer"), str | None):
+            raise ValueError(f"model argument tokenizer={tokenizer!r} is not valid: expected a name or a folder")
         if isinstance(dtype := args.get("dtype", "auto"), str) and dtype not in DTYPES:
             raise UnknownNameError("dtype", dtype, DTYPES, see=f"--model_args dtype takes: {', '.join(DTYPES)}.")
         return args

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.core.errors import UnknownNameError
+from harness.core.strangers import is_interrupt
 from harness.testing.network import no_network
 from harness.testing.outcome import Failed, Outcome, Result, Skipped
 
@@ -88,7 +89,9 @@ def _outcome(check: Check) -> tuple[Outcome, str]:
         return Outcome.SKIPPED, str(skipped)
     except Failed as failed:
         return Outcome.FAILED, str(failed)
-    except Exception as error:  # a method under development may fail in any way
+    except BaseException as error:  # a method under development may fail in any way
+        if is_interrupt(error):
+            raise
         return Outcome.FAILED, raised(error)
     return Outcome.PASSED, ""
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from annotated_types import Ge, Interval
 
 from harness.contract.families import Family
+from harness.contract.method import Method
 from harness.contract.prepared import Prepared
 from harness.core.errors import MethodError
 from harness.methods.early_exit.exiting import Exiting
@@ -105,6 +106,14 @@ class Calm(Exiting):
         if self.vocabulary == 1:
             raise MethodError("calm: vocabulary=1 has no second token to compare with; give at least 2, or 0 for all")
 
+    def check_model(self, model: "Decoder", below: tuple[Method, ...] = ()) -> None:
+        """Refuse a vocabulary larger than the model's, and a model without a layer to check."""
+        super().check_model(model, below)
+        size = model.module.get_output_embeddings().weight.shape[0]
+        if self.vocabulary > size:
+            raise MethodError(f"calm: vocabulary={self.vocabulary} is more than the model's {size} tokens")
+        self._layers(model)
+
     def prepare(self, model: "Decoder", calibration: "Calibration") -> Prepared:
         """Fit what the confidence needs, and certify a threshold unless one is given.
 
@@ -116,9 +125,7 @@ class Calm(Exiting):
             MethodError: no layer to check, a vocabulary larger than the model's, or too little calibration text.
             UnsupportedModelError: a model whose layers a token cannot skip.
         """
-        size = model.module.get_output_embeddings().weight.shape[0]
-        if self.vocabulary > size:
-            raise MethodError(f"calm: vocabulary={self.vocabulary} is more than the model's {size} tokens")
+        self.check_model(model)
         layers = self._layers(model)
         facts: dict[str, Any] = {"threshold": self.threshold, "layers": layers}
         certifies = self.threshold == "certified"

@@ -1,6 +1,6 @@
 """Layer drop: take out the layers, attentions or MLPs that change the residual stream least."""
 
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -88,6 +88,25 @@ class LayerDrop(OnText):
                     "name the layers that go, as in layer-drop:layers=1"
                 )
 
+    def check_model(self, model: "Decoder", below: tuple[Method, ...] = ()) -> None:
+        """Refuse more units than the model has, and layers that it lacks or that are gone already."""
+        super().check_model(model, below)
+        available = (2 if self.unit == "joint" else 1) * len(model.anatomy.blocks)
+        if self.count >= available:
+            raise MethodError(
+                f"layer-drop: count={self.count} with unit={self.unit} is out of range for this model; "
+                f"from 0 to {available - 1} can be dropped"
+            )
+        with ExitStack() as dropped:
+            for method in (*below, self):
+                if isinstance(method, LayerDrop) and method.layers:
+                    dropped.enter_context(method.attach(model, method._named))
+
+    @property
+    def _named(self) -> Prepared:
+        """The state where ``layers`` chose."""
+        return Prepared(facts={"dropped": [[self.unit, layer] for layer in self.layers]})
+
     def prepare(self, model: "Decoder", calibration: "Calibration") -> Prepared:
         """Score the units on the calibration text and choose the lowest.
 
@@ -99,15 +118,10 @@ class LayerDrop(OnText):
         """
         from harness.model.influence import Unit, influence
 
-        units: tuple[Unit, ...] = ("attention", "mlp") if self.unit == "joint" else (self.unit,)
-        available = len(units) * len(model.anatomy.blocks)
-        if self.count >= available:
-            raise MethodError(
-                f"layer-drop: count={self.count} with unit={self.unit} is out of range for this model; "
-                f"from 0 to {available - 1} can be dropped"
-            )
+        self.check_model(model)
         if self.layers:
-            return Prepared(facts={"dropped": [[self.unit, layer] for layer in self.layers]})
+            return self._named
+        units: tuple[Unit, ...] = ("attention", "mlp") if self.unit == "joint" else (self.unit,)
         measured = influence(model, self.windows(model, calibration))
         scores = {unit: list(measured.scores[unit]) for unit in units}
         ranked = sorted((score, unit, layer) for unit in units for layer, score in enumerate(scores[unit]))

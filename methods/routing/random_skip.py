@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from annotated_types import Ge, Le
 
 from harness.contract.families import Family
+from harness.contract.method import Method
 from harness.contract.prepared import Prepared
 from harness.core.errors import MethodError
 from harness.methods.routing.routed import Routed
@@ -48,6 +49,17 @@ class RandomSkip(Routed):
     first: Annotated[int, Ge(0)] = 2
     last: Annotated[int, Ge(0)] = 2
 
+    def check_model(self, model: "Decoder", below: tuple[Method, ...] = ()) -> None:
+        """Refuse to run fewer layers than are protected."""
+        super().check_model(model, below)
+        layers = len(model.anatomy.blocks)
+        least = min(self.first + self.last, layers) / layers
+        if self.executed < least:
+            raise MethodError(
+                f"random-skip: executed={self.executed} is out of range: {self.first} + {self.last} of {layers} layers "
+                f"are protected, so from {least:.2f} to 1 can run"
+            )
+
     def attach(self, model: "Decoder", prepared: Prepared) -> AbstractContextManager[Any]:
         """Draw a path for every prompt.
 
@@ -57,14 +69,8 @@ class RandomSkip(Routed):
         from harness.model.paths.controller import SkipPaths
         from harness.model.paths.layer_path import routed
 
-        layers = len(model.anatomy.blocks)
-        least = min(self.first + self.last, layers) / layers
-        if self.executed < least:
-            raise MethodError(
-                f"random-skip: executed={self.executed} is out of range: {self.first} + {self.last} of {layers} layers "
-                f"are protected, so from {least:.2f} to 1 can run"
-            )
-        return routed(model, SkipPaths(partial(self.path, layers)))
+        self.check_model(model)
+        return routed(model, SkipPaths(partial(self.path, len(model.anatomy.blocks))))
 
     def path(self, layers: int, digest: bytes) -> "LayerPath":
         """The path of the prompt with this digest."""

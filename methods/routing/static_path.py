@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from annotated_types import Ge
 
 from harness.contract.families import Family
+from harness.contract.method import Method
 from harness.contract.prepared import Prepared
 from harness.core.errors import MethodError
 from harness.methods.routing.routed import Routed
@@ -53,6 +54,13 @@ class StaticPath(Routed):
         """How many training questions decide."""
         return self.questions
 
+    def check_model(self, model: "Decoder", below: tuple[Method, ...] = ()) -> None:
+        """Refuse to remove more layers than the model has."""
+        super().check_model(model, below)
+        layers = len(model.anatomy.blocks)
+        if self.skip > layers:
+            raise MethodError(f"static-path: skip={self.skip} is out of range for this model; from 0 to {layers}")
+
     def prepare(self, model: "Decoder", calibration: "Calibration") -> Prepared:
         """Choose the path.
 
@@ -64,9 +72,8 @@ class StaticPath(Routed):
         from harness.methods.routing import labels
         from harness.model.paths.path_evaluator import PathEvaluator
 
+        self.check_model(model)
         layers = len(model.anatomy.blocks)
-        if self.skip > layers:
-            raise MethodError(f"static-path: skip={self.skip} is out of range for this model; from 0 to {layers}")
         path: LayerPath = (1,) * layers
         steps: list[dict[str, Any]] = []
         asked = labels.questions(model, calibration, self.questions) if self.skip else []

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from harness.contract.families import Family
+from harness.contract.method import Method
 from harness.contract.mixins import OnText
 from harness.contract.parameters import Sparsity
 from harness.contract.prepared import Prepared
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 
     from harness.contract.calibration import Calibration
     from harness.contract.decoder import Decoder
-    from harness.contract.method import Method
     from harness.model.weights.linear import ReplacementLayer, Site
 
 DEFAULT = (0.8,)
@@ -66,6 +66,19 @@ class BlockSparse(OnLinears, OnText, HasKernels):
     sparsity: Sparsity | None = None
     pattern: Literal["16x1", "4x1"] = "16x1"
     number: Literal["int8", "fp32"] = "int8"
+
+    def check_model(self, model: "Decoder", below: tuple[Method, ...] = ()) -> None:
+        """Refuse sparsities that do not fit the model, and zeros of a method below that leave no blocks."""
+        from harness.model.weights.pruning import refuse_pattern, sparsity_by_layer
+
+        super().check_model(model, below)
+        sparsity_by_layer(model, self.sparsity or DEFAULT)
+        places = {site.place for site in self.sites(model)}
+        for part in below if self.sparsity is None else ():
+            if isinstance(part, Zeros) and isinstance(part, OnLinears):
+                by_layer = part.sparsity_by_layer(model)
+                if any(site.place in places and by_layer[site.layer or 0] for site in part.sites(model)):
+                    refuse_pattern(part.pattern, self.pattern, part.name)
 
     def prepare(self, model: "Decoder", calibration: "Calibration") -> Prepared:
         """Choose the blocks that go, unless a method before has done it: then the facts say ``as pruned``.

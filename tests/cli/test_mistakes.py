@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from harness.cli.arguments import key_values
+from harness.contract.prepared import Prepared
 from harness.core.errors import HarnessError
 from harness.evaluate import preflight
 from harness.evaluate.lm import HarnessLM
@@ -35,11 +36,12 @@ METRIC = "metric_list:\n  - {metric: METRIC, aggregation: mean, higher_is_better
 WRITES = "output_type: generate_until\n" + METRIC.replace("METRIC", "exact_match")
 SHORT = "generation_kwargs: {until: [zz], max_gen_toks: 4}\n"
 SCORES = "output_type: loglikelihood\n" + METRIC.replace("METRIC", "acc")
+ROLLS = "output_type: loglikelihood_rolling\nmetric_list:\n  - {metric: bits_per_byte}\n"
 TASKS = {
     "writes": WRITES + SHORT,
     "scores": SCORES,
     "chooses": "output_type: multiple_choice\ndoc_to_choice: [' x', ' y']\ndoc_to_target: 0\n",
-    "rolls": "output_type: loglikelihood_rolling\nmetric_list:\n  - {metric: bits_per_byte}\n",
+    "rolls": ROLLS,
     "shows": SCORES + "fewshot_split: train\nnum_fewshot: 2\n",
     "shows_its_own": SCORES + "fewshot_split: test\nnum_fewshot: 2\n",
     "shows_first": SCORES + "fewshot_split: train\nfewshot_config: {sampler: first_n}\nnum_fewshot: 2\n",
@@ -51,6 +53,7 @@ TASKS = {
     "writes_in_beams": WRITES + "generation_kwargs: {until: [zz], max_gen_toks: 4, num_beams: many}\n",
     "executes": SCORES + "unsafe_code: true\n",
     "answers_nothing": SCORES + "target_delimiter: ''\ndoc_to_target: ''\n",
+    "rolls_nothing": f"{ROLLS}doc_to_target: ''\n",
     "sees": SCORES + "doc_to_image: [q]\n",
 }
 
@@ -100,7 +103,13 @@ def _begun() -> Any:
     return tokenizer
 
 
-def _template(text: str) -> Any:
+def _counting(length: Any) -> Any:
+    tokenizer = tiny_tokenizer()
+    tokenizer.model_max_length = length
+    return tokenizer
+
+
+def _template(text: Any) -> Any:
     tokenizer = tiny_tokenizer()
     tokenizer.chat_template = text
     return tokenizer
@@ -129,6 +138,9 @@ TOKENIZERS: dict[str, Callable[[], Any]] = {
     ),
     "undefined": lambda: _template("{{ messages[0].of.nothing }}"),
     "divides": lambda: _template("{{ 1 // 0 }}"),
+    "counts in words": lambda: _counting("many"),
+    "half a character": lambda: _template(_TURNS + r"{{ '\ud800' }}"),
+    "two templates": lambda: _template({"a": _TURNS, "b": _TURNS}),
     "no template": lambda: _template("{% for m in messages %}"),
 }
 
@@ -196,11 +208,10 @@ def checked(lms: Callable[..., HarnessLM], tasks: Path) -> Callable[..., str]:
     def check(
         tokenizer: str, task: str, family: str = "llama", batch: int = 1, args: str = "", gen: str = "", **settings: Any
     ) -> str:
-        job = Job(methods=("dense",), tasks=(task,), pretrained="", batch_size=batch, **settings)
-        lm = lms(tokenizer, family, batch, args, job.apply_chat_template)
-        overrides = Overrides(job.num_fewshot, key_values("--gen_kwargs", [gen]))
+        job = Job(methods=("dense",), tasks=(task,), pretrained="any", batch_size=batch, **settings)
+        loaded = loader.load(task, Overrides(job.num_fewshot, key_values("--gen_kwargs", [gen])))
         with pytest.raises(HarnessError) as refusal:
-            preflight.check(lm, loader.load(task, overrides), job)
+            preflight.check(lms(tokenizer, family, batch, args, job.apply_chat_template), loaded, job)
         return str(refusal.value)
 
     return check
@@ -228,6 +239,16 @@ def test_tokenizer_that_does_not_fit(
     tokenizer: str, task: str, arguments: dict[str, Any], expected: str, checked: Refused
 ) -> None:
     assert expected in checked(tokenizer, task, **arguments)
+
+
+@pytest.mark.parametrize("task", ["writes", "scores", "chooses", "rolls"])
+def test_tokenizer_that_cannot_encode(task: str, checked: Refused) -> None:
+    sentence = checked("counts in words", task)
+    assert f"{task}: the tokenizer cannot encode document 0: TypeError: " in sentence
+
+
+def test_template_with_half_a_character(checked: Refused) -> None:
+    assert "the tokenizer cannot encode document 0: " in checked("half a character", "writes", apply_chat_template=True)
 
 
 def test_calibration_text_that_the_model_cannot_read(refused: Refused) -> None:
@@ -279,6 +300,11 @@ def test_chat_template_that_refuses(
     assert "the model's chat template" in sentence
 
 
+def test_templates_without_a_default(checked: Refused) -> None:
+    sentence = checked("two templates", "writes", apply_chat_template=True)
+    assert "several chat templates, and none is the default: name one of " in sentence
+
+
 @pytest.mark.parametrize(
     ("task", "arguments", "expected"),
     [
@@ -309,6 +335,7 @@ def test_chat_template_that_refuses(
         ("scores", {"args": "max_length=1"}, "longer than the model allows (max_length=1)"),
         ("answers_nothing", {}, "document 0 has an answer that gives the model no token"),
         ("executes", {}, "give --confirm_run_unsafe_code"),
+        ("rolls_nothing", {}, "document 0 has a text that gives the model no token"),
         ("sees", {}, "only text models"),
     ],
 )
@@ -387,11 +414,43 @@ def test_model_argument_that_is_none(arguments: str, expected: str, refused: Ref
         "calm+wanda",
         "layer-drop:unit=attention,count=1+mue",
         "layer-drop:count=1+layer-drop:unit=mlp,count=1",
+        "wanda+block-sparse",
+        "int8-dynamic+magnitude",
+        "block-sparse+int8-dynamic",
     ],
 )
 def test_stack_that_cannot_be(stack: str, refused: Refused) -> None:
     sentence = refused("plain", "scores", "--method", stack, "--dry_run")
     assert all(part.partition(":")[0] in sentence for part in stack.split("+"))
+
+
+@pytest.mark.parametrize(
+    ("method", "expected"),
+    [
+        ("layer-drop", "layer-drop: count=4 with unit=block is out of range for this model; from 0 to 1"),
+        ("layer-drop:layers=1+layer-drop:layers=1", "layer 1 is already out of the model"),
+        ("layer-drop:layers=7", "there is no layer 7"),
+        ("random-skip:first=2", "random-skip: executed=0.75 is out of range"),
+        ("calm", "every=4 and start=0 leave no layer to check in a model of 2"),
+        ("static-path", "skip=3 is out of range"),
+        ("wanda:layers=0/5", "there is no layer 5"),
+        ("dr-llm:state=empty", "prepared state in empty cannot be read"),
+        ("polar:state=broken", "prepared state in broken cannot be read"),
+        ("polar:state=of_another", "was made for another name (dr-llm, not polar)"),
+    ],
+)
+def test_method_that_this_model_cannot_have(method: str, expected: str, refused: Refused) -> None:
+    Path("empty").mkdir()
+    Path("broken").mkdir()
+    Path("broken/state.json").write_text("{")
+    Prepared().save(Path("of_another"), {"name": "dr-llm"})
+    assert expected in refused("plain", "scores", "--method", method, "--method", "layer-drop:count=1", "--dry_run")
+
+
+def test_calibration_of_nothing(refused: Refused) -> None:
+    Path("nothing.txt").write_text("\n")
+    sentence = refused("plain", "scores", "--method", "layer-drop:count=1", "--calibration", "nothing.txt")
+    assert "the calibration text from the file nothing.txt is empty" in sentence
 
 
 def test_folder_named_in_another_script(models: Callable[..., Path], harness: Harness, tasks: Path) -> None:

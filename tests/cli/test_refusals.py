@@ -66,12 +66,33 @@ def no_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
         ("--verbosity LOUD", "LOUD"),
         ("--fewshot_as_multiturn maybe", "true or false"),
         ("--apply_chat_template", "no chat template"),
-        ("--calibration absent.txt --method layer-drop", "absent.txt"),
+        ("--calibration absent.txt --method layer-drop:count=1", "absent.txt"),
         ("--include_path absent", "no such folder"),
         ("--config absent.yaml", "absent.yaml"),
+        ("--config quoted.yaml", "no_baseline: expected true or false, got 'false'"),
+        ("--config dated.yaml", "unknown model argument 'made'"),
+        ("--pretrained=", "expected a model's name or folder, got nothing"),
+        ('--model_args {"pretrained":""}', "differ: give one"),
+        ("--batch_size ²", "--batch_size ²: expected a whole number"),
+        ('--samples {"tiny_choice":[true]}', "needs a list of document indices, got [True]"),
+        ("--price inf", "--price inf: expected US dollars for an hour, above 0"),
+        ("--price 0", "--price 0: expected"),
+        ("--carbon_intensity inf", "--carbon_intensity inf: expected a finite number"),
+        ("--cost_budget inf", "expected a number of seconds above 0"),
+        ("--model_args max_length=true", "max_length=True is not valid: expected a whole number from 1"),
+        ("--model_args max_length=0", "max_length=0 is not valid"),
+        ("--model_args prefix_token_id=x", "prefix_token_id='x' is not valid: expected a whole number from 0"),
+        ("--model_args prefix_token_id=-1", "prefix_token_id=-1"),
+        ("--model_args add_bos_token=maybe", "add_bos_token='maybe' is not valid: expected true or false"),
+        ("--model_args tokenizer=5", "tokenizer=5 is not valid: expected a name or a folder"),
+        ("--model_args tokenizer=no_tokenizer", "the tokenizer of 'no_tokenizer' is missing"),
     ],
 )
 def test_wrong_setting(arguments: str, sentence: str, refused: Refused, no_evaluation: None) -> None:
+    Path("no_tokenizer").mkdir()
+    Path("no_tokenizer/config.json").write_text("{}")
+    Path("quoted.yaml").write_text("no_baseline: 'false'\n")
+    Path("dated.yaml").write_text("model_args: {made: 2020-01-01}\n")
     assert sentence in refused(*arguments.split(" "))
 
 

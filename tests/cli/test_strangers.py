@@ -1,8 +1,10 @@
 """Whatever a stranger's file raises is a sentence that names the file; what this project raises keeps its traceback."""
 
 import json
+import logging
 import shutil
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,10 @@ RAISES = {
     "StopIteration": "next(iter(()))",
     "ImportError": "import sys; from sys import nothing_of_this_name",
     "RuntimeError": "import torch; torch.ones(2) @ torch.ones(3)",
+    "GeneratorExit": "raise GeneratorExit",
+    "Own": "raise Own('from the base of all')",
+    "CancelledError": "import asyncio; raise asyncio.CancelledError",
+    "MemoryError": "raise MemoryError",
     "HarnessError": "raise HarnessError('as this project says it')",
 }
 """Statements of a stranger's function, each with a word of the sentence."""
@@ -30,6 +36,9 @@ TYPES = """
 from harness.core.errors import HarnessError
 
 class Odd(Exception):
+    pass
+
+class Own(BaseException):
     pass
 
 class Silent(Exception):
@@ -74,11 +83,27 @@ def own(tmp_path: Path, harness: Harness, tiny: list[object]) -> Callable[..., A
 @pytest.mark.parametrize("raised", RAISES)
 def test_whatever_a_metric_raises(raised: str, own: Callable[..., Any]) -> None:
     done = own("process_results: !function own.score\n", f"def score(doc, results):\n    {RAISES[raised]}\n")
-    word = "as this project says it" if raised == "HarnessError" else raised
+    word = {"HarnessError": "as this project says it", "MemoryError": "out of memory"}.get(raised, raised)
     assert word in done.sentence
     if raised != "HarnessError":
         assert "own.py:" in done.sentence
         assert "(score)" in done.sentence or "(f)" in done.sentence
+
+
+@pytest.mark.parametrize("raised", ["GeneratorExit", "Own", "CancelledError", "StopIteration"])
+def test_whatever_the_data_raises(raised: str, own: Callable[..., Any]) -> None:
+    sentence = own("process_docs: !function own.f\n", f"def f(docs):\n    {RAISES[raised]}\n").sentence
+    assert raised in sentence
+    assert "own.py:" in sentence
+
+
+@pytest.mark.parametrize("command", ["run", "prepare", "check"])
+def test_the_data_and_methods_of_other_commands(command: str, harness: Harness, tiny: list[object]) -> None:
+    method = f"{_method(RAISES['Own'])}:at=prepare"
+    arguments = (method,) if command == "check" else (*tiny, "--task", "tiny_letters", "--method", method)
+    done = harness(command, *arguments, *(["--limit", 2] if command == "run" else []))
+    assert "Own" in done.out + done.err
+    assert "mine.py" in done.out + done.err
 
 
 @pytest.mark.parametrize(
@@ -125,10 +150,53 @@ def late(doc):
         ("metric_list:\n  - {metric: acc, aggregation: nonsense, higher_is_better: true}\n", "own"),
         ("filter_list:\n  - {name: x, filter: [{function: nonsense}]}\n", "nonsense"),
         ("filter_list:\n  - {name: x, filter: [{function: regex, regex_pattern: '('}]}\n", "own"),
+        ("test_split: nope\n", "KeyError: 'nope'; see test_split: nope, in "),
+        ("fewshot_split: nope\nnum_fewshot: 1\n", "see fewshot_split: nope, in "),
+        ("fewshot_config: {sampler: nope}\nnum_fewshot: 1\n", "see fewshot_config.sampler: nope, in "),
+        ("output_type: nonsense\n", "see output_type: nonsense, in "),
+        ("doc_to_txt: a\n", "unexpected keyword argument 'doc_to_txt', in "),
+        ("generation_kwargs: [a]\noutput_type: generate_until\n", "see generation_kwargs: ['a'], in "),
+        ("generation_kwargs: {until: null}\noutput_type: generate_until\n", "until=None: expected a text"),
+        ("generation_kwargs: {max_gen_toks: .inf}\noutput_type: generate_until\n", "is no number: "),
+        (
+            "generation_kwargs: {until: z, 1: a}\noutput_type: generate_until\n",
+            "generation argument of own '1'",
+        ),
+        ("num_fewshot: two\n", "num_fewshot: two, in "),
+        ("num_fewshot: 1.5\n", "num_fewshot=1.5"),
+        ("num_fewshot: -1\n", "num_fewshot=-1"),
+        ("repeats: two\n", "repeats='two' is not valid: expected a whole number from 1"),
+        ("repeats: 0\n", "repeats=0"),
+        ("repeats: true\n", "repeats=True"),
+        ("metric_list:\n  - {metric: acc, aggregation: mean, higher_is_better: maybe}\n", "='maybe' of acc: expected"),
+        ("output_type: multiple_choice\n", "output_type: multiple_choice needs doc_to_choice"),
+        ("output_type: null\n", "output_type"),
+        ("dataset_kwargs: {data_files: {test: nowhere.jsonl}}\n", "data_files: {'test': 'nowhere.jsonl'}, in "),
+        ("dataset_kwargs: {data_files: {test: BROKEN}}\n", "its data cannot be read (dataset_path: json, data_files: "),
+        ("dataset_kwargs: {data_files: {test: FOLDER/test.jsonl}, foo: 1}\n", "unexpected keyword argument 'foo'"),
+        ("dataset_kwargs: text\n", "its data cannot be read (dataset_path: json, dataset_kwargs: text, in "),
+        ("custom_dataset: !function own.data\n", "(data)"),
+        ("include: nowhere.yaml\n", "own.yaml cannot be read: FileNotFoundError"),
+        ("doc_to_text: [\n", "own.yaml cannot be read: ParserError"),
+        ("\tdoc_to_text: x\n", "own.yaml cannot be read: ScannerError"),
     ],
 )
-def test_yaml_that_lm_eval_stumbles_over(yaml: str, expected: str, own: Callable[..., Any]) -> None:
-    assert expected in own(yaml, "").sentence
+def test_yaml_that_lm_eval_stumbles_over(
+    yaml: str, expected: str, own: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging, "raiseExceptions", False)  # datasets writes to the stderr of an earlier test
+    broken = tmp_path / "broken.jsonl"
+    broken.write_text('{"q": ')
+    yaml = yaml.replace("BROKEN", str(broken)).replace("FOLDER", str(tmp_path / "tasks"))
+    sentence = own(yaml, "\ndef data(**_):\n    raise LookupError('no data')\n").sentence
+    assert expected in sentence
+    assert "harness fetch" not in sentence
+    assert "_factory.py" not in sentence
+
+
+def test_keys_of_several_types(own: Callable[..., Any]) -> None:
+    done = own("metadata: {version: 1}\nfewshot_config: {samples: [{1: a, b: c}]}\n", "", "--dry_run")
+    assert done.code == 0, done.err
 
 
 METHOD = '''
@@ -166,13 +234,40 @@ class Mine(Method):
 '''
 
 
+SHAPES = {
+    "def attach(self, model, prepared): yield": "Mine.attach must be a context manager",
+    "def attach(self, model, prepared): return None": "Mine.attach must be a context manager",
+    "@contextmanager\n    def attach(self, model, prepared): pass": "with one yield",
+    "@contextmanager\n    def attach(self, model, prepared):\n        if self.at == 'x': yield": "with one yield",
+    "@contextmanager\n    def attach(self, model, prepared):\n        yield\n        yield": "with one yield",
+    "def prepare(self, model, calibration): return 5": "Mine.prepare must return Prepared, and returned a int",
+    "def prepare(self, model, calibration): pass": "Mine.prepare must return Prepared, and returned a NoneType",
+}
+
+
+@pytest.mark.parametrize("function", SHAPES)
+def test_loose_method_of_another_shape(function: str, harness: Harness, tiny: list[object]) -> None:
+    body = METHOD.format(types=TYPES, body="pass", at_import="")
+    name = function.partition("def ")[2].partition("(")[0]
+    Path("mine.py").write_text(f"{body.replace(f'def {name}', f'def _{name}')}\n    {function}\n")
+    sentence = harness("run", *tiny, "--task", "tiny_letters", "--limit", 2, "--method", "./mine.py:Mine").sentence
+    assert SHAPES[function] in sentence
+
+
 def _method(body: str, at_import: str = "") -> str:
     Path("mine.py").write_text(METHOD.format(types=TYPES, body=body, at_import=at_import))
     return "./mine.py:Mine"
 
 
-@pytest.mark.parametrize("at", ["import", "check", "prepare", "attach", "forward", "restore"])
-@pytest.mark.parametrize("raised", ["KeyError", "Silent", "RecursionError", "SystemExit"])
+_TRIED = [
+    *product(
+        ["import", "check", "prepare", "attach", "forward", "restore"], ["KeyError", "Silent", "SystemExit", "Own"]
+    ),
+    *product(["import", "check", "attach"], ["RecursionError", "GeneratorExit", "StopIteration"]),
+]
+
+
+@pytest.mark.parametrize(("at", "raised"), _TRIED)
 def test_loose_method_that_raises(at: str, raised: str, harness: Harness, tiny: list[object]) -> None:
     method = _method(RAISES[raised], "fail()" if at == "import" else "")
     sentence = harness("run", *tiny, "--task", "tiny_letters", "--limit", 2, "--method", f"{method}:at={at}").sentence

@@ -7,6 +7,7 @@ import pytest
 
 from harness.contract import registry
 from harness.contract.calibration import Calibration
+from harness.contract.decoder import Decoder
 from harness.contract.facts import Savings
 from harness.contract.preparation import Preparation
 from harness.contract.stack import Stack, parse
@@ -15,9 +16,10 @@ from harness.core.errors import MethodError, UnknownNameError
 from harness.methods.dense import Dense
 from harness.model.weights.linear import savings
 from harness.results.store import Store
+from harness.run import loading
 from harness.run.session import Session
-from harness.run.spec import Job
-from harness.testing.tiny import tiny_decoder
+from harness.run.spec import Job, ModelSettings
+from harness.testing.tiny import tiny_decoder, tiny_model
 from tests.silent import Silent
 from tests.toys import Alone, Needy, Paper, Toy, toy_model, write_method
 
@@ -27,6 +29,15 @@ TOYS = {"toy": Toy, "alone": Alone, "paper": Paper, "needy": Needy, "dense": Den
 @pytest.fixture
 def _toys(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "get", TOYS.__getitem__)
+
+
+@pytest.fixture(scope="module")
+def outline(tmp_path_factory: pytest.TempPathFactory) -> Decoder:
+    """A model of four layers without its weights."""
+    folder = tmp_path_factory.mktemp("model")
+    tiny_model("llama", layers=4).save_pretrained(folder)
+    settings = ModelSettings(pretrained=str(folder))
+    return loading.outline(settings, loading.source_of(settings))
 
 
 @pytest.fixture
@@ -115,6 +126,76 @@ def test_what_cannot_be_read_is_refused(text: str, error: str) -> None:
 def test_what_cannot_be_stacked_so_is_refused(text: str, error: str) -> None:
     with pytest.raises(MethodError, match=error):
         parse(text).check_order()
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("wanda+block-sparse", "pruned by wanda in the pattern unstructured, which leaves hardly a block of 16x1"),
+        ("magnitude+block-sparse", "give block-sparse a sparsity of its own"),
+        ("magnitude:pattern=2:4+block-sparse", "the pattern 2:4"),
+        ("wanda:pattern=4x1+block-sparse", "prune with pattern=16x1"),
+        ("wanda:layers=1,linears=*.mlp.*+block-sparse:linears=*.mlp.*", "pattern unstructured"),
+        ("magnitude:sparsity=0/0/0.5/0+block-sparse:layers=2", "pattern unstructured"),
+        ("int8-dynamic+wanda", r"write wanda\+int8-dynamic$"),
+        ("int8-dynamic+magnitude", r"write magnitude\+int8-dynamic$"),
+        ("block-sparse+wanda:pattern=16x1", r"write wanda\+block-sparse$"),
+        ("block-sparse+magnitude:layers=3", r"write magnitude\+block-sparse$"),
+        ("int8-dynamic+int8-dynamic", r"would both compute model.layers.0.\S+: run them apart, or give each its own"),
+        ("int8-dynamic+block-sparse", "would both compute"),
+        ("block-sparse+int8-dynamic:layers=2,linears=*.q_proj", "would both compute model.layers.2.self_attn.q_proj"),
+        ("int8-dynamic:head=true,layers=1+int8-dynamic:head=true,layers=2", "would both compute lm_head"),
+        ("layer-drop:layers=1+layer-drop:layers=1/2", "layer 1 is already out of the model"),
+        ("layer-drop:layers=1+layer-drop:unit=mlp,layers=1", "layer 1 is already out of the model"),
+        ("layer-drop:unit=mlp,layers=1+layer-drop:unit=mlp,layers=1", "branch of layer 1 is already out"),
+        ("layer-drop:layers=0/1+layer-drop:layers=2/3", "cannot drop every layer"),
+        ("layer-drop:unit=attention,layers=0/1/2+wanda+layer-drop:unit=attention,layers=3", "attention"),
+        ("layer-drop:layers=4", "there is no layer 4; the model's layers are 0 to 3"),
+        ("layer-drop:count=4", "from 0 to 3 can be dropped"),
+        ("layer-drop:unit=joint,count=8", "from 0 to 7 can be dropped"),
+        ("random-skip", "from 1.00 to 1 can run"),
+        ("static-path:skip=5", "from 0 to 4"),
+        ("calm:every=4", "leave no layer to check in a model of 4"),
+        ("calm:vocabulary=1000,every=1", "more than the model's 259 tokens"),
+        ("wanda:layers=4", "there is no layer 4"),
+        ("magnitude:linears=*.no_proj", "no linear layer is named"),
+        ("wanda:sparsity=0.5/0.5", "2 sparsities are given; the model has 4 layers"),
+        ("block-sparse:sparsity=0.5/0.5/0.5", "3 sparsities are given"),
+    ],
+)
+def test_what_this_model_cannot_have_is_refused(text: str, error: str, outline: Decoder) -> None:
+    stack = parse(text)
+    stack.check_order()
+    with pytest.raises(MethodError, match=error):
+        stack.check_model(lambda: outline)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "wanda:pattern=16x1+block-sparse",
+        "wanda:pattern=16x1+block-sparse:pattern=4x1",
+        "wanda+block-sparse:sparsity=0.5",
+        "wanda:layers=1+block-sparse:layers=2",
+        "magnitude:sparsity=0+block-sparse",
+        "magnitude:sparsity=0/0/0.5/0+block-sparse:layers=1",
+        "wanda+int8-dynamic",
+        "int8-dynamic:linears=*.mlp.*+wanda:linears=*.self_attn.*",
+        "int8-dynamic:layers=1+block-sparse:layers=2",
+        "int8-dynamic:layers=0+int8-dynamic:layers=1,head=true",
+        "wanda+magnitude",
+        "layer-drop:unit=mlp,layers=1+layer-drop:unit=attention,layers=1",
+        "layer-drop:layers=1+layer-drop:layers=2",
+        "layer-drop:count=3",
+        "random-skip:first=1,last=1",
+        "calm:every=2",
+        "dense",
+    ],
+)
+def test_what_this_model_can_have_is_not(text: str, outline: Decoder) -> None:
+    before = [name for name, _ in outline.module.named_modules()]
+    parse(text).check_model(lambda: outline)
+    assert [name for name, _ in outline.module.named_modules()] == before
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,11 @@
 """Whose code raised is decided by the innermost frame that is a stranger's or this project's."""
 
+import asyncio
 import json
 import sys
 from collections.abc import Callable
 from functools import partial
+from types import FunctionType
 from typing import Any
 
 import jinja2
@@ -23,6 +25,14 @@ def _call_in(name: str, file: str = "<made up>") -> Calls:
     return calls
 
 
+FACTORY = _call_in("lm_eval.tasks._factory", "/lib/site-packages/lm_eval/tasks/_factory.py")
+EDITABLE = _call_in("lm_eval.tasks._factory", "/home/someone/lm_eval/tasks/_factory.py")
+CYTHON = [
+    _call_in("numpy.random.bit_generator", "numpy/random/bit_generator.pyx"),
+    _call_in("pandas._libs.algos", "pandas/_libs/algos.pxi"),
+    _call_in("yaml._yaml", "yaml/_yaml.pyx"),
+    _call_in("own", "/home/someone/elsewhere/lib.pxd"),
+]
 OURS = _call_in("harness.run.session", "/anywhere/harness/run/session.py")
 LIBRARY = _call_in("torch.nn", "/lib/site-packages/torch/nn.py")
 TASK = _call_in("lm_eval.tasks.own.utils", "/lib/site-packages/lm_eval/tasks/own/utils.py")
@@ -54,6 +64,11 @@ def _raised(*calls: Calls) -> BaseException:
         ([OURS, THEIRS, OURS], None),
         ([OURS, THEIRS, LIBRARY, OURS, LIBRARY], None),
         ([OURS, THEIRS, OURS, THEIRS], "own.py"),
+        ([OURS, FACTORY], None),
+        ([OURS, EDITABLE, LIBRARY], None),
+        ([OURS, FACTORY, TASK], "utils.py"),
+        *(([OURS, compiled], None) for compiled in CYTHON),
+        *(([OURS, THEIRS, compiled], "own.py") for compiled in CYTHON),
     ],
 )
 def test_the_innermost_owner_raised(calls: list[Calls], place: str | None) -> None:
@@ -69,6 +84,53 @@ def test_what_a_library_wraps_is_the_strangers() -> None:
     ours = _raised(OURS)
     ours.__cause__ = HarnessError("a sentence already")
     assert stranger_of(ours) is None
+
+
+class OwnError(BaseException):
+    pass
+
+
+@pytest.mark.parametrize(
+    "raised",
+    [
+        GeneratorExit(),
+        asyncio.CancelledError(),
+        OwnError("strange"),
+        SystemExit(3),
+        StopIteration(),
+        BaseExceptionGroup("two", [OwnError(), GeneratorExit()]),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_whatever_its_type(raised: BaseException) -> None:
+    def fail() -> None:
+        raise raised
+
+    with pytest.raises(HarnessError, match=rf"own.py:1 \(call\) raised {type(raised).__name__}"), explained():
+        THEIRS(_in_no_file(fail))
+
+
+@pytest.mark.parametrize(
+    "raised",
+    [KeyboardInterrupt(), BaseExceptionGroup("two", [OwnError(), BaseExceptionGroup("", [KeyboardInterrupt()])])],
+)
+def test_an_interrupt_stays_one(raised: BaseException) -> None:
+    def fail() -> None:
+        raise raised
+
+    with pytest.raises(type(raised)), explained():
+        THEIRS(fail)
+
+
+def test_the_end_of_an_iterator_in_a_generator() -> None:
+    numbers: Any = (THEIRS(partial(next, iter(()))) for _ in range(2))
+    with pytest.raises(HarnessError, match=r"own.py:1 \(call\) raised"), explained():
+        OURS(partial(list, numbers))
+
+
+def _in_no_file(function: Callable[[], None]) -> Callable[[], None]:
+    """The function as if it were made by exec, which is no one's file."""
+    return FunctionType(function.__code__.replace(co_filename="<made up>"), globals(), closure=function.__closure__)
 
 
 def test_a_template_is_a_strangers() -> None:

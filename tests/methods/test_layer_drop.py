@@ -9,6 +9,7 @@ import torch
 
 from harness.contract.calibration import Calibration
 from harness.contract.method import Method
+from harness.contract.prepared import Prepared
 from harness.core.errors import MethodError, UnknownNameError
 from harness.methods.pruning.layer_drop import LayerDrop
 from harness.model.influence import influence
@@ -162,12 +163,10 @@ def test_more_than_the_model_has_is_refused_with_the_range(unit, most):
 
 def test_a_layer_that_the_model_lacks_is_refused():
     decoder, method = tiny_decoder("llama"), LayerDrop(layers=(1, 9))
-    prepared = method.prepare(decoder, TEXT)
-    with (
-        pytest.raises(MethodError, match="no layer 9; the model's layers are 0 to 3"),
-        method.attach(decoder, prepared),
-    ):
-        pass
+    prepared = Prepared(facts={"dropped": [["block", 1], ["block", 9]]})
+    for refused in (lambda: method.prepare(decoder, TEXT), method.attach(decoder, prepared).__enter__):
+        with pytest.raises(MethodError, match="no layer 9; the model's layers are 0 to 3"):
+            refused()
 
 
 def test_naming_the_parameters_needs_no_torch():

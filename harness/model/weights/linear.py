@@ -122,7 +122,7 @@ def sites(
         if (replacement := computed_by(site.module)) is not None:
             raise MethodError(
                 f"{site.name} is computed by {replacement.kernel} already, and one method computes a linear layer: "
-                "name a method that prunes first, as in wanda+int8-dynamic, or give each its own linears"
+                "give each its own layers or linears, or name a method that prunes before the one that computes"
             )
     return chosen
 

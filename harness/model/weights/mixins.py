@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 
 from harness.contract.method import Method
 from harness.contract.parameters import Indices, Patterns
+from harness.core.errors import MethodError
+from harness.model.weights.computations import HasKernels
 
 if TYPE_CHECKING:
     from harness.contract.decoder import Decoder
@@ -32,6 +34,25 @@ class OnLinears(Method, mixin=True):
         from harness.model.weights.linear import sites
 
         return sites(model, self.linears, layers=self.layers)
+
+    def check_model(self, model: "Decoder", below: tuple[Method, ...] = ()) -> None:
+        """Refuse names and layers that fit nothing, and linear layers that a method below computes."""
+        super().check_model(model, below)
+        chosen = {site.place: site.name for site in self.sites(model)}
+        for method in below:
+            if not isinstance(method, HasKernels):
+                continue
+            shared = [chosen[site.place] for site in method.sites(model) if site.place in chosen]
+            if shared and isinstance(self, HasKernels):
+                raise MethodError(
+                    f"{method.label} and {self.label} would both compute {shared[0]}: run them apart, or give each its "
+                    "own layers or linears"
+                )
+            if shared:
+                raise MethodError(
+                    f"{self.name} changes the weight of {shared[0]}, which {method.name} before it computes: "
+                    f"write {self.name}+{method.name}"
+                )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -189,9 +189,21 @@ def require_blocks(chosen: Sequence[Site], pattern: Pattern) -> bool:
     """
     earlier = {name for site in chosen if (name := zeros(site.module)) is not None}
     for name in earlier:
-        if ROWS.get(name, 1) % ROWS[pattern]:
-            raise MethodError(
-                f"the weights are pruned in the pattern {name}, which leaves hardly a block of {pattern} all zero: "
-                f"prune with pattern={pattern}, or give block-sparse a sparsity of its own"
-            )
+        refuse_pattern(name, pattern)
     return bool(earlier)
+
+
+def refuse_pattern(earlier: Pattern, pattern: Pattern, by: str = "an earlier method") -> None:
+    """Refuse to look for blocks among the zeros of an earlier method.
+
+    Args:
+        by: the name of that method, where it is known.
+
+    Raises:
+        MethodError: it pruned in a pattern that leaves hardly a block of zeros.
+    """
+    if ROWS.get(earlier, 1) % ROWS[pattern]:
+        raise MethodError(
+            f"the weights are pruned by {by} in the pattern {earlier}, which leaves hardly a block of {pattern} all "
+            f"zero: prune with pattern={pattern}, or give block-sparse a sparsity of its own"
+        )

@@ -31,6 +31,11 @@ class Zeros(Method, mixin=True):
         if self.pattern == "2:4" and set(self.sparsity) - {0, 0.5}:
             raise MethodError(f"{self.name}: pattern=2:4 has sparsity=0.5, not {'/'.join(map(str, self.sparsity))}")
 
+    def check_model(self, model: "Decoder", below: tuple[Method, ...] = ()) -> None:
+        """Refuse sparsities that are not one for each layer."""
+        super().check_model(model, below)
+        self.sparsity_by_layer(model)
+
     def sparsity_by_layer(self, model: "Decoder") -> list[float]:
         """The sparsity of each layer of the dense model.
 
