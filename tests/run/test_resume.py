@@ -28,7 +28,7 @@ def settings(tiny_folder: Path, tiny_tasks: Path) -> Settings:
     return {"methods": ("dense",), "pretrained": str(tiny_folder), "include_path": str(tiny_tasks), "device": "cpu"}
 
 
-class Killed(BaseException):
+class Killed(KeyboardInterrupt):
     """As Ctrl-C, but from a test."""
 
 
