@@ -76,6 +76,16 @@ def stranger_of(error: BaseException) -> str | None:
     return stranger_of(cause)
 
 
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """The exception and those that it was raised from, the first of all last."""
+    seen: set[int] = set()
+    current: BaseException | None = error
+    while current is not None and id(current) not in seen:
+        seen.add(id(current))
+        yield current
+        current = current.__cause__ or (None if current.__suppress_context__ else current.__context__)
+
+
 def message_of(error: BaseException) -> str:
     """The exception's type and message in one line; its message may be empty, endless, or raise itself."""
     text = " ".join(text_of(error).split())

@@ -2,12 +2,11 @@
 
 import re
 import traceback
-from collections.abc import Iterator
 from importlib.metadata import requires
 from typing import Final
 
 from harness.contract.registry import OWN_DISTRIBUTION
-from harness.core.strangers import text_of
+from harness.core.strangers import causes, text_of
 
 EXTRAS: Final = (
     "acpbench",
@@ -29,7 +28,7 @@ _NAMED = re.compile(r"lm[-_]eval\[\W?([\w-]+)\W?\]")  # as lm-eval's own message
 
 def advice_on(error: BaseException) -> str | None:
     """How to bring what was missing when the exception came; None if it came of anything else."""
-    for each in _chain(error):
+    for each in causes(error):
         if extra := _extra_of(each):
             missing = f"{each.name} is" if isinstance(each, ImportError) and each.name else "packages are"
             return f'{missing} not installed: pip install "{OWN_DISTRIBUTION}[{extra}]"'
@@ -49,16 +48,6 @@ def missing_metric(name: str) -> str:
         f"  python -c 'import evaluate; evaluate.load(\"{name}\")'\n"
         f"and copy the folder evaluate_modules of that machine's {config.HF_MODULES_CACHE.name} here"
     )
-
-
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    """The exception and those that it came of."""
-    seen: set[int] = set()
-    current: BaseException | None = error
-    while current is not None and id(current) not in seen:
-        seen.add(id(current))
-        yield current
-        current = current.__cause__ or current.__context__
 
 
 def _extra_of(error: BaseException) -> str | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from harness.core.errors import TaskError
-from harness.core.strangers import message_of, stranger_of, text_of
+from harness.core.strangers import causes, message_of, stranger_of, text_of
 from harness.evaluate.advice import advice_on, missing_metric
 from harness.evaluate.availability import FILE_FORMATS
 
@@ -50,9 +50,9 @@ def unloadable(name: str, error: BaseException) -> str:
         return f"task {name!r} cannot be loaded: {message_of(error)} at {place}"
     path, config = _definition(error)
     source, kwargs = _data_of(error)
-    if source and not _is_here(source, kwargs) and any(map(_is_absence, _chain(error))):
+    if source and not _is_here(source, kwargs) and any(map(_is_absence, causes(error))):
         return _absent(name, source, error)
-    root = list(_chain(error))[-1] if source else error
+    root = list(causes(error))[-1] if source else error
     where = f", in {path}" if path else ""
     if source:
         files = kwargs.get("data_files") if isinstance(kwargs, dict) else None
@@ -80,16 +80,6 @@ def _absent(name: str, source: list[str], error: BaseException) -> str:
         f"and {where} ({reason}). Fetch it on a machine with a network:\n"
         f"  harness fetch {name} --pack data.tar.gz\nand then here:\n  harness fetch --unpack data.tar.gz"
     )
-
-
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    """The exception and those that it was raised from, the first of all last."""
-    seen: set[int] = set()
-    current: BaseException | None = error
-    while current is not None and id(current) not in seen:
-        seen.add(id(current))
-        yield current
-        current = current.__cause__ or (None if current.__suppress_context__ else current.__context__)
 
 
 def _is_absence(error: BaseException) -> bool:

@@ -5,12 +5,10 @@ from typing import TYPE_CHECKING, Any
 
 from harness.contract.decoder import Decoder
 from harness.measure.shape import window_of
+from harness.model.forwards import CACHE_NAMES
 
 if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle
-
-_NAMES = ("past_key_values", "past_key_value", "layer_past")
-"""What architectures call attention's argument for the cache."""
 
 
 class CacheReader:
@@ -94,10 +92,14 @@ def seen_by(cache: Any) -> int:
 
 def _end(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
     cache = _cache_of(kwargs)
-    watched = vars(cache).pop("update", None) if hasattr(cache, "__dict__") else None
-    if (inner := getattr(watched, "inner", None)) is not None:
-        vars(cache)["update"] = inner
+    watched: Any = getattr(cache, "__dict__", {}).get("update")
+    if not hasattr(watched, "inner"):  # the cache's own: another hook raised before this attention was watched
+        return
+    if watched.inner is None:
+        del vars(cache)["update"]
+    else:
+        vars(cache)["update"] = watched.inner
 
 
 def _cache_of(kwargs: dict[str, Any]) -> Any:
-    return next((kwargs[name] for name in _NAMES if kwargs.get(name) is not None), None)
+    return next((kwargs[name] for name in CACHE_NAMES if kwargs.get(name) is not None), None)

@@ -14,7 +14,7 @@ from torch import nn
 
 from harness.core.errors import MethodError
 
-_CACHE_NAMES = ("past_key_values", "past_key_value", "layer_past")
+CACHE_NAMES = ("past_key_values", "past_key_value", "layer_past")
 
 
 def replace_forward(undo: ExitStack, module: nn.Module, function: Callable[..., Any], name: str = "forward") -> None:
@@ -47,7 +47,7 @@ def by_name(inner: Callable[..., Any], function: Callable[..., Any]) -> Callable
 def cache_argument(forward: Callable[..., Any]) -> str:
     """The name of a layer's argument for the cache, which differs between architectures."""
     parameters = inspect.signature(forward).parameters
-    return next(name for name in _CACHE_NAMES if name in parameters)
+    return next(name for name in CACHE_NAMES if name in parameters)
 
 
 def rows_of(arguments: dict[str, Any], index: torch.Tensor, rows: int) -> dict[str, Any]:

@@ -26,17 +26,17 @@ def _call_in(name: str, file: str = "<made up>") -> Calls:
 
 
 FACTORY = _call_in("lm_eval.tasks._factory", "/lib/site-packages/lm_eval/tasks/_factory.py")
-EDITABLE = _call_in("lm_eval.tasks._factory", "/home/someone/lm_eval/tasks/_factory.py")
+EDITABLE = _call_in("lm_eval.tasks._factory", "/somewhere/lm_eval/tasks/_factory.py")
 CYTHON = [
     _call_in("numpy.random.bit_generator", "numpy/random/bit_generator.pyx"),
     _call_in("pandas._libs.algos", "pandas/_libs/algos.pxi"),
     _call_in("yaml._yaml", "yaml/_yaml.pyx"),
-    _call_in("own", "/home/someone/elsewhere/lib.pxd"),
+    _call_in("own", "/somewhere/elsewhere/lib.pxd"),
 ]
 OURS = _call_in("harness.run.session", "/anywhere/harness/run/session.py")
 LIBRARY = _call_in("torch.nn", "/lib/site-packages/torch/nn.py")
 TASK = _call_in("lm_eval.tasks.own.utils", "/lib/site-packages/lm_eval/tasks/own/utils.py")
-THEIRS = _call_in("own", "/home/someone/own.py")
+THEIRS = _call_in("own", "/somewhere/own.py")
 
 
 BROKEN = partial(json.loads, "{")
