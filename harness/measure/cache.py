@@ -82,10 +82,16 @@ class CacheReader:
         return size
 
 
-def seen_by(cache: Any) -> int:
-    """Positions that a cache has before a forward: of its longest layer, as a method may leave the first one out."""
+def seen_by(cache: Any, processed: int) -> int:
+    """Positions that a cache has before a forward: of its longest layer, as a method may leave the first one out.
+
+    Args:
+        processed: tokens that earlier forwards of the batch ran; a first layer with as many has all there are.
+    """
     if cache is None:
         return 0
+    if int(cache.get_seq_length()) == processed:
+        return processed
     lengths = [layer.get_seq_length() for layer in getattr(cache, "layers", ()) if hasattr(layer, "get_seq_length")]
     return max(map(int, (cache.get_seq_length(), *lengths)))
 

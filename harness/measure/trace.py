@@ -135,7 +135,7 @@ class Tracer:
                 "continuations of a prompt is not traced"
             )
         cache = kwargs.get("past_key_values")
-        seen = seen_by(cache)
+        seen = seen_by(cache, context.processed)
         self._cache.met.clear()
         phase: Phase = "score" if context.kind == "score" else "decode" if context.decoding else "prefill"
         # without a cache the batch is read as it came, or, as guidance does it, from its last token on
