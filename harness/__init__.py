@@ -8,18 +8,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from harness.contract.calibration import Calibration
     from harness.contract.decoder import Decoder
     from harness.contract.facts import Savings
     from harness.contract.families import Family
     from harness.contract.method import Method
     from harness.contract.prepared import Prepared
+    from harness.contract.study import Study
     from harness.results.record import RunRecord
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Calibration": "harness.contract.calibration",
+    "Study": "harness.contract.study",
     "Decoder": "harness.contract.decoder",
     "Family": "harness.contract.families",
     "Method": "harness.contract.method",
@@ -28,7 +28,7 @@ _HOMES = {
     "Savings": "harness.contract.facts",
 }
 
-__all__ = ["Calibration", "Decoder", "Family", "Method", "Prepared", "RunRecord", "Savings", "__version__"]
+__all__ = ["Decoder", "Family", "Method", "Prepared", "RunRecord", "Savings", "Study", "__version__"]
 
 
 def __getattr__(name: str) -> Any:

@@ -70,7 +70,7 @@ class Toy(Method):
         if self.flag and self.unit == "mlp":
             raise MethodError("toy: flag needs unit=block")
 
-    def prepare(self, model: Any, calibration: Any) -> Prepared:
+    def prepare(self, model: Any, study: Any) -> Prepared:
         model.log.append(f"prepare {self.label} on {','.join(model.attached)}")
         return Prepared(facts={"count": self.count})
 

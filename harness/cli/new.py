@@ -1,4 +1,7 @@
-"""``harness new METHOD --family FAMILY``: a package to start a method from, which works and is tested as written."""
+"""``harness new METHOD --family FAMILY``: a package to start a method from, which works and is tested as written.
+
+The starting point is a small method on one of the engines; a family has one that its methods mostly stand on.
+"""
 
 import builtins
 import keyword
@@ -20,11 +23,23 @@ _LONGEST = 30
 _MISSPELT = 0.8  # share of letters in common from which a family is taken for a known one, misspelt
 _TEMPLATES = files("harness.cli") / "templates"
 _FAMILIES = tuple(family.value for family in Family if family is not Family.BASELINE)
+_ENGINES = tuple(sorted(path.name.removesuffix(".py.txt") for path in (_TEMPLATES / "engines").iterdir()))
+_USUAL = {
+    Family.ROUTING: "paths",
+    Family.EARLY_EXIT: "tokens",
+    Family.QUANTIZATION: "replaced",
+    Family.SPARSE: "linear",
+}
+"""The engine that methods of a family mostly stand on."""
+_ANY = "surgery"
 
 
 def new(
     method: Annotated[str, Argument(help="The method's name in kebab-case, such as every-other.")],
     family: Annotated[str, Option("--family", "-f", help=f"{', '.join(_FAMILIES)}, or one of your own.")],
+    engine: Annotated[
+        str | None, Option("--engine", "-e", help=f"What it stands on: {', '.join(_ENGINES)}. By default the family's.")
+    ] = None,
     output: Annotated[
         Path | None, Option("--output", "-o", help="Folder to write to; by default one of the method's name.")
     ] = None,
@@ -32,8 +47,12 @@ def new(
     """Write a package with one working method, its tests and the line that lets the harness find it."""
     _check_name(method)
     _check_family(family)
+    if engine is None:
+        engine = _USUAL.get(Family(family), _ANY) if family in _FAMILIES else _ANY
+    if engine not in _ENGINES:
+        raise UnknownNameError("engine", engine, _ENGINES)
     folder = output or Path(method)
-    texts = _rendered(method, family)
+    texts = _rendered(method, family, engine)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise HarnessError(f"{folder} is there already and not empty: nothing was written; give --output DIR")
     try:
@@ -82,11 +101,11 @@ def _check_words(name: str, kind: str, example: str) -> None:
         )
 
 
-def _rendered(name: str, family: str) -> dict[str, str]:
+def _rendered(name: str, family: str, engine: str) -> dict[str, str]:
     """The package's files by path."""
     package = f"harness_{name.replace('-', '_')}"
     class_name = "".join(word.capitalize() for word in name.split("-"))
-    source = _text(f"{family}.py" if family in _FAMILIES else "other.py")
+    source = _text(f"engines/{engine}.py")
     if keyword.iskeyword(class_name) or class_name in {*dir(builtins), *_imported(source)}:
         raise HarnessError(f"the class of {name!r} would be {class_name}, which means something else: choose another")
     title = name.replace("-", " ").capitalize()

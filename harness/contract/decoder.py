@@ -95,6 +95,28 @@ class Auxiliary:
     layer: int | None = None
 
 
+@dataclass(frozen=True)
+class Charge:
+    """Work of the running forward that no module's call shows, as ``Decoder.charge`` is told of it.
+
+    Attributes:
+        kind: what for, by a name of the method's choice: "predictor", "selection"; "attention" and "mlp" are the work
+            of the layer's own branch where the method does it in the branch's place.
+        layer: index of the dense layer; None outside of the layers.
+        macs: multiply-accumulates, over all rows that are running.
+        bytes: bytes of weights that were read for it.
+        tokens: tokens that it was done for, over these rows.
+        rows: the rows of the batch; None: all of them.
+    """
+
+    kind: str
+    layer: int | None
+    macs: int
+    bytes: float
+    tokens: int
+    rows: tuple[int, ...] | None
+
+
 Added = Literal["decision", "fill"]
 """What methods do beside the model's own work: decide what runs; give the cache keys and values of what does not."""
 
@@ -113,6 +135,7 @@ class Decoder:
         context: the batch that the running forward serves; None outside an evaluation.
         auxiliaries: the modules that attached methods add and run (``assisted``).
         timer: times what methods add, while a cost profile asks for it (``adding``).
+        charged: takes what methods charge, while somebody counts (``charge``).
         kernels: what computes linear layers of which methods have kernels, by the layer's place, as the plan of a run
             settled it; a layer without an entry gets what is fastest.
     """
@@ -125,6 +148,7 @@ class Decoder:
     context: ForwardContext | None = None
     auxiliaries: list[Auxiliary] = field(default_factory=list)
     timer: "Callable[[Added], AbstractContextManager[None]] | None" = None
+    charged: "Callable[[Charge], None] | None" = None
     kernels: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -182,6 +206,15 @@ class Decoder:
             yield
         finally:
             self.auxiliaries[:] = before
+
+    def charge(self, kind: str, *, macs: int, layer: int | None = None, bytes: float = 0.0, tokens: int = 0) -> None:  # noqa: A002
+        """Charge work that depends on the input and runs inside a module, where no hook sees how much it is.
+
+        See ``Charge``. The rows that are running share it equally. What is charged is audited like all other work.
+        """
+        if self.charged is not None:
+            rows = None if self.context is None else self.context.active
+            self.charged(Charge(kind, layer, macs, bytes, tokens, rows))
 
     def adding(self, what: "Added") -> AbstractContextManager[None]:
         """Around a whole decision or fill: its modules and what goes with them, such as pooling and reading results.

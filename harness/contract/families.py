@@ -17,6 +17,10 @@ class Family(StrEnum):
     PRUNING = "pruning"
     QUANTIZATION = "quantization"
     SPARSE = "sparse"
+    LOW_RANK = "low-rank"
+    CACHE = "cache"
+    CONTEXT = "context"
+    LOSSLESS = "lossless"
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,10 @@ LOOKS: Final = {
     Family.PRUNING: Look("#bb4a00", "#f39a5c", "D", "M8 0 16 8 8 16 0 8Z"),
     Family.QUANTIZATION: Look("#8b3f93", "#d59adf", "v", "M.5 1.5H15.5L8 15.5Z"),
     Family.SPARSE: Look("#8a6500", "#e6c14f", "P", "M5.5 1h5v4.5H15v5h-4.5V15h-5v-4.5H1v-5h4.5Z"),
+    Family.LOW_RANK: Look("#a8325a", "#f08aa8", "p", "M8 .5 15.5 6 12.6 15H3.4L.5 6Z"),
+    Family.CACHE: Look("#00708a", "#56c3dc", "<", "M.5 8 14.5 .5V15.5Z"),
+    Family.CONTEXT: Look("#5a53b5", "#a9a3f0", ">", "M15.5 8 1.5 .5V15.5Z"),
+    Family.LOSSLESS: Look("#4f7000", "#a9cf5a", "h", "M8 .5 14.5 4.2V11.8L8 15.5 1.5 11.8V4.2Z"),
 }
 OTHER: Final = Look(
     "#625f58", "#a8a59e", "X", "M3.2 1 8 5.8 12.8 1 15 3.2 10.2 8 15 12.8 12.8 15 8 10.2 3.2 15 1 12.8 5.8 8 1 3.2Z"

@@ -21,9 +21,9 @@ from harness.core.errors import MethodError, UnknownNameError
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
-    from harness.contract.calibration import Calibration
     from harness.contract.decoder import Decoder
     from harness.contract.prepared import Prepared
+    from harness.contract.study import Study
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +107,7 @@ class Method(Facts, ABC):
             below: the methods that are attached before this one.
         """
 
-    def prepare(self, model: "Decoder", calibration: "Calibration") -> "Prepared":
+    def prepare(self, model: "Decoder", study: "Study") -> "Prepared":
         """Do the slow, once-only work: calibrate, search or train. Cached on disk by fingerprint."""
         from harness.contract.prepared import Prepared
 

@@ -17,8 +17,8 @@ from harness.core.errors import MethodError
 if TYPE_CHECKING:
     import torch
 
-    from harness.contract.calibration import Calibration
     from harness.contract.decoder import Decoder
+    from harness.contract.study import Study
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,13 +37,13 @@ class OnText(Method, mixin=True):
         """Tokens of a window on this model."""
         return min(self.length, getattr(model.config, "max_position_embeddings", self.length))
 
-    def windows(self, model: "Decoder", calibration: "Calibration") -> Iterator["torch.Tensor"]:
+    def windows(self, model: "Decoder", study: "Study") -> Iterator["torch.Tensor"]:
         """At most ``samples`` windows of token ids, each [1, length]; the last may be shorter.
 
         Raises:
             MethodError: the text gives fewer than two tokens.
         """
-        return calibration.windows(model, count=self.samples, length=self.window_length(model))
+        return study.windows(model, count=self.samples, length=self.window_length(model))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Final
 
-from harness.contract.calibration import Calibration
 from harness.contract.identity import digest, model_identity, source_of, tokenizer_digest
 from harness.contract.mixins import Shareable
 from harness.contract.prepared import Prepared
 from harness.contract.states import States
+from harness.contract.study import Study
 from harness.core.errors import MethodError
 from harness.core.source import of_modules
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from harness.contract.decoder import Decoder
     from harness.contract.method import Method
 
-PREPARES: Final = ("harness.contract.calibration", "harness.contract.prepared", "harness.model.layouts")
+PREPARES: Final = ("harness.contract.study", "harness.contract.prepared", "harness.model.layouts")
 """Modules beside a method's own whose source can change its state."""
 
 
@@ -34,7 +34,7 @@ class Preparation:
     """
 
     states: States
-    calibration: Calibration | None
+    calibration: Study | None
     announce: Callable[[str], None] = lambda message: None
 
     def state(self, method: "Method", model: "Decoder", below: tuple[str, ...] = ()) -> Prepared:
@@ -86,7 +86,7 @@ class Preparation:
             "versions": {name: version(name) for name in ("torch", "transformers")},
         }
 
-    def _with_workbench(self, method: "Method", model: "Decoder", below: tuple[str, ...]) -> Calibration:
+    def _with_workbench(self, method: "Method", model: "Decoder", below: tuple[str, ...]) -> Study:
         """The calibration, with a work folder that all settings of the method on this model and text share."""
         assert self.calibration is not None
         workbench = self.calibration.workbench

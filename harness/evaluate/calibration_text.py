@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from harness.contract.calibration import Calibration
+from harness.contract.study import Study
 from harness.core.errors import HarnessError, UnknownNameError
 from harness.evaluate.questions import training_questions
 from harness.evaluate.tasks import LoadedTask
@@ -14,7 +14,7 @@ from harness.evaluate.tasks import LoadedTask
 DOCUMENTS = 256
 
 
-def calibration_for(task: LoadedTask, source: str, *, questions: int = 0, seed: int = 0) -> Calibration:
+def calibration_for(task: LoadedTask, source: str, *, questions: int = 0, seed: int = 0) -> Study:
     """The calibration text that ``--calibration`` names: "task", "bundled", a data set or a text file.
 
     "task" means the training split of the task, seeded sample of at most 256 documents, and the bundled text for
@@ -29,7 +29,7 @@ def calibration_for(task: LoadedTask, source: str, *, questions: int = 0, seed: 
         texts = _training_texts(task, seed)
         if texts:
             chosen = tuple(training_questions(task, questions, seed)) if questions else ()
-            return Calibration(tuple(texts), f"the training split of {task.name}", chosen)
+            return Study(tuple(texts), f"the training split of {task.name}", chosen)
     elif source.startswith("dataset:"):
         return _from_dataset(task, source, seed)
     elif source != "bundled":
@@ -37,17 +37,17 @@ def calibration_for(task: LoadedTask, source: str, *, questions: int = 0, seed: 
     return _bundled(seed)
 
 
-def _from_file(path: Path) -> Calibration:
+def _from_file(path: Path) -> Study:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise HarnessError(
             f"--calibration {path}: not task, bundled, dataset:NAME:SPLIT:COLUMN or a text file ({error})"
         ) from error
-    return Calibration((text,), f"the file {path.name}")
+    return Study((text,), f"the file {path.name}")
 
 
-def _from_dataset(task: LoadedTask, source: str, seed: int) -> Calibration:
+def _from_dataset(task: LoadedTask, source: str, seed: int) -> Study:
     """A column of a data set, without the documents that are scored."""
     from datasets import load_dataset
 
@@ -69,15 +69,15 @@ def _from_dataset(task: LoadedTask, source: str, seed: int) -> Calibration:
     texts = tuple(str(row[column]) for row in chosen if _key(row) not in scored)
     if not texts:
         raise HarnessError(f"--calibration {source}: all of its documents are scored by {task.name}")
-    return Calibration(texts, f"{column} of {name}, split {split}")
+    return Study(texts, f"{column} of {name}, split {split}")
 
 
-def _bundled(seed: int) -> Calibration:
+def _bundled(seed: int) -> Study:
     from harness.tasks.pocket.text import train_texts
 
     texts = train_texts()
     random.Random(seed).shuffle(texts)
-    return Calibration(tuple(texts), "the bundled text")
+    return Study(tuple(texts), "the bundled text")
 
 
 def _training_texts(loaded: LoadedTask, seed: int) -> list[str]:

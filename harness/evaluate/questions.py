@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
-from harness.contract.calibration import Question
+from harness.contract.study import Question
 from harness.evaluate.tasks import LoadedTask
 
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 from harness.core.errors import MethodError, ModelError
 
 if TYPE_CHECKING:
-    from harness.contract.calibration import Calibration
     from harness.contract.decoder import Decoder
+    from harness.contract.study import Study
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Vocabulary:
                 "with, or resize the model's embedding"
             )
 
-    def refuse_calibration(self, calibration: "Calibration") -> None:
+    def refuse_calibration(self, calibration: "Study") -> None:
         """Refuse a calibration text, or a training question, with a token beyond the embedding.
 
         Raises:

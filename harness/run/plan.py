@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from harness.contract.calibration import Calibration
 from harness.contract.decoder import Decoder
 from harness.contract.stack import Stack, parse
+from harness.contract.study import Study
 from harness.core import environment
 from harness.core.errors import HarnessError, MethodError, UnknownNameError
 from harness.evaluate.calibration_text import calibration_for
@@ -31,7 +31,7 @@ class Plan:
     """
 
     job: Job
-    _calibrations: dict[tuple[str, int], Calibration] = field(default_factory=dict, init=False)
+    _calibrations: dict[tuple[str, int], Study] = field(default_factory=dict, init=False)
 
     @cached_property
     def stacks(self) -> list[Stack]:
@@ -151,7 +151,7 @@ class Plan:
                     f"--samples: {name} has no document {max(chosen)}; it has 0 to {len(task.eval_docs) - 1}"
                 )
 
-    def _calibration(self, stack: Stack, task: LoadedTask) -> Calibration | None:
+    def _calibration(self, stack: Stack, task: LoadedTask) -> Study | None:
         """The stack's calibration text; read once for all stacks that need as many questions."""
         if not stack.needs_preparation:
             return None

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from harness.contract.calibration import Workbench
 from harness.contract.preparation import Preparation
 from harness.contract.prepared import Prepared
 from harness.contract.states import States
+from harness.contract.study import Workbench
 from harness.core import environment
 from harness.core.errors import HarnessError, StoreError
 from harness.core.paths import cache_folder

@@ -8,8 +8,8 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from harness.contract.calibration import Calibration
 from harness.contract.stack import Stack
+from harness.contract.study import Study
 from harness.core.contents import with_contents
 from harness.core.environment import Environment
 from harness.core.errors import UnknownNameError
@@ -200,7 +200,7 @@ class RunSpec:
     model: ModelSource
     environment: Environment
     data: str
-    calibration: Calibration | None
+    calibration: Study | None
     kernels: KernelPlan = field(default_factory=KernelPlan)
 
     @cached_property

@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from harness.contract.calibration import Calibration
 from harness.contract.facts import Savings
 from harness.contract.method import Method
 from harness.contract.prepared import Prepared
 from harness.contract.stack import Stack, parse
+from harness.contract.study import Study
 from harness.core.errors import MethodError, UnsupportedModelError
 from harness.model.weights.kernel_plan import first_kernels
 from harness.model.weights.linear import savings
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 FAMILIES = ("llama", "qwen3", "gpt2", "opt", "gpt_neox")
 """Grouped and full attention, rotary and learned positions, transposed weights, no MLP module, parallel branches."""
 
-TEXT = Calibration(("The keeper of the light wrote down every ship that passed, and its flag. " * 8,), "the checks")
+TEXT = Study(("The keeper of the light wrote down every ship that passed, and its flag. " * 8,), "the checks")
 
 Checked = str | Method | type[Method] | Stack
 

@@ -18,8 +18,8 @@ from harness.methods.early_exit.exiting import Exiting
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from harness.contract.calibration import Calibration
     from harness.contract.decoder import Decoder
+    from harness.contract.study import Study
     from harness.methods.early_exit.certificate import Certificate
     from harness.model.tokens.confidence import Confidence
 
@@ -114,7 +114,7 @@ class Calm(Exiting):
             raise MethodError(f"calm: vocabulary={self.vocabulary} is more than the model's {size} tokens")
         self._layers(model)
 
-    def prepare(self, model: "Decoder", calibration: "Calibration") -> Prepared:
+    def prepare(self, model: "Decoder", study: "Study") -> Prepared:
         """Fit what the confidence needs, and certify a threshold unless one is given.
 
         Returns facts: ``threshold``, 1 where nothing exits; ``layers``, after which it is checked; and of a
@@ -131,7 +131,7 @@ class Calm(Exiting):
         certifies = self.threshold == "certified"
         if self.threshold == 1 or not (certifies or self._fits):
             return Prepared(facts=facts)
-        windows = self._whole_windows(model, calibration)
+        windows = self._whole_windows(model, study)
         if not certifies:
             return Prepared(self._fitted(model, windows, layers), facts)
         count = math.ceil(FITTED * len(windows)) if self._fits else 0
@@ -174,10 +174,10 @@ class Calm(Exiting):
 
         return Certificate(self.delta, self.epsilon, with_text=self.consistency == "risk")
 
-    def _whole_windows(self, model: "Decoder", calibration: "Calibration") -> "list[Tensor]":
+    def _whole_windows(self, model: "Decoder", study: "Study") -> "list[Tensor]":
         """Enough calibration windows of full length, each [1, length]."""
         length = self.window_length(model)
-        windows = [window for window in self.windows(model, calibration) if window.shape[1] == length]
+        windows = [window for window in self.windows(model, study) if window.shape[1] == length]
         what, needed, hint = "fitting its confidence", 1, ""
         if self.threshold == "certified":
             what, hint = f"certifying delta={self.delta:g} at epsilon={self.epsilon:g}", ", or tolerate more"
@@ -185,7 +185,7 @@ class Calm(Exiting):
         if len(windows) < needed:
             raise MethodError(
                 f"calm: {what} takes at least {needed} windows of {length} tokens, and samples={self.samples} of "
-                f"{calibration.source} gives {len(windows)}: give more text or samples{hint}"
+                f"{study.source} gives {len(windows)}: give more text or samples{hint}"
             )
         return windows
 

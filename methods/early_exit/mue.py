@@ -17,8 +17,8 @@ from harness.methods.early_exit.exiting import Exiting
 if TYPE_CHECKING:
     import torch
 
-    from harness.contract.calibration import Calibration
     from harness.contract.decoder import Decoder
+    from harness.contract.study import Study
 
 ABOVE = 10
 """Calibration tokens that must lie above a quantile for it to be taken as one."""
@@ -76,7 +76,7 @@ class MuE(Exiting):
         if self.threshold is not None and self.quantile != type(self).quantile:
             raise MethodError(f"mue: quantile={self.quantile} contradicts threshold={self.threshold}; give one of them")
 
-    def prepare(self, model: "Decoder", calibration: "Calibration") -> Prepared:
+    def prepare(self, model: "Decoder", study: "Study") -> Prepared:
         """Take each layer's threshold from its cosines on the calibration text.
 
         Returns facts alone: ``thresholds``, [layer, theta] pairs of the layers after which a token may exit, none
@@ -91,14 +91,14 @@ class MuE(Exiting):
             return Prepared(facts={"thresholds": []})
         if self.threshold is not None:
             return Prepared(facts={"thresholds": [[layer, self.threshold] for layer in layers]})
-        cosines = _cosines(model, list(self.windows(model, calibration)))
+        cosines = _cosines(model, list(self.windows(model, study)))
         length = self.window_length(model)
         tokens = min((len(values) for values in cosines.values()), default=0)
         needed = math.ceil(ABOVE / (1 - self.quantile) - 1e-9)
         if cosines and tokens < needed:
             raise MethodError(
                 f"mue: quantile={self.quantile:g} takes {needed} tokens of calibration text, and {self.samples} "
-                f"windows of {length} from {calibration.source} have {tokens}: give more text, samples or length"
+                f"windows of {length} from {study.source} have {tokens}: give more text, samples or length"
             )
         chosen = [[layer, cosines[layer].quantile(self.quantile).item()] for layer in layers if layer in cosines]
         return Prepared(facts={"thresholds": chosen, "tokens": tokens})

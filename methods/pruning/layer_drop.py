@@ -14,8 +14,8 @@ from harness.contract.prepared import Prepared
 from harness.core.errors import MethodError
 
 if TYPE_CHECKING:
-    from harness.contract.calibration import Calibration
     from harness.contract.decoder import Decoder
+    from harness.contract.study import Study
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +107,7 @@ class LayerDrop(OnText):
         """The state where ``layers`` chose."""
         return Prepared(facts={"dropped": [[self.unit, layer] for layer in self.layers]})
 
-    def prepare(self, model: "Decoder", calibration: "Calibration") -> Prepared:
+    def prepare(self, model: "Decoder", study: "Study") -> Prepared:
         """Score the units on the calibration text and choose the lowest.
 
         Returns facts alone: ``dropped``, [unit, layer] pairs, the least important first; and, unless
@@ -122,7 +122,7 @@ class LayerDrop(OnText):
         if self.layers:
             return self._named
         units: tuple[Unit, ...] = ("attention", "mlp") if self.unit == "joint" else (self.unit,)
-        measured = influence(model, self.windows(model, calibration))
+        measured = influence(model, self.windows(model, study))
         scores = {unit: list(measured.scores[unit]) for unit in units}
         ranked = sorted((score, unit, layer) for unit in units for layer, score in enumerate(scores[unit]))
         dropped = [[unit, layer] for _, unit, layer in ranked[: self.count]]

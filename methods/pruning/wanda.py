@@ -12,8 +12,8 @@ from harness.model.weights.mixins import OnLinears
 from harness.model.weights.zeros import Zeros
 
 if TYPE_CHECKING:
-    from harness.contract.calibration import Calibration
     from harness.contract.decoder import Decoder
+    from harness.contract.study import Study
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +46,7 @@ class Wanda(Zeros, OnLinears, OnText):
     examples = tuple({"sparsity": sparsity, "samples": 2, "length": 48} for sparsity in (0.25, 0.5, 0.75))
     neutral = {"sparsity": 0, "samples": 2, "length": 48}
 
-    def prepare(self, model: "Decoder", calibration: "Calibration") -> Prepared:
+    def prepare(self, model: "Decoder", study: "Study") -> Prepared:
         """Choose the weights that go.
 
         Returns tensors: by a linear layer's name, its mask in bits; facts: ``zeros``, the share that went, ``tokens``,
@@ -58,7 +58,7 @@ class Wanda(Zeros, OnLinears, OnText):
         from harness.model.weights.pruning import wanda
 
         sites, sparsity = self.sites(model), self.sparsity_by_layer(model)
-        return wanda(model, self.windows(model, calibration), sites, self.pattern, sparsity).state()
+        return wanda(model, self.windows(model, study), sites, self.pattern, sparsity).state()
 
     def attach(self, model: "Decoder", prepared: Prepared) -> AbstractContextManager[None]:
         """Run the model with zeros for the chosen weights."""

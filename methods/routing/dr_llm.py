@@ -11,8 +11,8 @@ from harness.contract.prepared import Prepared
 from harness.methods.routing.searched import Searched
 
 if TYPE_CHECKING:
-    from harness.contract.calibration import Calibration
     from harness.contract.decoder import Decoder
+    from harness.contract.study import Study
 
 _TINY = {"questions": 4, "simulations": 6, "epochs": 2, "hidden": 8}
 
@@ -64,7 +64,7 @@ class DrLLM(Searched):
     beta: Annotated[float, Ge(0), Lt(1)] = 0.99999
     gamma: Annotated[float, Ge(0)] = 2.0
 
-    def prepare(self, model: "Decoder", calibration: "Calibration") -> Prepared:
+    def prepare(self, model: "Decoder", study: "Study") -> Prepared:
         """Search paths, then train the routers on what they see along these.
 
         Returns the routers as tensors, and as facts the search's results and how well the routers predict the labels
@@ -77,7 +77,7 @@ class DrLLM(Searched):
         from harness.methods.routing.features import collect
         from harness.methods.routing.training import Recipe, quality, train
 
-        labels = self.labels(model, calibration)
+        labels = self.labels(model, study)
         examples = collect(model, labels.kept, self.windows)
         recipe = Recipe(self.hidden, self.epochs, rate=self.rate, beta=self.beta, gamma=self.gamma)
         training, judged = self.held_out(len(examples.labels))

@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from harness.contract.calibration import Calibration, Question
 from harness.contract.identity import model_identity
+from harness.contract.study import Question, Study
 from harness.core.errors import MethodError
 from harness.core.files import parse_json, write_atomic
 from harness.methods.routing.mcts import Reward, Search, SearchResult, Settings, search
@@ -148,16 +148,16 @@ class Labels:
         }
 
 
-def find(model: "Decoder", calibration: Calibration, count: int, goal: Goal, settings: Settings) -> Labels:
+def find(model: "Decoder", study: Study, count: int, goal: Goal, settings: Settings) -> Labels:
     """Search a path for each of the calibration's questions, or of questions made of its text.
 
     Raises:
         MethodError: no path is right on any question, so there is nothing to learn.
     """
-    asked = questions(model, calibration, count)
-    journal = _Journal(calibration.workbench.folder, model, asked, goal, settings)
+    asked = questions(model, study, count)
+    journal = _Journal(study.workbench.folder, model, asked, goal, settings)
     labels: dict[str, SearchResult] = journal.read()
-    with calibration.workbench.bar("searching paths") as bar:
+    with study.workbench.bar("searching paths") as bar:
         if bar is not None:
             bar.expect(len(asked))
         for group in groups(asked):
@@ -177,14 +177,14 @@ def find(model: "Decoder", calibration: Calibration, count: int, goal: Goal, set
     return searched
 
 
-def questions(model: "Decoder", calibration: Calibration, count: int) -> list[Asked]:
+def questions(model: "Decoder", study: Study, count: int) -> list[Asked]:
     """At most ``count`` questions in tokens, each once; running text gives questions where the task has none."""
-    given = calibration.questions or tuple(_from_text(calibration.texts))
+    given = study.questions or tuple(_from_text(study.texts))
     unique = {question.digest: question for question in given}
     tokenised = (ask(model, question) for question in unique.values())
     asked = [question for question in tokenised if question is not None][:count]
     if not asked:
-        raise MethodError(f"the calibration text from {calibration.source} gives no question to search paths for")
+        raise MethodError(f"the calibration text from {study.source} gives no question to search paths for")
     return asked
 
 

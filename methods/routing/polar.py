@@ -14,8 +14,8 @@ from harness.methods.routing.searched import Searched
 if TYPE_CHECKING:
     import torch
 
-    from harness.contract.calibration import Calibration
     from harness.contract.decoder import Decoder
+    from harness.contract.study import Study
     from harness.methods.routing.programs import Predictor
 
 _TINY = {"questions": 4, "simulations": 6, "epochs": 2, "width": 8}
@@ -59,7 +59,7 @@ class Polar(Searched):
     epochs: Annotated[int, Ge(1)] = 40
     rate: Annotated[float, Gt(0)] = 1e-3
 
-    def prepare(self, model: "Decoder", calibration: "Calibration") -> Prepared:
+    def prepare(self, model: "Decoder", study: "Study") -> Prepared:
         """Search paths, then train the predictor on the questions' embeddings.
 
         Raises:
@@ -72,7 +72,7 @@ class Polar(Searched):
         from harness.methods.routing.program_training import train
         from harness.methods.routing.training import quality
 
-        labels = self.labels(model, calibration)
+        labels = self.labels(model, study)
         paths = [label.path for label in labels.kept]
         states = first_states(model, labels.kept)
         training, judged = (indices.tolist() for indices in self.held_out(len(paths)))

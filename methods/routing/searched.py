@@ -12,8 +12,8 @@ from harness.methods.routing.routed import Routed
 if TYPE_CHECKING:
     import torch
 
-    from harness.contract.calibration import Calibration
     from harness.contract.decoder import Decoder
+    from harness.contract.study import Study
     from harness.methods.routing.labels import Labels
 
 
@@ -53,7 +53,7 @@ class Searched(Shareable, Routed):
         """How many training questions the search is to have."""
         return self.questions
 
-    def labels(self, model: "Decoder", calibration: "Calibration") -> "Labels":
+    def labels(self, model: "Decoder", study: "Study") -> "Labels":
         """Search the calibration's questions, or resume a search that was interrupted.
 
         Raises:
@@ -69,7 +69,7 @@ class Searched(Shareable, Routed):
             random_child=self.random_child,
             stop_early=self.stop_early,
         )
-        return find(model, calibration, self.questions, self.goal, settings)
+        return find(model, study, self.questions, self.goal, settings)
 
     def held_out(self, count: int) -> "tuple[torch.Tensor, torch.Tensor]":
         """Indices of examples to train on, and of a fifth to judge by, where there are at least five."""

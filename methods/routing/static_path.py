@@ -15,8 +15,8 @@ from harness.methods.routing.routed import Routed
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from harness.contract.calibration import Calibration
     from harness.contract.decoder import Decoder
+    from harness.contract.study import Study
     from harness.methods.routing.labels import Asked
     from harness.model.paths.path_evaluator import PathEvaluator
     from harness.model.paths.routed_cache import LayerPath
@@ -61,7 +61,7 @@ class StaticPath(Routed):
         if self.skip > layers:
             raise MethodError(f"static-path: skip={self.skip} is out of range for this model; from 0 to {layers}")
 
-    def prepare(self, model: "Decoder", calibration: "Calibration") -> Prepared:
+    def prepare(self, model: "Decoder", study: "Study") -> Prepared:
         """Choose the path.
 
         Returns facts alone: the ``path``, and after each removal the share of questions answered right.
@@ -76,7 +76,7 @@ class StaticPath(Routed):
         layers = len(model.anatomy.blocks)
         path: LayerPath = (1,) * layers
         steps: list[dict[str, Any]] = []
-        asked = labels.questions(model, calibration, self.questions) if self.skip else []
+        asked = labels.questions(model, study, self.questions) if self.skip else []
         groups = [
             (group, PathEvaluator(model, [question.texts for question in group])) for group in labels.groups(asked)
         ]

@@ -16,8 +16,8 @@ from harness.model.weights.zeros import Zeros
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from harness.contract.calibration import Calibration
     from harness.contract.decoder import Decoder
+    from harness.contract.study import Study
     from harness.model.weights.linear import ReplacementLayer, Site
 
 DEFAULT = (0.8,)
@@ -80,7 +80,7 @@ class BlockSparse(OnLinears, OnText, HasKernels):
                 if any(site.place in places and by_layer[site.layer or 0] for site in part.sites(model)):
                     refuse_pattern(part.pattern, self.pattern, part.name)
 
-    def prepare(self, model: "Decoder", calibration: "Calibration") -> Prepared:
+    def prepare(self, model: "Decoder", study: "Study") -> Prepared:
         """Choose the blocks that go, unless a method before has done it: then the facts say ``as pruned``.
 
         Returns the masks as ``wanda`` does.
@@ -95,7 +95,7 @@ class BlockSparse(OnLinears, OnText, HasKernels):
         if self.sparsity is None and require_blocks(sites, self.pattern):
             return Prepared(facts={"as pruned": True})
         sparsity = sparsity_by_layer(model, self.sparsity or DEFAULT)
-        return wanda(model, self.windows(model, calibration), sites, self.pattern, sparsity).state()
+        return wanda(model, self.windows(model, study), sites, self.pattern, sparsity).state()
 
     def computations(self, layer: Layer, device: str) -> Computations:
         """The project's kernels, one for each instruction set, and the dense product over the zeros."""

@@ -11,13 +11,13 @@ import time
 
 import torch
 
-from harness.contract.calibration import Calibration
 from harness.contract.stack import parse
+from harness.contract.study import Study
 from harness.measure.memory import peak_memory
 from harness.measure.shape import ModelShape
 from harness.testing.tiny import tiny_decoder
 
-TEXT = Calibration(("The keeper of the light wrote down every ship that passed, and its flag. " * 400,), "a sentence")
+TEXT = Study(("The keeper of the light wrote down every ship that passed, and its flag. " * 400,), "a sentence")
 
 
 def main() -> None:

@@ -13,9 +13,9 @@ import time
 
 import torch
 
-from harness.contract.calibration import Calibration
 from harness.contract.decoder import Decoder
 from harness.contract.stack import parse
+from harness.contract.study import Study
 from harness.measure.shape import ModelShape
 from harness.testing.tiny import tiny_decoder
 
@@ -27,7 +27,7 @@ METHODS = (
     "block-sparse:sparsity=0.8,number=fp32",
     "block-sparse:sparsity=0.8,pattern=4x1",
 )
-TEXT = Calibration(("The keeper of the light wrote down every ship that passed, and its flag. " * 8,), "a sentence")
+TEXT = Study(("The keeper of the light wrote down every ship that passed, and its flag. " * 8,), "a sentence")
 
 
 def main() -> None:

@@ -71,9 +71,9 @@ def settings(layers: int) -> dict[str, Method]:
 
 def state(method: Method, model: Decoder) -> Prepared:
     """What ``prepare`` finds where nothing is calibrated."""
-    from harness.contract.calibration import Calibration
+    from harness.contract.study import Study
 
-    return method.prepare(model, Calibration((), "nothing"))
+    return method.prepare(model, Study((), "nothing"))
 
 
 @torch.no_grad()

@@ -18,8 +18,8 @@ from typing import Any
 
 import torch
 
-from harness.contract.calibration import Question
 from harness.contract.decoder import Decoder
+from harness.contract.study import Question
 from harness.methods.routing.labels import Asked, groups, lockstep
 from harness.methods.routing.mcts import SearchResult, Settings, search
 from harness.model.paths.controller import FixedPaths

@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from harness.contract.calibration import Calibration, Question, Workbench
 from harness.contract.decoder import Decoder
 from harness.contract.method import Method
 from harness.contract.prepared import Prepared
+from harness.contract.study import Question, Study, Workbench
 from harness.measure.flops import executed_flops
 from harness.measure.routes import path_of
 from harness.measure.shape import ModelShape
@@ -52,8 +52,8 @@ def main() -> None:
     model = Decoder(
         module, AutoTokenizer.from_pretrained(args.model), dissect(module), locate(str(args.model)).fingerprint
     )
-    training = Calibration(("text",), "pocket", documents(args.task, args.train, Split.TRAIN), Workbench(args.work))
-    asked = questions(model, Calibration((), "pocket", documents(args.task, args.test, Split.TEST)), args.test)
+    training = Study(("text",), "pocket", documents(args.task, args.train, Split.TRAIN), Workbench(args.work))
+    asked = questions(model, Study((), "pocket", documents(args.task, args.test, Split.TEST)), args.test)
     base, _, dense_flops = judge(model, asked, Dense(), Prepared())
     print(f"pocket_{args.task}: {len(asked)} test documents, {args.train} training questions, dense {base.mean():.3f}")
     print("| method | right | difference to dense [95 %] | W>C | C>W | layers | FLOPs, prompt | paths |")
@@ -82,7 +82,7 @@ def _question(document: Document) -> Question:
     return Question(document.prompt, (document.target,), 0, "answer", ("\n", "Question:"))
 
 
-def contestants(model: Decoder, training: Calibration, args: argparse.Namespace) -> Iterator[tuple[Method, Prepared]]:
+def contestants(model: Decoder, training: Study, args: argparse.Namespace) -> Iterator[tuple[Method, Prepared]]:
     """Both routers at three budgets and their controls; what preparation found is printed."""
     for skip in (1, 2, 3, 4):
         static = StaticPath(skip=skip, questions=args.train)

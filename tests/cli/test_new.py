@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from harness.cli.new import _ENGINES as ENGINES
 from harness.contract import registry
 from harness.contract.describe import describe
-from harness.contract.facts import Savings
 from harness.contract.families import Family
 from harness.contract.method import Method
 from harness.contract.prepared import Prepared
@@ -47,9 +47,9 @@ def test_it_is_a_package_with_one_method(harness, tmp_path, family):
     assert not any("$" in path.read_text() for path in folder.rglob("*") if path.is_file())
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_the_style_is_ours(harness, tmp_path, family):
-    harness("new", "my-idea", "--family", family)
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_style_is_ours(harness, tmp_path, engine):
+    harness("new", "my-idea", "--family", "pruning", "--engine", engine)
     for command in (["check"], ["format", "--check"]):
         done = subprocess.run(
             [sys.executable, "-m", "ruff", *command, "my-idea"], cwd=tmp_path, capture_output=True, text=True
@@ -58,9 +58,9 @@ def test_the_style_is_ours(harness, tmp_path, family):
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "opt"])
-@pytest.mark.parametrize("family", FAMILIES)
-def test_the_method_does_something_and_restores(harness, tmp_path, family, architecture):
-    harness("new", "my-idea", "--family", family)
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_method_does_something_and_restores(harness, tmp_path, engine, architecture):
+    harness("new", "my-idea", "--family", "pruning", "--engine", engine)
     method = load(tmp_path / "my-idea", "harness_my_idea", "MyIdea")
     decoder, ids = tiny_decoder(architecture), torch.arange(3, 15)[None]
     logits = []
@@ -72,7 +72,6 @@ def test_the_method_does_something_and_restores(harness, tmp_path, family, archi
                     logits.append(decoder.module(ids).logits)
         assert torch.equal(decoder.module(ids).logits, dense)
     assert [torch.equal(each, dense) for each in logits] == [False, True][: len(logits)]
-    assert (method.savings is Savings.SIMULATED) == (family in ("quantization", "sparse"))
 
 
 def test_a_family_of_ones_own_is_said_to_be_new(harness):
@@ -108,6 +107,7 @@ def test_nothing_is_overwritten(harness, tmp_path):
         (["none", "-f", "pruning"], "would be None, which means something else"),
         (["my-idea", "-f", "prunning"], "unknown family 'prunning'. Did you mean 'pruning'"),
         (["my-idea", "-f", "baseline"], "the baseline is dense"),
+        (["my-idea", "-f", "pruning", "-e", "surgry"], "unknown engine 'surgry'. Did you mean 'surgery'"),
         (["my-idea", "-f", "KV cache"], "'KV cache' is no name for a family.*such as kv-cache"),
     ],
 )
@@ -119,9 +119,9 @@ def test_nonsense_is_refused_and_nothing_written(harness, tmp_path, arguments, s
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", FAMILIES)
-def test_the_method_passes_the_checks(harness, tmp_path, family):
-    harness("new", "my-idea", "--family", family)
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_method_passes_the_checks(harness, tmp_path, engine):
+    harness("new", "my-idea", "--family", "pruning", "--engine", engine)
     from harness.testing import checks_for, run
 
     method = load(tmp_path / "my-idea", "harness_my_idea", "MyIdea")

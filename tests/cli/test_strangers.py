@@ -217,9 +217,9 @@ class Mine(Method):
     def check(self):
         if self.at == "check": fail()
 
-    def prepare(self, model, calibration):
+    def prepare(self, model, study):
         if self.at == "prepare": fail()
-        return super().prepare(model, calibration)
+        return super().prepare(model, study)
 
     @contextmanager
     def attach(self, model, prepared):
@@ -240,8 +240,8 @@ SHAPES = {
     "@contextmanager\n    def attach(self, model, prepared): pass": "with one yield",
     "@contextmanager\n    def attach(self, model, prepared):\n        if self.at == 'x': yield": "with one yield",
     "@contextmanager\n    def attach(self, model, prepared):\n        yield\n        yield": "with one yield",
-    "def prepare(self, model, calibration): return 5": "Mine.prepare must return Prepared, and returned a int",
-    "def prepare(self, model, calibration): pass": "Mine.prepare must return Prepared, and returned a NoneType",
+    "def prepare(self, model, study): return 5": "Mine.prepare must return Prepared, and returned a int",
+    "def prepare(self, model, study): pass": "Mine.prepare must return Prepared, and returned a NoneType",
 }
 
 

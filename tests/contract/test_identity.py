@@ -13,10 +13,10 @@ import pytest
 import torch
 
 from harness.contract import registry
-from harness.contract.calibration import Calibration
 from harness.contract.identity import model_identity, tokenizer_digest
 from harness.contract.preparation import Preparation
 from harness.contract.states import States
+from harness.contract.study import Study
 from harness.core.source import of_modules
 from harness.run.spec import OBSERVES
 from harness.testing.tiny import tiny_decoder, tiny_tokenizer
@@ -195,7 +195,7 @@ def changed(**changes: Any) -> Any:
 
 @pytest.mark.parametrize("change", [{"dtype": torch.bfloat16}, {"attention": "eager"}, {"rope_theta": 5.0}])
 def test_a_state_belongs_to_the_model_as_it_is_loaded(change: dict[str, Any], tmp_path: Path) -> None:
-    preparation = Preparation(States(tmp_path), Calibration(("text",), "a text"))
+    preparation = Preparation(States(tmp_path), Study(("text",), "a text"))
     assert preparation.key(Toy(), changed()) == preparation.key(Toy(), changed())
     assert preparation.key(Toy(), changed(**change)) != preparation.key(Toy(), changed())
     assert model_identity(changed(**change)) != model_identity(changed())

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from harness.contract.calibration import Calibration
 from harness.contract.describe import describe
 from harness.contract.method import Method, parameters
 from harness.contract.mixins import OnText, Shareable
 from harness.contract.prepared import Prepared
+from harness.contract.study import Study
 from harness.core.errors import MethodError
 from harness.model.weights.mixins import OnLinearsAndHead
 from harness.model.weights.zeros import Zeros
@@ -33,7 +33,7 @@ class Base(Zeros, Shareable):
 
     strength: int = 1
 
-    def prepare(self, model: Any, calibration: Any) -> Prepared:
+    def prepare(self, model: Any, study: Any) -> Prepared:
         return Prepared()
 
     def attach(self, model: Any, prepared: Prepared) -> nullcontext[None]:
@@ -94,7 +94,7 @@ def test_a_given_state_needs_no_preparation(tmp_path: Path) -> None:
 
 
 def test_windows_are_cut_to_the_models_positions() -> None:
-    model, text = tiny_decoder("llama"), Calibration(("word " * 200,), "a text")
+    model, text = tiny_decoder("llama"), Study(("word " * 200,), "a text")
     assert [window.shape for window in Heir(samples=2, length=512).windows(model, text)] == [(1, 256), (1, 256)]
     assert Heir(length=16).window_length(SimpleNamespace(config=object())) == 16
 

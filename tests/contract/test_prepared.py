@@ -8,17 +8,17 @@ from typing import Any
 import pytest
 import torch
 
-from harness.contract.calibration import Calibration
 from harness.contract.method import Method
 from harness.contract.preparation import Preparation
 from harness.contract.prepared import Prepared
 from harness.contract.states import States
+from harness.contract.study import Study
 from harness.core.errors import DiskError, MethodError
 from harness.methods.dense import Dense
 from tests.toys import Paper, Toy, toy_model
 
 KEY = {"method": "m", "model": "n"}
-TEXT = Calibration(("text",), "a text")
+TEXT = Study(("text",), "a text")
 
 
 @pytest.fixture
@@ -118,7 +118,7 @@ def test_a_state_is_prepared_once(tmp_path: Path) -> None:
 class Loose(Toy):
     """Leaves behind what JSON does not have."""
 
-    def prepare(self, model: Any, calibration: Any) -> Prepared:
+    def prepare(self, model: Any, study: Any) -> Prepared:
         return Prepared(facts={"layers": (1, 2), "by_layer": {3: 0.5}})
 
 
@@ -132,13 +132,13 @@ def test_the_first_run_is_given_what_later_ones_are(tmp_path: Path) -> None:
     [
         (Toy(count=5), TEXT, "model", ()),
         (Paper(), TEXT, "model", ()),
-        (Toy(), Calibration(("other",), "a text"), "model", ()),
+        (Toy(), Study(("other",), "a text"), "model", ()),
         (Toy(), TEXT, "another", ()),
         (Toy(), TEXT, "model", ("below",)),
     ],
 )
 def test_what_determines_a_state_makes_another(
-    method: Method, text: Calibration, model: str, below: tuple[str, ...], tmp_path: Path
+    method: Method, text: Study, model: str, below: tuple[str, ...], tmp_path: Path
 ) -> None:
     Preparation(States(tmp_path), TEXT).state(Toy(), toy_model())
     Preparation(States(tmp_path), text).state(method, toy_model(model), below)
@@ -147,7 +147,7 @@ def test_what_determines_a_state_makes_another(
 
 def test_the_name_of_the_text_makes_no_difference(tmp_path: Path) -> None:
     for source in ("here", "there"):
-        Preparation(States(tmp_path), Calibration(("text",), source)).state(Toy(), toy_model())
+        Preparation(States(tmp_path), Study(("text",), source)).state(Toy(), toy_model())
     assert len(states(tmp_path)) == 1
 
 

@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 
 from harness.contract import registry
-from harness.contract.calibration import Calibration
 from harness.contract.decoder import Decoder
 from harness.contract.facts import Savings
 from harness.contract.preparation import Preparation
 from harness.contract.stack import Stack, parse
 from harness.contract.states import States
+from harness.contract.study import Study
 from harness.core.errors import MethodError, UnknownNameError
 from harness.methods.dense import Dense
 from harness.model.weights.linear import savings
@@ -42,7 +42,7 @@ def outline(tmp_path_factory: pytest.TempPathFactory) -> Decoder:
 
 @pytest.fixture
 def preparation(tmp_path: Path) -> Preparation:
-    return Preparation(States(tmp_path / "prepared"), Calibration(("text",), "a text"))
+    return Preparation(States(tmp_path / "prepared"), Study(("text",), "a text"))
 
 
 @pytest.mark.usefixtures("_toys")

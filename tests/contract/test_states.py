@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 import torch
 
-from harness.contract.calibration import Calibration
 from harness.contract.preparation import Preparation
 from harness.contract.prepared import Prepared
 from harness.contract.states import QUOTA, States
+from harness.contract.study import Study
 from harness.core.errors import HarnessError
 from tests.toys import Toy, toy_model
 
-TEXT = Calibration(("text",), "a text")
+TEXT = Study(("text",), "a text")
 
 
 def test_two_that_need_a_state_make_it_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from harness.contract.calibration import Calibration
+from harness.contract.study import Study
 from harness.core.errors import HarnessError
 from harness.evaluate import tasks as tasks_module
 from harness.evaluate.calibration_text import DOCUMENTS, calibration_for
@@ -111,7 +111,7 @@ def test_documents_may_come_one_by_one(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_a_file_is_read_whole(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("née\n\nb")
-    assert calibration_for(None, str(tmp_path / "mine.txt")) == Calibration(("née\n\nb",), "the file mine.txt")  # type: ignore[arg-type]
+    assert calibration_for(None, str(tmp_path / "mine.txt")) == Study(("née\n\nb",), "the file mine.txt")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", ["nowhere.txt", "a_folder", "latin.txt", "tsak"])

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from harness.contract.calibration import Calibration
+from harness.contract.study import Study
 from harness.core.errors import MethodError
 from harness.evaluate.calibration_text import calibration_for
 from harness.evaluate.questions import training_questions
@@ -65,4 +65,4 @@ def test_as_many_as_asked_for_always_the_same(tiny_tasks):
     assert training_questions(task, 5) == training_questions(task, 5) == training_questions(task, 100)[:5]
     plain, asked = calibration_for(task, "task"), calibration_for(task, "task", questions=5)
     assert (plain.questions, len(asked.questions)) == ((), 5)
-    assert plain.fingerprint == Calibration(plain.texts, "elsewhere").fingerprint != asked.fingerprint
+    assert plain.fingerprint == Study(plain.texts, "elsewhere").fingerprint != asked.fingerprint

@@ -5,10 +5,10 @@ from contextlib import contextmanager
 import torch
 from torch.nn.functional import cosine_similarity
 
-from harness.contract.calibration import Calibration
+from harness.contract.study import Study
 from harness.testing.serve import TEXTS, generate, identical, score
 
-TEXT = Calibration(("The keeper of the light wrote down every ship that passed. " * 12,), "a sentence")
+TEXT = Study(("The keeper of the light wrote down every ship that passed. " * 12,), "a sentence")
 
 
 @contextmanager

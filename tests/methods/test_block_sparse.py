@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from harness.contract.calibration import Calibration
 from harness.contract.facts import Savings
 from harness.contract.preparation import Preparation
 from harness.contract.stack import Stack, parse
 from harness.contract.states import States
+from harness.contract.study import Study
 from harness.core.errors import MethodError
 from harness.measure.shape import ModelShape
 from harness.methods.pruning.wanda import Wanda
@@ -18,7 +18,7 @@ from harness.model.weights.linear import kernel_counts, savings
 from harness.testing.tiny import tiny_decoder
 from tests.kernels_here import force
 
-TEXT = Calibration(("The keeper of the light wrote down every ship that passed. " * 8,), "a sentence")
+TEXT = Study(("The keeper of the light wrote down every ship that passed. " * 8,), "a sentence")
 SMALL = {"samples": 3, "length": 48}
 
 

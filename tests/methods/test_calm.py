@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from harness.contract.calibration import Calibration
+from harness.contract.study import Study
 from harness.core.errors import MethodError, UnsupportedModelError
 from harness.measure.audit import audit
 from harness.measure.flops import executed_flops
@@ -243,7 +243,7 @@ def test_what_does_not_fit_model_or_text_is_refused(args, says):
     if says is None:
         assert method.prepare(decoder, TEXT).tensors["weights"].shape == (3, 32)
         with pytest.raises(MethodError, match=r"fitting its confidence takes at least 1 windows of 256.*gives 0"):
-            method.prepare(decoder, Calibration(("Few words.",), "a note"))
+            method.prepare(decoder, Study(("Few words.",), "a note"))
         return
     with pytest.raises(MethodError, match=says):
         method.prepare(decoder, TEXT)

@@ -7,16 +7,16 @@ import sys
 import pytest
 import torch
 
-from harness.contract.calibration import Calibration
 from harness.contract.method import Method
 from harness.contract.prepared import Prepared
+from harness.contract.study import Study
 from harness.core.errors import MethodError, UnknownNameError
 from harness.methods.pruning.layer_drop import LayerDrop
 from harness.model.influence import influence
 from harness.testing.tiny import FAMILIES, tiny_decoder
 
 UNITS = ("block", "attention", "mlp", "joint")
-TEXT = Calibration(("The keeper of the light wrote down every ship that passed. " * 8,), "a sentence")
+TEXT = Study(("The keeper of the light wrote down every ship that passed. " * 8,), "a sentence")
 SMALL = {"samples": 3, "length": 48}
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from harness.contract.calibration import Calibration
+from harness.contract.study import Study
 from harness.core.errors import MethodError, UnsupportedModelError
 from harness.measure.flops import executed_flops
 from harness.measure.shape import ModelShape
@@ -126,7 +126,7 @@ def test_nonsense_is_refused(args, says):
 
 
 def test_a_short_text_is_refused_with_what_it_takes():
-    decoder, text = tiny_decoder("llama"), Calibration(("A few words.",), "a note")
+    decoder, text = tiny_decoder("llama"), Study(("A few words.",), "a note")
     with pytest.raises(MethodError, match=r"quantile=0.9 takes 100 tokens.*32 windows of 256 from a note have 12"):
         MuE().prepare(decoder, text)
 

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from harness.contract.calibration import Calibration
 from harness.contract.facts import Savings
 from harness.contract.preparation import Preparation
 from harness.contract.stack import parse
 from harness.contract.states import States
+from harness.contract.study import Study
 from harness.core.errors import MethodError
 from harness.measure.shape import ModelShape
 from harness.methods.pruning.magnitude import Magnitude
@@ -26,7 +26,7 @@ from harness.testing.tiny import tiny_decoder
 from tests import kernels_here
 from tests.silent import Silent
 
-TEXT = Calibration(("The keeper of the light wrote down every ship that passed. " * 8,), "a sentence")
+TEXT = Study(("The keeper of the light wrote down every ship that passed. " * 8,), "a sentence")
 SMALL = "samples=2,length=48"
 
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from harness.contract.calibration import Calibration
 from harness.contract.stack import Stack
+from harness.contract.study import Study
 from harness.core.environment import Environment
 from harness.evaluate.tasks import LoadedTask
 from harness.model.source import ModelSource
@@ -89,7 +89,7 @@ def spec(**changes: Any) -> RunSpec:
         "model": ModelSource("m", None, Path("m"), "sha256:0"),
         "environment": Environment(**ENVIRONMENT),
         "data": "digest of the data",
-        "calibration": Calibration(("text",), "a text"),
+        "calibration": Study(("text",), "a text"),
     }
     return RunSpec(**parts | changes)
 
@@ -105,7 +105,7 @@ def environment(**changes: Any) -> Environment:
         {"stack": Stack((Toy(), Paper()))},
         {"task": task("u")},
         {"data": "another digest"},
-        {"calibration": Calibration(("another text",), "a text")},
+        {"calibration": Study(("another text",), "a text")},
         {"calibration": None},
         {"model": ModelSource("m", None, Path("m"), "sha256:1")},
         {"environment": environment(versions={"torch": "3"})},
@@ -135,7 +135,7 @@ def test_what_determines_a_result_changes_its_id(change: dict[str, Any]) -> None
     "change",
     [
         {"model": ModelSource("elsewhere/m", None, Path("elsewhere/m"), "sha256:0")},
-        {"calibration": Calibration(("text",), "the same text under another name")},
+        {"calibration": Study(("text",), "the same text under another name")},
         {"environment": environment(load_average=(3.0,), cpus=64, ram_bytes=2, os="Linux 7", python="3.11.9")},
         {"job": {"methods": ("other", "toy"), "baseline": False}},
         {"job": {"tasks": ("t", "u")}},

@@ -27,6 +27,6 @@ def test_which_layers_lose_their_mlp(start: float, dropped: list[int]) -> None:
 
     for block in model.anatomy.blocks:
         block.mlp.modules[-1].register_forward_hook(watch(block.index))
-    with method.attach(model, method.prepare(model, calibration=None)):
+    with method.attach(model, method.prepare(model, study=None)):
         model.module(model.tokenizer("a few words", return_tensors="pt").input_ids)
     assert sorted({*range(6)} - ran) == dropped

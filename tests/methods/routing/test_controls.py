@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from harness.contract.calibration import Calibration, Question
 from harness.contract.decoder import Row
 from harness.contract.prepared import Prepared
+from harness.contract.study import Question, Study
 from harness.core.errors import MethodError
 from harness.measure.flops import executed_flops
 from harness.measure.shape import ModelShape
@@ -29,7 +29,7 @@ IDS = torch.randint(3, 259, (2, 12), generator=torch.Generator().manual_seed(2))
 def asked(count=10):
     rng = random.Random(0)
     words = "a keeper of the light saw a ship".split()  # noqa: SIM905
-    return Calibration(
+    return Study(
         ("text",),
         "a test",
         tuple(

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from harness.contract.calibration import Calibration, Question, Workbench
+from harness.contract.study import Question, Study, Workbench
 from harness.core.errors import MethodError
 from harness.methods.routing import labels
 from harness.methods.routing.mcts import Settings
@@ -33,7 +33,7 @@ def choices(count, seed=0):
 
 
 def calibration(questions, folder=None):
-    return Calibration(("a text",), "a test", tuple(questions), Workbench(folder))
+    return Study(("a text",), "a test", tuple(questions), Workbench(folder))
 
 
 def written(decoder, prompt, path, steps):
@@ -149,9 +149,9 @@ def test_nothing_right_is_said_in_words():
 
 
 def test_running_text_gives_questions_where_there_are_none():
-    text = Calibration((" ".join(WORDS * 20),), "a test")
+    text = Study((" ".join(WORDS * 20),), "a test")
     found = labels.find(tiny_decoder("llama"), text, 3, "answer", SETTINGS)
     assert {label.asked.question.kind for label in found.searched} == {"text"}
     assert len(found.kept) == 3
     with pytest.raises(MethodError, match="gives no question"):
-        labels.find(tiny_decoder("llama"), Calibration(("short",), "a test"), 3, "answer", SETTINGS)
+        labels.find(tiny_decoder("llama"), Study(("short",), "a test"), 3, "answer", SETTINGS)

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from harness.contract.calibration import Calibration
 from harness.contract.preparation import Preparation
 from harness.contract.stack import parse
 from harness.contract.states import States
+from harness.contract.study import Study
 from harness.core.errors import SpecError, UnknownNameError
 from harness.model.weights import int8
 from harness.model.weights.int8 import DENSE_PRODUCT
@@ -17,7 +17,7 @@ from harness.model.weights.linear import kernel_counts, sites
 from harness.testing.tiny import tiny_decoder
 from tests.kernels_here import EXACT, timed
 
-TEXT = Calibration(("The keeper of the light wrote down every ship that passed. " * 8,), "a sentence")
+TEXT = Study(("The keeper of the light wrote down every ship that passed. " * 8,), "a sentence")
 
 
 @pytest.fixture(autouse=True)

@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from harness.contract.calibration import Calibration
 from harness.contract.prepared import Prepared
+from harness.contract.study import Study
 from harness.core.errors import MethodError
 from harness.model.weights import pruning
 from harness.model.weights.layerwise import layer_by_layer
@@ -17,7 +17,7 @@ from harness.model.weights.linear import masked, sites
 from harness.model.weights.pruning import Pruned, keep, magnitude, wanda, without
 from harness.testing.tiny import FAMILIES, tiny_decoder
 
-TEXT = Calibration(("The keeper of the light wrote down every ship that passed. " * 8,), "a sentence")
+TEXT = Study(("The keeper of the light wrote down every ship that passed. " * 8,), "a sentence")
 
 
 def windows(decoder, count=3, length=40):
@@ -197,7 +197,7 @@ def test_too_little_text_is_refused():
     with pytest.raises(MethodError, match="calibration text from nothing is too short"):
         wanda(
             decoder,
-            Calibration(("a",), "nothing").windows(decoder, count=2, length=8),
+            Study(("a",), "nothing").windows(decoder, count=2, length=8),
             sites(decoder),
             "4x1",
             [0.5] * 4,

@@ -58,7 +58,7 @@ class Workbench:
 
 
 @dataclass(frozen=True)
-class Calibration:
+class Study:
     """Text for preparation, never from a split that is scored.
 
     Attributes:

@@ -1,13 +1,11 @@
-"""Methods that are wrong, each in one way, with the checks that must fail for it and no others.
+"""Faults that any method can have.
 
 Most spoil a sound method. Those that only scale an MLP's output share ``Scaling``, which saves nothing and says so.
 """
 
 import random
 import urllib.request
-from collections.abc import Callable
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass
 from typing import Annotated, Any
 
 import torch
@@ -20,21 +18,8 @@ from harness.contract.method import Method
 from harness.contract.prepared import Prepared
 from harness.core.errors import UnsupportedModelError
 from harness.model.surgery import without_branches
+from tests.testing.faults.declared import fault
 from tests.testing.sound import Sound
-
-FAULTS: dict[type[Method], set[str]] = {}
-
-
-def fault(*checks: str) -> Callable[[type[Method]], type[Method]]:
-    """Declare a method faulty, and which checks catch it."""
-
-    def declare(method: type[Method]) -> type[Method]:
-        method = dataclass(frozen=True, kw_only=True)(method)
-        FAULTS[method] = set(checks)
-        return method
-
-    return declare
-
 
 # ---- what a method says of itself -------------------------------------------------------------------------
 
@@ -181,7 +166,7 @@ class Preparing(Sound):
 
     neutral = None
 
-    def prepare(self, model, calibration):
+    def prepare(self, model, study):
         return Prepared(facts={"layers": list(range(1, 1 + self.count))})
 
     def attach(self, model, prepared):
@@ -192,7 +177,7 @@ class Preparing(Sound):
 class PreparesByLuck(Preparing):
     """Chooses by the global random numbers."""
 
-    def prepare(self, model, calibration):
+    def prepare(self, model, study):
         scores = torch.rand(len(model.anatomy.blocks))
         return Prepared({"scores": scores}, {"layers": scores.argsort()[: self.count].tolist()})
 
@@ -201,9 +186,9 @@ class PreparesByLuck(Preparing):
 class PreparesInPlace(Preparing):
     """Marks the model while it prepares."""
 
-    def prepare(self, model, calibration):
+    def prepare(self, model, study):
         model.config.calibrated = True
-        return super().prepare(model, calibration)
+        return super().prepare(model, study)
 
 
 @fault("state-survives")
@@ -212,7 +197,7 @@ class KeepsStateOnItself(Preparing):
 
     examples = ({"count": 1},)
 
-    def prepare(self, model, calibration):
+    def prepare(self, model, study):
         object.__setattr__(self, "layers", [1])
         return Prepared()
 
@@ -224,7 +209,7 @@ class KeepsStateOnItself(Preparing):
 class KeysByNumber(Preparing):
     """Keys its facts by numbers, which JSON makes strings, and takes what it misses for nothing."""
 
-    def prepare(self, model, calibration):
+    def prepare(self, model, study):
         return Prepared(facts={layer: layer < self.count for layer in range(4)})
 
     def attach(self, model, prepared):

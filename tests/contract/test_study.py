@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from harness.contract.calibration import Calibration
 from harness.contract.decoder import Decoder
+from harness.contract.study import Study
 from harness.core.errors import MethodError
 from harness.testing.tiny import tiny_decoder
 
@@ -15,7 +15,7 @@ def decoder() -> Decoder:
 
 
 def windows(decoder: Decoder, *texts: str, count: int, length: int) -> list[list[int]]:
-    found = list(Calibration(texts, "a test").windows(decoder, count=count, length=length))
+    found = list(Study(texts, "a test").windows(decoder, count=count, length=length))
     assert all(window.dtype == torch.long and window.shape[0] == 1 for window in found)
     return [window[0].tolist() for window in found]
 
@@ -53,8 +53,8 @@ def test_too_little_text_is_refused(texts: tuple[str, ...], decoder: Decoder) ->
 
 @pytest.mark.parametrize("texts", [("ab",), ("ab", "c", ""), ("c", "ab"), ("abc",), ("a", "bc")])
 def test_other_texts_have_another_fingerprint(texts: tuple[str, ...]) -> None:
-    assert Calibration(texts, "").fingerprint != Calibration(("ab", "c"), "").fingerprint
+    assert Study(texts, "").fingerprint != Study(("ab", "c"), "").fingerprint
 
 
 def test_the_fingerprint_is_of_the_texts_alone() -> None:
-    assert Calibration(("ab",), "here").fingerprint == Calibration(("ab",), "there").fingerprint
+    assert Study(("ab",), "here").fingerprint == Study(("ab",), "there").fingerprint
