@@ -51,6 +51,8 @@ class ForwardContext:
         decoding: False while prompts are read, also in parts; True in the decode steps after that.
         active: indices of the rows in the module that is running now, where an engine runs a part of the batch; None
             where all of them run.
+        speculating: what the forwards are for where tokens are guessed first: "draft" guesses them, and counts as
+            nothing processed; "verify" looks at what was guessed; None for all other forwards.
     """
 
     rows: tuple[Row, ...]
@@ -59,6 +61,7 @@ class ForwardContext:
     processed: int = 0
     decoding: bool = False
     active: tuple[int, ...] | None = field(default=None)
+    speculating: Literal["draft", "verify"] | None = field(default=None)
 
     @property
     def padding(self) -> Literal["left", "right"]:
@@ -66,9 +69,12 @@ class ForwardContext:
         return "left" if self.kind == "generate" else "right"
 
     def advance(self, tokens: int) -> None:
-        """Count tokens of each row that a forward has processed."""
+        """Count tokens of each row that a forward has processed; a text that is scored is decoded where it is said."""
+        if self.speculating == "draft":
+            return
         self.processed += tokens
-        self.decoding = self.kind == "generate" and self.processed >= self.width
+        if self.kind == "generate":
+            self.decoding = self.processed >= self.width
 
     @contextmanager
     def only(self, rows: tuple[int, ...]) -> Iterator[None]:
@@ -78,6 +84,15 @@ class ForwardContext:
             yield
         finally:
             self.active = outer
+
+    @contextmanager
+    def speculation(self, part: Literal["draft", "verify"]) -> Iterator[None]:
+        """Declare what forwards inside the ``with`` block are for (``Decoder.drafting``, ``Decoder.verifying``)."""
+        outer, self.speculating = self.speculating, part
+        try:
+            yield
+        finally:
+            self.speculating = outer
 
 
 @dataclass(frozen=True)
@@ -215,6 +230,18 @@ class Decoder:
         if self.charged is not None:
             rows = None if self.context is None else self.context.active
             self.charged(Charge(kind, layer, macs, bytes, tokens, rows))
+
+    def drafting(self) -> AbstractContextManager[None]:
+        """Declare that forwards inside the ``with`` block guess tokens, with the model itself or a part of it.
+
+        Their work is charged and their depth counts; nothing that they see counts as processed. Does nothing outside
+        an evaluation.
+        """
+        return nullcontext() if self.context is None else self.context.speculation("draft")
+
+    def verifying(self) -> AbstractContextManager[None]:
+        """Declare that forwards inside the ``with`` block look at guessed tokens, of which the cache may lose some."""
+        return nullcontext() if self.context is None else self.context.speculation("verify")
 
     def adding(self, what: "Added") -> AbstractContextManager[None]:
         """Around a whole decision or fill: its modules and what goes with them, such as pooling and reading results.
