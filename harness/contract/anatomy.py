@@ -1,10 +1,28 @@
 """The parts of a decoder as a method sees them: layers, attention, MLP, norms and head."""
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
+
+Role = Literal["query", "key", "value", "output", "gate", "up", "down"]
+"""What features of a linear layer are: attention's queries, keys, values and output; the MLP's gate, what the gate
+multiplies (or the only expansion, where there is no gate), and the way back."""
+
+
+@dataclass(frozen=True)
+class Slice:
+    """The output features of a linear layer that have one role.
+
+    Attributes:
+        module: the dense model's linear layer; it may hold other roles too.
+        outputs: which of its output features: a slice, or an index tensor [features] where heads interleave; None: all.
+    """
+
+    module: "nn.Module"
+    outputs: "slice | Tensor | None" = None
 
 
 @dataclass(frozen=True)
@@ -52,6 +70,8 @@ class Block:
         index: position in the dense model, from 0.
         module: the layer itself.
         parallel: both branches read the block's input and are added together (GPT-NeoX style).
+        roles: where queries, keys, values, outputs, gates and the MLP's expansion are, fused linear layers included; a
+            role is missing where the layer has none, or keeps it in no linear layer of its own.
     """
 
     index: int
@@ -59,6 +79,7 @@ class Block:
     attention: Branch
     mlp: Branch
     parallel: bool
+    roles: Mapping[Role, Slice] = field(default_factory=dict, compare=False, repr=False)
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,14 @@ is read as one. Nothing is guessed: a block with a part, or a weight, that its l
 from collections.abc import Iterator
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import Any, Literal
+from typing import Any
 
 from torch import nn
 from transformers import PreTrainedModel
 
 from harness.contract.anatomy import Anatomy, Block, Branch
 from harness.core.errors import UnsupportedModelError
+from harness.model.roles import roles_of
 
 
 @dataclass(frozen=True)
@@ -66,15 +67,6 @@ _LAYOUTS = (
     _Layout("gpt_neox", "attention", ("mlp",), ("input_layernorm", None), ("post_attention_layernorm", None)),
 )
 
-
-FUSED_PROJECTIONS: dict[str, Literal["whole", "by head"]] = {
-    "qkv_proj": "whole",
-    "c_attn": "whole",
-    "query_key_value": "by head",
-}
-"""Attention projections that hold queries, keys and values together, and how their output features are stacked:
-all queries, all keys, all values (Phi-3, GPT-2); or queries, keys and values of one head after another (GPT-NeoX)."""
-
 LAYER_INDEX_NAMES = ("layer_idx", "layer_id")
 """What modules call the index of their layer; GPT-Neo has the second."""
 
@@ -94,7 +86,7 @@ def dissect(module: PreTrainedModel) -> Anatomy:
     layers = attrgetter(path)(module)
     layout = _layout(name, layers[0])
     parallel = bool(getattr(config, "use_parallel_residual", False))
-    blocks = tuple(_block(name, layout, index, layer, parallel) for index, layer in enumerate(layers))
+    blocks = tuple(_block(name, layout, index, layer, parallel, config) for index, layer in enumerate(layers))
     head, final_norm = module.get_output_embeddings(), _find(module, norm_path)
     for part, what in ((head, "language model head"), (final_norm, f"final norm at {norm_path}")):
         if not isinstance(part, nn.Module):
@@ -151,7 +143,7 @@ def _layout(name: str, layer: nn.Module) -> _Layout:
     )
 
 
-def _block(name: str, layout: _Layout, index: int, layer: nn.Module, parallel: bool) -> Block:
+def _block(name: str, layout: _Layout, index: int, layer: nn.Module, parallel: bool, config: Any) -> Block:
     def part(attribute: str | None) -> nn.Module | None:
         return None if attribute is None else getattr(layer, attribute)
 
@@ -165,7 +157,8 @@ def _block(name: str, layout: _Layout, index: int, layer: nn.Module, parallel: b
             f"{name}: layer {index} keeps {weight} outside the linear layers and norms of its attention and "
             "MLP, so its work could be neither counted nor removed (mixture-of-experts layers do this)"
         )
-    return Block(index, layer, attention, mlp, parallel)
+    roles = roles_of(layer, attention.modules[0], mlp.modules, config)
+    return Block(index, layer, attention, mlp, parallel, roles)
 
 
 def _misplaced(layer: nn.Module, attention: Branch, mlp: Branch) -> Iterator[str]:

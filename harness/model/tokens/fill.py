@@ -19,7 +19,7 @@ from harness.contract.anatomy import Block
 from harness.contract.decoder import Decoder
 from harness.contract.linears import LINEAR
 from harness.core.errors import MethodError, UnsupportedModelError
-from harness.model.layouts import FUSED_PROJECTIONS
+from harness.model.roles import Fused, fused_attention, head_width, output_features
 
 
 class KeyValueFill(nn.Module):
@@ -35,17 +35,16 @@ class KeyValueFill(nn.Module):
     def __init__(self, model: Decoder, block: Block) -> None:
         super().__init__()
         attention: Any = block.attention.modules[0]
-        heads = model.config.num_attention_heads
-        self.head_width: int = attention.head_size if hasattr(attention, "head_size") else attention.head_dim
-        fused = next((name for name in FUSED_PROJECTIONS if hasattr(attention, name)), None)
-        projections = {name: getattr(attention, name) for name in ((fused,) if fused else ("k_proj", "v_proj"))}
+        self.head_width = head_width(attention, model.config)
+        fused = fused_attention(attention, model.config)
+        projections = {name: getattr(attention, name) for name in ((fused.name,) if fused else ("k_proj", "v_proj"))}
         counted: list[nn.Module] = list(projections.values())
         replacements: dict[str, nn.Module] = {}
         if fused is None:
-            replacements = {"q_proj": _NoQueries(heads * self.head_width)}
-        elif _plain(projections[fused]):
-            counted = [_without_queries(projections[fused], FUSED_PROJECTIONS[fused], heads, self.head_width)]
-            replacements = {fused: counted[0]}
+            replacements = {"q_proj": _NoQueries(attention.q_proj)}
+        elif _plain(projections[fused.name]):
+            counted = [_without_queries(projections[fused.name], fused)]
+            replacements = {fused.name: counted[0]}
         # A fused projection that a method has replaced runs whole, queries included, and is counted so.
         self.projections = nn.ModuleList(counted)
         name = next((name for name, part in block.module.named_children() if part is attention), None)
@@ -98,9 +97,9 @@ class _Interceptor:
 class _NoQueries(nn.Module):
     """In place of a query projection: zeros, which nothing reads."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, queries: nn.Module) -> None:
         super().__init__()
-        self.width = width
+        self.width = output_features(queries)
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         return states.new_zeros(*states.shape[:-1], self.width)  # [rows, tokens, heads * head width]
@@ -130,35 +129,35 @@ class _KeysAndValues(nn.Module):
         return pad(projected, (self.queries, 0))  # [rows, tokens, queries + keys + values]
 
 
-class _KeysAndValuesByHead(_KeysAndValues):
-    """The same for a projection that stacks queries, keys and values head by head.
+class _KeysAndValuesByGroup(_KeysAndValues):
+    """The same for a projection that stacks queries, keys and values group by group, as head by head.
 
     Args:
-        weight: [heads, 2 * head width, width].
-        bias: [heads, 2 * head width].
-        queries: features of one head's queries, the head width.
+        weight: [groups, keys and values of one, width].
+        bias: [groups, keys and values of one].
+        queries: features of one group's queries.
     """
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         tokens = states.reshape(1, -1, states.shape[-1]).expand(
             len(self.weight), -1, -1
-        )  # [heads, rows * tokens, width]
-        projected = torch.bmm(tokens, self.weight.mT).transpose(0, 1)  # [rows * tokens, heads, 2 * head width]
+        )  # [groups, rows * tokens, width]
+        projected = torch.bmm(tokens, self.weight.mT).transpose(0, 1)  # [rows * tokens, groups, keys and values]
         if self.bias is not None:
             projected = projected + self.bias
-        fused = pad(projected, (self.queries, 0))  # [rows * tokens, heads, 3 * head width]
-        return fused.reshape(*states.shape[:-1], -1)  # [rows, tokens, heads * 3 * head width]
+        fused = pad(projected, (self.queries, 0))  # [rows * tokens, groups, queries, keys and values]
+        return fused.reshape(*states.shape[:-1], -1)  # [rows, tokens, features of all groups]
 
 
-def _without_queries(fused: Any, stacking: str, heads: int, head_width: int) -> nn.Module:
+def _without_queries(linear: Any, fused: Fused) -> nn.Module:
     """A fused projection's keys and values alone, as views of its weight and bias."""
-    weight = fused.weight.T if isinstance(fused, Conv1D) else fused.weight  # [queries + keys + values, width]
-    if stacking == "whole":
-        queries = heads * head_width
-        return _KeysAndValues(weight[queries:], None if fused.bias is None else fused.bias[queries:], queries)
-    by_head = weight.view(heads, 3 * head_width, -1)[:, head_width:]  # [heads, 2 * head width, width]
-    bias = None if fused.bias is None else fused.bias.view(heads, 3 * head_width)[:, head_width:]
-    return _KeysAndValuesByHead(by_head, bias, head_width)
+    weight = linear.weight.T if isinstance(linear, Conv1D) else linear.weight  # [queries + keys + values, width]
+    queries = fused.widths["query"]
+    if fused.groups == 1:
+        return _KeysAndValues(weight[queries:], None if linear.bias is None else linear.bias[queries:], queries)
+    by_group = weight.view(fused.groups, -1, weight.shape[1])[:, queries:]  # [groups, keys and values of one, width]
+    bias = None if linear.bias is None else linear.bias.view(fused.groups, -1)[:, queries:]
+    return _KeysAndValuesByGroup(by_group, bias, queries)
 
 
 def _plain(projection: nn.Module) -> bool:
