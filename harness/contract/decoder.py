@@ -100,13 +100,13 @@ class Auxiliary:
     """A module that a method adds and runs, whose work is charged in addition to the model's own.
 
     Attributes:
-        kind: "router" and "exit" decide what runs; "fill" projects keys and values alone, for a layer that a token
-            does not run.
+        kind: what for, by a name of the method's choice: a "router" and an "exit" decide what runs; a "fill" projects
+            keys and values alone, for a layer that a token does not run.
         layer: index of the dense layer that a "fill" belongs to.
     """
 
     module: "nn.Module"
-    kind: Literal["router", "exit", "fill"]
+    kind: str
     layer: int | None = None
 
 

@@ -10,9 +10,9 @@ from harness.evaluate.journal import Served
 from harness.measure.audit import Audit
 from harness.measure.flops import causal_flops, executed_flops
 from harness.measure.routes import routes
-from harness.measure.segment import Segment, depth, ran_as_dense, row_as_dense, unpadded
+from harness.measure.segment import READING, WRITING, Segment, depth, ran_as_dense, row_as_dense, unpadded
 from harness.measure.shape import ModelShape
-from harness.measure.traffic import kv_cache_bytes, traffic
+from harness.measure.traffic import Cached, keeps_all, kv_cache, kv_cache_bytes, traffic
 from harness.results.audit import audit_doubt
 from harness.results.record import Flops as FlopsInfo
 from harness.results.record import Routes, TraceTotals
@@ -32,7 +32,8 @@ class Outcome:
         trace: work in tokens and layers.
         routes: the paths that rows took; None for dense, and where what ran are no paths of layers.
         flops: arithmetic and traffic, and the dense model's on the same tokens.
-        kv_peak: bytes of the largest key-value cache that one row held, and of dense's for the same tokens.
+        cache: the largest key-value cache that one row held.
+        dense_kv_peak: bytes of dense's largest for the same tokens.
         warnings: what makes the scores doubtful.
     """
 
@@ -41,7 +42,8 @@ class Outcome:
     trace: TraceTotals
     routes: Routes | None
     flops: FlopsInfo
-    kv_peak: tuple[int, int]
+    cache: Cached
+    dense_kv_peak: int
     warnings: list[str]
 
 
@@ -84,16 +86,15 @@ def summary(
     executed = None if dense is None else not _same_work(served, shape, dense)
     routes = None if dense is None else _routes(served)
     reference = Reference(dense or shape, is_run=dense is None)
+    caches = [kv_cache(shape, row.segments) for row in served]
     return Outcome(
         scores=_scores(results),
         lines=list(sample_lines(results, served, shape, reference, samples)),
         trace=_trace_totals(served, executed=executed),
         routes=routes,
         flops=_flops(served, shape, reference, audit),
-        kv_peak=(
-            max((kv_cache_bytes(shape, row.segments) for row in served), default=0),
-            max((kv_cache_bytes(reference.shape, reference.segments([row])) for row in served), default=0),
-        ),
+        cache=max(caches, key=lambda cache: cache.bytes, default=Cached((), 0)),
+        dense_kv_peak=max((kv_cache_bytes(reference.shape, reference.segments([row])) for row in served), default=0),
         warnings=[*_broken_answers(served), *([doubt] if audit and (doubt := audit_doubt(audit.ratio)) else [])],
     )
 
@@ -213,7 +214,7 @@ def _work(place: tuple[str, int], rows: Sequence[Served], shape: ModelShape, den
         "prompt_tokens": sum(row.prompt_tokens for row in rows),
         "output_tokens": sum(row.output_tokens for row in rows),
         "pad_tokens": sum(segment.padding * segment.forwards for segment in segments),
-        "depth": depth(segments, "score", "prefill", "decode").mean,
+        "depth": depth(segments, *READING, *WRITING).mean,
         "flops": executed_flops(shape, segments).total,
         "dense_flops": executed_flops(dense.shape, dense.segments(rows)).total,
         "rows": [
@@ -236,9 +237,9 @@ def _trace_totals(served: Sequence[Served], *, executed: bool | None) -> TraceTo
         output_tokens=sum(row.output_tokens for row in served),
         attention_layer_tokens=sum(s.forwards * sum(s.attention) for s in segments),
         mlp_layer_tokens=sum(s.forwards * sum(s.mlp) for s in segments),
-        layer_tokens_total=sum(s.forwards * s.queries * len(s.attention) for s in segments),
-        mean_depth_prefill=depth(segments, "score", "prefill").mean,
-        mean_depth_decode=depth(segments, "decode").mean,
+        layer_tokens_total=depth(segments, *READING, *WRITING).dense,
+        mean_depth_prefill=depth(segments, *READING).mean,
+        mean_depth_decode=depth(segments, *WRITING).mean,
         head_tokens=sum(s.forwards * s.head for s in segments),
         executed=executed,
     )
@@ -273,4 +274,4 @@ def _routes(served: Iterable[Served]) -> Routes | None:
 
 def _same_work(served: Iterable[Served], shape: ModelShape, dense: ModelShape) -> bool:
     """Whether what ran is exactly what dense runs."""
-    return shape == dense and all(ran_as_dense(row.segments) for row in served)
+    return shape == dense and all(ran_as_dense(row.segments) and keeps_all(shape, row.segments) for row in served)

@@ -15,6 +15,7 @@ import numpy as np
 
 from harness.contract.decoder import Added, Decoder
 from harness.measure.clock import Clock, Mark, between, mark
+from harness.measure.extra import FILL
 from harness.measure.profile import nonnegative_fit
 from harness.measure.segment import Segment
 from harness.results.costs import AddedCosts
@@ -40,7 +41,7 @@ class AddedTimer:
 
     def __enter__(self) -> Self:
         for added in self._model.auxiliaries:
-            self._watch(added.module, partial(self._begin, "fill" if added.kind == "fill" else "decision"), self._end)
+            self._watch(added.module, partial(self._begin, "fill" if added.kind == FILL else "decision"), self._end)
         self._watch(self._model.anatomy.head, self._pause, self._resume)
         self._model.timer = self._span
         return self
@@ -117,6 +118,7 @@ def _decided(segments: Sequence[Segment]) -> "Floats":
     """
     total = np.zeros(5)
     for each in segments:
-        calls, checks = each.router_calls, (each.check_calls, each.checks)
-        total += each.forwards * np.array([calls, each.router_macs, calls * each.queries, *checks])
+        decisions = [work for kind, work in each.extra.items() if kind != FILL]
+        calls, macs = sum(work.calls for work in decisions), sum(work.macs for work in decisions)
+        total += each.forwards * np.array([calls, macs, calls * each.queries, each.check_calls, each.checks])
     return total

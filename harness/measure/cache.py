@@ -1,59 +1,88 @@
-"""Key positions that attention meets, read off what the cache hands to it, whatever kind of cache it is."""
+"""The cache as it is: key positions that attention meets, and the bytes that each layer holds, whatever kind it is."""
 
-from collections.abc import Callable, Collection
-from typing import TYPE_CHECKING, Any
+import weakref
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import torch
+from torch import Tensor, nn
 
 from harness.contract.decoder import Decoder
 from harness.measure.shape import window_of
 from harness.model.forwards import CACHE_NAMES
+from harness.model.layouts import LAYER_INDEX_NAMES
 
 if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle
 
+_PLAIN: Final = (int, float, str, type(None), torch.dtype, torch.device)
+
 
 class CacheReader:
-    """Watches what each layer's attention is given by its cache.
+    """Watches what each layer's attention is given by its cache, and reads what caches hold.
 
-    The cache itself is handed on, with an ``update`` of its own for as long as the attention runs, so that a method or
-    transformers finds the same object as without a trace.
+    The cache itself is handed on, with an ``update`` of its own while the model runs, so that a method or transformers
+    finds the same object as without a trace.
+
+    Args:
+        attentions: what runs each dense layer's attention now.
+        changed: layers whose attention is not the dense model's, so that what it caches is read.
 
     Attributes:
         met: key positions by layer, since it was cleared; a layer that ran without a cache is not in it.
+        written: bytes that a token adds to the cache in the changed layers, likewise.
     """
 
-    def __init__(self, model: Decoder) -> None:
-        self._attentions: list[Any] = [block.attention.modules[0] for block in model.anatomy.blocks]
-        self._windows = [window_of(attention, model.config) for attention in self._attentions]
+    def __init__(self, model: Decoder, attentions: Collection[nn.Module | None], changed: Collection[int] = ()) -> None:
+        self._changed = frozenset(changed)
+        self._attentions = list(attentions)
+        self._windows = [window_of(block.attention.modules[0], model.config) for block in model.anatomy.blocks]
+        self._slots = {_slot_of(block.attention.modules[0], block.index): block.index for block in model.live}
+        self._model = model
         self._is_sdpa = model.config._attn_implementation == "sdpa"
+        self._layer = 0
+        self._watched: dict[int, tuple[Any, Any]] = {}  # caches by identity, with the ``update`` that they had
+        self._caches: dict[int, weakref.ref[Any]] = {}  # of the batch, by identity
         self.met: dict[int, int] = {}
+        self.written: dict[int, float] = {}
 
-    def watch(self) -> list["RemovableHandle"]:
+    def watch(self) -> Iterator["RemovableHandle"]:
         """Hooks on all attentions; install them when the method is attached, to see the caches that it hands on."""
-        return [
-            handle
-            for layer, attention in enumerate(self._attentions)
-            for handle in (
-                attention.register_forward_pre_hook(self._begin(layer), with_kwargs=True),
-                attention.register_forward_hook(_end, with_kwargs=True, always_call=True),
-            )
-        ]
+        for layer, attention in enumerate(self._attentions):
+            if attention is not None:
+                yield attention.register_forward_pre_hook(self._begin(layer), with_kwargs=True)
 
-    def _begin(self, layer: int) -> Callable[[Any, tuple[Any, ...], dict[str, Any]], None]:
-        def begin(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            cache = _cache_of(kwargs)
-            if cache is None or not hasattr(cache, "__dict__"):
-                return
-            update = cache.update
+    def end(self) -> None:
+        """The forward is over: leave every cache as it was."""
+        for cache, update in self._watched.values():
+            if update is None:
+                vars(cache).pop("update", None)
+            else:
+                vars(cache)["update"] = update
+        self._watched.clear()
 
-            def watched(*args: Any, **kwargs: Any) -> Any:
-                updated = update(*args, **kwargs)
-                self.met[layer] = updated[0].shape[-2]  # keys: [rows, heads, positions, head width]
-                return updated
+    def forget(self) -> None:
+        """Another batch begins."""
+        self._caches.clear()
 
-            watched.inner = vars(cache).get("update")  # type: ignore[attr-defined]
-            vars(cache)["update"] = watched
+    def held(self, cache: Any) -> tuple[int, ...] | None:
+        """Bytes that the batch's caches hold, by dense layer, after a forward that used ``cache``; None without one."""
+        if cache is None:
+            return None
+        if id(cache) not in self._caches or self._caches[id(cache)]() is not cache:
+            try:
+                self._caches[id(cache)] = weakref.ref(cache)
+            except TypeError:  # it allows none
+                self._caches[id(cache)] = lambda: cache  # type: ignore[assignment]
+        total = [0] * len(self._attentions)
+        for alive in [alive for each in self._caches.values() if (alive := each()) is not None]:
+            self._add(alive, total)
+        return tuple(total)
 
-        return begin
+    def length(self, cache: Any) -> int | None:
+        """Positions that a cache has now."""
+        return None if cache is None else seen_by(cache, -1)
 
     def unusual(self, seen: int, queries: int, attended: Collection[int], *, padded: bool) -> tuple[int, ...]:
         """Key positions that attention met, [layers]; empty where they are all so far, or the layer's window.
@@ -64,14 +93,38 @@ class CacheReader:
             attended: layers whose attention ran.
             padded: whether a row is shorter than the batch.
         """
-        usual = tuple((seen if window is None or seen < window else window - 1) + queries for window in self._windows)
-        met = tuple(
-            self._read(self.met[layer], layer, seen, queries, padded=padded)
-            if layer in attended and layer in self.met
-            else size
-            for layer, size in enumerate(usual)
-        )
-        return () if met == usual else met
+        usual = [(seen if window is None or seen < window else window - 1) + queries for window in self._windows]
+        sizes = list(usual)
+        for layer, size in self.met.items():
+            if size != usual[layer] and layer in attended:
+                sizes[layer] = self._read(size, layer, seen, queries, padded=padded)
+        return () if sizes == usual else tuple(sizes)
+
+    def _begin(self, layer: int) -> Callable[[Any, tuple[Any, ...], dict[str, Any]], None]:
+        def begin(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            self._layer = layer
+            cache = kwargs.get("past_key_values")
+            if cache is None:
+                cache = next((kwargs[name] for name in CACHE_NAMES if kwargs.get(name) is not None), None)
+            if cache is not None and id(cache) not in self._watched and hasattr(cache, "__dict__"):
+                self._watch(cache)
+
+        return begin
+
+    def _watch(self, cache: Any) -> None:
+        update = cache.update
+
+        def watched(*args: Any, **kwargs: Any) -> Any:
+            layer = self._layer
+            updated = update(*args, **kwargs)
+            if layer in self._changed:
+                keys, values = (*args, *kwargs.values())[:2]  # [rows, heads, tokens, head width]
+                self.written[layer] = (keys.nbytes + values.nbytes) / (len(keys) * keys.shape[-2])
+            self.met[layer] = updated[0].shape[-2]  # keys: [rows, heads, positions, head width]
+            return updated
+
+        self._watched[id(cache)] = cache, vars(cache).get("update")
+        vars(cache)["update"] = watched
 
     def _read(self, size: int, layer: int, seen: int, queries: int, *, padded: bool) -> int:
         """What attention reads of the keys that it was given."""
@@ -80,6 +133,51 @@ class CacheReader:
             # of a cache of fixed size that was empty, transformers' sdpa attention takes the part just written
             return min(size, queries)
         return size
+
+    def _add(self, cache: Any, total: list[int]) -> None:
+        layers = getattr(cache, "layers", None)
+        if not isinstance(layers, list | tuple):
+            every = bytes_of(cache)
+            for layer in range(len(total)):
+                total[layer] += every // len(total)
+            return
+        count = self._model.config.num_hidden_layers
+        for slot, layer in enumerate(layers):
+            total[self._slots.get(slot, self._slots.get(slot % count, 0))] += bytes_of(layer)
+
+
+def bytes_of(holder: Any) -> int:
+    """Bytes of all numbers that an object holds, directly or in what it holds, each memory once.
+
+    Of a view, what it shows counts; a counter, of a single number, does not.
+    """
+    shown: dict[int, int] = {}  # bytes, by memory
+    for memory, size, whole in _memories(holder, set()):
+        shown[memory] = min(shown.get(memory, 0) + size, whole)
+    return sum(shown.values())
+
+
+def _memories(value: Any, seen: set[int]) -> Iterator[tuple[int, int, int]]:
+    """What identifies a memory that a value reaches, bytes of it that the value shows, and all of its bytes."""
+    if isinstance(value, _PLAIN) or id(value) in seen:
+        return
+    seen.add(id(value))
+    if isinstance(value, Tensor):
+        if hasattr(value, "__tensor_flatten__"):  # a subclass, of inner tensors and of constants
+            for name in value.__tensor_flatten__()[0]:
+                yield from _memories(getattr(value, name), seen)
+        elif value.numel() > 1:
+            storage = value.untyped_storage()
+            yield storage._cdata, value.nbytes, storage.nbytes()
+    elif isinstance(value, np.ndarray):
+        yield id(value), value.nbytes, value.nbytes
+    elif isinstance(value, list | tuple | set | Mapping):
+        for part in value.values() if isinstance(value, Mapping) else value:
+            yield from _memories(part, seen)
+    elif not isinstance(value, nn.Module | type) and (len(seen) == 1 or not hasattr(value, "layers")):
+        # a slot that knows its whole cache, or the model, does not hold these
+        for part in getattr(value, "__dict__", {}).values():
+            yield from _memories(part, seen)
 
 
 def seen_by(cache: Any, processed: int) -> int:
@@ -96,16 +194,6 @@ def seen_by(cache: Any, processed: int) -> int:
     return max(map(int, (cache.get_seq_length(), *lengths)))
 
 
-def _end(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-    cache = _cache_of(kwargs)
-    watched: Any = getattr(cache, "__dict__", {}).get("update")
-    if not hasattr(watched, "inner"):  # the cache's own: another hook raised before this attention was watched
-        return
-    if watched.inner is None:
-        del vars(cache)["update"]
-    else:
-        vars(cache)["update"] = watched.inner
-
-
-def _cache_of(kwargs: dict[str, Any]) -> Any:
-    return next((kwargs[name] for name in CACHE_NAMES if kwargs.get(name) is not None), None)
+def _slot_of(attention: nn.Module, position: int) -> int:
+    """Where an attention's keys and values are in the cache."""
+    return next((getattr(attention, name) for name in LAYER_INDEX_NAMES if hasattr(attention, name)), position)

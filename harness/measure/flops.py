@@ -7,8 +7,9 @@ dispatcher counts. *Causal*: the pairs that the mask lets through, which is what
 least.
 """
 
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 
 from harness.measure.segment import Segment
 from harness.measure.shape import ModelShape
@@ -24,8 +25,8 @@ class Flops:
         mlp: the MLP's projections.
         head: the language-model head, early-exit checks included.
         other: linears around the layers.
-        router: routers and exit classifiers that a method added.
-        kv_fill: keys and values projected for tokens that did not run a layer.
+        extra: what methods added, by kind: routers ("router"), exit classifiers ("exit"), keys and values projected
+            for tokens that did not run a layer ("fill"), and what methods charge.
     """
 
     attention_linear: int = 0
@@ -33,8 +34,7 @@ class Flops:
     mlp: int = 0
     head: int = 0
     other: int = 0
-    router: int = 0
-    kv_fill: int = 0
+    extra: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def total(self) -> int:
@@ -43,7 +43,8 @@ class Flops:
 
     def parts(self) -> dict[str, int]:
         """The components by name."""
-        return asdict(self)
+        named = ("attention_linear", "attention_scores", "mlp", "head", "other")
+        return {name: getattr(self, name) for name in named} | dict(self.extra)
 
 
 def executed_flops(shape: ModelShape, segments: Iterable[Segment]) -> Flops:
@@ -69,7 +70,8 @@ def causal_flops(shape: ModelShape, segments: Iterable[Segment]) -> Flops:
 
 def _flops(shape: ModelShape, segments: Iterable[Segment], pairs: Callable[[Segment, int, int | None], int]) -> Flops:
     """Sum over layers; ``pairs`` gives the query-key pairs of a layer that every query ran, by its index and window."""
-    linear = scores = mlp = head = other = router = fill = 0
+    linear = scores = mlp = head = other = 0
+    extra = Counter[str]()
     for segment in segments:
         runs = 2 * segment.forwards  # FLOPs of a multiply-accumulate in each forward
         met: dict[int | None, int] = {}  # pairs per head; layers of one window met the same, unless keys were read
@@ -78,14 +80,21 @@ def _flops(shape: ModelShape, segments: Iterable[Segment], pairs: Callable[[Segm
             kind = index if segment.keys else layer.window
             if kind not in met:
                 met[kind] = pairs(segment, index, layer.window)
-            linear += runs * layer.attention.macs * attended
-            if layer.expansion.macs:
-                positions = segment.attended(index, layer.window) * attended // segment.queries
-                linear += 2 * layer.expansion.macs * positions
-            scores += 2 * layer.pair_macs * met[kind] * attended // segment.queries
-            mlp += runs * layer.mlp.macs * fed
+            if (work := segment.work("attention", index)) is not None:
+                linear += runs * work.macs
+            else:
+                linear += runs * layer.attention.macs * attended
+                if layer.expansion.macs:
+                    positions = segment.attended(index, layer.window) * attended // segment.queries
+                    linear += 2 * layer.expansion.macs * positions
+            if (work := segment.work("scores", index)) is not None:
+                scores += runs * work.macs
+            else:
+                scores += 2 * layer.pair_macs * met[kind] * attended // segment.queries
+            work = segment.work("mlp", index)
+            mlp += runs * (layer.mlp.macs * fed if work is None else work.macs)
         head += runs * shape.head.macs * segment.head
         other += runs * shape.other.macs * segment.queries
-        router += runs * segment.router_macs
-        fill += runs * segment.fill_macs
-    return Flops(linear, scores, mlp, head, other, router, fill)
+        for name, added in segment.extra.items():
+            extra[name] += runs * added.macs
+    return Flops(linear, scores, mlp, head, other, dict(extra))

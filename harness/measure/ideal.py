@@ -6,13 +6,14 @@ left out, so two methods are compared at batch size 1 whatever ran the evaluatio
 """
 
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Final
 
 from harness.core.errors import TraceError
+from harness.measure.extra import FILL, Extra
 from harness.measure.profile import CostProfile, Costs
-from harness.measure.segment import Segment, unpadded
+from harness.measure.segment import WRITING, Segment, unpadded
 from harness.measure.shape import ModelShape
 from harness.results.costs import AddedCosts
 
@@ -25,28 +26,27 @@ class Runtime:
         fixed: what every forward costs around its layers, one row of the head included.
         layers: attention and MLP of the layers that ran.
         head: head rows beyond the first of a forward, exit checks among them.
-        router: decisions: routers and exit classifiers, and what goes with them and with exit checks.
-        kv_fill: keys and values projected for tokens that did not run a layer.
+        extra: what methods add, by kind: decisions of routers ("router"), of exit classifiers and what goes with exit
+            checks by the head ("exit"), keys and values of tokens that did not run a layer ("fill").
     """
 
     fixed: float = 0.0
     layers: float = 0.0
     head: float = 0.0
-    router: float = 0.0
-    kv_fill: float = 0.0
+    extra: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def total(self) -> float:
         """All components."""
-        return self.fixed + self.layers + self.head + self.router + self.kv_fill
+        return self.fixed + self.layers + self.head + sum(self.extra.values())
 
     def parts(self) -> dict[str, float]:
         """The components by name."""
-        return asdict(self)
+        return {"fixed": self.fixed, "layers": self.layers, "head": self.head} | dict(self.extra)
 
     def __add__(self, other: "Runtime") -> "Runtime":
-        added = other.parts()
-        return Runtime(**{name: seconds + added[name] for name, seconds in self.parts().items()})
+        extra = {kind: self.extra.get(kind, 0.0) + other.extra.get(kind, 0.0) for kind in self.extra | other.extra}
+        return Runtime(self.fixed + other.fixed, self.layers + other.layers, self.head + other.head, extra)
 
 
 NOTHING_ADDED: Final = AddedCosts()
@@ -73,16 +73,16 @@ def ideal_runtime(
     return total
 
 
-def router_calls(segment: Segment) -> int:
-    """Calls of routers in one forward. In an older trace, which does not have them, a decode step calls once a token.
+def decision_calls(segment: Segment, work: Extra) -> int:
+    """Calls of a decision's modules in one forward. In an older trace, without them, a decode step calls once a token.
 
     Raises:
         TraceError: an older trace of a longer forward, whose router may have seen many tokens in a call.
     """
-    if segment.router_calls or not segment.router:
-        return segment.router_calls
+    if work.calls or not work.tokens:
+        return work.calls
     if segment.phase == "decode" and segment.queries == 1:
-        return segment.router
+        return work.tokens
     raise TraceError("this trace was stored without the calls of the routers in it: run again with --no_resume")
 
 
@@ -100,30 +100,37 @@ def check_calls(segment: Segment) -> int:
 
 
 def _segment(profile: CostProfile, shape: ModelShape, segment: Segment, added: AddedCosts) -> Runtime:
-    decode = segment.phase == "decode" and segment.queries == 1
-    costs = profile.decode if decode else profile.prefill
+    costs = profile.decode if segment.phase in WRITING and segment.queries == 1 else profile.prefill
     n, times = segment.queries, segment.forwards
     # exits are checked in calls of their own, each of as many tokens as it checks
     rows = segment.head - segment.checks
     checking = check_calls(segment) * profile.head.base + segment.checks * profile.head.per_token
     head = max(rows - 1, 0) * costs.head_seconds(n) + checking
-    fill = sum(_fill(profile, tokens, added) for tokens in segment.fill)
     return Runtime(
         fixed=times * costs.fixed_seconds(n),
         layers=_attention(costs, shape, segment) + times * _mlp(costs, segment),
         head=times * head,
-        router=times * _decisions(profile, segment, added),
-        kv_fill=times * fill,
+        extra={kind: times * seconds for kind, seconds in _extra(profile, segment, added).items()},
     )
 
 
-def _decisions(profile: CostProfile, segment: Segment, added: AddedCosts) -> float:
-    """Seconds of what is decided in one forward; the head's own work in exit checks is not among them."""
-    calls, macs = router_calls(segment), segment.router_macs
+def _extra(profile: CostProfile, segment: Segment, added: AddedCosts) -> dict[str, float]:
+    """Seconds of what is added in one forward, by kind; the head's own work in exit checks is not among them."""
+    seconds = {kind: _decisions(profile, segment, work, added) for kind, work in segment.extra.items() if kind != FILL}
+    if added.call is not None and segment.checks:
+        checking = check_calls(segment) * added.check + segment.checks * added.check_token
+        seconds["exit"] = seconds.get("exit", 0.0) + checking
+    if segment.fill:
+        seconds[FILL] = sum(_fill(profile, tokens, added) for tokens in segment.fill)
+    return seconds
+
+
+def _decisions(profile: CostProfile, segment: Segment, work: Extra, added: AddedCosts) -> float:
+    """Seconds of the decisions of one kind in one forward."""
+    calls = decision_calls(segment, work)
     if added.call is None:
-        return calls * profile.router.base + macs * profile.router.per_token
-    routing = calls * (added.call + added.position * segment.queries) + macs * added.mac
-    return routing + check_calls(segment) * added.check + segment.checks * added.check_token
+        return calls * profile.router.base + work.macs * profile.router.per_token
+    return calls * (added.call + added.position * segment.queries) + work.macs * added.mac
 
 
 def _fill(profile: CostProfile, tokens: int, added: AddedCosts) -> float:

@@ -9,8 +9,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from harness.measure.accelerators import Accelerator
+from harness.measure.extra import Work
 from harness.measure.segment import Segment
 from harness.measure.shape import ModelShape
+from harness.measure.traffic import cache_traffic
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,27 +45,36 @@ def roofline(shape: ModelShape, segments: Iterable[Segment], machine: Accelerato
     def slower(flops: float, moved: float) -> float:
         return max(flops / machine.peak(dtype), moved / machine.bandwidth)
 
-    for segment in segments:
+    row = list(segments)
+    for segment, moved in zip(row, cache_traffic(shape, row), strict=True):
         n, times = segment.queries, segment.forwards
         for index, layer in enumerate(shape.layers):
             attended, fed = segment.attention[index], segment.mlp[index]  # tokens per forward
-            attention += times * slower(
-                2 * layer.attention.macs * attended, -(-attended // n) * (layer.attention.bytes + layer.expansion.bytes)
-            )
-            mlp += times * slower(2 * layer.mlp.macs * fed, -(-fed // n) * layer.mlp.bytes)
-            scores = 2 * layer.pair_macs * segment.causal_pairs(layer.window) * attended / n
-            met = segment.attended(index, layer.window)
-            earlier = max(met - times * n, 0)  # positions before the forwards' own
-            scores += 2 * layer.expansion.macs * met * attended / n
-            positions = -(-attended // n) * earlier + times * attended
-            cache += slower(scores, positions * shape.kv_bytes(index))
+            own, fed_own = segment.work("attention", index), segment.work("mlp", index)
+            read = -(-attended // n) * (layer.attention.bytes + layer.expansion.bytes)
+            attention += times * slower(*_of(own, layer.attention.macs * attended, read, segment.rows))
+            mlp += times * slower(*_of(fed_own, layer.mlp.macs * fed, -(-fed // n) * layer.mlp.bytes, segment.rows))
+            products = segment.work("scores", index)
+            scores = layer.pair_macs * segment.causal_pairs(layer.window) * attended / n
+            scores = 2 * (scores if products is None else times * products.macs)
+            if own is None:
+                scores += 2 * layer.expansion.macs * segment.attended(index, layer.window) * attended / n
+            cache += slower(scores, moved[index])
         reads = max(1, -(-segment.head // n)) * shape.head.bytes if segment.head else 0
         head += times * slower(2 * shape.head.macs * segment.head, reads)
-        added = segment.fill_macs + segment.router_macs + shape.other.macs * n
+        added = sum(work.macs for work in segment.extra.values()) + shape.other.macs * n
         filled = sum(tokens * shape.kv_bytes(index) for index, tokens in enumerate(segment.fill))
-        moved = segment.auxiliary_bytes * segment.rows + shape.other.bytes + n * shape.embedding_bytes + filled
-        rest += times * slower(2 * added, moved)
+        weights = sum(work.bytes for work in segment.extra.values()) * segment.rows
+        around = weights + shape.other.bytes + n * shape.embedding_bytes + filled
+        rest += times * slower(2 * added, around)
     return Bound(attention, cache, mlp, head, rest)
+
+
+def _of(work: Work | None, macs: int, read: float, rows: int) -> tuple[float, float]:
+    """FLOPs and bytes of a layer's part: as counted, else by the shape."""
+    if work is None:
+        return 2 * macs, read
+    return 2 * work.macs, read if work.bytes is None else work.bytes * rows
 
 
 def dollars(seconds: float, usd_per_hour: float) -> float:

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
-from harness.measure.segment import Phase, Segment
+from harness.measure.segment import READING, WRITING, Phase, Segment
 
 MOST: Final = 10
 """Paths that a record lists."""
@@ -20,7 +20,7 @@ def path_of(segments: Iterable[Segment]) -> tuple[int, ...] | None:
     None where some layer ran its attention and its MLP differently, or on a part of the tokens: no path of layers.
     """
     for segment in segments:
-        if segment.phase != "decode":
+        if segment.phase in READING:
             passes = [divmod(tokens, segment.queries) for tokens in (*segment.attention, *segment.mlp)]
             counts = tuple(count for count, rest in passes if not rest)
             half = len(segment.attention)
@@ -42,8 +42,8 @@ def routes(rows: Sequence[Sequence[Segment]]) -> dict[str, Any] | None:
         "identity": counted[(1,) * len(known[0])] / total,
         "entropy": -sum(number / total * math.log2(number / total) for number in counted.values()),
         "common": common,
-        "union_prefill": _union(segments, "score", "prefill"),
-        "union_decode": _union(segments, "decode"),
+        "union_prefill": _union(segments, *READING),
+        "union_decode": _union(segments, *WRITING),
     }
 
 

@@ -6,15 +6,20 @@ model, so a stored trace can be costed again anywhere.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Final, Literal, Self
+
+from harness.measure.extra import OLDER, Extra, Own, Part, Work, extra_of, own_of
 
 if TYPE_CHECKING:
     from harness.results.samples import SegmentLine
 
-Phase = Literal["score", "prefill", "decode"]
-"""What a forward is for: scoring a given text, reading a prompt, or writing tokens after it."""
+Phase = Literal["score", "prefill", "decode", "draft", "verify"]
+"""What a forward is for: scoring a given text, reading a prompt, writing tokens after it; guessing such tokens, or
+looking at what was guessed."""
+READING: Final[tuple[Phase, ...]] = ("score", "prefill")
+WRITING: Final[tuple[Phase, ...]] = ("decode", "draft", "verify")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +49,14 @@ class Segment:
         head_reads: the same of the head's weights.
         fill: tokens for which each dense layer's keys and values alone were projected, per forward, [layers]; empty
             if none.
-        fill_macs: multiply-accumulates of that, per forward.
-        router: tokens that routers and exit classifiers ran on, per forward.
-        router_calls: their calls, per forward; 0 beside ``router`` tokens in a trace that was stored without them.
-        router_macs: multiply-accumulates of that, per forward.
-        auxiliary_bytes: this row's share of the weight bytes that fills, routers and classifiers read, per forward.
+        extra: work that methods added, by kind, per forward; that of fills too.
+        own: work of layers that are not the dense model's, as it was counted, per forward; none of a layer that did
+            what the model's shape says.
         keys: key positions that each layer's attention met in each forward, [layers], where these were not all of
             ``context`` or the layer's sliding window, as with a cache of fixed size; else empty.
+        held: bytes that each layer's cache held for the row after the last of the forwards, [layers], where a row's
+            caches held other than all that ran; else empty.
+        kept: of a verification, how many of ``queries`` stayed in the cache; None where all of them did.
     """
 
     phase: Phase
@@ -68,12 +74,16 @@ class Segment:
     checks: int = 0
     check_calls: int = 0
     fill: tuple[int, ...] = ()
-    fill_macs: int = 0
-    router: int = 0
-    router_calls: int = 0
-    router_macs: int = 0
-    auxiliary_bytes: float = 0.0
+    extra: Mapping[str, Extra] = field(default_factory=dict)
+    own: Own = field(default_factory=dict)
     keys: tuple[int, ...] = ()
+    held: tuple[int, ...] = ()
+    kept: int | None = None
+
+    def work(self, part: Part, layer: int) -> Work | None:
+        """What a part of a layer did in a forward, where it was counted as it ran."""
+        layers = self.own.get(part)
+        return None if layers is None else layers.get(layer)
 
     def attended(self, layer: int, window: int | None = None) -> int:
         """Key positions that a layer's attention met in a forward, its own queries included, over all forwards.
@@ -110,9 +120,16 @@ class Segment:
 
     def to_json(self) -> "SegmentLine":
         """The segment as JSON values; like neighbouring layers are one (tokens, reads, layers)."""
-        added: dict[str, Any] = {name: value for name in _ADDED if (value := getattr(self, name))}
-        if self.keys:
-            added["keys"] = [(keys, len(list(layers))) for keys, layers in groupby(self.keys)]
+        names = ("checks", "check_calls", "fill", "extra")
+        added: dict[str, Any] = {name: value for name in names if (value := getattr(self, name))}
+        for name in ("keys", "held"):
+            if values := getattr(self, name):
+                added[name] = [(value, len(list(layers))) for value, layers in groupby(values)]
+        if self.own:
+            layers_of = {part: sorted(layers.items()) for part, layers in self.own.items()}
+            added["own"] = {part: [(layer, *work) for layer, work in each] for part, each in layers_of.items()}
+        if self.kept is not None:
+            added["kept"] = self.kept
         return {
             "phase": self.phase,
             "queries": self.queries,
@@ -128,17 +145,16 @@ class Segment:
 
     @classmethod
     def from_json(cls, plain: Mapping[str, Any]) -> Self:
-        """The segment that ``to_json`` wrote."""
-        rest = dict(plain)
+        """The segment that ``to_json`` wrote, today or in an older version."""
+        rest = {name: value for name, value in plain.items() if name not in OLDER}
         rest["attention"], rest["attention_reads"] = _unpacked(plain["attention"])
         rest["mlp"], rest["mlp_reads"] = _unpacked(plain["mlp"])
         rest["head"], rest["head_reads"] = plain["head"]
         rest["fill"] = tuple(plain.get("fill", ()))
-        rest["keys"] = tuple(keys for keys, layers in plain.get("keys", ()) for _ in range(layers))
+        rest["extra"], rest["own"] = extra_of(plain), own_of(plain)
+        for name in ("keys", "held"):
+            rest[name] = tuple(value for value, layers in plain.get(name, ()) for _ in range(layers))
         return cls(**rest)
-
-
-_ADDED = ("checks", "check_calls", "fill", "fill_macs", "router", "router_calls", "router_macs", "auxiliary_bytes")
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +163,8 @@ class Depth:
 
     Attributes:
         executed: layer-tokens that ran; a repeated layer counts twice.
-        dense: layer-tokens that the dense model would have run.
+        dense: layer-tokens that the dense model would have run: none for a draft, and of a verification those that
+            stayed.
     """
 
     executed: float
@@ -165,8 +182,15 @@ def depth(segments: Iterable[Segment], *phases: Phase) -> Depth:
     for segment in segments:
         if segment.phase in phases:
             executed += segment.forwards * (sum(segment.attention) + sum(segment.mlp))
-            dense += segment.forwards * segment.queries * len(segment.attention)
+            dense += segment.forwards * _as_written(segment) * len(segment.attention)
     return Depth(executed / 2, dense)
+
+
+def _as_written(segment: Segment) -> int:
+    """Tokens of a forward that dense would run: of guesses, those that were right."""
+    if segment.phase == "draft":
+        return 0
+    return segment.queries if segment.kept is None else segment.kept
 
 
 def as_dense(segment: Segment) -> Segment:
@@ -183,26 +207,33 @@ def as_dense(segment: Segment) -> Segment:
         mlp_reads=(share,) * layers,
         head_reads=share if head else 0.0,
         fill=(),
-        fill_macs=0,
-        router=0,
-        router_calls=0,
-        router_macs=0,
-        auxiliary_bytes=0.0,
+        extra={},
+        own={},
     )
 
 
 def row_as_dense(segments: Iterable[Segment]) -> list[Segment]:
     """What the dense model runs for a row's forwards, with all in its cache that the row read and wrote before.
 
-    A cache of fixed size, which is larger than its contents, is dense's too; one that holds or shows less is not.
+    A cache of fixed size, which is larger than its contents, is dense's too; one that holds or shows less is not. Dense
+    drafts nothing, and writes the tokens that a verification keeps one by one.
     """
     dense, processed = list[Segment](), 0
     for segment in segments:
+        if segment.phase == "draft":
+            continue
         starts = segment.context == segment.queries  # nothing is cached
         before = 0 if starts else max(processed, segment.context - segment.queries)
+        if segment.phase == "verify":
+            tokens = _as_written(segment)
+            single = replace(segment, phase="decode", queries=1, context=before + 1, forwards=tokens, head=1, checks=0)
+            dense += [replace(as_dense(single), keys=(), held=(), kept=None)] * (tokens > 0)
+            processed = before + tokens
+            continue
         context = before + segment.queries
-        keys = segment.keys if all(keys >= context for keys in segment.keys) else ()
-        dense.append(replace(as_dense(segment), context=context, keys=keys))
+        is_larger = bool(segment.keys) and all(keys >= context for keys in segment.keys)
+        keys, held = (segment.keys, segment.held) if is_larger else ((), ())
+        dense.append(replace(as_dense(segment), context=context, keys=keys, held=held))
         processed = before + segment.forwards * segment.queries
     return dense
 
@@ -214,8 +245,9 @@ def ran_as_dense(segments: Iterable[Segment]) -> bool:
     """
     return all(
         not segment.checks
-        and not segment.fill
-        and not segment.router
+        and not segment.extra
+        and not segment.own
+        and segment.phase not in ("draft", "verify")
         and all(tokens == segment.queries for tokens in (*segment.attention, *segment.mlp))
         for segment in segments
     )
@@ -245,9 +277,22 @@ def unpadded(segments: Iterable[Segment]) -> list[Segment]:
                 mlp=tuple(_scaled(tokens, segment.queries, length) for tokens in segment.mlp),
                 head=_scaled(segment.head - segment.checks, segment.queries, length) + segment.checks,
                 fill=tuple(_scaled(tokens, segment.queries, length) for tokens in segment.fill),
+                own=_own_of(segment, length, before),
             )
         )
     return useful
+
+
+def _own_of(segment: Segment, length: int, before: int) -> Own:
+    """Counted work in parts of all queries: of products with keys, in parts of all positions too."""
+    if not segment.own or (length == segment.queries and not before):
+        return segment.own
+    queries, positions = length / segment.queries, 1 - before / segment.context
+    shares = {"attention": queries, "scores": queries * positions, "mlp": queries, "cache": 1.0}
+    return {
+        part: {layer: Work(round(work.macs * shares[part]), work.bytes) for layer, work in layers.items()}
+        for part, layers in segment.own.items()
+    }
 
 
 def _scaled(tokens: int, queries: int, length: int) -> int:

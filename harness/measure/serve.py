@@ -112,7 +112,8 @@ class _Arrivals(StoppingCriteria):  # type: ignore[misc] # transformers has no t
     def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
         synchronize(self.device)
         self.times.append(time.perf_counter())
-        self.tokens.append(input_ids.shape[1] - self.prompt_length)  # input_ids: [1, prompt and new tokens]
+        written = input_ids.shape[1] - self.prompt_length  # input_ids: [1, prompt and new tokens]
+        self.tokens.append(min(written, self.enough))  # what a round brings beyond that is not asked for
         done = self.tokens[-1] >= self.enough
         return torch.full((input_ids.shape[0],), done, dtype=torch.bool, device=input_ids.device)
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Self, cast
 
 from pydantic import BaseModel, ConfigDict
 
+from harness.model.roles import fused_attention
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
@@ -134,8 +136,9 @@ def _cache_width(attention: Any, config: Any) -> int:
         return int(attention.kv_lora_rank + attention.qk_rope_head_dim)
     if hasattr(attention, "qk_head_dim"):
         return int(config.num_attention_heads * (attention.qk_head_dim + attention.v_head_dim))
-    own = getattr(attention, "kv_heads", None)  # multi-query attention of GPTBigCode
-    kv_heads = own or getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    if (fused := fused_attention(attention, config)) is not None:
+        return fused.groups * (fused.widths["key"] + fused.widths["value"])
+    kv_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     return 2 * _width(attention, "k_proj", kv_heads * _head_width(config))
 
 

@@ -5,7 +5,7 @@ before a forward's own and written for its own; embeddings are one row per token
 and fused attention is assumed: scores never leave the chip.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from harness.measure.segment import Segment
@@ -27,61 +27,132 @@ class Traffic:
     embedding: int
 
 
+@dataclass(frozen=True, slots=True)
+class Cached:
+    """A row's largest cache of keys and values.
+
+    Attributes:
+        layers: bytes in each layer, [layers].
+        positions: of the row by then, padding included.
+    """
+
+    layers: tuple[int, ...]
+    positions: int
+
+    @property
+    def bytes(self) -> int:
+        """Bytes in all layers."""
+        return sum(self.layers)
+
+    @property
+    def per_token(self) -> float | None:
+        """Bytes for each position of the row, kept or not; None without any."""
+        return self.bytes / self.positions if self.positions else None
+
+
 def traffic(shape: ModelShape, segments: Iterable[Segment]) -> Traffic:
     """Bytes that the forwards of a row moved, padding included."""
-    weights = 0.0
-    kv = embedding = 0
-    for segment in segments:
+    weights = kv = 0.0
+    embedding, row = 0, list(segments)
+    for segment, moved in zip(row, cache_traffic(shape, row), strict=True):
         weights += segment.forwards * _weights(shape, segment)
-        kv += _kv(shape, segment)
+        filled = sum(tokens * shape.kv_bytes(index) for index, tokens in enumerate(segment.fill))
+        kv += sum(moved) + segment.forwards * filled
         embedding += segment.forwards * segment.queries * shape.embedding_bytes
-    return Traffic(weights, kv, embedding)
+    return Traffic(weights, round(kv), embedding)
+
+
+def cache_traffic(shape: ModelShape, segments: Iterable[Segment]) -> Iterator[list[float]]:
+    """Bytes that attention read and wrote of the cache in all forwards of each segment, [layers].
+
+    Earlier positions are read once per pass, own ones written. No more is read than the cache held, which where it was
+    compressed is less than the positions took when they were written.
+    """
+    held: tuple[int, ...] = ()
+    for segment in segments:
+        own = segment.forwards * segment.queries
+        moved = []
+        for index, tokens in enumerate(segment.attention):
+            work = segment.work("cache", index)
+            width = shape.kv_bytes(index) if work is None or work.bytes is None else work.bytes  # of a token
+            read = max(segment.attended(index, shape.layers[index].window) - own, 0) * width
+            if segment.held:
+                before = held[index] if held else segment.held[index]
+                read = min(read, segment.forwards * (before + segment.held[index]) / 2)
+            moved.append(_passes(tokens, segment.queries) * read + segment.forwards * tokens * width)
+        held = segment.held
+        yield moved
+
+
+def kv_cache(shape: ModelShape, segments: Iterable[Segment]) -> Cached:
+    """A row's cache of keys and values when it was largest, for the longest of its sequences.
+
+    What caches held where it was read; else a layer caches what ran through it: 2 Hk dh numbers for each token and
+    pass. A sliding-window layer keeps its last w - 1 positions of each pass.
+    """
+    largest = Cached((0,) * len(shape.layers), 0)
+    row = list(segments)
+    for segment, derived in zip(row, cached_by_shape(shape, row), strict=True):
+        cached = Cached(segment.held or derived, _positions(segment))
+        if cached.bytes >= largest.bytes:
+            largest = cached
+    return largest
 
 
 def kv_cache_bytes(shape: ModelShape, segments: Iterable[Segment]) -> int:
-    """Bytes of a row's cache of keys and values when its sequence ends, for the longest of its sequences.
+    """Bytes of that cache."""
+    return kv_cache(shape, segments).bytes
 
-    A layer caches what ran through it: 2 Hk dh numbers for each token and pass. A sliding-window layer keeps
-    its last w - 1 positions of each pass.
-    """
-    largest = 0
+
+def cached_by_shape(shape: ModelShape, segments: Iterable[Segment]) -> Iterator[tuple[int, ...]]:
+    """Bytes that the layers' caches have after each segment if they keep all that ran through them, [layers]."""
     cached = [0] * len(shape.layers)  # tokens in each layer's cache
     for segment in segments:
-        if segment.phase != "decode":
+        if segment.context == segment.queries:
             cached = [0] * len(shape.layers)  # another sequence begins
+        positions = _positions(segment)
         for index, (layer, tokens) in enumerate(zip(shape.layers, segment.attention, strict=True)):
-            filled = segment.fill[index] if segment.fill else 0
-            passes = max(_passes(tokens + filled, segment.queries), 1)
+            if segment.fill:
+                tokens += segment.fill[index]
+            passes = max(_passes(tokens, segment.queries), 1)
             # what a method took out of the cache is no more in the context of the forwards that follow
-            positions = segment.context + (segment.forwards - 1) * segment.queries
-            cached[index] = min(cached[index] + segment.forwards * (tokens + filled), passes * positions)
-            if layer.window is not None:
-                cached[index] = min(cached[index], passes * (layer.window - 1))
-        largest = max(largest, sum(tokens * shape.kv_bytes(index) for index, tokens in enumerate(cached)))
-    return largest
+            most = passes * (positions if layer.window is None else min(positions, layer.window - 1))
+            cached[index] = min(cached[index] + segment.forwards * tokens, most)
+        yield tuple(tokens * shape.kv_bytes(index) for index, tokens in enumerate(cached))
+
+
+def keeps_all(shape: ModelShape, segments: Iterable[Segment]) -> bool:
+    """Whether a row's caches held no less than all that ran through the layers, and showed it to attention."""
+    row = list(segments)
+    return all(
+        all(held >= all_of_it for held, all_of_it in zip(segment.held or derived, derived, strict=True))
+        and all(met >= _least(segment, layer.window) for met, layer in zip(segment.keys, shape.layers, strict=False))
+        for segment, derived in zip(row, cached_by_shape(shape, row), strict=True)
+    )
+
+
+def _least(segment: Segment, window: int | None) -> int:
+    """Key positions that a layer of dense meets in the first of the forwards."""
+    before = segment.context - segment.queries
+    return segment.queries + (before if window is None else min(before, window - 1))
+
+
+def _positions(segment: Segment) -> int:
+    """Positions of the row after the last of the forwards."""
+    return segment.context + (segment.forwards - 1) * segment.queries
 
 
 def _weights(shape: ModelShape, segment: Segment) -> float:
     """Weight bytes of one forward of the segment."""
+    layers = 0.0
     reads = zip(shape.layers, segment.attention_reads, segment.mlp_reads, strict=True)
-    layers = sum(
-        attention * (layer.attention.bytes + layer.expansion.bytes) + mlp * layer.mlp.bytes
-        for layer, attention, mlp in reads
-    )
+    for index, (layer, attention, mlp) in enumerate(reads):
+        attended, fed = segment.work("attention", index), segment.work("mlp", index)
+        of_attention = attention * (layer.attention.bytes + layer.expansion.bytes)
+        layers += of_attention if attended is None or attended.bytes is None else attended.bytes
+        layers += mlp * layer.mlp.bytes if fed is None or fed.bytes is None else fed.bytes
     around = segment.head_reads * shape.head.bytes + shape.other.bytes / segment.rows
-    return layers + around + segment.auxiliary_bytes
-
-
-def _kv(shape: ModelShape, segment: Segment) -> int:
-    """KV bytes of the segment's forwards: earlier positions are read once per pass, own ones written."""
-    own = segment.forwards * segment.queries
-    moved = 0
-    for index, tokens in enumerate(segment.attention):
-        earlier = max(segment.attended(index, shape.layers[index].window) - own, 0)
-        positions = _passes(tokens, segment.queries) * earlier + segment.forwards * tokens
-        moved += positions * shape.kv_bytes(index)
-    filled = sum(tokens * shape.kv_bytes(index) for index, tokens in enumerate(segment.fill))
-    return moved + segment.forwards * filled
+    return layers + around + sum(work.bytes for work in segment.extra.values())
 
 
 def _passes(tokens: int, queries: int) -> int:

@@ -178,3 +178,9 @@ def _find(module: nn.Module, path: str) -> Any:
         return attrgetter(path)(module)
     except AttributeError:
         return None
+
+
+def branch_names(layout: str) -> tuple[str, tuple[str, ...]]:
+    """What a block of a layout calls its attention, and the modules of its MLP in order."""
+    known = next(each for each in _LAYOUTS if each.name == layout)
+    return known.attention, known.mlp

@@ -273,7 +273,9 @@ class Memory(Section):
 
     Attributes:
         weights: parameters and buffers of the attached model by unique storage (counted).
-        kv_peak: largest key-value cache of one sequence, over the layers that ran (counted).
+        kv_peak: largest key-value cache of one sequence, as its caches held it (counted).
+        kv_per_token: the same for each position that the sequence had by then, kept or not; null in older records.
+        kv_layers: the same by layer of the dense model; null in older records.
         dense_weights, dense_kv_peak: dense's for the same tokens; null in older records.
         disk: the weight files; null for a model that is no folder here.
         peak: most memory of the process (device) while requests ran; ``activations`` is that above the weights and
@@ -284,6 +286,8 @@ class Memory(Section):
 
     weights: int
     kv_peak: int
+    kv_per_token: float | None = None
+    kv_layers: list[int] | None = None
     dense_weights: int | None = None
     dense_kv_peak: int | None = None
     disk: int | None = None

@@ -25,8 +25,24 @@ class Identified(TypedDict):
     doc_hash: str
 
 
-class SegmentLine(TypedDict):
-    """``harness.measure.segment.Segment`` as JSON; like neighbouring layers are one (tokens, reads, layers)."""
+class OlderSegmentLine(TypedDict):
+    """Added work as segments of older runs have it; ``extra`` has it now."""
+
+    fill_macs: NotRequired[int]
+    router: NotRequired[int]
+    router_calls: NotRequired[int]
+    router_macs: NotRequired[int]
+    auxiliary_bytes: NotRequired[float]
+
+
+class SegmentLine(OlderSegmentLine):
+    """``harness.measure.segment.Segment`` as JSON; like neighbouring layers are one (tokens, reads, layers).
+
+    Attributes:
+        extra: added work by kind: tokens, calls, multiply-accumulates, bytes.
+        own: parts of layers that were counted as they ran: layer, multiply-accumulates, bytes.
+        keys, held: values, and how many neighbouring layers have them.
+    """
 
     phase: str
     queries: int
@@ -40,12 +56,11 @@ class SegmentLine(TypedDict):
     checks: NotRequired[int]
     check_calls: NotRequired[int]
     fill: NotRequired[list[int]]
-    fill_macs: NotRequired[int]
-    router: NotRequired[int]
-    router_calls: NotRequired[int]
-    router_macs: NotRequired[int]
-    auxiliary_bytes: NotRequired[float]
+    extra: NotRequired[dict[str, tuple[int, int, int, float]]]
+    own: NotRequired[dict[str, list[tuple[int, int, float | None]]]]
     keys: NotRequired[list[tuple[int, int]]]
+    held: NotRequired[list[tuple[int, int]]]
+    kept: NotRequired[int]
 
 
 class RowLine(TypedDict):

@@ -10,7 +10,7 @@ from harness.measure.accelerators import HOST, Accelerator
 from harness.measure.ideal import NOTHING_ADDED, Runtime, ideal_runtime
 from harness.measure.profile import CostProfile
 from harness.measure.roofline import Bound, dollars, energy_bound, roofline
-from harness.measure.segment import Segment, row_as_dense, unpadded
+from harness.measure.segment import READING, Segment, row_as_dense, unpadded
 from harness.measure.shape import ModelShape
 from harness.results import costs
 from harness.results.cost_lines import CostLine, CostLines, RequestLine, modelled_line
@@ -79,7 +79,7 @@ def request_times(profiles: Profiles, shape: ModelShape, traces: Iterable[Sequen
     seconds, reading = list[float](), list[float]()
     for segments in traces:
         seconds.append(profiles.runtime(shape, segments).total)
-        read = [segment for segment in segments if segment.phase != "decode"]
+        read = [segment for segment in segments if segment.phase in READING]
         reading.append(profiles.runtime(shape, read).total)
     return RequestTimes(seconds, reading)
 

@@ -86,9 +86,11 @@ def evaluate(spec: RunSpec, lm: "HarnessLM", folder: RunFolder, preparation: Pre
         flops=outcome.flops,
         memory=Memory(
             weights=evaluated.shape.bytes,
-            kv_peak=outcome.kv_peak[0],
+            kv_peak=outcome.cache.bytes,
+            kv_per_token=outcome.cache.per_token,
+            kv_layers=list(outcome.cache.layers),
             dense_weights=dense.bytes,
-            dense_kv_peak=outcome.kv_peak[1],
+            dense_kv_peak=outcome.dense_kv_peak,
         ),
         sources={"scores": digest("scores")},
         missing=MISSING

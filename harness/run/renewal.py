@@ -103,8 +103,8 @@ def _remodelled(folder: RunFolder, run: StoredRun) -> StoredRun:
 
 
 def _adds(line: SampleLine) -> bool:
-    """Whether routers, exit checks, or fills of keys and values ran for a document."""
-    return any(segment.router or segment.fill or segment.checks for segments in rows_of(line) for segment in segments)
+    """Whether a method added work to the layers for a document, or checked exits."""
+    return any(segment.extra or segment.checks for segments in rows_of(line) for segment in segments)
 
 
 def stored_profiles(section: costs.Ideal | None) -> Profiles | None:
