@@ -49,7 +49,7 @@ def main() -> None:
             flops = counted(model, prompt, args.tokens)
         if name == "dense":
             whole = flops.total
-        parts = {"fills": flops.kv_fill, "classifiers": flops.router, "head": flops.head}
+        parts = {"fills": flops.extra.get("fill", 0), "classifiers": flops.extra.get("exit", 0), "head": flops.head}
         shares = ", ".join(f"{part} {work / whole:.1%}" for part, work in parts.items())
         best = min(times[name])
         print(

@@ -9,7 +9,7 @@ from torch import nn
 from harness.contract.decoder import Auxiliary
 from harness.measure import added
 from harness.measure.added import AddedTimer, fitted
-from harness.measure.ideal import router_calls
+from harness.measure.extra import Extra
 from harness.measure.interleave import Participant
 from harness.measure.segment import Segment
 from harness.measure.serve import CostRequest, serve
@@ -136,9 +136,7 @@ def test_prices_are_found_from_requests(dense_segment):
                 head=n + checks,
                 checks=checks,
                 check_calls=check_calls,
-                router=calls,
-                router_calls=calls,
-                router_macs=macs,
+                extra={"router": Extra(calls, calls, macs)},
             ),
             dense_segment(LAYERS, 1, phase="decode", context=n + 1, forwards=3, fill=(0, 0, 1, 1)),
         ]
@@ -161,7 +159,7 @@ def test_prices_are_found_from_requests(dense_segment):
 def test_calls_that_are_alike_are_paid_by_the_call(dense_segment):
     """Where every call multiplies as much, a price of the products alone would make smaller ones free."""
     lengths = (10, 30, 90)
-    traces = [[dense_segment(LAYERS, n, router=8, router_calls=8, router_macs=8 * 768)] for n in lengths]
+    traces = [[dense_segment(LAYERS, n, extra={"router": Extra(8, 8, 8 * 768)})] for n in lengths]
     costs = fitted(traces, [{"decision": 8 * 2e-4} for _ in lengths])
     assert (costs.call, costs.mac) == (pytest.approx(2e-4), 0)
 
@@ -218,5 +216,5 @@ def test_a_router_is_called_once_for_all_windows_of_a_prompt(model):
     with routers(model), Tracer(model) as tracer:
         serve(model, PROMPT)
         prefill, *decode = tracer.collect()[0]
-    assert (prefill.router_calls, prefill.router) == (LAYERS, 3 * LAYERS)
-    assert sum(map(router_calls, decode)) == 0
+    assert (prefill.extra["router"].calls, prefill.extra["router"].tokens) == (LAYERS, 3 * LAYERS)
+    assert not any(segment.extra for segment in decode)

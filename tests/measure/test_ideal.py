@@ -6,6 +6,7 @@ from itertools import pairwise
 import pytest
 
 from harness.core.errors import TraceError
+from harness.measure.extra import Extra
 from harness.measure.ideal import ideal_runtime
 from harness.measure.profile import CostProfile, Fit, HeldOut, Line, LinearCosts, TableCosts, Work, forward_seconds
 from harness.measure.segment import unpadded
@@ -107,10 +108,10 @@ def test_exit_checks_routers_and_fills_are_charged(shape, dense_segment):
         for calls in (0, 3):  # an older trace does not say that each is a call
             checked = replace(forward, head=forward.head + 3, checks=3, check_calls=calls)
             assert total(shape, [checked]) - total(shape, [forward]) == pytest.approx(3 * (1e-4 + 1e-6))
-    routed = ideal_runtime(PROFILE, shape, [replace(step, router=2, router_macs=10**6)])
-    assert routed.router == pytest.approx(2 * 1e-5 + 1e-6)
+    routed = ideal_runtime(PROFILE, shape, [replace(step, extra={"router": Extra(2, 0, 10**6)})])
+    assert routed.extra["router"] == pytest.approx(2 * 1e-5 + 1e-6)
     filled = ideal_runtime(PROFILE, shape, [replace(step, fill=(0, 0, 1, 1))])
-    assert filled.kv_fill == pytest.approx(2 * (2e-5 + 1e-7))
+    assert filled.extra["fill"] == pytest.approx(2 * (2e-5 + 1e-7))
 
 
 @pytest.mark.parametrize("tokens", [1, 17, 40])
@@ -121,39 +122,39 @@ def test_an_exit_that_is_checked_at_many_tokens_is_one_call(shape, dense_segment
     head = ideal_runtime(PROFILE, shape, [checked]).head - ideal_runtime(PROFILE, shape, [text]).head
     assert head == pytest.approx(2 * 1e-4 + 2 * tokens * 1e-6)
     added = AddedCosts(call=0.0, check=2e-5, check_token=1e-6)
-    assert ideal_runtime(PROFILE, shape, [checked], added).router == pytest.approx(2 * 2e-5 + 2 * tokens * 1e-6)
+    assert ideal_runtime(PROFILE, shape, [checked], added).extra["exit"] == pytest.approx(2 * 2e-5 + 2 * tokens * 1e-6)
     with pytest.raises(TraceError, match="without the calls that check exits"):
         total(shape, [replace(checked, check_calls=0)])
 
 
 def test_a_router_that_sees_many_tokens_is_called_once(shape, dense_segment):
     """Sixteen routers over eight windows each are sixteen calls, whatever each of them sees."""
-    prompt = dense_segment(LAYERS, 100, router=16 * 8, router_calls=16, router_macs=10**6)
-    assert ideal_runtime(PROFILE, shape, [prompt]).router == pytest.approx(16 * 1e-5 + 1e-6)
-    more = replace(prompt, router=16 * 64)
+    prompt = dense_segment(LAYERS, 100, extra={"router": Extra(16 * 8, 16, 10**6)})
+    assert ideal_runtime(PROFILE, shape, [prompt]).extra["router"] == pytest.approx(16 * 1e-5 + 1e-6)
+    more = replace(prompt, extra={"router": Extra(16 * 64, 16, 10**6)})
     assert ideal_runtime(PROFILE, shape, [more]) == ideal_runtime(PROFILE, shape, [prompt])
-    twice = replace(prompt, router_calls=32)
-    assert ideal_runtime(PROFILE, shape, [twice]).router == pytest.approx(32 * 1e-5 + 1e-6)
+    twice = replace(prompt, extra={"router": Extra(16 * 8, 32, 10**6)})
+    assert ideal_runtime(PROFILE, shape, [twice]).extra["router"] == pytest.approx(32 * 1e-5 + 1e-6)
 
 
 def test_an_older_trace_without_calls_is_priced_where_they_are_known(shape, dense_segment):
-    step = dense_segment(LAYERS, 1, phase="decode", context=20, router=3, router_macs=10)
-    assert ideal_runtime(PROFILE, shape, [step]).router == pytest.approx(3 * 1e-5, rel=1e-3)
+    step = dense_segment(LAYERS, 1, phase="decode", context=20, extra={"router": Extra(3, 0, 10)})
+    assert ideal_runtime(PROFILE, shape, [step]).extra["router"] == pytest.approx(3 * 1e-5, rel=1e-3)
     with pytest.raises(TraceError, match="without the calls of the routers"):
-        total(shape, [dense_segment(LAYERS, 100, router=16 * 8, router_macs=10**6)])
+        total(shape, [dense_segment(LAYERS, 100, extra={"router": Extra(16 * 8, 0, 10**6)})])
 
 
 def test_what_a_method_adds_is_charged_as_it_was_measured(shape, dense_segment):
     added = AddedCosts(call=3e-4, mac=1e-10, position=1e-6, check=2e-5, fill=7e-5)
-    prompt = dense_segment(LAYERS, 50, router=32, router_calls=4, router_macs=1000)
-    assert ideal_runtime(PROFILE, shape, [prompt], added).router == pytest.approx(4 * (3e-4 + 50e-6) + 1e-7)
+    prompt = dense_segment(LAYERS, 50, extra={"router": Extra(32, 4, 1000)})
+    assert ideal_runtime(PROFILE, shape, [prompt], added).extra["router"] == pytest.approx(4 * (3e-4 + 50e-6) + 1e-7)
     checked = dense_segment(
         LAYERS, 1, phase="decode", context=20, forwards=5, head=3, checks=2, check_calls=2, fill=(0, 0, 1, 1)
     )
     seconds = ideal_runtime(PROFILE, shape, [checked], added)
-    assert seconds.router == pytest.approx(5 * 2 * 2e-5)
+    assert seconds.extra["exit"] == pytest.approx(5 * 2 * 2e-5)
     assert seconds.head == pytest.approx(5 * 2 * (1e-4 + 1e-6))
-    assert seconds.kv_fill == pytest.approx(5 * 2 * 7e-5)
+    assert seconds.extra["fill"] == pytest.approx(5 * 2 * 7e-5)
 
 
 def test_padding_and_batches_cost_nothing(shape, dense_segment):

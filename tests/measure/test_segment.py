@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from harness.measure.extra import Extra, Work
 from harness.measure.segment import Segment, as_dense, depth, ran_as_dense, row_as_dense, unpadded
 
 WINDOWS = [None, 1, 4, 6, 11, 100]
@@ -50,10 +51,22 @@ def test_json_keeps_every_field(dense_segment):
         rows=3,
         checks=2,
         keys=(40, 40, 40, 7, 7, 40),
+        held=(0, 0, 512, 512, 512, 9),
+        kept=2,
+        extra={"router": Extra(4, 1, 9, 0.5), "predictor": Extra(4, 2, 7, 1 / 3)},
+        own={"mlp": {3: Work(10, 0.5), 1: Work(7)}, "scores": {0: Work(12)}, "cache": {0: Work(0, 96.0)}},
         attention=(3, 0, 0, 6, 3, 2),
         attention_reads=(1 / 3, 0.0, 0.0, 2.0, 1 / 3, 1.0),
     )
     assert Segment.from_json(json.loads(json.dumps(segment.to_json()))) == segment
+
+
+def test_an_older_trace_has_its_added_work_in_fields(dense_segment):
+    plain = dense_segment(2, 4).to_json()
+    plain |= {"router": 4, "router_calls": 2, "router_macs": 9, "fill": [0, 3], "fill_macs": 7, "auxiliary_bytes": 2.5}
+    assert Segment.from_json(plain).extra == {"router": Extra(4, 2, 9, 2.5), "fill": Extra(3, 0, 7)}
+    del plain["router"], plain["router_calls"], plain["router_macs"]
+    assert Segment.from_json(plain).extra == {"fill": Extra(3, 0, 7, 2.5)}
 
 
 def test_a_deep_dense_segment_is_short_in_json(dense_segment):
@@ -130,13 +143,29 @@ def test_dense_reads_every_weight_once_and_adds_nothing() -> None:
         checks=2,
         head_reads=1.5,
         fill=(4, 0),
-        fill_macs=7,
-        router=4,
-        router_macs=9,
-        auxiliary_bytes=3.0,
+        extra={"fill": Extra(4, 1, 7, 1.0), "router": Extra(4, 1, 9, 2.0)},
+        own={"mlp": {1: Work(5, 2.0)}},
     )
     dense = as_dense(routed)
     assert dense.attention == dense.mlp == (4, 4)
     assert dense.attention_reads == dense.mlp_reads == (0.5, 0.5)
     assert (dense.head, dense.checks, dense.head_reads) == (1, 0, 0.5)
-    assert (dense.fill, dense.fill_macs, dense.router, dense.router_macs, dense.auxiliary_bytes) == ((), 0, 0, 0, 0.0)
+    assert (dense.fill, dense.extra, dense.own) == ((), {}, {})
+
+
+def test_guesses_count_in_what_ran_and_dense_makes_none(dense_segment):
+    """Four tokens are guessed at half the depth and looked at together with the one before: three stay."""
+    prefill = dense_segment(2, 10)
+    draft = dense_segment(2, 1, phase="draft", context=11, forwards=4, attention=(1, 0), mlp=(1, 0))
+    verify = dense_segment(2, 5, phase="verify", context=15, head=5, kept=3)
+    step = dense_segment(2, 1, phase="decode", context=14)
+    row = [prefill, draft, verify, step]
+    assert row_as_dense(row) == [
+        prefill,
+        dense_segment(2, 1, phase="decode", context=11, forwards=3),
+        step,
+    ]
+    written = depth(row, "decode", "draft", "verify")
+    assert (written.executed, written.dense) == (4 * 1 + 5 * 2 + 1 * 2, (3 + 1) * 2)
+    assert depth([replace(verify, kept=None)], "verify").mean == 1.0
+    assert not ran_as_dense([prefill, replace(verify, kept=5)])

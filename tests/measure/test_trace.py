@@ -4,6 +4,7 @@ import copy
 import json
 import weakref
 from contextlib import nullcontext
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from transformers import CompileConfig, DynamicCache
 from harness.contract.decoder import Auxiliary, Row
 from harness.core.errors import TraceError
 from harness.measure.audit import count_flops
+from harness.measure.extra import Extra
 from harness.measure.flops import causal_flops, executed_flops
 from harness.measure.segment import Segment, ran_as_dense
 from harness.measure.shape import ModelShape
@@ -408,17 +410,17 @@ def test_modules_that_a_method_adds_are_charged(model, batch, dense_segment, row
     handle = block.register_forward_pre_hook(around)
     traced, flops = count_flops(lambda: score(model, batch("score", *[8] * rows), tokens(rows, 8)))
     handle.remove()
-    extra = {"router": 1, "router_calls": 1, "router_macs": 96, "fill": (0, 0, 8, 0), "fill_macs": 8 * 32 * 32}
     share = {"rows": rows, "attention_reads": (1 / rows,) * LAYERS, "mlp_reads": (1 / rows,) * LAYERS}
-    weights = sum(part.numel() for part in (router.score.weight, fill.weight)) * 4 / rows
-    expected = dense_segment(
-        LAYERS, 8, phase="score", head=8, head_reads=1 / rows, auxiliary_bytes=weights, **extra, **share
-    )
+    extra = {"router": Extra(1, 1, 96, 4 * 96 / rows), "fill": Extra(8, 1, 8 * 32 * 32, 4 * 32 * 32 / rows)}
+    held = (8 * ModelShape.of(model).kv_bytes(0),) * LAYERS  # what was projected is not put into the cache
+    added = {"fill": (0, 0, 8, 0), "extra": extra, "held": held}
+    expected = dense_segment(LAYERS, 8, phase="score", head=8, head_reads=1 / rows, **added, **share)
     assert traced == [[expected]] * rows
     assert Segment.from_json(json.loads(json.dumps(expected.to_json()))) == expected
     shape = ModelShape.of(model)
     executed = [executed_flops(shape, row) for row in traced]
     assert sum(one.total for one in executed) == flops
-    assert (executed[0].router, executed[0].kv_fill) == (2 * 96, 2 * 8 * 32 * 32)
-    assert kv_cache_bytes(shape, traced[0]) == 8 * (LAYERS + 1) * shape.kv_bytes(0)
+    assert executed[0].extra == {"router": 2 * 96, "fill": 2 * 8 * 32 * 32}
+    assert kv_cache_bytes(shape, traced[0]) == 8 * LAYERS * shape.kv_bytes(0)
+    assert kv_cache_bytes(shape, [replace(traced[0][0], held=())]) == 8 * (LAYERS + 1) * shape.kv_bytes(0)
     assert not ran_as_dense(traced[0])

@@ -9,6 +9,7 @@ import torch
 from harness.contract.study import Study
 from harness.core.errors import MethodError, UnsupportedModelError
 from harness.measure.audit import audit
+from harness.measure.extra import Extra
 from harness.measure.flops import executed_flops
 from harness.measure.shape import ModelShape
 from harness.methods.early_exit.agreement import inconsistency, observed
@@ -107,8 +108,9 @@ def test_checks_are_counted_by_what_they_multiply():
         with method.attach(decoder, method.prepare(decoder, TEXT)):
             prefill, *decode = generate(decoder, TEXTS[:1]).segments[0]
         flops = executed_flops(shape, decode)
-        assert flops.kv_fill == 3 * 2 * fill
-        costs[measure] = (flops.head // 6, flops.router // 6, prefill.head, prefill.router)
+        assert flops.extra["fill"] == 3 * 2 * fill
+        exits = prefill.extra.get("exit", Extra())
+        costs[measure] = (flops.head // 6, flops.extra.get("exit", 0) // 6, prefill.head, exits.tokens)
     head = 32 * 259
     assert costs == {
         "softmax": (2 * head, 0, 2, 0),

@@ -91,11 +91,11 @@ def test_checks_and_fills_are_counted():
         (prefill, *decode), (scored,) = generate(decoder, TEXTS[:1]).segments[0], score(decoder, TEXTS[:1]).segments[0]
     flops = executed_flops(ModelShape.of(decoder), decode)
     assert sum(segment.forwards for segment in decode) == 3
-    assert (flops.router, flops.kv_fill) == (2 * 3 * 96, 2 * 3 * 3 * 1024)
-    assert prefill.router_macs == 96
+    assert flops.extra == {"exit": 2 * 3 * 96, "fill": 2 * 3 * 3 * 1024}
+    assert prefill.extra["exit"].macs == 96
     assert prefill.attention == (9,) * 4
     # the prompt's last token and the five of the continuation, masked: all layers run
-    assert (scored.router, scored.router_macs, scored.fill) == (6, 6 * 96, ())
+    assert (scored.extra["exit"].tokens, scored.extra["exit"].macs, scored.fill) == (6, 6 * 96, ())
     assert scored.mlp == (14,) * 4
 
 

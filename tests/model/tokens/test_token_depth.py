@@ -167,7 +167,7 @@ def test_work_equals_a_count_by_hand(ids):
         pairs = 4 * PROMPT**2 + sum(
             table[:, row, place].sum().item() * (place + 1) for place in range(PROMPT, ids.shape[1])
         )
-        assert flops.kv_fill == 2 * fill * skipped
+        assert flops.extra["fill"] == 2 * fill * skipped
         assert flops.attention_linear + flops.mlp == 2 * layer * ran
         assert flops.attention_scores == 4 * 32 * pairs
         assert flops.head == 2 * head * ids.shape[1]
