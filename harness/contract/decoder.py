@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from harness.contract.anatomy import Anatomy, Block
+from harness.core.errors import MethodError
 
 if TYPE_CHECKING:
     import torch
@@ -115,8 +116,9 @@ class Charge:
     """Work of the running forward that no module's call shows, as ``Decoder.charge`` is told of it.
 
     Attributes:
-        kind: what for, by a name of the method's choice: "predictor", "selection"; "attention" and "mlp" are the work
-            of the layer's own branch where the method does it in the branch's place.
+        kind: what for, by a name of the method's choice: "predictor", "selection". Two kinds stand in place of the
+            layer's own work in this forward: "attention", of its products of queries with keys and of probabilities
+            with values, projections left out; "mlp", of all of its MLP.
         layer: index of the dense layer; None outside of the layers.
         macs: multiply-accumulates, over all rows that are running.
         bytes: bytes of weights that were read for it.
@@ -226,10 +228,22 @@ class Decoder:
         """Charge work that depends on the input and runs inside a module, where no hook sees how much it is.
 
         See ``Charge``. The rows that are running share it equally. What is charged is audited like all other work.
+        Matrix products that torch is asked for in a module which is not the dense model's own count without it.
+
+        Raises:
+            MethodError: a negative amount, or work of a layer's own branch without the layer.
         """
+        if min(macs, bytes, tokens) < 0:
+            raise MethodError(f"charged work {kind!r} is negative: {macs} multiply-accumulates, {bytes} bytes")
+        layers = range(len(self.anatomy.blocks))
+        if (kind in ("attention", "mlp") or layer is not None) and layer not in layers:
+            raise MethodError(
+                f"charged work {kind!r} is of layer {layer}; give the layer's index in the dense model, 0 to "
+                f"{layers[-1]}"
+            )
         if self.charged is not None:
             rows = None if self.context is None else self.context.active
-            self.charged(Charge(kind, layer, macs, bytes, tokens, rows))
+            self.charged(Charge(kind, layer, int(macs), float(bytes), int(tokens), rows))
 
     def drafting(self) -> AbstractContextManager[None]:
         """Declare that forwards inside the ``with`` block guess tokens, with the model itself or a part of it.

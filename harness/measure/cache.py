@@ -16,6 +16,13 @@ from harness.model.layouts import LAYER_INDEX_NAMES
 if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle
 
+_USUAL: Final = frozenset(
+    (
+        *("keys", "values", "dtype", "device", "is_initialized", "sliding_window", "cumulative_length"),
+        *("_sliding_window_tensor", "record_past", "max_batch_size", "num_heads", "batch_size", "max_cache_len"),
+    )
+)
+"""Attributes of transformers' own slots: keys and values, and what counts or describes them."""
 _PLAIN: Final = (int, float, str, type(None), torch.dtype, torch.device)
 
 
@@ -151,6 +158,11 @@ def bytes_of(holder: Any) -> int:
 
     Of a view, what it shows counts; a counter, of a single number, does not.
     """
+    names = getattr(holder, "__dict__", {}).keys()
+    if names <= _USUAL and "keys" in names:  # most are, and this is read in every forward
+        keys, values = holder.keys, holder.values
+        if type(keys) is type(values) is Tensor and keys.data_ptr() != values.data_ptr():
+            return int(keys.nbytes + values.nbytes)
     shown: dict[int, int] = {}  # bytes, by memory
     for memory, size, whole in _memories(holder, set()):
         shown[memory] = min(shown.get(memory, 0) + size, whole)

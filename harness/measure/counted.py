@@ -50,6 +50,7 @@ class Counted(NamedTuple):
         linear: multiply-accumulates of products with weights.
         products: those of the others, such as queries with keys.
         bytes: of the weights.
+        shapes: of the outputs of the branch's modules.
     """
 
     member: int
@@ -57,6 +58,7 @@ class Counted(NamedTuple):
     linear: int
     products: int
     bytes: int
+    shapes: tuple[tuple[int, ...], ...]
 
 
 class _Frame:
@@ -67,6 +69,7 @@ class _Frame:
         self.depth = 0  # calls that are open: a module in its place may call the dense model's
         self.paused = 0  # modules that count for themselves that are open
         self.sums: dict[Rows, list[int]] = {}  # [tokens, linear, products, bytes]
+        self.shapes: dict[Rows, list[tuple[int, ...]]] = {}
 
     def add(self, rows: Rows, tokens: int, linear: int, products: int, read: int) -> None:
         total = self.sums.setdefault(rows, [0, 0, 0, 0])
@@ -125,7 +128,7 @@ class Counter(TorchFunctionMode):
         """Forget what an exception left open."""
         if self._frames:
             self._frames.clear()
-            self.__exit__(None, None, None)
+            self.__exit__(None, None, None)  # type: ignore[no-untyped-call]
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -152,7 +155,7 @@ class Counter(TorchFunctionMode):
 
     def _enter(self, slot: int, member: int) -> None:
         if not self._frames:
-            self.__enter__()
+            self.__enter__()  # type: ignore[no-untyped-call]
         if not self._frames or self._frames[-1].slot != slot:
             self._frames.append(_Frame(slot, member))
         self._frames[-1].depth += 1
@@ -162,16 +165,20 @@ class Counter(TorchFunctionMode):
         if frame is None or frame.slot != slot:
             return
         frame.depth -= 1
+        states = output[0] if isinstance(output, tuple) else output
+        shape = tuple(states.shape) if isinstance(states, Tensor) else ()
+        if shape:
+            frame.shapes.setdefault(self._rows, []).append(shape)
         if frame.depth:
             return
         self._frames.pop()
         if not self._frames:
-            self.__exit__(None, None, None)
-        states = output[0] if isinstance(output, tuple) else output
-        given = prod(states.shape[:-1]) if isinstance(states, Tensor) else 0
+            self.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+        given = prod(shape[:-1]) if shape else 0
         for rows, (tokens, linear, products, read) in frame.sums.items():
             ran = min(tokens, given) if tokens and given else tokens or given
-            self._count(slot, rows, Counted(frame.member, ran, linear, products, read))
+            shapes = tuple(frame.shapes.get(rows, ()))
+            self._count(slot, rows, Counted(frame.member, ran, linear, products, read, shapes))
 
     def _pause(self, *_: Any) -> None:
         if self._frames:

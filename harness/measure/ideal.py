@@ -45,7 +45,8 @@ class Runtime:
         return {"fixed": self.fixed, "layers": self.layers, "head": self.head} | dict(self.extra)
 
     def __add__(self, other: "Runtime") -> "Runtime":
-        extra = {kind: self.extra.get(kind, 0.0) + other.extra.get(kind, 0.0) for kind in self.extra | other.extra}
+        kinds = dict.fromkeys((*self.extra, *other.extra))
+        extra = {kind: self.extra.get(kind, 0.0) + other.extra.get(kind, 0.0) for kind in kinds}
         return Runtime(self.fixed + other.fixed, self.layers + other.layers, self.head + other.head, extra)
 
 

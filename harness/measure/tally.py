@@ -112,9 +112,9 @@ class Tally:
             fields: the segment's others.
         """
         for slot, members in self._members.items():  # several modules of a branch run one after the other
-            tokens, reads = max(members.values())
-            if tokens > self._tokens[slot]:
-                self._tokens[slot], self._reads[slot] = tokens, reads
+            most, read = max(members.values())
+            if most > self._tokens[slot]:
+                self._tokens[slot], self._reads[slot] = most, read
         tokens, calls, reads, head = self._tokens, self._calls, self._reads, self._slots.head
         fill = self._auxiliaries()
         segment = Segment(
@@ -139,7 +139,7 @@ class Tally:
         self._extra[kind] = self._extra.get(kind, Extra()).plus(work)
 
     def _auxiliaries(self) -> list[int]:
-        """Add the work of modules that methods added; tokens that each layer's keys and values were filled for."""
+        """Adds the work of modules that methods added; tokens that each layer's keys and values were filled for."""
         fill = [0] * self._slots.layers
         for slot, (added, linears) in enumerate(self._slots.auxiliaries, self._slots.added):
             tokens = self._tokens[slot]

@@ -232,6 +232,8 @@ class Tracer:
                 continue
             number, sharing = (row, rows) if active is None else (active.index(row), len(active))
             if isinstance(what, Counted):
+                for shape in what.shapes:
+                    _tokens_per_row(shape, sharing)
                 tally.count(slot, what, number, sharing)
             else:
                 tally.call(slot, _tokens_per_row(what, sharing), sharing)

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from harness.contract.decoder import Row
+from harness.core.errors import MethodError
 from harness.testing.tiny import tiny_decoder
 
 
@@ -42,3 +43,17 @@ def test_a_text_that_is_scored_is_decoded_where_it_is_said(model):
         context.decoding = True
         model.module(ids)
         assert context.decoding
+
+
+@pytest.mark.parametrize(
+    ("kind", "charge", "message"),
+    [
+        ("mlp", {"macs": 3}, "of layer None; give the layer's index in the dense model, 0 to 0"),
+        ("attention", {"macs": 3, "layer": 1}, "of layer 1; give the layer's index"),
+        ("predictor", {"macs": -3}, "'predictor' is negative: -3 multiply-accumulates"),
+        ("predictor", {"macs": 3, "bytes": -1.0}, "'predictor' is negative"),
+    ],
+)
+def test_a_charge_that_cannot_be_is_refused(model, kind, charge, message):
+    with pytest.raises(MethodError, match=message):
+        model.charge(kind, **charge)
