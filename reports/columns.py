@@ -83,7 +83,7 @@ _DETAILS: dict[str, tuple[str, Mapping[str, Any]]] = {
     "weight_bytes": ("Bytes of weights read by what ran: what bounds decoding one sequence at a time.", _SUM),
     "kv_bytes": ("Bytes of keys and values read and written.", _SUM),
     "weights": ("Bytes of parameters and buffers of the model as it ran, each storage once.", {}),
-    "kv_peak": ("Largest key-value cache of one sequence, over the layers that ran.", {}),
+    "kv_peak": ("Largest key-value cache of one sequence, as it was held.", {}),
     "ideal_ref": (
         "The trace of the run, priced with a profile of the dense model's layers on this machine; of all documents.",
         {**_DOCUMENT, "word": "time/ideal/label"},

@@ -124,6 +124,9 @@ class CacheReader:
         def watched(*args: Any, **kwargs: Any) -> Any:
             layer = self._layer
             updated = update(*args, **kwargs)
+            slot = args[2] if len(args) > 2 else kwargs.get("layer_idx")
+            if self._slots.get(slot, layer) != layer:  # filled for a layer whose attention does not run
+                return updated
             if layer in self._changed:
                 keys, values = (*args, *kwargs.values())[:2]  # [rows, heads, tokens, head width]
                 self.written[layer] = (keys.nbytes + values.nbytes) / (len(keys) * keys.shape[-2])
@@ -159,7 +162,7 @@ def bytes_of(holder: Any) -> int:
     Of a view, what it shows counts; a counter, of a single number, does not.
     """
     names = getattr(holder, "__dict__", {}).keys()
-    if names <= _USUAL and "keys" in names:  # most are, and this is read in every forward
+    if {"keys", "values"} <= names <= _USUAL:  # most are, and this is read in every forward
         keys, values = holder.keys, holder.values
         if type(keys) is type(values) is Tensor and keys.data_ptr() != values.data_ptr():
             return int(keys.nbytes + values.nbytes)

@@ -154,6 +154,20 @@ def test_a_cache_of_fixed_size_is_no_smaller_than_dense_s(model, batch):
     assert kv_cache(shape, row_as_dense(row)).layers == kv_cache(shape, row).layers
 
 
+def test_what_is_filled_for_a_layer_is_not_met_by_the_one_before(batch):
+    """Where sliding and full attention take turns, their slots are of unlike length."""
+    hybrid = tiny_decoder("gemma3_text")
+    cache, ids = DynamicCache(config=hybrid.module.config), torch.randint(3, 200, (1, 9))
+    keys = torch.zeros(1, 2, 1, 8)
+    with torch.no_grad(), Tracer(hybrid) as tracer, hybrid.serving(*batch("generate", 9)):
+        hybrid.module(ids, past_key_values=cache)
+        block = hybrid.anatomy.blocks[3].module
+        block.forward = lambda states, **arguments: arguments["past_key_values"].update(keys, keys, 3) and states
+        hybrid.module(ids[:, :1], past_key_values=cache)
+        _, step = tracer.collect()[0]
+    assert (step.attention, step.keys) == ((1, 1, 1, 0), ())
+
+
 def test_layers_out_of_the_model_hold_nothing(model, batch):
     with without_branches(model, attention=[1]):
         shape, row = Steps(model, batch, DynamicCache(config=model.module.config)).run()
