@@ -47,7 +47,7 @@ class Tally:
     """Adds up one row's work in one forward."""
 
     def __init__(self, slots: Slots) -> None:
-        self._slots = slots
+        self._slots, self._head = slots, slots.head
         count = slots.added + len(slots.auxiliaries)
         self._tokens = [0] * count  # [slots]
         self._calls = [0] * count  # [slots]
@@ -63,7 +63,7 @@ class Tally:
         self._tokens[slot] += tokens
         self._calls[slot] += 1
         self._reads[slot] += 1 / sharing
-        if slot == self._slots.head:
+        if slot == self._head:
             self._last = tokens
 
     def count(self, slot: int, work: Counted, number: int, sharing: int) -> None:

@@ -156,9 +156,10 @@ class Tracer:
             self._undo.callback(handle.remove)
 
     def _observer(self, slot: int) -> Callable[["nn.Module", Any, Any], None]:
+        model = self._model
+
         def observe(module: "nn.Module", args: Any, output: Any) -> None:
-            running, context = self._running, self._model.context
-            if running is not None and context is not None:
+            if (running := self._running) is not None and (context := model.context) is not None:
                 tensor = output[0] if type(output) is tuple else output
                 running.events.append((slot, context.active, tensor.shape))
 
@@ -225,7 +226,7 @@ class Tracer:
     def _segment(self, row: int, context: ForwardContext, forwards: Forwards, kept: int | None) -> Segment:
         """What a row did in one of these forwards."""
         rows = len(context.rows)
-        tally = Tally(self._slots)
+        tally, of_shape = Tally(self._slots), dict[tuple[tuple[int, ...], int], int]()
         for slot, active, what in forwards.events:
             running = range(rows) if active is None else active
             if row not in running:
@@ -236,7 +237,9 @@ class Tracer:
                     _tokens_per_row(shape, sharing)
                 tally.count(slot, what, number, sharing)
             else:
-                tally.call(slot, _tokens_per_row(what, sharing), sharing)
+                if (tokens := of_shape.get((what, sharing))) is None:  # most modules have outputs of one shape
+                    tokens = of_shape[what, sharing] = _tokens_per_row(what, sharing)
+                tally.call(slot, tokens, sharing)
         for charge in forwards.charges:
             running = range(rows) if charge.rows is None else charge.rows
             if row in running:
