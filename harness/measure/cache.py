@@ -124,7 +124,7 @@ class CacheReader:
         def watched(*args: Any, **kwargs: Any) -> Any:
             layer = self._layer
             updated = update(*args, **kwargs)
-            slot = args[2] if len(args) > 2 else kwargs.get("layer_idx")
+            slot = args[2] if len(args) > 2 else kwargs.get("layer_idx", -1)
             if self._slots.get(slot, layer) != layer:  # filled for a layer whose attention does not run
                 return updated
             if layer in self._changed:
