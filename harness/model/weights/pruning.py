@@ -20,7 +20,8 @@ from harness.contract.parameters import Pattern
 from harness.contract.prepared import Prepared
 from harness.core.errors import MethodError
 from harness.model.weights.layerwise import Observers, layer_by_layer
-from harness.model.weights.linear import Site, masked, zeros
+from harness.model.weights.linear import Site, masked
+from harness.model.weights.replaced import zeros
 
 log = logging.getLogger("harness")
 
