@@ -129,12 +129,12 @@ def sparsified(weight: "Tensor", hessian: "Hessian", pattern: Pattern, sparsity:
     refuse_width(weight.shape[1], pattern)
     width = 4 if pattern == "2:4" else BLOCK
     scale = hessian.upper.diagonal().to(weight)  # [in]
-    kept = weight.new_ones(weight.shape, dtype=bool)
+    kept = weight != 0  # of columns whose turn has come
 
     def value(column: int, current: "Tensor") -> "Tensor":
         if column % width == 0:
             columns = slice(column, column + width)
             kept[:, columns] = keep(current[:, columns].abs() / scale[columns], pattern, sparsity, "matrix")
-        return current[:, column] * kept[:, column]
+        return current[:, column].where(kept[:, column], 0)
 
     return compensated(weight, hessian, value)

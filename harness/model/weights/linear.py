@@ -115,8 +115,8 @@ def sites(
     ]
     for pattern in patterns:
         if not any(fnmatchcase(site.name, pattern) for site in every):
-            names = ", ".join(site.name for site in every[:3])
-            raise MethodError(f"no linear layer is named {pattern!r}; they are named {names}, ...")
+            first = ", ".join(site.name for site in every[:3])
+            raise MethodError(f"no linear layer is named {pattern!r}; they are named {first}, ...")
     chosen = [
         site for site in every if site.layer in wanted and any(fnmatchcase(site.name, pattern) for pattern in patterns)
     ]

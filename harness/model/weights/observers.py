@@ -7,7 +7,7 @@ keys and values, share one.
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import torch
 
@@ -170,7 +170,7 @@ def calibrate(
         The number of tokens in the windows.
     """
 
-    def visit(block: Block, run: Callable[[Observers], None]) -> AbstractContextManager[None]:
+    def visit(block: Block, run: Callable[[Observers], None]) -> AbstractContextManager[Any]:
         own = [site for site in chosen if site.layer == block.index]
         with ExitStack() as changed:
             for group in _groups(block, own) if in_turn else [own]:

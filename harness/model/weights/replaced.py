@@ -13,6 +13,7 @@ from torch import nn
 
 from harness.contract.anatomy import Block
 from harness.contract.decoder import Decoder
+from harness.contract.linears import LINEAR
 from harness.contract.parameters import Pattern
 from harness.core.errors import MethodError, UnknownNameError
 from harness.model.surgery import put
@@ -25,9 +26,14 @@ class Place(NamedTuple):
     attribute: str
 
     @property
-    def parameter(self) -> nn.Parameter:
-        """The parameter that is there now."""
-        return cast("nn.Parameter", self.module._parameters[self.attribute])
+    def parameter(self) -> nn.Parameter | None:
+        """The parameter that is there now; None for the bias of a linear layer without one."""
+        return self.module._parameters[self.attribute]
+
+    @property
+    def example(self) -> torch.Tensor:
+        """A tensor of the shape, type and device of what belongs there."""
+        return cast("nn.Parameter", self.module._parameters["weight"])[:, 0] if (now := self.parameter) is None else now
 
 
 @contextmanager
@@ -35,7 +41,7 @@ def replaced(model: Decoder, tensors: Mapping[str, torch.Tensor]) -> Iterator[No
     """Give parameters of the model other values, cast to each parameter's type and moved to its device.
 
     Of tied parameters, such as embedding and head, the one that is named gets a tensor of its own and the other keeps
-    the one it has; named both, with equal values, they stay tied.
+    the one it has; named both, with equal values, they stay tied. A linear layer without a bias can be given one.
 
     Args:
         tensors: values by the parameter's name in the dense model, whatever other methods have taken out.
@@ -50,14 +56,14 @@ def replaced(model: Decoder, tensors: Mapping[str, torch.Tensor]) -> Iterator[No
         _joined(name, attribute): Place(module, attribute)
         for name, module in modules.items()
         for attribute, parameter in module._parameters.items()
-        if parameter is not None
+        if parameter is not None or (attribute == "bias" and isinstance(module, LINEAR))
     }
     for name, values in tensors.items():
         if name not in places:
             _refuse(model, name, modules, places)
-        if values.shape != (shape := places[name].parameter.shape):
+        if values.shape != (shape := places[name].example.shape):
             raise MethodError(f"{name} has the shape {list(shape)}, and what is to replace it {list(values.shape)}")
-    new: dict[nn.Parameter, list[nn.Parameter]] = {}  # what has taken the place of a parameter, tied ones once
+    new: dict[nn.Parameter | None, list[nn.Parameter]] = {}  # what has taken the place of a parameter, tied ones once
     with ExitStack() as undo:
         for name, values in tensors.items():
             before = places[name].parameter
@@ -74,8 +80,11 @@ def replace(undo: ExitStack, place: Place, values: torch.Tensor, zeros: Pattern 
         values: of the parameter's shape; a parameter is taken as it is, the values of another tensor are copied.
         zeros: the pattern of the zeros among the values, where they are a weight's that a method pruned.
     """
-    before = place.parameter
-    after = values if isinstance(values, nn.Parameter) else _like(before, values)
+    before, after = place.example, values
+    if not isinstance(after, nn.Parameter):
+        with torch.no_grad():
+            copied = torch.empty_like(before).copy_(values)  # in the layout, type and place of the parameter's own
+        after = nn.Parameter(copied, requires_grad=before.requires_grad)
     put(undo, place.module, place.attribute, after)
     if place.attribute == "weight":
         _label(undo, place.module, zeros, before, after)
@@ -99,13 +108,6 @@ def dense_names(model: Decoder) -> dict[nn.Module, str]:
 
 def _joined(first: str, second: str) -> str:
     return ".".join(filter(None, (first, second)))
-
-
-def _like(parameter: nn.Parameter, values: torch.Tensor) -> nn.Parameter:
-    """A parameter of these values, in the layout, type and place of another."""
-    with torch.no_grad():
-        copied = torch.empty_like(parameter).copy_(values)
-    return nn.Parameter(copied, requires_grad=parameter.requires_grad)
 
 
 @torch.no_grad()
