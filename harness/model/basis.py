@@ -24,8 +24,7 @@ from torch import nn
 from harness.contract.anatomy import Branch, Role
 from harness.contract.decoder import Decoder
 from harness.core.errors import MethodError, UnsupportedModelError
-from harness.model.forwards import replace_forward
-from harness.model.surgery import put
+from harness.model.forwards import put, replace_forward
 from harness.model.weights.linear import Site, sites
 from harness.model.weights.replaced import dense_names
 

@@ -59,9 +59,10 @@ class RmsFold(Method):
 
         super().check_model(model, below)
         require_layer_norms(model)
-        if (bits := model.module.dtype.itemsize * 8) < 32:
+        if model.module.dtype.itemsize < 4:
             raise MethodError(
-                f"{self.name} is exact in float32, and the weights have {bits} bits: run with --dtype float32"
+                f"{self.name} is exact in float32, and the weights are {model.module.dtype}: run with "
+                "--model_args dtype=float32"
             )
 
     @contextmanager

@@ -16,7 +16,7 @@ from harness.contract.decoder import Decoder
 from harness.contract.linears import LINEAR
 from harness.contract.parameters import Pattern
 from harness.core.errors import MethodError, UnknownNameError
-from harness.model.surgery import put
+from harness.model.forwards import put
 
 
 class Place(NamedTuple):
