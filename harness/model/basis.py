@@ -236,6 +236,7 @@ def _embeddings(model: Decoder, names: dict[nn.Module, str]) -> Iterator[tuple[s
         yield f"{names[part]}.weight", part.weight.detach().double()
 
 
+@torch.no_grad()
 def _norm(model: Decoder, name: str, module: nn.Module, readers: tuple[Site, ...]) -> Norm:
     """A norm, by what it makes of a vector of mean zero and mean square one."""
     parameters = {name for name, parameter in module.named_parameters() if parameter is not None}
