@@ -101,7 +101,9 @@ def test_other_norms_are_refused_before_the_model_is_loaded(family, error, says,
 def test_half_precision_is_refused():
     decoder = tiny_decoder("gpt2")
     decoder.module.bfloat16()
-    with pytest.raises(MethodError, match=r"rms-fold is exact in float32, and the weights are torch\.bfloat16: run with"):
+    with pytest.raises(
+        MethodError, match=r"rms-fold is exact in float32, and the weights are torch\.bfloat16: run with"
+    ):
         RmsFold().check_model(decoder)
 
 
