@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
 import torch
 from torch import nn
@@ -30,6 +30,8 @@ from harness.model.weights.replaced import dense_names
 
 _READERS: tuple[Role, ...] = ("query", "key", "value", "gate", "up")
 _WRITERS: tuple[Role, ...] = ("output", "down")
+_SMALL = 1e-3
+"""A size of inputs to a norm at which its ``eps`` counts."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +42,7 @@ class Norm:
         name: its path in the dense model.
         centres: it subtracts the mean first: a LayerNorm; else an RMSNorm.
         offset: what is added to its weight to give the gain: 0, or 1 in the Gemmas.
+        eps: what is added to the mean square.
         readers: the linear layers that read it.
     """
 
@@ -47,6 +50,7 @@ class Norm:
     module: nn.Module
     centres: bool
     offset: int
+    eps: float
     readers: tuple[Site, ...]
 
     @property
@@ -189,11 +193,10 @@ def rms_norms(model: Decoder) -> Iterator[None]:
     with ExitStack() as undo:
         for norm in Stream.of(model).norms:
             if norm.centres:
-                module: Any = norm.module
-                rms = nn.RMSNorm(module.normalized_shape, module.eps, elementwise_affine=False)
-                replace_forward(undo, module, rms.forward)
-                for name in list(module._parameters):
-                    put(undo, module, name, None)
+                rms = nn.RMSNorm(model.config.hidden_size, norm.eps, elementwise_affine=False)
+                replace_forward(undo, norm.module, rms.forward)
+                for name in list(norm.module._parameters):
+                    put(undo, norm.module, name, None)
         yield
 
 
@@ -255,4 +258,6 @@ def _norm(model: Decoder, name: str, module: nn.Module, readers: tuple[Site, ...
     as_expected = all(torch.allclose(*pair, atol=1e-3) for pair in zip((gain, bias), expected, strict=True))
     if parameters - {"weight", "bias"} or offset not in (0, 1) or not as_expected:
         raise UnsupportedModelError(f"{_kind(model)}: {name}, a {type(module).__name__}, is no norm of a known form")
-    return Norm(name, module, torch.allclose(shifted, plain, atol=1e-3), offset, readers)
+    share = ((probe.forward(_SMALL * x) - bias) / gain / x).double().mean()  # s / sqrt(s^2 + eps)
+    eps = _SMALL**2 * float(1 / share.square() - 1)
+    return Norm(name, module, torch.allclose(shifted, plain, atol=1e-3), offset, max(eps, 0.0), readers)

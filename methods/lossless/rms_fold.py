@@ -59,10 +59,10 @@ class RmsFold(Method):
 
         super().check_model(model, below)
         require_layer_norms(model)
-        if model.module.dtype.itemsize < 4:
+        dtype = model.autocast or model.module.dtype
+        if dtype.itemsize < 4:
             raise MethodError(
-                f"{self.name} is exact in float32, and the weights are {model.module.dtype}: run with "
-                "--model_args dtype=float32"
+                f"{self.name} is exact in float32, and the model runs in {dtype}: run with --model_args dtype=float32"
             )
 
     @contextmanager
