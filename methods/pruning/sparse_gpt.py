@@ -94,7 +94,7 @@ class SparseGPT(Zeros, OnLinears, OnText):
             if not new.isfinite().all():
                 raise MethodError(f"{self.name}: the new weight of {site.name} is not finite: the old one is damaged")
             weights[site.name] = new.to(site.weight)
-            errors.append(error / hessian.error(weight))
+            errors.append(error / (hessian.error(weight) or 1.0))
             if hessian.damping != DAMPING:
                 damping[site.name] = hessian.damping
             return weights[site.name]
@@ -116,7 +116,8 @@ class SparseGPT(Zeros, OnLinears, OnText):
 
         if emptied := prepared.facts["emptied"]:
             names = ", ".join(emptied[:3]) + (", ..." if len(emptied) > 3 else "")
-            log.warning(f"{self.name}: in {len(emptied)} linear layers a row lost all of its weights: {names}")
+            count = f"{len(emptied)} of {len(prepared.tensors)} linear layers"
+            log.warning(f"{self.name}: a row lost all of its weights in {count}: {names}")
         sites = (site for site in self.sites(model) if site.name in prepared.tensors)
         return zeroed((site, prepared.tensors[site.name], self.pattern) for site in sites)
 

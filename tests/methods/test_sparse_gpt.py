@@ -126,7 +126,7 @@ def test_a_row_without_weights_is_warned_of(caplog):
     state = method.prepare(decoder, TEXT)
     assert state.facts["emptied"] == ["model.layers.1.mlp.up_proj"]
     with caplog.at_level(logging.WARNING, "harness"), method.attach(decoder, state):
-        assert "sparse-gpt: in 1 linear layers a row lost all of its weights: model.layers.1.mlp.up_proj" in caplog.text
+        assert "a row lost all of its weights in 1 of 28 linear layers: model.layers.1.mlp.up_proj" in caplog.text
 
 
 def test_damage_and_widths_that_do_not_fit_are_refused():

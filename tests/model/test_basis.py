@@ -91,6 +91,13 @@ def test_an_offset_of_the_gain_is_seen():
     assert {norm.offset for norm in Stream.of(tiny_decoder("llama")).norms} == {0}
 
 
+@pytest.mark.parametrize("eps", [1e-3, 1e-5, 1e-6, 1e-8])
+@pytest.mark.parametrize(("family", "option"), [("gpt2", "layer_norm_epsilon"), ("llama", "rms_norm_eps")])
+def test_what_a_norm_adds_is_read_off_it(family, option, eps):
+    decoder = tiny_decoder(family, layers=1, **{option: eps})
+    assert all(norm.eps == pytest.approx(eps, rel=1e-3, abs=1e-11) for norm in Stream.of(decoder).norms)
+
+
 def test_a_norm_that_computes_something_else_is_refused():
     decoder = tiny_decoder("llama")
     norm = decoder.anatomy.blocks[1].mlp.pre_norm
