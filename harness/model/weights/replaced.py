@@ -57,6 +57,7 @@ def replaced(model: Decoder, tensors: Mapping[str, torch.Tensor]) -> Iterator[No
         for name, module in modules.items()
         for attribute, parameter in module._parameters.items()
         if parameter is not None or (attribute == "bias" and isinstance(module, LINEAR))
+        if "computed_by" not in module._modules  # what computes it has copies of its own
     }
     for name, values in tensors.items():
         if name not in places:
@@ -66,10 +67,12 @@ def replaced(model: Decoder, tensors: Mapping[str, torch.Tensor]) -> Iterator[No
     new: dict[nn.Parameter | None, list[nn.Parameter]] = {}  # what has taken the place of a parameter, tied ones once
     with ExitStack() as undo:
         for name, values in tensors.items():
-            before = places[name].parameter
-            tied = next((after for after in new.get(before, ()) if torch.equal(after, values.to(after))), None)
-            after = replace(undo, places[name], values if tied is None else tied)
-            new.setdefault(before, []).append(after)
+            place, others = places[name], new.setdefault(places[name].parameter, [])
+            tied = next((other for other in others if torch.equal(other, values.to(other))), None)
+            if tied is not None:
+                put(undo, *place, tied)
+            else:
+                others.append(replace(undo, place, values))
         yield
 
 
@@ -77,15 +80,14 @@ def replace(undo: ExitStack, place: Place, values: torch.Tensor, zeros: Pattern 
     """Put values in place of a parameter until ``undo`` closes.
 
     Args:
-        values: of the parameter's shape; a parameter is taken as it is, the values of another tensor are copied.
+        values: of the parameter's shape; they are copied.
         zeros: the pattern of the zeros among the values, where they are a weight's that a method pruned.
     """
-    before, after = place.example, values
-    if not isinstance(after, nn.Parameter):
-        with torch.no_grad():
-            copied = torch.empty_like(before).copy_(values)  # in the layout, type and place of the parameter's own
-        after = nn.Parameter(copied, requires_grad=before.requires_grad)
-    put(undo, place.module, place.attribute, after)
+    before = place.example
+    with torch.no_grad():
+        copied = torch.empty_like(before).copy_(values)  # in the layout, type and place of the parameter's own
+    after = nn.Parameter(copied, requires_grad=before.requires_grad)
+    put(undo, *place, after)
     if place.attribute == "weight":
         _label(undo, place.module, zeros, before, after)
     return after

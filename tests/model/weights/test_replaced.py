@@ -92,6 +92,15 @@ def test_what_is_given_is_not_what_the_model_holds():
         assert values.all()
 
 
+def test_a_parameter_can_be_given_of_another_type():
+    decoder = tiny_decoder("llama")
+    decoder.module.bfloat16()
+    given = torch.nn.Parameter(torch.full((32,), 1.001, dtype=torch.float64))
+    with replaced(decoder, {"model.norm.weight": given}):
+        assert decoder.module.model.norm.weight is not given
+        assert torch.equal(decoder.module.model.norm.weight, given.bfloat16())
+
+
 def test_a_linear_layer_can_be_given_a_bias(ids):
     decoder = tiny_decoder("llama")
     dense, names = logits(decoder, ids), list(decoder.module.state_dict())
@@ -181,6 +190,11 @@ def test_kernels_compute_what_is_there_and_are_not_replaced(ids):
             torch.testing.assert_close(computed, values.T, rtol=1e-3, atol=1e-3)
             says = r"up_proj\.weight cannot be replaced: its linear layer is computed by"
             with pytest.raises(MethodError, match=says), replaced(decoder, {name: values}):
+                pass
+            with (
+                pytest.raises(MethodError, match=r"up_proj\.bias cannot be replaced"),
+                replaced(decoder, {f"{site.name}.bias": torch.zeros(48)}),
+            ):
                 pass
         assert torch.equal(site.weight, values)
 
