@@ -31,8 +31,9 @@ class RmsFold(Method):
     Parameters: none.
 
     Limits: what is saved is arithmetic of the norms, which FLOPs leave out, so the record calls it none; the time shows
-    what it is worth. A head that was tied to the embedding takes memory of its own. Models with RMSNorms are refused,
-    and so are weights in half precision, which cannot hold the products. It goes before other methods in a stack.
+    what it is worth, and on a CPU it can be less than nothing: torch has LayerNorm in one operation there, and RMSNorm
+    in several. A head that was tied to the embedding takes memory of its own. Models with RMSNorms are refused, and so
+    is half precision, which cannot hold the products. It goes before other methods in a stack.
 
     Deviations: the paper's variant with one channel less, Pre-CRMSNorm, is left out.
 
