@@ -14,7 +14,7 @@ from harness.contract.families import Family
 from harness.contract.method import Method
 from harness.contract.preparation import Preparation
 from harness.contract.prepared import Prepared
-from harness.core.errors import MethodError
+from harness.core.errors import MethodError, UnknownNameError
 from harness.core.strangers import text_of
 
 if TYPE_CHECKING:
@@ -60,7 +60,8 @@ class Stack(Facts):
         """
         for index, part in enumerate(self.parts):
             if type(part).check_model is not Method.check_model:
-                part.check_model(outline(), self.parts[:index])
+                with _naming(part):
+                    part.check_model(outline(), self.parts[:index])
 
     @property
     def label(self) -> str:
@@ -114,7 +115,8 @@ class Stack(Facts):
                 attached.enter_context(model.computed_by(kernels))
             for index, part in enumerate(self.parts):
                 below = tuple(method.fingerprint for method in self.parts[:index])
-                state = preparation.state(part, model, below)
+                with _naming(part):
+                    state = preparation.state(part, model, below)
                 attached.enter_context(_attached(part, model, state))
                 states.append(state)
             yield states
@@ -128,16 +130,30 @@ def _attached(part: Method, model: "Decoder", state: Prepared) -> Iterator[None]
         MethodError: it is none that can be, or is left otherwise than once.
     """
     what = f"{type(part).__name__}.attach must be a context manager: decorated with @contextmanager, and with one yield"
-    context = part.attach(model, state)
+    with _naming(part):
+        context = part.attach(model, state)
     made = vars(context).get("gen", context) if isinstance(context, AbstractContextManager) else None
     if not isinstance(made, AbstractContextManager | Generator):
         raise MethodError(what)
     try:
-        with context:
+        with ExitStack() as attached:
+            with _naming(part):
+                attached.enter_context(context)
             yield
     except RuntimeError as error:
         if text_of(error).startswith("generator didn't "):  # contextlib's "yield" and "stop"
             raise MethodError(what) from error
+        raise
+
+
+@contextmanager
+def _naming(part: Method) -> Iterator[None]:
+    """Begin what is refused in the ``with`` block with the method's name: an engine does not know who called it."""
+    try:
+        yield
+    except (MethodError, UnknownNameError) as error:
+        if part.name not in (sentence := text_of(error)):
+            error.args = (f"{part.name}: {sentence}",)
         raise
 
 

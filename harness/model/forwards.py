@@ -1,6 +1,6 @@
-"""A module's forward, replaced for a while: what the engines that stand in for decoder layers share.
+"""A module's forward and its attributes, replaced for a while: what engines share that stand in for parts of a model.
 
-The layer keeps its class, weights and hooks; only the instance's attribute ``forward`` is set, and deleted again.
+A layer keeps its class, weights and hooks; only the instance's attribute ``forward`` is set, and deleted again.
 """
 
 import inspect
@@ -15,6 +15,12 @@ from torch import nn
 from harness.core.errors import MethodError
 
 CACHE_NAMES = ("past_key_values", "past_key_value", "layer_past")
+
+
+def put(undo: ExitStack, owner: Any, name: str, value: Any) -> None:
+    """Set an attribute that exists, such as a module's part; ``undo`` restores the old value when it closes."""
+    undo.callback(setattr, owner, name, getattr(owner, name))
+    setattr(owner, name, value)
 
 
 def replace_forward(undo: ExitStack, module: nn.Module, function: Callable[..., Any], name: str = "forward") -> None:

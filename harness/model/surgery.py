@@ -20,6 +20,7 @@ from transformers import DynamicCache
 from harness.contract.anatomy import Block, Branch
 from harness.contract.decoder import Decoder
 from harness.core.errors import MethodError
+from harness.model.forwards import put
 from harness.model.layouts import LAYER_INDEX_NAMES
 
 
@@ -58,12 +59,6 @@ def without_branches(model: Decoder, *, attention: Iterable[int] = (), mlp: Iter
             _drop(undo, block, block.mlp, _NoMLP())
         _assign_slots(undo, model)
         yield
-
-
-def put(undo: ExitStack, owner: Any, name: str, value: Any) -> None:
-    """Set an attribute that exists, such as a module's part; ``undo`` restores the old value when it closes."""
-    undo.callback(setattr, owner, name, getattr(owner, name))
-    setattr(owner, name, value)
 
 
 class _NoAttention(nn.Module):

@@ -41,6 +41,7 @@ def model_snapshot(decoder: "Decoder") -> dict[str, Any]:
         snapshot |= {f"{what} of {name or 'the model'}": state for what, state in _part(part)}
     for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
         snapshot[f"the tensor {name}"] = tensor
+        snapshot[f"the object and the storage of {name}"] = id(tensor), tensor.data_ptr()
         snapshot[f"the values of {name}"] = tensor.detach().clone()
         snapshot[f"requires_grad of {name}"] = tensor.requires_grad
     return snapshot

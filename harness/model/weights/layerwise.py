@@ -18,7 +18,7 @@ from harness.core.errors import Enough, MethodError
 Observers = Mapping[nn.Module, Callable[[torch.Tensor], None]]
 """For some modules of a layer, what is called with the inputs [tokens, in] of each forward."""
 
-Visit = Callable[[Block, Callable[[Observers], None]], AbstractContextManager[None]]
+Visit = Callable[[Block, Callable[[Observers], None]], AbstractContextManager[Any]]
 """A method's work on one layer: it is given the block and a function that runs the layer on all windows under
 observers, which it may call any number of times. It returns a context manager that changes the layer while its outputs,
 the next layer's inputs, are computed."""

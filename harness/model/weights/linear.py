@@ -7,7 +7,7 @@ the embedding.
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, cast
@@ -21,6 +21,7 @@ from harness.contract.facts import Savings, worst
 from harness.contract.linears import LINEAR
 from harness.contract.parameters import Pattern
 from harness.core.errors import MethodError
+from harness.model.weights.replaced import Place, dense_names, replace, zeros
 
 if TYPE_CHECKING:
     from harness.contract.stack import Stack
@@ -58,7 +59,7 @@ class Site:
     """A linear layer of the model.
 
     Attributes:
-        name: its path in the model, such as "model.layers.0.mlp.up_proj".
+        name: its path in the dense model, such as "model.layers.0.mlp.up_proj".
         layer: the dense model's index of its decoder layer; None for the head.
         place: the same layer whatever other methods take out: that index and the path within the decoder layer, such
             as "0.mlp.up_proj"; "head".
@@ -72,14 +73,17 @@ class Site:
     @property
     def weight(self) -> torch.Tensor:
         """Its weight, of shape [out, in]; a view where the module keeps it transposed."""
-        weight = cast("torch.Tensor", self.module.weight).detach()
-        return weight.T if isinstance(self.module, Conv1D) else weight
+        return self.stored(cast("torch.Tensor", self.module.weight).detach())
 
     @property
     def bias(self) -> torch.Tensor | None:
         """Its bias, of shape [out]."""
         bias = cast("torch.Tensor | None", getattr(self.module, "bias", None))
         return None if bias is None else bias.detach()
+
+    def stored(self, weight: torch.Tensor) -> torch.Tensor:
+        """A weight [out, in] as the module keeps it, or back."""
+        return weight.T if isinstance(self.module, Conv1D) else weight
 
 
 def sites(
@@ -103,21 +107,21 @@ def sites(
         for block in model.live
         for path, part in block.module.named_modules()
     }
+    names = dense_names(model)
     every = [
         Site(name, places[module][0], module, places[module][1])
-        for name, module in model.module.named_modules()
+        for module, name in names.items()
         if isinstance(module, LINEAR) and module in places
     ]
     for pattern in patterns:
         if not any(fnmatchcase(site.name, pattern) for site in every):
-            names = ", ".join(site.name for site in every[:3])
-            raise MethodError(f"no linear layer is named {pattern!r}; they are named {names}, ...")
+            first = ", ".join(site.name for site in every[:3])
+            raise MethodError(f"no linear layer is named {pattern!r}; they are named {first}, ...")
     chosen = [
         site for site in every if site.layer in wanted and any(fnmatchcase(site.name, pattern) for pattern in patterns)
     ]
     if head:
-        name = next(name for name, module in model.module.named_modules() if module is model.anatomy.head)
-        chosen.append(Site(name, None, model.anatomy.head, "head"))
+        chosen.append(Site(names[model.anatomy.head], None, model.anatomy.head, "head"))
     for site in chosen:
         if (replacement := computed_by(site.module)) is not None:
             raise MethodError(
@@ -154,30 +158,26 @@ def _restore(module: nn.Module, parameters: dict[str, Any], forward: Any) -> Non
 
 
 @contextmanager
-def masked(masks: Iterable[tuple[Site, torch.Tensor, Pattern]]) -> Iterator[None]:
-    """Set weights of linear layers to zero, for the dense product to multiply.
+def zeroed(weights: Iterable[tuple[Site, torch.Tensor, Pattern]]) -> Iterator[None]:
+    """Give linear layers weights with zeros among them, for the dense product to multiply.
 
     Args:
-        masks: by site, which weights stay, bool [out, in], and the pattern that the zeros come in, for the record.
+        weights: by site, the weight [out, in], and the pattern that its zeros come in, for the record; they are taken
+            one by one as they are made.
     """
     with ExitStack() as undo:
-        for site, mask, pattern in masks:
-            undo.callback(_unmask, site.module, site.module._parameters["weight"])
-            weight = site.weight * mask
-            weight = weight.T.contiguous() if isinstance(site.module, Conv1D) else weight
-            site.module._parameters["weight"] = nn.Parameter(weight, requires_grad=False)
-            vars(site.module)["zeros"] = pattern
+        for site, weight, pattern in weights:
+            replace(undo, Place(site.module, "weight"), site.stored(weight), pattern)
         yield
 
 
-def zeros(module: nn.Module) -> Pattern | None:
-    """The pattern in which a linear layer's weight is masked, if it is."""
-    return cast("Pattern | None", vars(module).get("zeros"))
+def masked(masks: Iterable[tuple[Site, torch.Tensor, Pattern]]) -> AbstractContextManager[None]:
+    """``zeroed`` for weights that change in nothing else.
 
-
-def _unmask(module: nn.Module, weight: Any) -> None:
-    module._parameters["weight"] = weight
-    vars(module).pop("zeros", None)
+    Args:
+        masks: by site, which weights stay, bool [out, in], and the pattern.
+    """
+    return zeroed((site, site.weight * mask, pattern) for site, mask, pattern in masks)
 
 
 def kernel_counts(model: Decoder) -> dict[str, int]:

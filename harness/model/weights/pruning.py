@@ -6,7 +6,7 @@ its weights' squared scores.
 """
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Literal
@@ -14,13 +14,13 @@ from typing import Literal
 import torch
 from torch.nn.functional import pad
 
-from harness.contract.anatomy import Block
 from harness.contract.decoder import Decoder
 from harness.contract.parameters import Pattern
 from harness.contract.prepared import Prepared
 from harness.core.errors import MethodError
-from harness.model.weights.layerwise import Observers, layer_by_layer
-from harness.model.weights.linear import Site, masked, zeros
+from harness.model.weights.linear import Site, masked
+from harness.model.weights.observers import SumOfSquares, calibrate
+from harness.model.weights.replaced import zeros
 
 log = logging.getLogger("harness")
 
@@ -42,9 +42,8 @@ def keep(scores: torch.Tensor, pattern: Pattern, sparsity: float, within: Litera
     """
     if sparsity == 0:
         return torch.ones_like(scores, dtype=torch.bool)
+    refuse_width(scores.shape[1], pattern)
     if pattern == "2:4":
-        if scores.shape[1] % 4:
-            raise MethodError(f"pattern=2:4 needs a multiple of 4 inputs; a linear layer here has {scores.shape[1]}")
         return _without_least(scores.reshape(-1, 4), 2).view(scores.shape)
     rows = ROWS[pattern]
     blocks = scores
@@ -54,6 +53,16 @@ def keep(scores: torch.Tensor, pattern: Pattern, sparsity: float, within: Litera
     groups = blocks if within == "rows" else blocks.reshape(1, -1)  # [groups, in] or [1, groups * in]
     kept = _without_least(groups, int(groups.shape[1] * sparsity)).view(blocks.shape)
     return kept.repeat_interleave(rows, 0)[: len(scores)]  # [groups, in] to [out, in]
+
+
+def refuse_width(inputs: int, pattern: Pattern) -> None:
+    """Refuse a linear layer of a number of inputs that the pattern does not divide.
+
+    Raises:
+        MethodError: 2:4, and the number of inputs is no multiple of 4.
+    """
+    if pattern == "2:4" and inputs % 4:
+        raise MethodError(f"pattern=2:4 needs a multiple of 4 inputs; a linear layer here has {inputs}")
 
 
 def _without_least(scores: torch.Tensor, count: int) -> torch.Tensor:
@@ -141,27 +150,18 @@ def wanda(
     """
     pruned = Pruned()
 
-    def visit(block: Block, run: Callable[[Observers], None]) -> AbstractContextManager[None]:
-        own = [site for site in chosen if site.layer == block.index]
-        squares = {site.module: torch.zeros(site.weight.shape[1], dtype=torch.float64) for site in own}
-        run({site.module: _adder(squares[site.module]) for site in own})
-        for site in own:
-            # [out, in] times [in]
-            scores = site.weight.abs().float() * squares[site.module].sqrt().to(site.weight.device, torch.float32)
-            if not torch.isfinite(scores).all():
-                raise MethodError(f"the scores of {site.name} are not finite: a weight or an activation is damaged")
-            pruned.add(site, scores, keep(scores, pattern, sparsity[block.index], "rows"))
-        return masked((site, pruned.masks[site.name], pattern) for site in own)
+    def change(site: Site, squares: SumOfSquares) -> torch.Tensor:
+        assert site.layer is not None
+        # [out, in] times [in]
+        scores = site.weight.abs().float() * squares.value.sqrt().to(torch.float32)
+        if not torch.isfinite(scores).all():
+            raise MethodError(f"the scores of {site.name} are not finite: a weight or an activation is damaged")
+        kept = keep(scores, pattern, sparsity[site.layer], "rows")
+        pruned.add(site, scores, kept)
+        return site.weight * kept
 
-    pruned.tokens = layer_by_layer(model, windows, visit)
+    pruned.tokens = calibrate(model, windows, chosen, SumOfSquares, change)
     return pruned
-
-
-def _adder(total: torch.Tensor) -> Callable[[torch.Tensor], None]:
-    def add(x: torch.Tensor) -> None:
-        total.add_(x.double().square().sum(0).to(total.device))
-
-    return add
 
 
 def magnitude(chosen: Sequence[Site], pattern: Pattern, sparsity: Sequence[float]) -> Pruned:

@@ -6,7 +6,18 @@ They run on generated models of several families, on a CPU and offline, and take
 from collections.abc import Callable, Iterator, Sequence
 
 from harness.testing.check import Check
-from harness.testing.checks import answers, batching, contract, isolation, preparation, restoring, saving, support, work
+from harness.testing.checks import (
+    answers,
+    batching,
+    contract,
+    isolation,
+    preparation,
+    restoring,
+    saving,
+    support,
+    weights,
+    work,
+)
 from harness.testing.subject import FAMILIES, Checked, Subject
 
 _BODIES: tuple[Callable[[Subject], None], ...] = (
@@ -23,6 +34,7 @@ _BODIES: tuple[Callable[[Subject], None], ...] = (
     restoring.restores_after_an_exception,
     restoring.restores_the_process,
     restoring.attaches_again,
+    weights.tied_weights_change_nothing,
     answers.neutral_is_dense,
     answers.exact_is_exact,
     answers.deterministic,
