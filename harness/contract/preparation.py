@@ -73,6 +73,10 @@ class Preparation:
                 self.announce(f"the states on this machine fill their quota: cleared {cleared.label}, unused longest")
             return Prepared.load(folder, key)  # what later runs will get, in the types that JSON leaves
 
+    def beside(self, model: "Decoder") -> "Preparation":
+        """The same, with the model as it stands now as the dense one that methods learn from."""
+        return replace(self, calibration=self.calibration and self.calibration.beside(model))
+
     def key(self, method: "Method", model: "Decoder", below: tuple[str, ...] = ()) -> dict[str, Any]:
         """Everything that the method's state depends on."""
         return self._surroundings(model, below) | {"name": method.name, "method": method.fingerprint}

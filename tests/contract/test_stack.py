@@ -14,7 +14,7 @@ from harness.contract.states import States
 from harness.contract.study import Study
 from harness.core.errors import MethodError, UnknownNameError
 from harness.methods.dense import Dense
-from harness.model.weights.linear import savings
+from harness.model.weights.savings import savings
 from harness.results.store import Store
 from harness.run import loading
 from harness.run.session import Session

@@ -7,11 +7,14 @@ from typing import Any
 
 import pytest
 
-from harness.contract.study import Study
+from harness.contract.study import Needs, Study
 from harness.core.errors import HarnessError
 from harness.evaluate import tasks as tasks_module
-from harness.evaluate.calibration_text import DOCUMENTS, calibration_for
+from harness.evaluate.calibration_text import calibration_for
 from harness.evaluate.tasks import LoadedTask, Overrides, TaskLoader
+
+
+DOCUMENTS = Needs().documents
 
 
 @pytest.fixture(autouse=True)

@@ -4,11 +4,14 @@ import json
 
 import pytest
 
-from harness.contract.study import Study
+from harness.contract.study import Needs, Study
 from harness.core.errors import MethodError
 from harness.evaluate.calibration_text import calibration_for
-from harness.evaluate.questions import training_questions
 from harness.evaluate.tasks import Overrides, TaskLoader, refuse_without_prompt
+
+
+def training_questions(task, count):
+    return task.training.questions(count, seed=0)
 
 
 def load(folder, name):
@@ -63,6 +66,6 @@ def test_what_is_scored_teaches_nothing(tiny_tasks, tmp_path):
 def test_as_many_as_asked_for_always_the_same(tiny_tasks):
     task = load(tiny_tasks, "tiny_letters")
     assert training_questions(task, 5) == training_questions(task, 5) == training_questions(task, 100)[:5]
-    plain, asked = calibration_for(task, "task"), calibration_for(task, "task", questions=5)
+    plain, asked = calibration_for(task, "task"), calibration_for(task, "task", Needs(questions=5))
     assert (plain.questions, len(asked.questions)) == ((), 5)
     assert plain.fingerprint == Study(plain.texts, "elsewhere").fingerprint != asked.fingerprint

@@ -13,7 +13,7 @@ from harness.core.errors import MethodError
 from harness.testing.outcome import Failed, Skipped
 from harness.testing.serve import TEXTS, Answers, generate, identical, score
 from harness.testing.snapshot import changes, global_snapshot, in_words, kept_random_state, model_snapshot
-from harness.testing.subject import TEXT, Subject
+from harness.testing.subject import Subject, study_of
 
 if TYPE_CHECKING:
     from harness.contract.decoder import Decoder
@@ -24,7 +24,7 @@ def state_survives(subject: Subject) -> None:
     """A saved and loaded state, given to a new object of the method, gives the same; another model's is refused."""
     for part in _prepared_parts(subject):
         for family, decoder in subject.each():
-            state, key = part.prepare(decoder, TEXT), {"model": decoder.fingerprint}
+            state, key = part.prepare(decoder, study_of([part], decoder)), {"model": decoder.fingerprint}
             with TemporaryDirectory() as temporary:
                 folder = Path(temporary) / "state"
                 _save(state, folder, key, family)
@@ -62,7 +62,7 @@ def prepares_the_same_again(subject: Subject) -> None:
             states = []
             for seed in (0, 1):
                 with kept_random_state(seed):
-                    states.append(part.prepare(decoder, TEXT))
+                    states.append(part.prepare(decoder, study_of([part], decoder)))
             first, second = states
             same = first.facts == second.facts and first.tensors.keys() == second.tensors.keys()
             if not same or not all(torch.equal(first.tensors[name], second.tensors[name]) for name in first.tensors):
@@ -75,7 +75,7 @@ def preparation_changes_nothing(subject: Subject) -> None:
         for family, decoder in subject.each():
             score(decoder, TEXTS[:1])
             before = model_snapshot(decoder), global_snapshot()
-            part.prepare(decoder, TEXT)
+            part.prepare(decoder, study_of([part], decoder))
             after = model_snapshot(decoder), global_snapshot()
             changed = [name for pair in zip(before, after, strict=True) for name in changes(*pair)]
             if changed:
