@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.contract import registry
 from harness.contract.facts import Facts, fold
-from harness.contract.families import Family
+from harness.contract.families import Family, refusal
 from harness.contract.method import Method
 from harness.contract.preparation import Preparation
 from harness.contract.prepared import Prepared
@@ -30,12 +30,15 @@ class Stack(Facts):
     """One or more methods applied together; it declares what they declare together (harness.contract.facts).
 
     Raises:
-        MethodError: a method that may not be stacked is asked to be.
+        MethodError: a method that may not be stacked is asked to be, or has a family that is none.
     """
 
     parts: tuple[Method, ...]
 
     def __post_init__(self) -> None:
+        for part in self.parts:
+            if reason := refusal(part.name, getattr(part, "family", None)):
+                raise MethodError(reason)
         alone = [part.name for part in self.parts if not part.stackable]
         if len(self.parts) > 1 and alone:
             raise MethodError(f"{alone[0]} cannot be stacked with another method: run it alone")

@@ -13,7 +13,6 @@ from harness.evaluate import tasks as tasks_module
 from harness.evaluate.calibration_text import calibration_for
 from harness.evaluate.tasks import LoadedTask, Overrides, TaskLoader
 
-
 DOCUMENTS = Needs().documents
 
 
