@@ -96,6 +96,7 @@ class Study:
         workbench: where preparation keeps finished parts and reports to.
         dense: the dense model, where a method needs it (``Needs.teacher``): whatever is attached to the model that is
             prepared, and whatever is trained of it, this one stays as it is.
+        whole: whether the texts are all there is of their source, and not a sample that more can be drawn for.
     """
 
     texts: tuple[str, ...]
@@ -103,6 +104,7 @@ class Study:
     questions: tuple[Question, ...] = ()
     workbench: Workbench = field(default=Workbench(), compare=False)
     dense: "Decoder | None" = field(default=None, compare=False, repr=False)
+    whole: bool = field(default=False, compare=False)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -121,6 +123,11 @@ class Study:
         if self.questions:
             parts.append(f"{len(self.questions)} question{'s' * (len(self.questions) != 1)}")
         return f"{self.source}, {' and '.join(parts)}"
+
+    def limited(self, needs: Needs) -> "Study":
+        """What a method that needs this gets: the first documents and questions, the same beside whichever others."""
+        texts = self.texts if self.whole else self.texts[: needs.documents]
+        return replace(self, texts=texts, questions=self.questions[: needs.questions])
 
     def beside(self, model: "Decoder") -> "Study":
         """The same, with the model as it stands now as the dense one, before any method is attached to it."""

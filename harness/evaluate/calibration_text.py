@@ -1,12 +1,13 @@
 """Where calibration text comes from: a task's training split, a data set, a file or the bundled text. Never scored."""
 
 import random
+from itertools import islice
 from pathlib import Path
 
 from harness.contract.study import Needs, Study
 from harness.core.errors import HarnessError, UnknownNameError
 from harness.evaluate.tasks import LoadedTask
-from harness.evaluate.training_split import written
+from harness.evaluate.training_split import sampled, written
 
 
 def calibration_for(task: LoadedTask, source: str, needs: Needs = Needs(), *, seed: int = 0) -> Study:  # noqa: B008
@@ -38,7 +39,7 @@ def _from_file(path: Path) -> Study:
         raise HarnessError(
             f"--calibration {path}: not task, bundled, dataset:NAME:SPLIT:COLUMN or a text file ({error})"
         ) from error
-    return Study((text,), f"the file {path.name}")
+    return Study((text,), f"the file {path.name}", whole=True)
 
 
 def _from_dataset(task: LoadedTask, source: str, needs: Needs, seed: int) -> Study:
@@ -61,9 +62,9 @@ def _from_dataset(task: LoadedTask, source: str, needs: Needs, seed: int) -> Stu
     scored = {written(document) for document in documents}
     # a row may be the document under other names of columns
     scored |= {value for document in documents if isinstance(document, dict) for value in map(str, document.values())}
-    order = random.Random(seed).sample(range(len(rows)), min(needs.documents, len(rows)))
-    chosen = ((rows[index], str(rows[index][column])) for index in order)
-    texts = tuple(text for row, text in chosen if scored.isdisjoint((written(row), text)))
+    chosen = ((rows[index], str(rows[index][column])) for index in sampled(len(rows), seed))
+    unscored = (text for row, text in chosen if scored.isdisjoint((written(row), text)))
+    texts = tuple(islice(unscored, needs.documents))
     if not texts:
         raise HarnessError(f"--calibration {source}: all of its documents are scored by {task.name}")
     return Study(texts, f"{column} of {name}, split {split}")
@@ -74,4 +75,4 @@ def _bundled(seed: int) -> Study:
 
     texts = train_texts()
     random.Random(seed).shuffle(texts)
-    return Study(tuple(texts), "the bundled text")
+    return Study(tuple(texts), "the bundled text", whole=True)

@@ -11,9 +11,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from functools import cached_property
 from itertools import islice
-from typing import Any
+from typing import Any, Final
 
 from harness.contract.study import Question
+
+SAMPLE: Final = 256
+"""Documents that are drawn and mixed before any others are."""
 
 
 class TrainingSplit:
@@ -21,7 +24,7 @@ class TrainingSplit:
 
     def __init__(self, tasks: Mapping[str, Any]) -> None:
         self._all = list(tasks.values())
-        self._texts: dict[tuple[int, int], tuple[str, ...]] = {}
+        self._texts: dict[int, tuple[list[str], Iterator[str]]] = {}
         self._questions: dict[tuple[int, int], tuple[list[Question], Iterator[Question]]] = {}
 
     @cached_property
@@ -46,19 +49,29 @@ class TrainingSplit:
         return {written(document) for task in self._all for document in task.eval_docs}
 
     def texts(self, count: int, seed: int) -> tuple[str, ...]:
-        """Prompt and answer of at most ``count`` documents, a seeded sample."""
-        if (count, seed) not in self._texts:
-            self._texts[count, seed] = tuple(self._sampled(count, seed))
-        return self._texts[count, seed]
+        """Prompt and answer of at most ``count`` documents, a seeded sample; of more, the first are the same."""
+        if seed not in self._texts:
+            self._texts[seed] = [], self._texts_in_order(seed)
+        texts, following = self._texts[seed]
+        texts += islice(following, max(count - len(texts), 0))
+        return tuple(texts[:count])
 
-    def _sampled(self, count: int, seed: int) -> list[str]:
-        texts = []
+    def _texts_in_order(self, seed: int) -> Iterator[str]:
+        first, others = [], []
         for task, documents in self._tasks:
-            order = random.Random(seed).sample(range(len(documents)), min(count, len(documents)))
-            chosen = (documents[index] for index in order)
-            texts += [text for doc in chosen if not self._is_scored(task, doc) for text in _text(task, doc)]
+            order = sampled(len(documents), seed)
+            first += [(task, documents[index]) for index in order[:SAMPLE]]
+            others += [(task, documents, index) for index in order[SAMPLE:]]
+        texts = [text for task, document in first for text in self._text(task, document)]
         random.Random(seed).shuffle(texts)
-        return texts[:count]
+        yield from texts
+        random.Random(seed).shuffle(others)
+        for task, documents, index in others:
+            yield from self._text(task, documents[index])
+
+    def _text(self, task: Any, document: Any) -> Iterator[str]:
+        if not self._is_scored(task, document):
+            yield from _text(task, document)
 
     def questions(self, count: int, seed: int) -> list[Question]:
         """At most ``count`` questions, a seeded sample over the tasks.
@@ -86,6 +99,14 @@ class TrainingSplit:
 
     def _is_scored(self, task: Any, document: Any) -> bool:
         return written(document) in self._evaluated or _digest(task, document) in self._scored
+
+
+def sampled(count: int, seed: int) -> list[int]:
+    """The indices of so many documents in the order in which they are drawn."""
+    first = random.Random(seed).sample(range(count), min(SAMPLE, count))
+    others = sorted({*range(count)} - {*first})
+    random.Random(seed).shuffle(others)
+    return first + others
 
 
 def written(document: Any) -> str:

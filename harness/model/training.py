@@ -1,6 +1,6 @@
 """A small trainer: some parameters of a model, or new ones that act on it, fitted to text while all else is frozen.
 
-Deterministic: the batches are given, no dropout runs, and whatever is drawn at random is drawn from the step's own seed.
+Deterministic: the batches are given, no dropout runs, and what is drawn at random is drawn from the step's own seed.
 Resumable: every few steps the state is written to the workbench, and a killed training goes on from there to the same
 result. What is trained takes the place of parameters for a forward alone, so the model is never written to.
 """
@@ -100,9 +100,8 @@ def tune(
     """
     trained = {name: start.detach().clone().float().requires_grad_() for name, start in parameters.items()}
     optimizer = torch.optim.Adam(trained.values(), lr=rate)
-    kept = TrainingState.of(
-        workbench.folder, [model_identity(model), method.fingerprint, rate, seed], parameters, batches
-    )
+    depends = [model_identity(model), method.fingerprint, rate, seed]
+    kept = TrainingState.of(workbench.folder, depends, parameters, batches)
     losses = kept.restored(trained, optimizer)
     with _frozen(model), _own_randomness(model), workbench.bar(f"training {method.name}") as bar:
         if bar is not None:

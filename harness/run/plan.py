@@ -31,7 +31,7 @@ class Plan:
     """
 
     job: Job
-    _calibrations: dict[tuple[str, Needs], Study] = field(default_factory=dict, init=False)
+    _calibrations: dict[str, Study] = field(default_factory=dict, init=False)
 
     @cached_property
     def stacks(self) -> list[Stack]:
@@ -152,10 +152,10 @@ class Plan:
                 )
 
     def _calibration(self, stack: Stack, task: LoadedTask) -> Study | None:
-        """What the stack's preparation may look at; a task's documents are read once, whatever each stack needs."""
+        """What the stack's preparation may look at, of what is read once for the task, whatever each stack needs."""
         if not stack.needs_preparation:
             return None
-        key = (task.name, stack.needs)
-        if key not in self._calibrations:
-            self._calibrations[key] = calibration_for(task, self.job.calibration, stack.needs)
-        return self._calibrations[key]
+        if task.name not in self._calibrations:
+            needs = Needs.of_all(stack.needs for stack in self.stacks)
+            self._calibrations[task.name] = calibration_for(task, self.job.calibration, needs)
+        return self._calibrations[task.name].limited(stack.needs)

@@ -25,9 +25,8 @@ def branches(model: Decoder) -> list[Branch]:
     """The branches that are in the model now."""
     present = set(model.module.modules())
     kinds: tuple[Kind, ...] = ("attention", "mlp")
-    return [
-        (kind, block.index) for block in model.live for kind in kinds if getattr(block, kind).modules[-1] in present
-    ]
+    live = [(kind, block) for block in model.live for kind in kinds]
+    return [(kind, block.index) for kind, block in live if getattr(block, kind).modules[-1] in present]
 
 
 def scaled(model: Decoder, scales: Mapping[Branch, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -46,9 +45,8 @@ def scaled(model: Decoder, scales: Mapping[Branch, torch.Tensor]) -> dict[str, t
         for attribute, parameter in end.named_parameters(recurse=False):
             value = parameter.detach().float()
             offset = _offset(end) if attribute == "weight" else 0
-            values[f"{names[end]}.{attribute}"] = value * scale + offset * (
-                scale - 1
-            )  # (value + offset) scale - offset
+            # (value + offset) scale - offset, which at 1 is the value itself
+            values[f"{names[end]}.{attribute}"] = value * scale + offset * (scale - 1)
     return values
 
 
@@ -60,7 +58,7 @@ def ending(model: Decoder, block: Block, kind: Kind) -> nn.Module:
     """
     branch = getattr(block, kind)
     role = block.roles.get("output" if kind == "attention" else "down")
-    end: nn.Module | None = branch.post_norm or (role and role.module)
+    end = branch.post_norm if branch.post_norm is not None or role is None else role.module
     if end is None or getattr(end, "weight", None) is None:
         raise UnsupportedModelError(
             f"{type(model.module).__name__} (model_type {model.module.config.model_type!r}): the {kind} of layer "
