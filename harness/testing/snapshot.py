@@ -43,6 +43,7 @@ def model_snapshot(decoder: "Decoder") -> dict[str, Any]:
         snapshot[f"the tensor {name}"] = tensor
         snapshot[f"the values of {name}"] = tensor.detach().clone()
         snapshot[f"requires_grad of {name}"] = tensor.requires_grad
+        snapshot[f"the gradient of {name}"] = tensor.grad
     return snapshot
 
 

@@ -6,7 +6,18 @@ They run on generated models of several families, on a CPU and offline, and take
 from collections.abc import Callable, Iterator, Sequence
 
 from harness.testing.check import Check
-from harness.testing.checks import answers, batching, contract, isolation, preparation, restoring, saving, support, work
+from harness.testing.checks import (
+    answers,
+    batching,
+    contract,
+    isolation,
+    preparation,
+    restoring,
+    saving,
+    support,
+    training,
+    work,
+)
 from harness.testing.subject import FAMILIES, Checked, Subject
 
 _BODIES: tuple[Callable[[Subject], None], ...] = (
@@ -19,6 +30,7 @@ _BODIES: tuple[Callable[[Subject], None], ...] = (
     preparation.prepares_the_same_again,
     preparation.preparation_changes_nothing,
     preparation.state_survives,
+    training.learns_from_its_study_alone,
     restoring.restores_model,
     restoring.restores_after_an_exception,
     restoring.restores_the_process,

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 def state_survives(subject: Subject) -> None:
     """A saved and loaded state, given to a new object of the method, gives the same; another model's is refused."""
-    for part in _prepared_parts(subject):
+    for part in prepared_parts(subject):
         for family, decoder in subject.each():
             state, key = part.prepare(decoder, study_of([part], decoder)), {"model": decoder.fingerprint}
             with TemporaryDirectory() as temporary:
@@ -57,7 +57,7 @@ def _answers(method: "Method", decoder: "Decoder", state: Prepared) -> tuple[Ans
 
 def prepares_the_same_again(subject: Subject) -> None:
     """The same model and text give the same state, whatever the global random states are."""
-    for part in _prepared_parts(subject):
+    for part in prepared_parts(subject):
         for family, decoder in subject.each():
             states = []
             for seed in (0, 1):
@@ -71,7 +71,7 @@ def prepares_the_same_again(subject: Subject) -> None:
 
 def preparation_changes_nothing(subject: Subject) -> None:
     """Preparing leaves the model and the process as they were."""
-    for part in _prepared_parts(subject):
+    for part in prepared_parts(subject):
         for family, decoder in subject.each():
             score(decoder, TEXTS[:1])
             before = model_snapshot(decoder), global_snapshot()
@@ -82,7 +82,12 @@ def preparation_changes_nothing(subject: Subject) -> None:
                 raise Failed(f"{family}: preparing changes {in_words(changed)}")
 
 
-def _prepared_parts(subject: Subject) -> Iterator["Method"]:
+def prepared_parts(subject: Subject) -> Iterator["Method"]:
+    """The methods that are prepared.
+
+    Raises:
+        Skipped: there is none.
+    """
     parts = [part for part in subject.parts if part.needs_preparation]
     if not parts:
         raise Skipped("it needs no preparation")
