@@ -133,6 +133,7 @@ class Repair(Method):
         chosen = branches(model)
         trained = study.dense if self.is_control else model
         assert trained is not None
+        # --8<-- [start:training]
         length = min(self.length, getattr(model.config, "max_position_embeddings", self.length))
         batches = study.batches(model, rows=self.rows, length=length, steps=self.steps, seed=self.seed)
         tuned = tune(
@@ -146,6 +147,7 @@ class Repair(Method):
             workbench=study.workbench,
             acting=lambda scales: self._weights(trained, scales, chosen),
         )
+        # --8<-- [end:training]
         tenth = -(-self.steps // 10)
         ends = {"first": tuned.losses[:tenth], "last": tuned.losses[-tenth:]} if tenth else {}
         loss = {name: sum(losses) / tenth for name, losses in ends.items()}

@@ -73,6 +73,15 @@ def test_a_sample_is_taken_of_many_documents(tmp_path: Path) -> None:
     assert not set(texts) <= {f"Q: {question} A: answer to {question}" for question in questions("a", DOCUMENTS)}
 
 
+def test_more_documents_come_after_the_first(tmp_path: Path) -> None:
+    names = questions("a", 2 * DOCUMENTS + 9)
+    loaded = task(tmp_path, names, names[:20])
+    few, more, every = (calibration_for(loaded, "task", Needs(documents=count)).texts for count in (256, 400, 9999))
+    assert (len(few), len(more), len(every)) == (256, 400, len(names) - 20)
+    assert (few, more) == (every[:256], every[:400])
+    assert len(set(every)) == len(every)
+
+
 @pytest.mark.parametrize("source", ["task", "bundled"])
 def test_a_seed_gives_the_same_texts_again(source: str, tmp_path: Path) -> None:
     loaded = task(tmp_path, questions("a", 20), ["b"])
@@ -141,7 +150,8 @@ def test_a_data_set_is_sampled_without_what_is_scored(tmp_path: Path, monkeypatc
     asked: list[Any] = []
     mine = task(tmp_path, ["a"], ["c"])
     document = {"question": "c", "answer": "answer to c"}
-    rows = [document, *({**document, "question": f"question {i}"} for i in range(DOCUMENTS + 9))]
+    elsewhere = {**document, "answer": "in other words"}
+    rows = [document, elsewhere, *({**document, "question": f"question {i}"} for i in range(DOCUMENTS + 9))]
 
     def load(*args: Any, **options: Any) -> Any:
         asked.append((args, options))
