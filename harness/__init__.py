@@ -13,12 +13,13 @@ if TYPE_CHECKING:
     from harness.contract.families import Family
     from harness.contract.method import Method
     from harness.contract.prepared import Prepared
-    from harness.contract.study import Study
+    from harness.contract.study import Needs, Study
     from harness.results.record import RunRecord
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Needs": "harness.contract.study",
     "Study": "harness.contract.study",
     "Decoder": "harness.contract.decoder",
     "Family": "harness.contract.families",
@@ -28,7 +29,7 @@ _HOMES = {
     "Savings": "harness.contract.facts",
 }
 
-__all__ = ["Decoder", "Family", "Method", "Prepared", "RunRecord", "Savings", "Study", "__version__"]
+__all__ = ["Decoder", "Family", "Method", "Needs", "Prepared", "RunRecord", "Savings", "Study", "__version__"]
 
 
 def __getattr__(name: str) -> Any:

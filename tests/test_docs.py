@@ -18,7 +18,7 @@ from harness.cli import app
 from harness.contract import registry
 from tests.conftest import ROOT
 
-PAGES = sorted((ROOT / "docs").glob("*.md"))
+PAGES = sorted((ROOT / "docs").rglob("*.md"))
 DOCUMENTS = [
     *PAGES,
     ROOT / "README.md",

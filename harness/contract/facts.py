@@ -72,8 +72,8 @@ class Facts:
     """The declarations as class attributes, with their defaults."""
 
     savings: ClassVar[Annotated[Savings, Fact("saving", worst, _SAVINGS.__getitem__)]] = Savings.REAL
-    """Whether the running code does less work. With ``swaps_linears`` it is what the method saves where its kernels
-    run; the record has what it saved on this machine."""
+    """Whether the running code does less work; of a method on linear layers, where its kernels run. The record has what
+    was saved on this machine."""
 
     exact: ClassVar[
         Annotated[bool, _flag("exact", all, "yes: greedy output is that of dense", "no: answers can differ from dense")]
@@ -104,14 +104,6 @@ class Facts:
 
     needs_training: ClassVar[Annotated[bool, _flag("training", any, "yes: part of the preparation", "none")]] = False
     """The preparation trains something."""
-
-    swaps_linears: ClassVar[
-        Annotated[
-            bool, _flag("replaces linear layers", any, "yes: the record says which kernels ran and what they save")
-        ]
-    ] = False
-    """Linear layers are computed by others in their place (harness.model.weights.linear), each of which says whether
-    its kernel saves anything on this machine."""
 
     directs_layers: ClassVar[
         Annotated[bool, _flag("directs layers", any, "yes: a stack has one method that decides which layers run")]

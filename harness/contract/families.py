@@ -3,9 +3,10 @@
 A plugin may name a family of its own, in plain text; it comes after the known ones and looks like ``OTHER``.
 """
 
+import re
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from typing import Any, Final
 
 
 class Family(StrEnum):
@@ -21,6 +22,19 @@ class Family(StrEnum):
     CACHE = "cache"
     CONTEXT = "context"
     LOSSLESS = "lossless"
+
+
+_FAMILY: Final = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+
+
+def refusal(method: Any, family: Any) -> str | None:
+    """Why a method's family is none, in a sentence with the method's name; None where it is one."""
+    if isinstance(family, str) and _FAMILY.fullmatch(family):
+        return None
+    return (
+        f"{method}: family={family!r} is no family: expected {', '.join(Family)}, or one of your own, as text of "
+        "lower-case words joined by hyphens, such as 'kv-cache'"
+    )
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, get_type_hints
 from harness.contract.facts import Facts
 from harness.contract.families import Family
 from harness.contract.identity import method_fingerprint
+from harness.contract.study import Needs
 from harness.core.errors import MethodError, UnknownNameError
 
 if TYPE_CHECKING:
@@ -128,9 +129,14 @@ class Method(Facts, ABC):
         return frozenset()
 
     @property
-    def questions_needed(self) -> int:
-        """How many of the task's training questions ``prepare`` is to have, beside the calibration text."""
-        return 0
+    def needs(self) -> Needs:
+        """What ``prepare`` is to have beside the model: how much text, and whether questions and the dense model."""
+        return Needs()
+
+    @property
+    def is_control(self) -> bool:
+        """Whether this is a control: the same preparation, and the methods below it in a stack are off."""
+        return False
 
     def params(self) -> dict[str, Any]:
         """The hyper-parameters by name, as JSON values."""

@@ -50,6 +50,7 @@ class Preparation:
             return Prepared.load(method.state, _owner(method, model))
         if not method.needs_preparation or self.calibration is None:
             return Prepared()
+        study = self.calibration.limited(method.needs)
         key = self.key(method, model, below)
         folder = self.states.folder(method.name, key)
         with self.states.locked(folder, lambda: self.announce(f"another process prepares {method.label}: waiting")):
@@ -62,8 +63,8 @@ class Preparation:
                 else:
                     os.utime(folder)
                     return state
-            self.announce(f"preparing {method.label} on {self.calibration.source}")
-            prepared = method.prepare(model, self._with_workbench(method, model, below))
+            self.announce(f"preparing {method.label} on {study.source}")
+            prepared = method.prepare(model, self._with_workbench(study, method, model, below))
             if not isinstance(prepared, Prepared):
                 raise MethodError(
                     f"{type(method).__name__}.prepare must return Prepared, and returned a {type(prepared).__name__}"
@@ -73,27 +74,30 @@ class Preparation:
                 self.announce(f"the states on this machine fill their quota: cleared {cleared.label}, unused longest")
             return Prepared.load(folder, key)  # what later runs will get, in the types that JSON leaves
 
+    def beside(self, model: "Decoder") -> "Preparation":
+        """The same, with the model as it stands now as the dense one that methods learn from."""
+        return replace(self, calibration=self.calibration and self.calibration.beside(model))
+
     def key(self, method: "Method", model: "Decoder", below: tuple[str, ...] = ()) -> dict[str, Any]:
         """Everything that the method's state depends on."""
-        return self._surroundings(model, below) | {"name": method.name, "method": method.fingerprint}
+        return self._surroundings(method, model, below) | {"name": method.name, "method": method.fingerprint}
 
-    def _surroundings(self, model: "Decoder", below: tuple[str, ...]) -> dict[str, Any]:
-        """What a state depends on beside the method."""
+    def _surroundings(self, method: "Method", model: "Decoder", below: tuple[str, ...]) -> dict[str, Any]:
+        """What a state depends on beside the method's parameters and source."""
         return model_identity(model) | {
             "methods below": list(below),
-            "calibration text": self.calibration.fingerprint if self.calibration else None,
+            "calibration text": self.calibration.limited(method.needs).fingerprint if self.calibration else None,
             "source": of_modules(*PREPARES).digest,
             "versions": {name: version(name) for name in ("torch", "transformers")},
         }
 
-    def _with_workbench(self, method: "Method", model: "Decoder", below: tuple[str, ...]) -> Study:
-        """The calibration, with a work folder that all settings of the method on this model and text share."""
-        assert self.calibration is not None
-        workbench = self.calibration.workbench
+    def _with_workbench(self, study: Study, method: "Method", model: "Decoder", below: tuple[str, ...]) -> Study:
+        """The study, with a work folder that all settings of the method on this model and text share."""
+        workbench = study.workbench
         if workbench.folder is None:
-            return self.calibration
-        place = digest([source_of(type(method)).digest, self._surroundings(model, below)])
-        return replace(self.calibration, workbench=replace(workbench, folder=workbench.folder / place[:16]))
+            return study
+        place = digest([source_of(type(method)).digest, self._surroundings(method, model, below)])
+        return replace(study, workbench=replace(workbench, folder=workbench.folder / place[:16]))
 
 
 def _owner(method: "Method", model: "Decoder") -> dict[str, Any]:

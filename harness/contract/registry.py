@@ -18,7 +18,7 @@ from importlib.metadata import EntryPoint, distributions, entry_points
 from pathlib import Path
 from typing import Any
 
-from harness.contract.families import Family, rank
+from harness.contract.families import Family, rank, refusal
 from harness.contract.method import Method
 from harness.core.errors import MethodError, UnknownNameError
 from harness.core.strangers import METHODS, is_interrupt, message_of, stranger_of
@@ -181,8 +181,12 @@ def _checked(loaded: Any, what: str) -> type[Method]:
     if not _is_method(loaded):
         raise MethodError(f"{what} is not a subclass of harness.Method")
     missing = [attribute for attribute in ("name", "family") if not isinstance(getattr(loaded, attribute, None), str)]
+    reason = refusal(loaded.name, loaded.family) if hasattr(loaded, "family") and "name" not in missing else None
     if missing:
-        raise MethodError(f"{what} does not declare the class attribute(s) {', '.join(missing)} as text")
+        more = f": {reason}" if reason else ""
+        raise MethodError(f"{what} does not declare the class attribute(s) {', '.join(missing)} as text{more}")
+    if reason:
+        raise MethodError(f"{what} cannot be used: {reason}")
     if inspect.isabstract(loaded):
         raise MethodError(f"{what} does not define {', '.join(sorted(loaded.__abstractmethods__))}")
     if "__dataclass_fields__" not in vars(loaded):

@@ -3,17 +3,18 @@
 import hashlib
 import re
 from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.contract import registry
 from harness.contract.facts import Facts, fold
-from harness.contract.families import Family
+from harness.contract.families import Family, refusal
 from harness.contract.method import Method
 from harness.contract.preparation import Preparation
 from harness.contract.prepared import Prepared
+from harness.contract.study import Needs
 from harness.core.errors import MethodError, UnknownNameError
 from harness.core.strangers import text_of
 
@@ -29,16 +30,19 @@ class Stack(Facts):
     """One or more methods applied together; it declares what they declare together (harness.contract.facts).
 
     Raises:
-        MethodError: a method that may not be stacked is asked to be.
+        MethodError: a method that may not be stacked is asked to be, or has a family that is none.
     """
 
     parts: tuple[Method, ...]
 
     def __post_init__(self) -> None:
+        for part in self.parts:
+            if reason := refusal(part.name, getattr(part, "family", None)):
+                raise MethodError(reason)
         alone = [part.name for part in self.parts if not part.stackable]
         if len(self.parts) > 1 and alone:
             raise MethodError(f"{alone[0]} cannot be stacked with another method: run it alone")
-        vars(self).update(fold(self.parts))
+        vars(self).update(fold(self.acting))
 
     def check_order(self) -> None:
         """Refuse what cannot be stacked so, before the parts below are prepared for nothing.
@@ -89,9 +93,24 @@ class Stack(Facts):
         return any(part.needs_preparation for part in self.parts)
 
     @property
-    def questions_needed(self) -> int:
-        """How many training questions the part that needs most is to have."""
-        return max(part.questions_needed for part in self.parts)
+    def needs(self) -> Needs:
+        """What the parts that are prepared need together."""
+        return Needs.of_all(part.needs for part in self.parts if part.needs_preparation)
+
+    @property
+    def acting(self) -> tuple[Method, ...]:
+        """The parts that run: all of them, or where one is a control, that one and those above it."""
+        controls = [index for index, part in enumerate(self.parts) if part.is_control]
+        return self.parts[max(controls, default=0) :]
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader of its results must know, in sentences."""
+        off = self.parts[: len(self.parts) - len(self.acting)]
+        if not self.acting[0].is_control:
+            return []
+        below = f", and {'+'.join(part.label for part in off)} below it is off" if off else ""
+        return [f"{self.acting[0].name} runs as a control here: the same training on the dense model{below}"]
 
     @property
     def fingerprint(self) -> str:
@@ -109,16 +128,31 @@ class Stack(Facts):
         Args:
             kernels: see ``Decoder.kernels``.
         """
-        with ExitStack() as attached:
+        below = [tuple(part.fingerprint for part in self.parts[:index]) for index in range(len(self.parts))]
+        if self.needs.teacher:
+            preparation = preparation.beside(model)
+
+        def state(index: int) -> Prepared:
+            return preparation.state(self.parts[index], model, below[index])
+
+        with model.computed_by(kernels) if kernels else nullcontext(), self.attached(model, state) as states:
+            yield states
+
+    @contextmanager
+    def attached(self, model: "Decoder", state: Callable[[int], Prepared]) -> Iterator[list[Prepared]]:
+        """Attach each part in turn; what is below a control is taken off again once the control is prepared.
+
+        Args:
+            state: gives the state of the part at an index, on the model as the parts before it left it.
+        """
+        with ExitStack() as below:
             states = []
-            if kernels:
-                attached.enter_context(model.computed_by(kernels))
             for index, part in enumerate(self.parts):
-                below = tuple(method.fingerprint for method in self.parts[:index])
                 with _naming(part):
-                    state = preparation.state(part, model, below)
-                attached.enter_context(_attached(part, model, state))
-                states.append(state)
+                    states.append(state(index))
+                if part.is_control:
+                    below.close()
+                below.enter_context(_attached(part, model, states[-1]))
             yield states
 
 

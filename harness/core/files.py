@@ -43,8 +43,8 @@ def writing(path: Path) -> Iterator[None]:
         raise DiskError(f"cannot write {path}: {error.strerror or error}") from error
 
 
-def write_atomic(path: Path, text: str) -> None:
-    """Write text so that a reader, or a crash, sees the old file or the new one and nothing in between.
+def write_atomic(path: Path, content: str | bytes) -> None:
+    """Write text or bytes so that a reader, or a crash, sees the old file or the new one and nothing in between.
 
     Raises:
         DiskError: the disk is full, or the place cannot be written.
@@ -53,8 +53,8 @@ def write_atomic(path: Path, text: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         staging = _staging(path)
         try:
-            with staging.open("w", encoding="utf-8") as file:
-                file.write(text)
+            with staging.open("wb") as file:
+                file.write(content.encode() if isinstance(content, str) else content)
                 file.flush()
                 os.fsync(file.fileno())
             staging.replace(path)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatch
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from harness.core.source import of_file
 from harness.core.strangers import is_interrupt, message_of
 from harness.evaluate.task_index import Known, known_names, names_in
 from harness.evaluate.task_mistakes import refuse_settings, unloadable
+from harness.evaluate.training_split import TrainingSplit
 
 BUNDLED = Path(harness.tasks.__path__[0])
 
@@ -37,6 +38,11 @@ class LoadedTask:
     tasks: dict[str, Any]
     objects: list[Any]
     manager: Any
+
+    @cached_property
+    def training(self) -> TrainingSplit:
+        """What methods may learn from."""
+        return TrainingSplit(self.tasks)
 
     def documents(self, task: Any, limit: float | None, samples: dict[str, list[int]] | None) -> Iterator[Any]:
         """The documents of one task that the evaluation will score, in order.

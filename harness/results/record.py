@@ -33,7 +33,9 @@ class MethodInfo(Section):
         kernel_asked: what was asked for by ``--kernel`` of a method that has it; null where the machine's choice was
             taken, and in older records. ``kernel_slower``: whether it is slower than dense on the machine.
         state: what preparation chose, part by part, such as the chosen layers.
-        calibration: where the calibration text came from; null when none was needed.
+        calibration: where the text for preparation came from and how much of it there was; null when none was needed.
+        control: whether the run is a control: the same training as without ``control=same-training``, on the dense
+            model, with the methods below it in the stack off.
     """
 
     label: str
@@ -49,6 +51,7 @@ class MethodInfo(Section):
     kernel_slower: bool = False
     state: list[dict[str, Any]] = Field(default=[])
     calibration: str | None = None
+    control: bool = False
 
 
 class ModelInfo(Section):

@@ -6,7 +6,7 @@ from functools import cached_property
 
 from harness.contract.decoder import Decoder
 from harness.contract.stack import Stack, parse
-from harness.contract.study import Study
+from harness.contract.study import Needs, Study
 from harness.core import environment
 from harness.core.errors import HarnessError, MethodError, UnknownNameError
 from harness.evaluate.calibration_text import calibration_for
@@ -31,7 +31,7 @@ class Plan:
     """
 
     job: Job
-    _calibrations: dict[tuple[str, int], Study] = field(default_factory=dict, init=False)
+    _calibrations: dict[str, Study] = field(default_factory=dict, init=False)
 
     @cached_property
     def stacks(self) -> list[Stack]:
@@ -61,7 +61,7 @@ class Plan:
         for stack in self.stacks:
             stack.check_model(lambda: self._outline)
         if self.job.kernel is not None:
-            parts = [part for stack in self.stacks for part in stack.parts]
+            parts = [part for stack in self.stacks for part in stack.acting]
             check_asked(self.job.kernel, parts, self._outline, self.device)
         kernels = {stack.fingerprint: self._kernels(stack) for stack in self.stacks}
         machine = environment.observe(self.device)
@@ -115,9 +115,9 @@ class Plan:
 
     def _kernels(self, stack: Stack) -> KernelPlan:
         """What computes the stack's linear layers here."""
-        if not any(isinstance(part, HasKernels) for part in stack.parts):
+        if not any(isinstance(part, HasKernels) for part in stack.acting):
             return KernelPlan()
-        return plan_kernels(stack.parts, self._outline, self.device, self.job.kernel)
+        return plan_kernels(stack.acting, self._outline, self.device, self.job.kernel)
 
     def _refuse_batches(self, stacks: list[Stack]) -> None:
         for stack in stacks:
@@ -152,10 +152,10 @@ class Plan:
                 )
 
     def _calibration(self, stack: Stack, task: LoadedTask) -> Study | None:
-        """The stack's calibration text; read once for all stacks that need as many questions."""
+        """What the stack's preparation may look at, of what is read once for the task, whatever each stack needs."""
         if not stack.needs_preparation:
             return None
-        key = (task.name, stack.questions_needed)
-        if key not in self._calibrations:
-            self._calibrations[key] = calibration_for(task, self.job.calibration, questions=stack.questions_needed)
-        return self._calibrations[key]
+        if task.name not in self._calibrations:
+            needs = Needs.of_all(stack.needs for stack in self.stacks)
+            self._calibrations[task.name] = calibration_for(task, self.job.calibration, needs)
+        return self._calibrations[task.name].limited(stack.needs)

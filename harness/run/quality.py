@@ -108,7 +108,8 @@ def _evaluate(
     """Evaluate under observation; everything attached is gone again when this returns."""
     from harness.evaluate.observed import Observed
     from harness.measure.trace import Tracer
-    from harness.model.weights.linear import kernel_counts, savings
+    from harness.model.weights.linear import kernel_counts
+    from harness.model.weights.savings import savings
 
     # random numbers that finished batches drew cannot be drawn again
     fresh = spec.draws_at_random or not spec.job.resume
@@ -126,7 +127,7 @@ def _evaluate(
         replay = observed.audit()
         ranks = lm.gather_object(journal.served)
         served = [row for rank in ranks or () for row in rank if not row.is_padding]
-        warnings = spec.kernels.notes + collector.messages
+        warnings = spec.stack.notes + spec.kernels.notes + collector.messages
         return _Evaluated(results, served, states, shape, saved, kernels, replay, warnings)
 
 
@@ -144,8 +145,9 @@ def _method_info(spec: RunSpec, evaluated: _Evaluated) -> MethodInfo:
         kernel_asked=spec.kernels.asked,
         kernel_slower=not spec.kernels.saves,
         exact=stack.exact,
+        control=stack.acting[0].is_control,
         state=[state.facts for state in evaluated.states],
-        calibration=spec.calibration.source if spec.calibration else None,
+        calibration=spec.calibration.amount if spec.calibration else None,
     )
 
 

@@ -44,6 +44,7 @@ def model_snapshot(decoder: "Decoder") -> dict[str, Any]:
         snapshot[f"the object and the storage of {name}"] = id(tensor), tensor.data_ptr()
         snapshot[f"the values of {name}"] = tensor.detach().clone()
         snapshot[f"requires_grad of {name}"] = tensor.requires_grad
+        snapshot[f"the gradient of {name}"] = tensor.grad
     return snapshot
 
 

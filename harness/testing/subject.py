@@ -1,7 +1,7 @@
 """What is checked: a method, or several stacked, at given settings, and the tiny models it is tried on."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ from harness.contract.stack import Stack, parse
 from harness.contract.study import Study
 from harness.core.errors import MethodError, UnsupportedModelError
 from harness.model.weights.kernel_plan import first_kernels
-from harness.model.weights.linear import savings
+from harness.model.weights.savings import savings
 from harness.testing.outcome import Failed, Skipped
 
 if TYPE_CHECKING:
@@ -120,19 +120,26 @@ class Subject:
         Linear layers are computed by the first kernel that runs here: on models this small none would be chosen.
         """
         stack = self.stack if stack is None else stack
-        with ExitStack() as attached:
-            attached.enter_context(decoder.computed_by(first_kernels(stack.parts, decoder)))
-            for depth, part in enumerate(stack.parts):
-                key = repr(stack.parts[: depth + 1]), decoder.fingerprint  # cheaper than a method's fingerprint
-                if key not in self._states:
-                    self._states[key] = part.prepare(decoder, TEXT)
-                attached.enter_context(part.attach(decoder, self._states[key]))
+        study = study_of(stack.parts, decoder)
+
+        def state(index: int) -> Prepared:
+            key = repr(stack.parts[: index + 1]), decoder.fingerprint  # cheaper than a method's fingerprint
+            if key not in self._states:
+                self._states[key] = stack.parts[index].prepare(decoder, study)
+            return self._states[key]
+
+        with decoder.computed_by(first_kernels(stack.acting, decoder)), stack.attached(decoder, state):
             yield
 
     def each(self) -> Iterator[tuple[str, "Decoder"]]:
         """A fresh model of every family that the method works on."""
         for family in self.working:
             yield family, self.decoder(family)
+
+
+def study_of(parts: Sequence[Method], decoder: "Decoder") -> Study:
+    """What these methods are prepared on, before anything is attached to the model."""
+    return TEXT.beside(decoder) if any(part.needs.teacher for part in parts) else TEXT
 
 
 @contextmanager

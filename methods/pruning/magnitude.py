@@ -31,7 +31,6 @@ class Magnitude(Zeros, OnLinears):
     family = Family.PRUNING
     paper = "arXiv:1506.02626"
     savings = Savings.SIMULATED
-    swaps_linears = True
     examples = tuple({"sparsity": sparsity} for sparsity in (0.25, 0.5, 0.75))
     neutral = {"sparsity": 0}
 

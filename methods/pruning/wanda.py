@@ -41,7 +41,6 @@ class Wanda(Zeros, OnLinears, OnText):
     family = Family.PRUNING
     paper = "arXiv:2306.11695"
     savings = Savings.SIMULATED
-    swaps_linears = True
     calibrates_layers = True
     examples = tuple({"sparsity": sparsity, "samples": 2, "length": 48} for sparsity in (0.25, 0.5, 0.75))
     neutral = {"sparsity": 0, "samples": 2, "length": 48}

@@ -41,7 +41,6 @@ class Int8Dynamic(OnLinearsAndHead, HasKernels):
     name = "int8-dynamic"
     family = Family.QUANTIZATION
     paper = "arXiv:2208.07339"
-    swaps_linears = True
 
     def computations(self, layer: Layer, device: str) -> Computations:
         """Torch's products of int8, and the float product over the rounded numbers."""

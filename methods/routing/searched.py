@@ -7,6 +7,7 @@ from annotated_types import Ge, Le
 
 from harness.contract.families import Family
 from harness.contract.mixins import Shareable
+from harness.contract.study import Needs
 from harness.methods.routing.routed import Routed
 
 if TYPE_CHECKING:
@@ -49,9 +50,9 @@ class Searched(Shareable, Routed):
     seed: Annotated[int, Ge(0)] = 0
 
     @property
-    def questions_needed(self) -> int:
-        """How many training questions the search is to have."""
-        return self.questions
+    def needs(self) -> Needs:
+        """The training questions that are searched."""
+        return Needs(questions=self.questions)
 
     def labels(self, model: "Decoder", study: "Study") -> "Labels":
         """Search the calibration's questions, or resume a search that was interrupted.

@@ -9,6 +9,7 @@ from annotated_types import Ge
 from harness.contract.families import Family
 from harness.contract.method import Method
 from harness.contract.prepared import Prepared
+from harness.contract.study import Needs
 from harness.core.errors import MethodError
 from harness.methods.routing.routed import Routed
 
@@ -50,9 +51,9 @@ class StaticPath(Routed):
     goal: Literal["answer", "likelihood"] = "answer"
 
     @property
-    def questions_needed(self) -> int:
-        """How many training questions decide."""
-        return self.questions
+    def needs(self) -> Needs:
+        """The training questions that decide."""
+        return Needs(questions=self.questions)
 
     def check_model(self, model: "Decoder", below: tuple[Method, ...] = ()) -> None:
         """Refuse to remove more layers than the model has."""

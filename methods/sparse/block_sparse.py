@@ -59,7 +59,6 @@ class BlockSparse(OnLinears, OnText, HasKernels):
     name = "block-sparse"
     family = Family.SPARSE
     paper = "arXiv:2306.16601"
-    swaps_linears = True
     calibrates_layers = True
     examples = tuple({"sparsity": sparsity, "samples": 2, "length": 48} for sparsity in (0.5, 0.7, 0.9))
 

@@ -13,7 +13,7 @@ from harness.contract import registry
 from harness.contract.describe import describe
 from harness.contract.families import Family
 from harness.contract.method import Method
-from harness.testing.subject import TEXT
+from harness.testing.subject import study_of
 from harness.testing.tiny import tiny_decoder
 
 FAMILIES = [*(family.value for family in Family if family is not Family.BASELINE), "kv-cache"]
@@ -69,7 +69,7 @@ def test_the_method_does_something_and_restores(harness, tmp_path, engine, archi
         for settings in (method.examples[-1], method.neutral):
             if settings is not None and not method.input_dependent:
                 made = method.from_args(settings)
-                with made.attach(decoder, made.prepare(decoder, TEXT)):
+                with made.attach(decoder, made.prepare(decoder, study_of([made], decoder))):
                     logits.append(decoder.module(ids).logits)
         assert torch.equal(decoder.module(ids).logits, dense)
     assert [torch.equal(each, dense) for each in logits] == [False, True][: len(logits)]

@@ -26,7 +26,6 @@ def declaring(**facts: Any) -> Method:
         ("batchable", [True, False], False),
         ("input_dependent", [False, True], True),
         ("pools_prompt", [False, True], True),
-        ("swaps_linears", [False, False], False),
         ("needs_training", [False, True], True),
         ("phases", [PREFILL, DECODE], PREFILL | DECODE),
         ("phases", [DECODE, DECODE], DECODE),

@@ -1,5 +1,6 @@
 """Parameters that methods share are listed after their own, documented once, and checked in one place."""
 
+import inspect
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,9 @@ from typing import Any
 
 import pytest
 
+from harness.contract import registry
+from harness.contract.describe import _entries as entries
+from harness.contract.describe import _sections as sections
 from harness.contract.describe import describe
 from harness.contract.method import Method, parameters
 from harness.contract.mixins import OnText, Shareable
@@ -104,3 +108,15 @@ def test_linear_layers_are_chosen_by_name_layer_and_head() -> None:
     sites = Heir(linears="*.q_proj", layers="1/3").sites(model)
     assert [site.name for site in sites] == ["model.layers.1.self_attn.q_proj", "model.layers.3.self_attn.q_proj"]
     assert len(Heir(head=True).sites(model)) == len(Heir().sites(model)) + 1
+
+
+BUILT_IN = {item.name: item.method for item in registry.listings() if item.built_in and item.method}
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_every_parameter_is_documented_once_where_it_is_declared(name: str) -> None:
+    method = BUILT_IN[name]
+    assert all(parameter.text for parameter in describe(method).parameters)
+    for base in method.__mro__:
+        _, parts = sections(inspect.cleandoc(vars(base).get("__doc__") or ""))
+        assert set(entries(parts.get("Parameters", ""))) <= set(vars(base).get("__annotations__", {}))

@@ -197,6 +197,13 @@ BROKEN_TO_IMPORT = {
         source().replace("Family.PRUNING", "3"),
         "does not declare the class attribute.s. family as text",
     ),
+    **{
+        f"a family that is {family}": (
+            source().replace("Family.PRUNING", family),
+            "mine: family=.* is no family: ",
+        )
+        for family in ("3", "''", "'KV cache'", "'kv_cache'", "b'cache'", "None", "('cache',)")
+    },
     "the baseline's family": (source().replace("Family.PRUNING", "'baseline'"), "claims to be the baseline"),
     "no attach": (source().replace("def attach", "def attack"), "does not define attach"),
     "no dataclass": (source().replace("@dataclass(frozen=True, kw_only=True)", ""), "lacks the decorator @dataclass"),

@@ -14,7 +14,7 @@ from harness.contract.states import States
 from harness.contract.study import Study
 from harness.core.errors import MethodError, UnknownNameError
 from harness.methods.dense import Dense
-from harness.model.weights.linear import savings
+from harness.model.weights.savings import savings
 from harness.results.store import Store
 from harness.run import loading
 from harness.run.session import Session
@@ -215,6 +215,13 @@ def test_what_this_model_can_have_is_not(text: str, outline: Decoder) -> None:
 )
 def test_what_can_be_stacked_is(text: str) -> None:
     parse(text).check_order()
+
+
+@pytest.mark.parametrize("family", [3, "", "KV cache", "kv_cache", None, b"cache"])
+def test_a_family_that_is_none_is_refused_whoever_builds_the_stack(family: Any) -> None:
+    method = type("Odd", (Toy,), {"family": family})()
+    with pytest.raises(MethodError, match=r"^toy: family=.* is no family: expected baseline, routing"):
+        Stack((method,))
 
 
 def test_a_method_that_wants_to_be_alone_may_be_alone() -> None:

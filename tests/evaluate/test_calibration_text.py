@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 
-from harness.contract.study import Study
+from harness.contract.study import Needs, Study
 from harness.core.errors import HarnessError
 from harness.evaluate import tasks as tasks_module
-from harness.evaluate.calibration_text import DOCUMENTS, calibration_for
+from harness.evaluate.calibration_text import calibration_for
 from harness.evaluate.tasks import LoadedTask, Overrides, TaskLoader
+
+DOCUMENTS = Needs().documents
 
 
 @pytest.fixture(autouse=True)
@@ -69,6 +71,15 @@ def test_a_sample_is_taken_of_many_documents(tmp_path: Path) -> None:
     texts = calibration_for(loaded, "task").texts
     assert len(texts) == len(set(texts)) == DOCUMENTS
     assert not set(texts) <= {f"Q: {question} A: answer to {question}" for question in questions("a", DOCUMENTS)}
+
+
+def test_more_documents_come_after_the_first(tmp_path: Path) -> None:
+    names = questions("a", 2 * DOCUMENTS + 9)
+    loaded = task(tmp_path, names, names[:20])
+    few, more, every = (calibration_for(loaded, "task", Needs(documents=count)).texts for count in (256, 400, 9999))
+    assert (len(few), len(more), len(every)) == (256, 400, len(names) - 20)
+    assert (few, more) == (every[:256], every[:400])
+    assert len(set(every)) == len(every)
 
 
 @pytest.mark.parametrize("source", ["task", "bundled"])
@@ -139,7 +150,8 @@ def test_a_data_set_is_sampled_without_what_is_scored(tmp_path: Path, monkeypatc
     asked: list[Any] = []
     mine = task(tmp_path, ["a"], ["c"])
     document = {"question": "c", "answer": "answer to c"}
-    rows = [document, *({**document, "question": f"question {i}"} for i in range(DOCUMENTS + 9))]
+    elsewhere = {**document, "answer": "in other words"}
+    rows = [document, elsewhere, *({**document, "question": f"question {i}"} for i in range(DOCUMENTS + 9))]
 
     def load(*args: Any, **options: Any) -> Any:
         asked.append((args, options))
@@ -148,7 +160,7 @@ def test_a_data_set_is_sampled_without_what_is_scored(tmp_path: Path, monkeypatc
     monkeypatch.setattr("datasets.load_dataset", load)
     calibration = calibration_for(mine, "dataset:an/other,config:train:question")
     assert asked == [(("an/other", "config"), {"split": "train"})]
-    assert DOCUMENTS - 1 <= len(calibration.texts) <= DOCUMENTS
+    assert len(calibration.texts) == DOCUMENTS
     assert document["question"] not in calibration.texts
     assert calibration.source == "question of an/other,config, split train"
     assert calibration.fingerprint == calibration_for(mine, "dataset:an/other,config:train:question").fingerprint

@@ -4,11 +4,14 @@ import json
 
 import pytest
 
-from harness.contract.study import Study
+from harness.contract.study import Needs, Study
 from harness.core.errors import MethodError
 from harness.evaluate.calibration_text import calibration_for
-from harness.evaluate.questions import training_questions
 from harness.evaluate.tasks import Overrides, TaskLoader, refuse_without_prompt
+
+
+def training_questions(task, count):
+    return task.training.questions(count, seed=0)
 
 
 def load(folder, name):
@@ -63,6 +66,41 @@ def test_what_is_scored_teaches_nothing(tiny_tasks, tmp_path):
 def test_as_many_as_asked_for_always_the_same(tiny_tasks):
     task = load(tiny_tasks, "tiny_letters")
     assert training_questions(task, 5) == training_questions(task, 5) == training_questions(task, 100)[:5]
-    plain, asked = calibration_for(task, "task"), calibration_for(task, "task", questions=5)
+    plain, asked = calibration_for(task, "task"), calibration_for(task, "task", Needs(questions=5))
     assert (plain.questions, len(asked.questions)) == ((), 5)
     assert plain.fingerprint == Study(plain.texts, "elsewhere").fingerprint != asked.fingerprint
+
+
+def test_what_reads_like_a_scored_document_is_learnt_from_neither_as_text(tiny_tasks, tmp_path):
+    """Another id, or another field that the model does not read, makes no other document."""
+    train, test = documents(tiny_tasks, "train"), documents(tiny_tasks, "test")
+    copies = [{**document, "id": number} for number, document in enumerate(test)]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps({**d, "id": -1}) + "\n" for d in [*train, *copies]))
+    (tmp_path / "test.jsonl").write_text("".join(json.dumps(d) + "\n" for d in test))
+    text = (tiny_tasks / "tiny_letters.yaml").read_text().replace(str(tiny_tasks), str(tmp_path))
+    (tmp_path / "leaky.yaml").write_text(text.replace("task: tiny_letters", "task: leaky"))
+    task = load(tmp_path, "leaky")
+    scored = {f"{d['question']} is " for d in test}
+    texts = calibration_for(task, "task", Needs(documents=999)).texts
+    assert texts
+    assert not [text for text in texts if text.startswith(tuple(scored))]
+    assert not scored & {question.prompt for question in training_questions(task, 999)}
+
+
+def test_documents_are_read_once_whatever_is_needed(tiny_tasks, monkeypatch):
+    task = load(tiny_tasks, "tiny_letters")
+    leaf, calls = task.tasks["tiny_letters"], []
+    read, ask = leaf.doc_to_text, leaf.fewshot_context
+    monkeypatch.setattr(leaf, "doc_to_text", lambda document, *more: calls.append("read") or read(document, *more))
+    monkeypatch.setattr(leaf, "fewshot_context", lambda *args: calls.append("ask") or ask(*args))
+    for needs in (Needs(questions=5), Needs(questions=9), Needs(documents=3), Needs(), Needs(questions=9)):
+        assert len(calibration_for(task, "task", needs).questions) == needs.questions
+    every = len(documents(tiny_tasks, "train"))
+    assert calls.count("ask") == every + 9  # each as a text, and the first nine as questions
+
+
+def test_of_more_documents_the_first_are_the_same(tiny_tasks):
+    task = load(tiny_tasks, "tiny_letters")
+    whole = task.training.texts(12, seed=0)
+    assert len(set(whole)) == 12
+    assert load(tiny_tasks, "tiny_letters").training.texts(5, seed=0) == whole[:5]

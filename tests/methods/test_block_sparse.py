@@ -14,7 +14,8 @@ from harness.methods.pruning.wanda import Wanda
 from harness.methods.sparse.block_sparse import BlockSparse
 from harness.model.weights import sparse_kernels
 from harness.model.weights.kernel_plan import first_kernels, plan_kernels
-from harness.model.weights.linear import kernel_counts, savings
+from harness.model.weights.linear import kernel_counts
+from harness.model.weights.savings import savings
 from harness.testing.tiny import tiny_decoder
 from tests.kernels_here import force
 

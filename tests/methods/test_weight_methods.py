@@ -17,7 +17,8 @@ from harness.methods.pruning.magnitude import Magnitude
 from harness.methods.pruning.wanda import Wanda
 from harness.methods.quantization.int8_dynamic import Int8Dynamic
 from harness.model.weights import int8
-from harness.model.weights.linear import kernel_counts, savings, sites
+from harness.model.weights.linear import kernel_counts, sites
+from harness.model.weights.savings import savings
 from harness.results.record import RunRecord
 from harness.results.store import Store
 from harness.run.session import Session

@@ -4,11 +4,13 @@ from harness.contract import registry
 from harness.testing import parametrize_methods
 
 METHODS = ("dense", "layer-drop")
-ENGINES = ("int8-dynamic", "wanda", "magnitude", "sparse-gpt", "rms-fold", "block-sparse", "mue", "calm")
+ENGINES = ("int8-dynamic", "wanda", "magnitude", "sparse-gpt", "rms-fold", "block-sparse", "mue", "calm", "repair")
 ROUTED = ("dr-llm", "polar", "random-skip", "static-path")
 SETTINGS = (
     "wanda:pattern=16x1,sparsity=0.75,samples=2,length=48+block-sparse:number=fp32",
     "layer-drop:layers=1+int8-dynamic",
+    "layer-drop:layers=1+repair:target=text,steps=2,rows=2,length=32",
+    "layer-drop:layers=1+repair:target=text,steps=2,rows=2,length=32,control=same-training",
     "int8-dynamic:linears=*.q_proj/*.mlp.*,layers=1/3,head=true",
     "layer-drop:unit=attention,count=2,samples=2,length=32",
     "layer-drop:unit=mlp,count=2,samples=2,length=32",

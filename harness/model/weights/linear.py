@@ -10,21 +10,18 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from harness.contract.decoder import Decoder
-from harness.contract.facts import Savings, worst
+from harness.contract.facts import Savings
 from harness.contract.linears import LINEAR
 from harness.contract.parameters import Pattern
 from harness.core.errors import MethodError
 from harness.model.weights.replaced import Place, dense_names, replace, zeros
-
-if TYPE_CHECKING:
-    from harness.contract.stack import Stack
 
 
 class ReplacementLayer(nn.Module):
@@ -182,20 +179,10 @@ def masked(masks: Iterable[tuple[Site, torch.Tensor, Pattern]]) -> AbstractConte
 
 def kernel_counts(model: Decoder) -> dict[str, int]:
     """The kernels that compute the linear layers that a method changed, with how many each computes."""
-    return dict(Counter(kernel for kernel, _ in _changed(model)))
+    return dict(Counter(kernel for kernel, _ in changed(model)))
 
 
-def savings(stack: "Stack", model: Decoder) -> Savings:
-    """What attached methods save on this model and machine: simulated as soon as one part of it is.
-
-    Of methods that replace linear layers, each replaced layer says it itself.
-    """
-    return worst(
-        {part.savings for part in stack.parts if not part.swaps_linears} | {saved for _, saved in _changed(model)}
-    )
-
-
-def _changed(model: Decoder) -> Iterator[tuple[str, Savings]]:
+def changed(model: Decoder) -> Iterator[tuple[str, Savings]]:
     """Kernel and savings of every linear layer that a method changed."""
     for module in model.module.modules():
         if (replacement := computed_by(module)) is not None:

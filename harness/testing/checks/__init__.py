@@ -15,6 +15,7 @@ from harness.testing.checks import (
     restoring,
     saving,
     support,
+    training,
     weights,
     work,
 )
@@ -30,6 +31,7 @@ _BODIES: tuple[Callable[[Subject], None], ...] = (
     preparation.prepares_the_same_again,
     preparation.preparation_changes_nothing,
     preparation.state_survives,
+    training.learns_from_its_study_alone,
     restoring.restores_model,
     restoring.restores_after_an_exception,
     restoring.restores_the_process,

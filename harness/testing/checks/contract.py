@@ -29,9 +29,6 @@ def _wrong_declarations(method: type[Method]) -> list[str]:
         f"name={method.name!r} is not words of lower-case letters and digits joined by hyphens": (
             isinstance(method.name, str) and _NAME.fullmatch(method.name)
         ),
-        f"family={method.family!r} is not words of lower-case letters and digits joined by hyphens": (
-            isinstance(method.family, str) and _NAME.fullmatch(method.family)
-        ),
         f"paper={method.paper!r} is neither a string nor None": isinstance(method.paper, str | None),
         "it lacks the decorator @dataclass(frozen=True, kw_only=True)": (
             "__dataclass_fields__" in vars(method) and vars(method)["__dataclass_params__"].frozen

@@ -13,7 +13,7 @@ from harness.core.errors import MethodError
 from harness.testing.outcome import Failed, Skipped
 from harness.testing.serve import TEXTS, Answers, generate, identical, score
 from harness.testing.snapshot import changes, global_snapshot, in_words, kept_random_state, model_snapshot
-from harness.testing.subject import TEXT, Subject
+from harness.testing.subject import Subject, study_of
 
 if TYPE_CHECKING:
     from harness.contract.decoder import Decoder
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 def state_survives(subject: Subject) -> None:
     """A saved and loaded state, given to a new object of the method, gives the same; another model's is refused."""
-    for part in _prepared_parts(subject):
+    for part in prepared_parts(subject):
         for family, decoder in subject.each():
-            state, key = part.prepare(decoder, TEXT), {"model": decoder.fingerprint}
+            state, key = part.prepare(decoder, study_of([part], decoder)), {"model": decoder.fingerprint}
             with TemporaryDirectory() as temporary:
                 folder = Path(temporary) / "state"
                 _save(state, folder, key, family)
@@ -57,12 +57,12 @@ def _answers(method: "Method", decoder: "Decoder", state: Prepared) -> tuple[Ans
 
 def prepares_the_same_again(subject: Subject) -> None:
     """The same model and text give the same state, whatever the global random states are."""
-    for part in _prepared_parts(subject):
+    for part in prepared_parts(subject):
         for family, decoder in subject.each():
             states = []
             for seed in (0, 1):
                 with kept_random_state(seed):
-                    states.append(part.prepare(decoder, TEXT))
+                    states.append(part.prepare(decoder, study_of([part], decoder)))
             first, second = states
             same = first.facts == second.facts and first.tensors.keys() == second.tensors.keys()
             if not same or not all(torch.equal(first.tensors[name], second.tensors[name]) for name in first.tensors):
@@ -71,18 +71,23 @@ def prepares_the_same_again(subject: Subject) -> None:
 
 def preparation_changes_nothing(subject: Subject) -> None:
     """Preparing leaves the model and the process as they were."""
-    for part in _prepared_parts(subject):
+    for part in prepared_parts(subject):
         for family, decoder in subject.each():
             score(decoder, TEXTS[:1])
             before = model_snapshot(decoder), global_snapshot()
-            part.prepare(decoder, TEXT)
+            part.prepare(decoder, study_of([part], decoder))
             after = model_snapshot(decoder), global_snapshot()
             changed = [name for pair in zip(before, after, strict=True) for name in changes(*pair)]
             if changed:
                 raise Failed(f"{family}: preparing changes {in_words(changed)}")
 
 
-def _prepared_parts(subject: Subject) -> Iterator["Method"]:
+def prepared_parts(subject: Subject) -> Iterator["Method"]:
+    """The methods that are prepared.
+
+    Raises:
+        Skipped: there is none.
+    """
     parts = [part for part in subject.parts if part.needs_preparation]
     if not parts:
         raise Skipped("it needs no preparation")

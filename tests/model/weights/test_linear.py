@@ -11,7 +11,8 @@ from harness.core.errors import MethodError
 from harness.measure.shape import ModelShape
 from harness.methods.pruning.layer_drop import LayerDrop
 from harness.model.weights.int8 import Int8Linear
-from harness.model.weights.linear import ReplacementLayer, installed, kernel_counts, masked, savings, sites
+from harness.model.weights.linear import ReplacementLayer, installed, kernel_counts, masked, sites
+from harness.model.weights.savings import savings
 from harness.testing.tiny import FAMILIES, tiny_decoder
 from tests import kernels_here
 
