@@ -125,20 +125,34 @@ def _attached(part: Method, model: "Decoder", state: Prepared) -> Iterator[None]
     """What a method's ``attach`` gives, entered.
 
     Raises:
-        MethodError: it is none that can be, or is left otherwise than once.
+        MethodError: it is none that can be, or is left otherwise than once; or an engine refuses what it is given.
     """
     what = f"{type(part).__name__}.attach must be a context manager: decorated with @contextmanager, and with one yield"
-    context = part.attach(model, state)
+    with _naming(part):
+        context = part.attach(model, state)
     made = vars(context).get("gen", context) if isinstance(context, AbstractContextManager) else None
     if not isinstance(made, AbstractContextManager | Generator):
         raise MethodError(what)
     try:
-        with context:
+        with ExitStack() as attached:
+            with _naming(part):
+                attached.enter_context(context)
             yield
     except RuntimeError as error:
         if text_of(error).startswith("generator didn't "):  # contextlib's "yield" and "stop"
             raise MethodError(what) from error
         raise
+
+
+@contextmanager
+def _naming(part: Method) -> Iterator[None]:
+    """Let a refusal say which method asked for what is refused."""
+    try:
+        yield
+    except MethodError as error:
+        if part.name in str(error):
+            raise
+        raise MethodError(f"{part.name}: {error}") from error
 
 
 def _check_below(part: Method, below: tuple[Method, ...]) -> None:

@@ -2,12 +2,13 @@
 
 The modules stay the same objects, so that hooks, traces and other engines find them; their weights are smaller
 contiguous copies, and what they and their attention know of sizes follows. Layers may have different widths: each reads
-its own. What is computed is what the dense model computes where the outputs of these units are multiplied by zero
-("LLM-Pruner", Ma et al., arXiv:2305.11627, calls them coupled structures; "GQA" groups as in arXiv:2305.13245).
+its own. What is computed is what the dense model computes where the outputs of these units are multiplied by zero.
+
+The units are the coupled structures of "LLM-Pruner" (Ma et al., arXiv:2305.11627), in the groups of grouped-query
+attention (Ainslie et al., arXiv:2305.13245).
 """
 
-import inspect
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -17,12 +18,21 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from harness.contract.anatomy import Block, Branch, Role, Slice
+from harness.contract.anatomy import Block, Slice
 from harness.contract.decoder import Decoder
-from harness.core.errors import MethodError, UnsupportedModelError
-from harness.model.roles import head_width, output_features, roles_of
+from harness.core.errors import MethodError
+from harness.model.roles import output_features
 from harness.model.surgery import put
-from harness.model.weights.linear import computed_by
+from harness.model.units import (
+    Heads,
+    block_at,
+    heads_of,
+    live_roles,
+    neurons_of,
+    positions,
+    require_own_weights,
+    unsupported,
+)
 
 
 @dataclass(frozen=True)
@@ -32,8 +42,7 @@ class Keep:
     Attributes:
         heads: query heads, as many in each group that stays. Where every head has keys and values of its own, these
             follow.
-        groups: key-value heads, each with the query heads that read it; where ``heads`` are named too, these choose
-            among them.
+        groups: key-value heads, each with the query heads that read it, of which ``heads`` may choose.
         neurons: of the MLP: what the gate and the expansion make, and the way back reads.
     """
 
@@ -46,7 +55,7 @@ class Keep:
 def narrowed(model: Decoder, keeps: Mapping[int, Keep]) -> Iterator[None]:
     """Run with layers that keep some of their heads, key-value groups and neurons alone.
 
-    What is named in any order stays in the model's own. A layer of which all is kept stays as it is.
+    Units may be named in any order; they stay in the model's own. A branch of which all is kept stays as it is.
 
     Args:
         keeps: what stays, by the layer's index in the dense model; layers that are not named stay as they are.
@@ -54,11 +63,11 @@ def narrowed(model: Decoder, keeps: Mapping[int, Keep]) -> Iterator[None]:
     Raises:
         MethodError: a layer or a unit that is not there, is named twice or leaves none; groups that would keep unequal
             numbers of query heads; a linear layer that another method computes already.
-        UnsupportedModelError: the model's attention or MLP cannot be narrowed.
+        UnsupportedModelError: single units of the model's attention or MLP cannot be taken out.
     """
     with ExitStack() as undo:
         for layer, keep in keeps.items():
-            block = _block(model, layer)
+            block = block_at(model, layer)
             if keep.neurons is not None:
                 _narrow_mlp(undo, model, block, keep.neurons)
             if keep.heads is not None or keep.groups is not None:
@@ -66,121 +75,46 @@ def narrowed(model: Decoder, keeps: Mapping[int, Keep]) -> Iterator[None]:
         yield
 
 
-@dataclass(frozen=True)
-class Heads:
-    """Attention heads of a layer: how many there are, in how many key-value groups, and the features of each."""
-
-    count: int
-    groups: int
-    width: int
-
-    @property
-    def per_group(self) -> int:
-        """Query heads that read the same keys and values."""
-        return self.count // self.groups
-
-
-def heads_of(model: Decoder, layer: int) -> Heads:
-    """The attention heads that a layer has now, by the widths of its projections.
-
-    Raises:
-        MethodError: the layer is not in the model.
-        UnsupportedModelError: its attention cannot be narrowed.
-    """
-    block = _block(model, layer)
-    return _heads(model, block, live_roles(model, block))
-
-
-def live_roles(model: Decoder, block: Block) -> dict[Role, Slice]:
-    """The roles of a layer's linear layers at the widths that they have now; ``Block.roles`` has those of dense."""
-    attention = block.attention.modules[0]
-    config = getattr(attention, "config", model.config)
-    return roles_of(block.module, attention, block.mlp.modules, config)
-
-
 def _narrow_mlp(undo: ExitStack, model: Decoder, block: Block, neurons: Sequence[int]) -> None:
-    _require_in_place(block, block.mlp, "MLP")
+    count = len(neurons_of(model, block.index)["down"])
+    kept = _numbers("neuron", neurons, count, block)
+    if len(kept) == count:
+        return
     roles = live_roles(model, block)
-    if not {"up", "down"} <= roles.keys():
-        raise _unsupported(model, block, "MLP", "its expansion and its way back are in no linear layer of their own")
-    down = roles["down"].module
-    ways_in = [roles[role] for role in ("gate", "up") if role in roles]
-    known = {id(weight) for part in (*ways_in, roles["down"]) for weight in part.module.parameters()}
-    for branch in block.mlp.modules:
-        for name, weight in branch.named_parameters():
-            if id(weight) not in known and weight.numel() > 1:
-                raise _unsupported(model, block, "MLP", f"{name} belongs to all neurons together")
-    kept = _numbers("neuron", neurons, input_features(down), block)
-    if len(kept) < input_features(down):
-        _cut_outputs(undo, model, block, [(part, kept) for part in ways_in])
-        _cut(undo, block, down, inputs=kept)
+    _cut_outputs(undo, model, block, [(roles[role], kept) for role in ("gate", "up") if role in roles])
+    _cut(undo, block, roles["down"].module, inputs=kept)
 
 
 def _narrow_attention(undo: ExitStack, model: Decoder, block: Block, keep: Keep) -> None:
-    _require_in_place(block, block.attention, "attention")
-    roles = live_roles(model, block)
-    before = _heads(model, block, roles)
+    before = heads_of(model, block.index)
     heads, groups = _chosen(keep, before, block)
     if len(heads) == before.count:
         return
+    roles = live_roles(model, block)
     queries, keys = _features(heads, before.width), _features(groups, before.width)
-    output = roles["output"].module
     _cut_outputs(undo, model, block, [(roles["query"], queries), (roles["key"], keys), (roles["value"], keys)])
-    _cut(undo, block, output, inputs=queries)
+    _cut(undo, block, roles["output"].module, inputs=queries)
     _count(undo, block.attention.modules[0], before, Heads(len(heads), len(groups), before.width))
-
-
-def _heads(model: Decoder, block: Block, roles: Mapping[Role, Slice]) -> Heads:
-    """The heads of a layer whose attention can be narrowed."""
-    attention = block.attention.modules[0]
-    if absent := [role for role in ("query", "key", "value", "output") if role not in roles]:
-        raise _unsupported(model, block, "attention", f"its {absent[0]} features are in no linear layer of their own")
-    width = head_width(attention, model.config)
-    queries, keys, values = (_width(roles[role]) for role in ("query", "key", "value"))
-    if not queries == input_features(roles["output"].module) or keys != values or queries % width or keys % width:
-        raise _unsupported(model, block, "attention", f"its projections are no heads of {width} features")
-    if queries % keys:
-        raise _unsupported(model, block, "attention", "its groups have unequal numbers of query heads")
-    for reason, holds in _entangled(model, attention, roles, width).items():
-        if holds:
-            raise _unsupported(model, block, "attention", reason)
-    return Heads(queries // width, keys // width, width)
-
-
-def _entangled(model: Decoder, attention: nn.Module, roles: Mapping[Role, Slice], width: int) -> dict[str, bool]:
-    """What of an attention is about all of its heads together, so that some cannot go without the others' changing."""
-    linears = {id(weight) for part in roles.values() for weight in part.module.parameters()}
-    own = [(name, weight) for name, weight in attention.named_parameters() if id(weight) not in linears]
-    # a norm of single heads is a part of the attention itself and as wide as a head
-    shared = next((name for name, weight in own if name.count(".") != 1 or weight.numel() != width), None)
-    takes = inspect.signature(attention.forward).parameters
-    biased = not takes.keys().isdisjoint(("alibi", "position_bias")) and getattr(model.config, "alibi", True)
-    return {
-        f"{shared} belongs to all of its heads together": shared is not None,
-        "the model makes a bias of every head's positions (alibi)": bool(biased),
-        "its fused projection is split into four parts of equal width": model.config.model_type == "codegen",
-    }
 
 
 def _chosen(keep: Keep, before: Heads, block: Block) -> tuple[torch.Tensor, torch.Tensor]:
     """The query heads and the groups that stay, each in order."""
-    every = torch.arange(before.count)
-    heads = every if keep.heads is None else _numbers("head", keep.heads, before.count, block)
-    groups = torch.arange(before.groups)
+    heads, groups = torch.arange(before.count), torch.arange(before.groups)
     if keep.groups is not None:
         groups = _numbers("group", keep.groups, before.groups, block)
-    elif before.per_group == 1:
-        groups = heads
-    if keep.heads is None:
-        heads = every[torch.isin(every // before.per_group, groups)]
-    per_group = torch.bincount(heads // before.per_group, minlength=before.groups)  # [groups]
-    if outside := sorted({int(head) // before.per_group for head in heads} - set(groups.tolist())):
-        raise MethodError(f"layer {block.index} keeps heads of group {outside[0]}, and not the group")
-    if len(set(per_group[groups].tolist())) > 1:
-        kept = ", ".join(f"{per_group[group]} of group {group}" for group in groups.tolist())
+    if keep.heads is not None:
+        heads = _numbers("head", keep.heads, before.count, block)
+        groups = heads if keep.groups is None and before.per_group == 1 else groups
+    else:
+        heads = heads[torch.isin(heads // before.per_group, groups)]
+    members = Counter((heads // before.per_group).tolist())  # query heads that stay, by group
+    if outside := members.keys() - set(groups.tolist()):
+        raise MethodError(f"layer {block.index} would keep heads of group {min(outside)}, and not the group")
+    if len({members[group] for group in groups.tolist()}) > 1:
+        kept = ", ".join(f"{members[group]} of group {group}" for group in groups.tolist())
         raise MethodError(
-            f"layer {block.index} would keep unequal numbers of query heads ({kept}): name as many of each group, or "
-            "leave out the group"
+            f"layer {block.index} would keep unequal numbers of query heads ({kept}): keep as many of each group, or "
+            "leave a whole group out by naming the groups"
         )
     return heads, groups
 
@@ -192,7 +126,7 @@ def _numbers(unit: str, given: Sequence[int], count: int, block: Block) -> torch
         raise MethodError(f"layer {block.index} would keep no {unit}: at least one of its {count} must stay")
     if beyond := [number for number in numbers if not 0 <= number < count]:
         raise MethodError(f"layer {block.index} has no {unit} {beyond[0]}; they are 0 to {count - 1}")
-    if repeated := [number for number, following in zip(numbers, numbers[1:], strict=False) if number == following]:
+    if repeated := [number for number, times in Counter(numbers).items() if times > 1]:
         raise MethodError(f"{unit} {repeated[0]} of layer {block.index} is named twice")
     return torch.tensor(numbers)
 
@@ -202,33 +136,18 @@ def _features(units: torch.Tensor, width: int) -> torch.Tensor:
     return (units[:, None] * width + torch.arange(width)).flatten()  # [units * width]
 
 
-def _positions(part: Slice) -> torch.Tensor:
-    """Where in the output of its linear layer the features of a role are, in their order."""
-    every = torch.arange(output_features(part.module))
-    return every if part.outputs is None else every[part.outputs]
-
-
-def _width(part: Slice) -> int:
-    return len(_positions(part))
-
-
-def input_features(linear: nn.Module) -> int:
-    """The width of a linear layer's input."""
-    return int(cast("Any", linear).nx if isinstance(linear, Conv1D) else cast("Any", linear).in_features)
-
-
 def _cut_outputs(undo: ExitStack, model: Decoder, block: Block, parts: Iterable[tuple[Slice, torch.Tensor]]) -> None:
     """Keep some features of each role, in the order in which their linear layer has them."""
     rows: dict[nn.Module, list[torch.Tensor]] = defaultdict(list)
-    placed: dict[nn.Module, int] = defaultdict(int)
+    placed: Counter[nn.Module] = Counter()
     for part, kept in parts:
-        positions = _positions(part)
-        rows[part.module].append(positions[kept])
-        placed[part.module] += len(positions)
-    for linear, positions in rows.items():
+        places = positions(part)
+        rows[part.module].append(places[kept])
+        placed[part.module] += len(places)
+    for linear, kept_rows in rows.items():
         if placed[linear] != output_features(linear):
-            raise _unsupported(model, block, type(linear).__name__, "it has output features of no known role")
-        _cut(undo, block, linear, outputs=torch.cat(positions).sort().values)
+            raise unsupported(model, block, type(linear).__name__, "some of its output features have no known role")
+        _cut(undo, block, linear, outputs=torch.cat(kept_rows).sort().values)
 
 
 def _cut(
@@ -239,20 +158,17 @@ def _cut(
     outputs: torch.Tensor | None = None,
     inputs: torch.Tensor | None = None,
 ) -> None:
-    """Keep some output features, or some input features, of a linear layer."""
-    if (replacement := computed_by(linear)) is not None:
-        raise MethodError(
-            f"a linear layer of layer {block.index} is computed by {replacement.kernel} already and cannot be made "
-            "smaller: name the method that takes units out before the one that computes"
-        )
-    transposed = isinstance(linear, Conv1D)  # [in, out]
-    kept, dimension = (inputs, 0 if transposed else 1) if outputs is None else (outputs, 1 if transposed else 0)
-    assert kept is not None
-    sizes = ("nx", "nf") if transposed else ("in_features", "out_features")
-    put(undo, linear, sizes[0] if outputs is None else sizes[1], len(kept))
-    _put_part(undo, linear, "weight", kept, dimension)
-    if outputs is not None and getattr(linear, "bias", None) is not None:
-        _put_part(undo, linear, "bias", kept, 0)
+    """Keep some output features of a linear layer, with their biases, or some input features."""
+    require_own_weights(block, linear)
+    transposed = isinstance(linear, Conv1D)  # its weight is [in, out]
+    if outputs is not None:
+        put(undo, linear, "nf" if transposed else "out_features", len(outputs))
+        _put_part(undo, linear, "weight", outputs, 1 if transposed else 0)
+        if getattr(linear, "bias", None) is not None:
+            _put_part(undo, linear, "bias", outputs, 0)
+    if inputs is not None:
+        put(undo, linear, "nx" if transposed else "in_features", len(inputs))
+        _put_part(undo, linear, "weight", inputs, 0 if transposed else 1)
 
 
 def _put_part(undo: ExitStack, linear: nn.Module, name: str, kept: torch.Tensor, dimension: int) -> None:
@@ -264,11 +180,11 @@ def _put_part(undo: ExitStack, linear: nn.Module, name: str, kept: torch.Tensor,
 _HEADS: Final = ("num_heads", "num_attention_heads", "n_heads", "n_head")
 _GROUPS: Final = ("num_key_value_heads", "num_kv_heads", "kv_heads", "n_kv_heads")
 _QUERIES: Final = ("split_size", "embed_dim", "hidden_size", "inner_dim", "all_head_size")
-"""What attentions call the width of all their queries, which in some is that of the residual stream too."""
+"""What attentions call the width of all their queries; dense, it is often that of the residual stream too."""
 
 
 def _count(undo: ExitStack, attention: nn.Module, before: Heads, after: Heads) -> None:
-    """Let an attention know of the heads that it has now, itself and by the configuration that it reads."""
+    """Let an attention know of the heads that it has now: by itself, and by the configuration that it reads."""
     sizes = dict.fromkeys(_HEADS, (before.count, after.count)) | dict.fromkeys(_GROUPS, (before.groups, after.groups))
     sizes |= dict.fromkeys(_QUERIES, (before.count * before.width, after.count * after.width))
     sizes |= {"num_key_value_groups": (before.per_group, after.per_group)}
@@ -282,33 +198,13 @@ def _count(undo: ExitStack, attention: nn.Module, before: Heads, after: Heads) -
 
 
 class _Counted:
-    """A model's configuration as one attention reads it: with the numbers of its own heads."""
+    """A model's configuration as one attention reads it, and whoever counts it: with the numbers of its own heads."""
 
     def __init__(self, config: Any, heads: Heads) -> None:
         self._shared = config
-        self.num_attention_heads = heads.count
+        self.num_attention_heads, self.head_dim = heads.count, heads.width
         if hasattr(config, "num_key_value_heads"):
             self.num_key_value_heads = heads.groups
 
     def __getattr__(self, name: str) -> Any:
         return getattr(object.__getattribute__(self, "_shared"), name)
-
-
-def _block(model: Decoder, layer: int) -> Block:
-    count = len(model.anatomy.blocks)
-    if not 0 <= layer < count:
-        raise MethodError(f"there is no layer {layer}; the model's layers are 0 to {count - 1}")
-    block = model.anatomy.blocks[layer]
-    if block not in model.live:
-        raise MethodError(f"layer {layer} is out of the model")
-    return block
-
-
-def _require_in_place(block: Block, branch: Branch, name: str) -> None:
-    if branch.modules[0] not in block.module.children():
-        raise MethodError(f"the {name} of layer {block.index} is out of the model")
-
-
-def _unsupported(model: Decoder, block: Block, part: str, reason: str) -> UnsupportedModelError:
-    name = f"{type(model.module).__name__} (model_type {model.module.config.model_type!r})"
-    return UnsupportedModelError(f"{name}: the {part} of layer {block.index} cannot be narrowed: {reason}")
