@@ -51,6 +51,14 @@ class MethodInfo(Section):
     calibration: str | None = None
 
 
+class BaseInfo(Section):
+    """The dense model that a run on another checkpoint is compared with; as in ``ModelInfo``."""
+
+    name: str
+    pretrained: str
+    fingerprint: str
+
+
 class ModelInfo(Section):
     """The model: where it came from and what it is.
 
@@ -59,6 +67,8 @@ class ModelInfo(Section):
         fingerprint: digest of weights, configuration and tokenizer, or the hub's commit.
         parameters: of the dense model, tied weights once.
         layout: the anatomy that matched.
+        base: the dense model beside which this one, another checkpoint, is a row; null where it is itself the dense
+            model of its row.
     """
 
     name: str
@@ -71,6 +81,7 @@ class ModelInfo(Section):
     layers: int
     parameters: int
     args: dict[str, Any] = Field(default={})
+    base: BaseInfo | None = None
 
 
 class EvaluationInfo(Section):

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 
 _Measured = TypeVar("_Measured")
+_NO_PEAK = "this system does not tell a process's peak memory"
+_SEVERAL_MODELS = "dense and another checkpoint were in memory together: give --no_baseline and one of them alone"
 
 
 @dataclass(eq=False)
@@ -99,7 +101,7 @@ def lacking(record: RunRecord, spec: RunSpec, documents: int) -> frozenset[Measu
     is_old = any(_is_improved(each, plan.budget_s) for each in measurements if each is not None)
     if is_old or {"time.ideal", "time.roofline"} & stale(record) or not set(plan.accelerators) <= time.roofline.keys():
         done.discard("ideal")
-    return plan.measure - {"flops"} - done
+    return plan.measure - {"flops"} - done - ({"ideal"} if spec.checkpoint else set())
 
 
 def _is_improved(measurement: str, budget_s: float | None) -> bool:
@@ -155,7 +157,7 @@ class _CostPass:
             repeat = [self.repeat] if self.repeat else []
             everybody = [*self._participants("latency"), *repeat]
             self._turns, self._conditions = self._together("latency", self.serving.latency, everybody)
-        if "memory" in self.wanted:
+        if "memory" in self.wanted and len(self._models) == 1:
             self._peaks = self._together("memory", self.serving.memory, self._participants("memory"))
         if "energy" in self.wanted:
             self._windows = self._together("energy", self.serving.energy, self._participants("energy"))
@@ -182,6 +184,11 @@ class _CostPass:
             complete(self._subject(run), self._observed(run), dense)
         except TraceError as error:
             self._exclude(run.participant, "idealized time", error)
+
+    @property
+    def _models(self) -> set[str]:
+        """The fingerprints of the models that are in memory."""
+        return {run.spec.loaded.fingerprint for run in self.runs}
 
     # ---- runs that raise ----------------------------------------------------------------------------------
 
@@ -310,6 +317,7 @@ class _CostPass:
             times=run.times,
             latencies=self._latencies(run) if "latency" in run.lacking else None,
             peak=self._peaks.get(run.participant),
+            no_peak=_NO_PEAK if len(self._models) == 1 else _SEVERAL_MODELS,
             energy=self._energy(run.participant, run.times) if "energy" in run.lacking else None,
             dense_peak=self._peaks.get(beside) if beside else None,
             dense_energy=self._energy(beside, None) if beside else None,

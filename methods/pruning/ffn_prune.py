@@ -1,9 +1,10 @@
 """FFN prune: take out the neurons of every MLP whose weights are smallest."""
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from math import ceil
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from annotated_types import Ge, Lt
 
@@ -74,7 +75,7 @@ class FfnPrune(Method):
     def _layers(self, model: "Decoder") -> list[int]:
         return list(self.layers) or [block.index for block in model.live]
 
-    def _kept(self, weights: "dict[str, torch.Tensor]") -> list[int]:
+    def _kept(self, weights: "Mapping[Any, torch.Tensor]") -> list[int]:
         """The neurons that stay in a layer, by the weights of each role, [neurons, width]."""
         import torch
 
