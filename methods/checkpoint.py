@@ -46,7 +46,7 @@ class Checkpoint(Method):
             raise MethodError(f"checkpoint: path={self.path} is no folder with a model")
         if not any(folder.glob("*.safetensors")):
             raise MethodError(
-                f"checkpoint: path={self.path} has no weights in safetensors, and pickled ones are not read"
+                f"checkpoint: path={self.path} has no safetensors files, and pickled weights are not read"
             )
         return locate(str(self.path))
 

@@ -76,6 +76,21 @@ def heads_of(model: Decoder, layer: int) -> Heads:
     return Heads(queries // width, keys // width, width)
 
 
+def head_weights(model: Decoder, layer: int) -> dict[Role, torch.Tensor]:
+    """The weights of a layer's attention heads: rows of "query", [heads, features, width], and of "key" and "value",
+    [groups, features, width]; columns of "output", [heads, features, width].
+
+    Raises:
+        MethodError: as ``heads_of``, or something else computes the layer's linear layers.
+        UnsupportedModelError: as ``heads_of``.
+    """
+    width, block = heads_of(model, layer).width, block_at(model, layer)
+    roles = live_roles(model, block)
+    weights = {role: _weight(block, roles[role]) for role in ("query", "key", "value", "output")}
+    rows = {role: weight.T if role == "output" else weight for role, weight in weights.items()}
+    return {cast("Role", role): weight.unflatten(0, (-1, width)) for role, weight in rows.items()}
+
+
 def neurons_of(model: Decoder, layer: int) -> dict[Role, torch.Tensor]:
     """The weights of a layer's MLP neurons, each [neurons, width]: rows of "gate", where there is one, and "up", and
     columns of "down".

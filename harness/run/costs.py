@@ -186,6 +186,11 @@ class _CostPass:
             self._exclude(run.participant, "idealized time", error)
 
     @property
+    def _profiled(self) -> list[_Run]:
+        """Those of the dense model's layers."""
+        return [run for run in self._present if run.spec.checkpoint is None]
+
+    @property
     def _models(self) -> set[str]:
         """The fingerprints of the models that are in memory."""
         return {run.spec.loaded.fingerprint for run in self.runs}
@@ -244,7 +249,9 @@ class _CostPass:
         """Say how long it will take before it starts."""
         budgets = 0.0
         if "ideal" in self.plan.measure:
-            by_key = {run.key: run for run in reversed(self._present)} | {profile_key(self.lm.decoder): self._reference}
+            by_key = {run.key: run for run in reversed(self._profiled)} | {
+                profile_key(self.lm.decoder): self._reference
+            }
             budgets = sum(self._budget(run) for key, run in by_key.items() if not self._kept(key))
         seconds = budgets
         if passes := self.wanted - {"ideal"}:
@@ -265,7 +272,7 @@ class _CostPass:
         """The dense model's profile, and that of each run's own modules where they differ from dense's."""
         dense_key = profile_key(self.lm.decoder)
         dense = self._kept(dense_key) or self._measured(self._reference, self._reference.spec.job.pretrained)
-        for run in self._present:
+        for run in self._profiled:
             own: CostProfile | None = dense if run.key == dense_key else self._kept(run.key)
             with self._contained(run, "cost profile"):
                 own = own or self._own(run)
