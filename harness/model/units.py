@@ -88,7 +88,7 @@ def head_weights(model: Decoder, layer: int) -> dict[Role, torch.Tensor]:
     roles = live_roles(model, block)
     weights = {role: _weight(block, roles[role]) for role in ("query", "key", "value", "output")}
     rows = {role: weight.T if role == "output" else weight for role, weight in weights.items()}
-    return {cast("Role", role): weight.unflatten(0, (-1, width)) for role, weight in rows.items()}
+    return {cast("Role", role): weight.reshape(-1, width, weight.shape[1]) for role, weight in rows.items()}
 
 
 def neurons_of(model: Decoder, layer: int) -> dict[Role, torch.Tensor]:

@@ -101,16 +101,7 @@ def beside(settings: ModelSettings, checkpoint: ModelSource, dtype: "torch.dtype
     """How another checkpoint is loaded beside the model of these settings, so that the two differ in weights alone.
 
     From safetensors and without code of its own, in the number format of the model.
-
-    Raises:
-        ModelError: its weights are quantized, which no formula here counts.
     """
-    config = parse_json((checkpoint.folder / "config.json").read_bytes())
-    if "quantization_config" in config:
-        raise ModelError(
-            f"checkpoint {checkpoint.pretrained!r} is quantized (quantization_config in its config.json), and what its "
-            "layers compute cannot be counted: store it with dequantized weights"
-        )
     kept = {name: value for name, value in settings.model_args.items() if name not in ("revision", "subfolder")}
     return ModelSettings(
         pretrained=checkpoint.pretrained,
@@ -121,12 +112,19 @@ def beside(settings: ModelSettings, checkpoint: ModelSource, dtype: "torch.dtype
     )
 
 
-def require_same_tokenizer(settings: ModelSettings, source: ModelSource, checkpoint: ModelSource, label: str) -> None:
-    """Refuse a checkpoint that reads text otherwise than the model that it is compared with.
+def require_comparable(settings: ModelSettings, source: ModelSource, checkpoint: ModelSource, label: str) -> None:
+    """Refuse a checkpoint that cannot stand beside the model: which reads text otherwise, or cannot be counted.
 
     Raises:
-        ModelError: its tokenizer, or its chat template where it is used, is another one, or cannot be loaded.
+        ModelError: its tokenizer, or its chat template where it is used, is another one, or cannot be loaded; its
+            weights are quantized, which no formula here counts.
     """
+    config = parse_json((checkpoint.folder / "config.json").read_bytes())
+    if "quantization_config" in config:
+        raise ModelError(
+            f"{label}: the checkpoint {checkpoint.pretrained!r} is quantized (quantization_config in its "
+            "config.json), and what its layers compute cannot be counted: store it with dequantized weights"
+        )
     args = settings.model_args
     where = {name: args[name] for name in ("revision", "subfolder") if name in args and "tokenizer" not in args}
     place = args.get("tokenizer") or source.loadable

@@ -15,7 +15,7 @@ from harness.evaluate.quiet import collected_warnings
 from harness.evaluate.tasks import LoadedTask, Overrides, TaskLoader, refuse_shots, refuse_without_prompt
 from harness.model.weights.computations import HasKernels
 from harness.model.weights.kernel_plan import KernelPlan, check_asked, plan_kernels
-from harness.run.loading import beside, device_of, outline, require_same_tokenizer, source_of
+from harness.run.loading import beside, device_of, outline, require_comparable, source_of
 from harness.run.spec import Job, ModelSettings, RunSpec
 from harness.run.units import Unit
 
@@ -128,7 +128,7 @@ class Plan:
             source = stack.checkpoint(self.source)
             other = None if source.fingerprint == self.source.fingerprint else source
             if other is not None:
-                require_same_tokenizer(self.job, self.source, other, stack.label)
+                require_comparable(self.job, self.source, other, stack.label)
             self._checkpoints[stack.fingerprint] = other
         return self._checkpoints[stack.fingerprint]
 
