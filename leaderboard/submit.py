@@ -57,7 +57,8 @@ def _pack(result: Result, folder: Path) -> None:
     """Write the files of a packed run; the same run gives the same bytes."""
     record = dict(result.record)
     model = record["model"]
-    record["model"] = model | {name: without_folders(model[name]) for name in ("pretrained", "args")}
+    places = ("pretrained", "args", "base")
+    record["model"] = model | {name: without_folders(part) for name, part in model.items() if name in places}
     record["command"] = without_folders(record["command"])
     manifest = result.manifest()
     identity = manifest.pop("identity", None)  # the id is its digest

@@ -11,7 +11,7 @@ from typing import Any
 
 from harness.reports.columns import at
 from harness.results.audit import audit_doubt
-from harness.results.model_names import distinct_names
+from harness.results.model_names import dense_of, distinct_names
 from harness.results.saving import declared, saving, unexecuted
 
 Record = Mapping[str, Any]
@@ -62,9 +62,10 @@ class Row:
 
     @cached_property
     def group(self) -> str:
-        """Runs of one group may be ranked: same model, documents, question, hardware and number format."""
+        """Runs of one group may be ranked: same dense model, documents, question, hardware and number format."""
         model, asked = self.record["model"], self.record["evaluation"]
-        parts = [model["fingerprint"], model["dtype"], model["attention"], self.hardware, sorted(asked.items())]
+        weights = dense_of(model)["fingerprint"]
+        parts = [weights, model["dtype"], model["attention"], self.hardware, sorted(asked.items())]
         return json.dumps(parts, sort_keys=True)
 
     @cached_property
@@ -101,11 +102,15 @@ def score_interval(score: Mapping[str, Any] | None) -> tuple[float, float] | Non
 
 
 def rows(records: Iterable[Record]) -> list[Row]:
-    """A row for every record, with its dense run where that is among them, and a name that its model alone has."""
+    """A row for every record, with its dense run where that is among them, and the name that its dense model alone has.
+
+    Another checkpoint is a row of the dense model that it is compared with; its own place is in ``model.pretrained``.
+    """
     given = list(records)
-    names = distinct_names(record["model"] for record in given)
+    names = distinct_names(dense_of(record["model"]) for record in given)
     every: list[Record] = [
-        {**record, "model": {**record["model"], "name": names[record["model"]["fingerprint"]]}} for record in given
+        {**record, "model": {**record["model"], "name": names[dense_of(record["model"])["fingerprint"]]}}
+        for record in given
     ]
     by_id = {record["id"]: record for record in every}
     return [Row(record, by_id.get(at(record, "baseline/run_id"))) for record in every]

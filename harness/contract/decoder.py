@@ -224,6 +224,16 @@ class Decoder:
         finally:
             self.auxiliaries[:] = before
 
+    @contextmanager
+    def standing_in(self, model: "Decoder") -> Iterator[None]:
+        """Be another model inside the ``with`` block: its module, its parts and its fingerprint."""
+        before = self.module, self.anatomy, self.fingerprint
+        self.module, self.anatomy, self.fingerprint = model.module, model.anatomy, model.fingerprint
+        try:
+            yield
+        finally:
+            self.module, self.anatomy, self.fingerprint = before
+
     def charge(self, kind: str, *, macs: int, layer: int | None = None, bytes: float = 0.0, tokens: int = 0) -> None:  # noqa: A002
         """Charge work that depends on the input and runs inside a module, where no hook sees how much it is.
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
     from harness.contract.decoder import Decoder
+    from harness.contract.model_source import ModelSource
     from harness.contract.prepared import Prepared
     from harness.contract.study import Study
 
@@ -107,6 +108,15 @@ class Method(Facts, ABC):
             model: the dense model without its weights: it can be looked at, and not be run.
             below: the methods that are attached before this one.
         """
+
+    def checkpoint(self, source: "ModelSource") -> "ModelSource":
+        """The model that is loaded for this method: ``source``, the run's own, or another checkpoint beside it.
+
+        Another one is compared with dense as any method is: pruned, distilled or merged elsewhere, with the same
+        tokenizer. Methods above it in a stack work on what it is. It is loaded in dense's number format, from
+        safetensors, and no code in its folder is run.
+        """
+        return source
 
     def prepare(self, model: "Decoder", study: "Study") -> "Prepared":
         """Do the slow, once-only work: calibrate, search or train. Cached on disk by fingerprint."""

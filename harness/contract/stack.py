@@ -20,6 +20,7 @@ from harness.core.strangers import text_of
 
 if TYPE_CHECKING:
     from harness.contract.decoder import Decoder
+    from harness.contract.model_source import ModelSource
 
 _LOOSE = re.compile(r"(?P<path>.+\.py):(?P<cls>[A-Za-z_]\w*)(?::(?P<args>.*))?$")
 _PLUS = re.compile(r"(?<!\d[eE])\+|\+(?!\d)")  # not the plus of a number such as 1e+16
@@ -51,7 +52,26 @@ class Stack(Facts):
             MethodError: with the order that can be, where there is one.
         """
         for index, part in enumerate(self.parts):
+            if index and type(part).checkpoint is not Method.checkpoint:
+                raise MethodError(f"{part.name} is another model, which comes first: write {part.name}+...")
             _check_below(part, self.parts[:index])
+
+    def checkpoint(self, source: "ModelSource") -> "ModelSource":
+        """The model that the stack runs on, given that of the run.
+
+        Raises:
+            MethodError: a method gives something else than a model, or refuses to.
+        """
+        from harness.contract.model_source import ModelSource
+
+        for part in self.parts:
+            with _naming(part):
+                given: Any = part.checkpoint(source)
+            if not isinstance(given, ModelSource):
+                what = f"{type(part).__name__}.checkpoint must return a ModelSource"
+                raise MethodError(f"{what}, and returned a {type(given).__name__}")
+            source = given
+        return source
 
     def check_model(self, outline: Callable[[], "Decoder"]) -> None:
         """Refuse what cannot be on this model, before anything is prepared.
@@ -161,7 +181,7 @@ def _attached(part: Method, model: "Decoder", state: Prepared) -> Iterator[None]
     """What a method's ``attach`` gives, entered.
 
     Raises:
-        MethodError: it is none that can be, or is left otherwise than once.
+        MethodError: it is none that can be, or is left otherwise than once; or an engine refuses what it is given.
     """
     what = f"{type(part).__name__}.attach must be a context manager: decorated with @contextmanager, and with one yield"
     with _naming(part):

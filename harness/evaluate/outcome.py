@@ -2,7 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite, isnan
 from typing import Any, Final
 
@@ -61,7 +61,15 @@ class Reference:
     def segments(self, rows: Iterable[Served]) -> list[Segment]:
         """What dense runs for these rows."""
         of_rows = (row.segments if self.is_run else row_as_dense(row.segments) for row in rows)
-        return [segment for segments in of_rows for segment in segments]
+        return [self._with_its_layers(segment) for segments in of_rows for segment in segments]
+
+    def _with_its_layers(self, dense: Segment) -> Segment:
+        """What dense runs, where the run's model has another number of layers."""
+        layers, share = len(self.shape.layers), 1 / dense.rows
+        if len(dense.attention) == layers:
+            return dense
+        tokens, reads = (dense.queries,) * layers, (share,) * layers
+        return replace(dense, attention=tokens, mlp=tokens, attention_reads=reads, mlp_reads=reads, keys=())
 
 
 def summary(

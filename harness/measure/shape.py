@@ -111,6 +111,7 @@ class ModelShape(BaseModel):
 
 def _layer(attention: "Branch", mlp: "Branch", config: Any) -> LayerShape:
     module = attention.modules[0]
+    config = getattr(module, "config", config)  # where heads were taken out, it has the numbers of this layer's own
     linears, expansion = Linears.of(attention.modules), Linears.of(_expansion(module))
     return LayerShape(
         attention=Linears(macs=linears.macs - expansion.macs, bytes=linears.bytes - expansion.bytes),

@@ -80,7 +80,11 @@ def roles_of(layer: nn.Module, attention: nn.Module, mlp: Iterable[nn.Module], c
 
 
 def fused_attention(attention: Any, config: Any) -> Fused | None:
-    """How an attention's projection of queries, keys and values together is split; None where they are apart."""
+    """How an attention's projection of queries, keys and values together is split; None where they are apart.
+
+    An attention that was narrowed has a configuration with the numbers of its own heads.
+    """
+    config = getattr(attention, "config", config)
     names = ("qkv_proj", "c_attn", "query_key_value", "Wqkv")
     name = next((name for name in names if isinstance(getattr(attention, name, None), nn.Module)), None)
     if name is None:

@@ -1,13 +1,13 @@
-"""Where a model's files are, and the fingerprint that says which model it is."""
+"""Finding a model's files on this machine, and digesting what can change its answers."""
 
 import os
 import re
-from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import harness.tasks
+from harness.contract.model_source import ModelSource
 from harness.core.contents import digest_of_files, with_contents
 from harness.core.errors import ModelError
 from harness.core.files import parse_json
@@ -19,32 +19,6 @@ _FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.py")
 _TOKENIZER = ("*.json", "*.model", "*.txt", "*.jinja", "*.tiktoken", "*.py", "additional_chat_templates/*.jinja")
 _IDENTITY = (*_TOKENIZER, "*.safetensors", "*.bin", "*.pt", "*.pth")
 _ELSEWHERE = {"revision", "subfolder", "offload_folder", "cache_dir"}  # in the fingerprint, or mere places
-
-
-@dataclass(frozen=True)
-class ModelSource:
-    """A model's place and identity.
-
-    Attributes:
-        pretrained: as the user gave it.
-        folder: its files on this machine.
-        fingerprint: the hub's commit, or a digest of every file that can change an output.
-    """
-
-    pretrained: str
-    revision: str | None
-    folder: Path
-    fingerprint: str
-
-    @property
-    def name(self) -> str:
-        """A short name for tables and folders."""
-        return self.pretrained.rstrip("/").rpartition("/")[2]
-
-    @property
-    def loadable(self) -> str:
-        """What transformers loads it by."""
-        return self.pretrained if self.fingerprint.startswith("hub:") else str(self.folder)
 
 
 def locate(pretrained: str, revision: str | None = None, subfolder: str = "") -> ModelSource:

@@ -9,6 +9,15 @@ PARTS: Final = 4
 """Parts of a model's place that a name has at the most."""
 
 
+def dense_of(model: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The dense model that a run is compared with: its own, or that which another checkpoint stands beside.
+
+    Args:
+        model: the ``model`` section of a record, as JSON.
+    """
+    return model.get("base") or model
+
+
 def distinct_names(models: Iterable[Mapping[str, Any]]) -> dict[str, str]:
     """A name for each fingerprint, which no other among them has.
 

@@ -54,6 +54,14 @@ class MethodInfo(Section):
     control: bool = False
 
 
+class BaseInfo(Section):
+    """The dense model that a run on another checkpoint is compared with; as in ``ModelInfo``."""
+
+    name: str
+    pretrained: str
+    fingerprint: str
+
+
 class ModelInfo(Section):
     """The model: where it came from and what it is.
 
@@ -62,6 +70,8 @@ class ModelInfo(Section):
         fingerprint: digest of weights, configuration and tokenizer, or the hub's commit.
         parameters: of the dense model, tied weights once.
         layout: the anatomy that matched.
+        base: the dense model beside which this one, another checkpoint, is a row; null where it is itself the dense
+            model of its row.
     """
 
     name: str
@@ -74,6 +84,7 @@ class ModelInfo(Section):
     layers: int
     parameters: int
     args: dict[str, Any] = Field(default={})
+    base: BaseInfo | None = None
 
 
 class EvaluationInfo(Section):

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import torch
 
@@ -40,6 +41,8 @@ from harness.run.modelled import (
 from harness.run.renewal import stored_profiles
 from harness.run.spec import Measure, RunSpec
 
+NOT_IDEALIZED: Final = "idealized time is of the dense model's layers, and this is another model"
+
 
 @dataclass(frozen=True)
 class Subject:
@@ -75,6 +78,7 @@ class Observed:
 
     Attributes:
         measured: what was asked for.
+        no_peak: why there is no peak where one was asked for.
         traces: what ran for each of the requests that were served; ``times`` is their idealized seconds.
     """
 
@@ -84,6 +88,7 @@ class Observed:
     times: RequestTimes | None
     latencies: Latencies | None
     peak: Peak | None
+    no_peak: str
     energy: costs.Energy | None
     dense_peak: Peak | None
     dense_energy: costs.Energy | None
@@ -173,7 +178,7 @@ def _memory(run: Subject, observed: Observed) -> costs.Memory:
     memory, peak = run.record.memory, observed.peak
     if "memory" not in observed.measured:
         return memory
-    disk = weight_files_bytes(Path(run.spec.model.loadable))
+    disk = weight_files_bytes(Path(run.spec.loaded.loadable))
     if peak is None:
         return memory.model_copy(update={"disk": disk})
     cached = max(kv_cache_bytes(run.shape, segments) for line in run.lines for segments in rows_of(line))
@@ -216,7 +221,9 @@ def _missing(record: RunRecord, observed: Observed, requests: Sequence[RequestLi
     }
     missing = {path: why for path, why in record.missing.items() if not present.get(path, False)}
     if "memory" in observed.measured and record.memory.peak is None:
-        missing["memory.peak"] = "this system does not tell a process's peak memory"
+        missing["memory.peak"] = observed.no_peak
+    if record.model.base is not None and record.time is not None:
+        missing["time.ideal"] = NOT_IDEALIZED
     if power is not None and (reason := missing_reason(power)):
         missing["energy.measured_j"] = reason
     if modelled is not None and modelled.own_s is None:

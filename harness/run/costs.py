@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 
 _Measured = TypeVar("_Measured")
+_NO_PEAK = "this system does not tell a process's peak memory"
+_SEVERAL_MODELS = "dense and another checkpoint were in memory together: give --no_baseline and one of them alone"
 
 
 @dataclass(eq=False)
@@ -99,7 +101,7 @@ def lacking(record: RunRecord, spec: RunSpec, documents: int) -> frozenset[Measu
     is_old = any(_is_improved(each, plan.budget_s) for each in measurements if each is not None)
     if is_old or {"time.ideal", "time.roofline"} & stale(record) or not set(plan.accelerators) <= time.roofline.keys():
         done.discard("ideal")
-    return plan.measure - {"flops"} - done
+    return plan.measure - {"flops"} - done - ({"ideal"} if spec.checkpoint else set())
 
 
 def _is_improved(measurement: str, budget_s: float | None) -> bool:
@@ -155,7 +157,7 @@ class _CostPass:
             repeat = [self.repeat] if self.repeat else []
             everybody = [*self._participants("latency"), *repeat]
             self._turns, self._conditions = self._together("latency", self.serving.latency, everybody)
-        if "memory" in self.wanted:
+        if "memory" in self.wanted and len(self._models) == 1:
             self._peaks = self._together("memory", self.serving.memory, self._participants("memory"))
         if "energy" in self.wanted:
             self._windows = self._together("energy", self.serving.energy, self._participants("energy"))
@@ -182,6 +184,16 @@ class _CostPass:
             complete(self._subject(run), self._observed(run), dense)
         except TraceError as error:
             self._exclude(run.participant, "idealized time", error)
+
+    @property
+    def _profiled(self) -> list[_Run]:
+        """Those of the dense model's layers."""
+        return [run for run in self._present if run.spec.checkpoint is None]
+
+    @property
+    def _models(self) -> set[str]:
+        """The fingerprints of the models that are in memory."""
+        return {run.spec.loaded.fingerprint for run in self.runs}
 
     # ---- runs that raise ----------------------------------------------------------------------------------
 
@@ -237,7 +249,9 @@ class _CostPass:
         """Say how long it will take before it starts."""
         budgets = 0.0
         if "ideal" in self.plan.measure:
-            by_key = {run.key: run for run in reversed(self._present)} | {profile_key(self.lm.decoder): self._reference}
+            by_key = {run.key: run for run in reversed(self._profiled)} | {
+                profile_key(self.lm.decoder): self._reference
+            }
             budgets = sum(self._budget(run) for key, run in by_key.items() if not self._kept(key))
         seconds = budgets
         if passes := self.wanted - {"ideal"}:
@@ -258,7 +272,7 @@ class _CostPass:
         """The dense model's profile, and that of each run's own modules where they differ from dense's."""
         dense_key = profile_key(self.lm.decoder)
         dense = self._kept(dense_key) or self._measured(self._reference, self._reference.spec.job.pretrained)
-        for run in self._present:
+        for run in self._profiled:
             own: CostProfile | None = dense if run.key == dense_key else self._kept(run.key)
             with self._contained(run, "cost profile"):
                 own = own or self._own(run)
@@ -310,6 +324,7 @@ class _CostPass:
             times=run.times,
             latencies=self._latencies(run) if "latency" in run.lacking else None,
             peak=self._peaks.get(run.participant),
+            no_peak=_NO_PEAK if len(self._models) == 1 else _SEVERAL_MODELS,
             energy=self._energy(run.participant, run.times) if "energy" in run.lacking else None,
             dense_peak=self._peaks.get(beside) if beside else None,
             dense_energy=self._energy(beside, None) if beside else None,

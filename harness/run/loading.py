@@ -5,11 +5,14 @@ import re
 from typing import TYPE_CHECKING, Any, cast
 
 from harness.contract.decoder import Decoder
+from harness.contract.identity import tokenizer_digest
+from harness.contract.model_source import ModelSource
 from harness.core.errors import HarnessError, ModelError, UnknownNameError
+from harness.core.files import parse_json
 from harness.core.progress import Progress
 from harness.core.strangers import message_of
 from harness.evaluate.quiet import collected_warnings
-from harness.model.source import ModelSource, locate
+from harness.model.source import locate
 from harness.run.spec import ModelSettings
 
 if TYPE_CHECKING:
@@ -92,6 +95,60 @@ def _dtype(wanted: Any, config: Any, source: ModelSource) -> "torch.dtype":
             types = [file.get_slice(name)[:0].dtype for name in file.keys()]  # noqa: SIM118
         return next((each for each in types if each.is_floating_point), torch.float32)
     return torch.float32
+
+
+def beside(settings: ModelSettings, checkpoint: ModelSource, dtype: "torch.dtype") -> ModelSettings:
+    """How another checkpoint is loaded beside the model of these settings, so that the two differ in weights alone.
+
+    From safetensors and without code of its own, in the number format of the model.
+    """
+    kept = {name: value for name, value in settings.model_args.items() if name not in ("revision", "subfolder")}
+    return ModelSettings(
+        pretrained=checkpoint.pretrained,
+        model_args=kept | {"dtype": str(dtype).removeprefix("torch."), "use_safetensors": True},
+        device=settings.device,
+        batch_size=settings.batch_size,
+        apply_chat_template=settings.apply_chat_template,
+    )
+
+
+def require_comparable(settings: ModelSettings, source: ModelSource, checkpoint: ModelSource, label: str) -> None:
+    """Refuse a checkpoint that cannot stand beside the model: which reads text otherwise, or cannot be counted.
+
+    Raises:
+        ModelError: its tokenizer, or its chat template where it is used, is another one, or cannot be loaded; its
+            weights are quantized, which no formula here counts.
+    """
+    config = parse_json((checkpoint.folder / "config.json").read_bytes())
+    if "quantization_config" in config:
+        raise ModelError(
+            f"{label}: the checkpoint {checkpoint.pretrained!r} is quantized (quantization_config in its "
+            "config.json), and what its layers compute cannot be counted: store it with dequantized weights"
+        )
+    args = settings.model_args
+    where = {name: args[name] for name in ("revision", "subfolder") if name in args and "tokenizer" not in args}
+    place = args.get("tokenizer") or source.loadable
+    own = _tokenizer_of(place, trust_remote_code=settings.trust_remote_code, **where)
+    other = _tokenizer_of(checkpoint.loadable, trust_remote_code=False)
+    if tokenizer_digest(own) != tokenizer_digest(other) or own.special_tokens_map != other.special_tokens_map:
+        raise ModelError(
+            f"{label}: the checkpoint {checkpoint.pretrained!r} has another tokenizer than {settings.pretrained}, so "
+            "that what they take for a token cannot be compared: give a checkpoint with the same tokenizer"
+        )
+    if settings.apply_chat_template and own.chat_template != other.chat_template:
+        raise ModelError(
+            f"{label}: the checkpoint {checkpoint.pretrained!r} has another chat template than {settings.pretrained}: "
+            "run without --apply_chat_template"
+        )
+
+
+def _tokenizer_of(place: str, trust_remote_code: bool, **where: Any) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(place, trust_remote_code=trust_remote_code, **where)
+    except Exception as error:  # a stranger's files; whatever fails is about the tokenizer
+        raise ModelError(f"the tokenizer of {place!r} is missing or cannot be loaded: {message_of(error)}") from error
 
 
 def load(settings: ModelSettings, source: ModelSource, device: str, progress: Progress) -> "HarnessLM":

@@ -1,10 +1,11 @@
 """The plan of a job: every run that was asked for, with its id, before anything slow is done."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 
 from harness.contract.decoder import Decoder
+from harness.contract.model_source import ModelSource
 from harness.contract.stack import Stack, parse
 from harness.contract.study import Needs, Study
 from harness.core import environment
@@ -12,11 +13,10 @@ from harness.core.errors import HarnessError, MethodError, UnknownNameError
 from harness.evaluate.calibration_text import calibration_for
 from harness.evaluate.quiet import collected_warnings
 from harness.evaluate.tasks import LoadedTask, Overrides, TaskLoader, refuse_shots, refuse_without_prompt
-from harness.model.source import ModelSource
 from harness.model.weights.computations import HasKernels
 from harness.model.weights.kernel_plan import KernelPlan, check_asked, plan_kernels
-from harness.run.loading import device_of, outline, source_of
-from harness.run.spec import Job, RunSpec
+from harness.run.loading import beside, device_of, outline, require_comparable, source_of
+from harness.run.spec import Job, ModelSettings, RunSpec
 from harness.run.units import Unit
 
 
@@ -32,6 +32,8 @@ class Plan:
 
     job: Job
     _calibrations: dict[str, Study] = field(default_factory=dict, init=False)
+    _checkpoints: dict[str, ModelSource | None] = field(default_factory=dict, init=False)
+    _outlines: dict[str, Decoder] = field(default_factory=dict, init=False)
 
     @cached_property
     def stacks(self) -> list[Stack]:
@@ -59,10 +61,10 @@ class Plan:
         """Every run: all methods of the first task, then of the next."""
         self._refuse_batches(self.stacks)  # a wrong method costs no loading of tasks
         for stack in self.stacks:
-            stack.check_model(lambda: self._outline)
+            stack.check_model(partial(self.outline, self._checkpoint(stack)))
         if self.job.kernel is not None:
             parts = [part for stack in self.stacks for part in stack.acting]
-            check_asked(self.job.kernel, parts, self._outline, self.device)
+            check_asked(self.job.kernel, parts, self.outline(), self.device)
         kernels = {stack.fingerprint: self._kernels(stack) for stack in self.stacks}
         machine = environment.observe(self.device)
         specs = [
@@ -75,6 +77,7 @@ class Plan:
                 data=data,
                 calibration=self._calibration(stack, task),
                 kernels=kernels[stack.fingerprint],
+                checkpoint=self._checkpoint(stack),
             )
             for job, task, data in self._tasks()
             for stack in self.stacks
@@ -86,9 +89,9 @@ class Plan:
         return specs
 
     def units(self) -> list[Unit]:
-        """The parts of the job that can be carried out by themselves, in an order that can be kept."""
+        """The parts of the job that can be carried out by themselves, in an order that can be kept: model by model."""
         tasks = list(dict.fromkeys(spec.task.name for spec in self.specs))
-        units = [Unit(kind="quality", task=spec.task.name, run=spec.id) for spec in self.specs]
+        units = [Unit(kind="quality", task=spec.task.name, run=spec.id) for spec in by_model(self.specs)]
         if not self.job.costs.measure <= {"flops"}:
             units += [Unit(kind="costs", task=task) for task in tasks]
         return units
@@ -108,16 +111,32 @@ class Plan:
         """The runs on one task, dense first where there is one."""
         return [spec for spec in self.specs if spec.task.name == task]
 
-    @cached_property
-    def _outline(self) -> Decoder:
-        """The model without its weights."""
-        return outline(self.job, self.source)
+    def settings_of(self, checkpoint: ModelSource | None) -> ModelSettings:
+        """How the model is loaded, or a checkpoint beside it."""
+        return self.job if checkpoint is None else beside(self.job, checkpoint, self.outline().module.dtype)
+
+    def outline(self, checkpoint: ModelSource | None = None) -> Decoder:
+        """The model without its weights, or a checkpoint beside it."""
+        source = checkpoint or self.source
+        if source.fingerprint not in self._outlines:
+            self._outlines[source.fingerprint] = outline(self.settings_of(checkpoint), source)
+        return self._outlines[source.fingerprint]
+
+    def _checkpoint(self, stack: Stack) -> ModelSource | None:
+        """The model that the stack runs on, where it is not the job's own."""
+        if stack.fingerprint not in self._checkpoints:
+            source = stack.checkpoint(self.source)
+            other = None if source.fingerprint == self.source.fingerprint else source
+            if other is not None:
+                require_comparable(self.job, self.source, other, stack.label)
+            self._checkpoints[stack.fingerprint] = other
+        return self._checkpoints[stack.fingerprint]
 
     def _kernels(self, stack: Stack) -> KernelPlan:
         """What computes the stack's linear layers here."""
         if not any(isinstance(part, HasKernels) for part in stack.acting):
             return KernelPlan()
-        return plan_kernels(stack.acting, self._outline, self.device, self.job.kernel)
+        return plan_kernels(stack.acting, self.outline(self._checkpoint(stack)), self.device, self.job.kernel)
 
     def _refuse_batches(self, stacks: list[Stack]) -> None:
         for stack in stacks:
@@ -159,3 +178,9 @@ class Plan:
             needs = Needs.of_all(stack.needs for stack in self.stacks)
             self._calibrations[task.name] = calibration_for(task, self.job.calibration, needs)
         return self._calibrations[task.name].limited(stack.needs)
+
+
+def by_model(specs: Sequence[RunSpec]) -> list[RunSpec]:
+    """Runs in their order, but all of one model before those of the next, so that each is loaded once."""
+    models = list(dict.fromkeys(spec.loaded.fingerprint for spec in specs))
+    return sorted(specs, key=lambda spec: models.index(spec.loaded.fingerprint))

@@ -21,11 +21,12 @@ from harness.evaluate.refusals import explained
 from harness.measure.shape import ModelShape
 from harness.results.costs import Memory
 from harness.results.intervals import with_intervals
-from harness.results.record import MISSING, MethodInfo, ModelInfo, RunRecord
+from harness.results.record import MISSING, BaseInfo, MethodInfo, ModelInfo, RunRecord
 from harness.results.saving import saving
 from harness.results.sources import digest
 from harness.results.store import RunFolder
 from harness.run.command import command
+from harness.run.completion import NOT_IDEALIZED
 from harness.run.spec import RunSpec
 
 if TYPE_CHECKING:
@@ -48,16 +49,27 @@ class _Evaluated:
     warnings: list[str]
 
 
-def evaluate(spec: RunSpec, lm: "HarnessLM", folder: RunFolder, preparation: Preparation, progress: "Progress") -> None:
+def evaluate(
+    spec: RunSpec,
+    lm: "HarnessLM",
+    folder: RunFolder,
+    preparation: Preparation,
+    progress: "Progress",
+    dense: ModelShape | None = None,
+) -> None:
     """Evaluate a run, resuming from its journal if there is one, and write its three files.
 
     On several processes (``accelerate launch``) every process calls this, and the first one writes.
+
+    Args:
+        dense: the dense model, where ``lm`` is another checkpoint.
 
     Raises:
         HarnessError: something the user can act on; what is finished stays in the journal.
     """
     started, clock = datetime.now(UTC), time.perf_counter()
-    dense = ModelShape.of(lm.decoder)
+    own = ModelShape.of(lm.decoder)
+    dense = dense or own
     with explained(f"{spec.stack.label} on {spec.task.name}", spec.job.batch_size):
         evaluated = _evaluate(spec, lm, folder, preparation, progress)
     if evaluated.results is None:  # another process has them and writes
@@ -77,11 +89,12 @@ def evaluate(spec: RunSpec, lm: "HarnessLM", folder: RunFolder, preparation: Pre
         duration_s=round(time.perf_counter() - clock, 3),
         command=command(spec),
         method=_method_info(spec, evaluated),
-        model=_model_info(spec, lm, dense),
+        model=_model_info(spec, lm, own),
         evaluation=spec.evaluation,
         environment=here,
         scores=with_intervals(outcome.scores, outcome.lines),
-        trace=outcome.trace,
+        # another checkpoint is another model, though it may do the same work
+        trace=outcome.trace.model_copy(update={"executed": True}) if spec.checkpoint else outcome.trace,
         routes=outcome.routes,
         flops=outcome.flops,
         memory=Memory(
@@ -94,6 +107,7 @@ def evaluate(spec: RunSpec, lm: "HarnessLM", folder: RunFolder, preparation: Pre
         ),
         sources={"scores": digest("scores")},
         missing=MISSING
+        | ({"time": f"latency was not asked for, and {NOT_IDEALIZED}"} if spec.checkpoint else {})
         | missing_scores(evaluated.results, outcome.scores)
         | ({"flops.audit_ratio": reason} if (reason := evaluated.replay.reason) else {}),
         warnings=outcome.warnings + evaluated.warnings,
@@ -151,19 +165,22 @@ def _method_info(spec: RunSpec, evaluated: _Evaluated) -> MethodInfo:
     )
 
 
-def _model_info(spec: RunSpec, lm: "HarnessLM", dense: ModelShape) -> ModelInfo:
-    module = lm.decoder.module
+def _model_info(spec: RunSpec, lm: "HarnessLM", shape: ModelShape) -> ModelInfo:
+    """What was loaded; ``shape`` is its own, before methods are attached."""
+    module, model, dense = lm.decoder.module, spec.loaded, spec.model
+    base = BaseInfo(name=dense.name, pretrained=dense.pretrained, fingerprint=dense.fingerprint)
     return ModelInfo(
-        name=spec.model.name,
-        pretrained=spec.job.pretrained,
-        revision=spec.model.revision,
-        fingerprint=spec.model.fingerprint,
+        name=model.name,
+        pretrained=model.pretrained,
+        revision=model.revision,
+        fingerprint=model.fingerprint,
         dtype=str(module.dtype).removeprefix("torch."),
         attention=module.config._attn_implementation,
         layout=lm.decoder.anatomy.layout,
-        layers=len(dense.layers),
-        parameters=dense.parameters,
+        layers=len(shape.layers),
+        parameters=shape.parameters,
         args=spec.job.model_args,
+        base=base if spec.checkpoint else None,
     )
 
 

@@ -1,11 +1,13 @@
 """A job being carried out: its units one after the other, on one model that is loaded once."""
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cache, partial
+from itertools import groupby
 from typing import TYPE_CHECKING
 
+from harness.contract.model_source import ModelSource
 from harness.contract.preparation import Preparation
 from harness.contract.prepared import Prepared
 from harness.contract.states import States
@@ -14,12 +16,13 @@ from harness.core import environment
 from harness.core.errors import HarnessError, StoreError
 from harness.core.paths import cache_folder
 from harness.core.progress import Progress
+from harness.measure.shape import ModelShape
 from harness.results.record import RunRecord
 from harness.results.store import RunFolder, Store
 from harness.run import loading
 from harness.run.bench import Bench
 from harness.run.launch import Inline, Isolated
-from harness.run.plan import Plan
+from harness.run.plan import Plan, by_model
 from harness.run.quality import evaluate
 from harness.run.renewal import renew
 from harness.run.spec import Job, RunSpec
@@ -44,14 +47,30 @@ class Session:
     store: Store
     progress: Progress
     plan: Plan = field(init=False)
+    _models: dict[str, "HarnessLM"] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         self.plan = Plan(self.job)
 
-    @cached_property
+    @property
     def lm(self) -> "HarnessLM":
-        """The model, loaded when the first unit needs it and shared by all."""
-        return loading.load(self.job, self.plan.source, self.plan.device, self.progress)
+        """The job's model."""
+        return self._loaded(None)
+
+    def lm_of(self, spec: RunSpec) -> "HarnessLM":
+        """The model of a run, loaded when the first unit needs it; until the costs, one at a time is in memory."""
+        checkpoint = spec.checkpoint
+        if spec.loaded.fingerprint not in self._models:
+            self._models.clear()
+        return self._loaded(checkpoint)
+
+    def _loaded(self, checkpoint: ModelSource | None) -> "HarnessLM":
+        """A model, kept until another one is loaded in its place."""
+        source = checkpoint or self.plan.source
+        if source.fingerprint not in self._models:
+            settings = self.plan.settings_of(checkpoint)
+            self._models[source.fingerprint] = loading.load(settings, source, self.plan.device, self.progress)
+        return self._models[source.fingerprint]
 
     def execute(self) -> list[RunRecord]:
         """Carry out every unit that is not done yet; the records of all runs, in order.
@@ -79,11 +98,25 @@ class Session:
         if self._done(spec):
             self.progress.say(f"{spec.stack.label} on {unit.task}: already there, nothing to do ({folder.path})")
         else:
-            evaluate(spec, self.lm, folder, self.preparation(spec), self.progress)
+            dense = ModelShape.of(self.plan.outline()) if spec.checkpoint else None
+            evaluate(spec, self.lm_of(spec), folder, self.preparation(spec), self.progress, dense)
 
     def attached(self, spec: RunSpec) -> AbstractContextManager[list[Prepared]]:
-        """The model with a run's methods applied."""
-        return spec.stack.applied(self.lm.decoder, self.preparation(spec), spec.kernels.by_place)
+        """The run's model with its methods applied."""
+        return self._applied(spec, self.lm_of(spec))
+
+    @contextmanager
+    def attached_in_place_of(self, lm: "HarnessLM", spec: RunSpec) -> Iterator[list[Prepared]]:
+        """The same where another run's model is: its place is taken for the length of the ``with`` block.
+
+        Both are in memory, so that runs on several models can take turns.
+        """
+        own = self._loaded(spec.checkpoint)
+        with nullcontext() if own is lm else lm.decoder.standing_in(own.decoder), self._applied(spec, lm) as states:
+            yield states
+
+    def _applied(self, spec: RunSpec, lm: "HarnessLM") -> AbstractContextManager[list[Prepared]]:
+        return spec.stack.applied(lm.decoder, self.preparation(spec), spec.kernels.by_place)
 
     def preparation(self, spec: RunSpec) -> Preparation:
         """The prepared states that a run needs: from the user's cache, or made now."""
@@ -103,9 +136,10 @@ class Session:
         """
         from harness.evaluate.vocabulary import Vocabulary
 
-        calibrations = {id(spec.calibration): spec.calibration for spec in specs if spec.calibration}
-        for calibration in calibrations.values():
-            Vocabulary.of(self.lm.decoder).refuse_calibration(calibration)
+        calibrated = {(spec.loaded.fingerprint, id(spec.calibration)): spec for spec in specs if spec.calibration}
+        for spec in calibrated.values():
+            assert spec.calibration is not None
+            Vocabulary.of(self.lm_of(spec).decoder).refuse_calibration(spec.calibration)
 
     def _try_out(self, pending: Sequence[RunSpec]) -> None:
         """Build every request, then prepare and attach every method once: what cannot be served costs no hours."""
@@ -115,15 +149,18 @@ class Session:
         from harness.evaluate import preflight
         from harness.evaluate.vocabulary import Vocabulary
 
-        for spec in {spec.task.name: spec for spec in pending}.values():
-            with self.progress.bar(f"checking the requests of {spec.task.name}"):
-                preflight.check(self.lm, spec.task, spec.job)
-        self.check_calibrations(pending)
-        if note := Vocabulary.of(self.lm.decoder).note:
-            self.progress.say(note)
-        for spec in pending:
-            with self.attached(spec):
-                pass
+        for _, runs in groupby(by_model(pending), key=lambda spec: spec.loaded.fingerprint):
+            specs = list(runs)
+            lm = self.lm_of(specs[0])
+            for spec in {spec.task.name: spec for spec in specs}.values():
+                with self.progress.bar(f"checking the requests of {spec.task.name}"):
+                    preflight.check(lm, spec.task, spec.job)
+            self.check_calibrations(specs)
+            if note := Vocabulary.of(lm.decoder).note:
+                self.progress.say(note)
+            for spec in specs:
+                with self.attached(spec):
+                    pass
 
     def _done(self, spec: RunSpec) -> bool:
         """Whether the run has a record to keep."""
@@ -158,7 +195,9 @@ class Session:
         from harness.run.costs import measure_costs
 
         try:
-            measure_costs(Bench(lambda: self.lm, self.attached, self.folder, self.progress), specs)
+            place = cache(partial(self.lm_of, specs[0]))
+            attach = lambda spec: self.attached_in_place_of(place(), spec)  # noqa: E731 - a bound partial cannot be lazy
+            measure_costs(Bench(place, attach, self.folder, self.progress), specs)
         except (torch.OutOfMemoryError, MemoryError) as error:
             raise HarnessError(
                 f"measuring costs on {specs[0].task.name}: out of memory. The scores are kept: give the same command "

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from harness.contract.model_source import ModelSource
 from harness.contract.stack import Stack
 from harness.contract.study import Study
 from harness.core.contents import with_contents
@@ -17,7 +18,7 @@ from harness.core.source import of_modules
 from harness.evaluate.suites import TaskRequest
 from harness.evaluate.tasks import LoadedTask
 from harness.measure.energy import Windows
-from harness.model.source import ModelSource, identified
+from harness.model.source import identified
 from harness.model.weights.kernel_plan import KernelPlan
 from harness.results.record import EvaluationInfo
 
@@ -191,7 +192,9 @@ class RunSpec:
     """One run: a stack of methods on a model and a task, with the job's flags as they are for this task.
 
     Attributes:
+        model: the dense model, which the run is compared with.
         kernels: what computes the linear layers of methods that have kernels, on this machine.
+        checkpoint: what is loaded instead, where a method is another model.
     """
 
     job: Job
@@ -202,6 +205,7 @@ class RunSpec:
     data: str
     calibration: Study | None
     kernels: KernelPlan = field(default_factory=KernelPlan)
+    checkpoint: ModelSource | None = None
 
     @cached_property
     def evaluation(self) -> EvaluationInfo:
@@ -229,7 +233,8 @@ class RunSpec:
             "method": self.stack.fingerprint,
             "observation": of_modules(*OBSERVES).digest,
             "calibration": self.calibration.fingerprint if self.calibration else None,
-            "model": self.model.fingerprint,
+            "model": self.loaded.fingerprint,
+            **({"base": self.model.fingerprint} if self.checkpoint else {}),
             "model_args": {"trust_remote_code": self.job.trust_remote_code, **identified(self.job.model_args)},
             "evaluation": self.evaluation.model_dump(mode="json"),
             "metadata": with_contents(self.job.metadata),
@@ -238,6 +243,11 @@ class RunSpec:
             "kernel_asked": self.kernels.asked,
             "environment": self.environment.identity,
         }
+
+    @property
+    def loaded(self) -> ModelSource:
+        """The model that runs."""
+        return self.checkpoint or self.model
 
     @property
     def id(self) -> str:

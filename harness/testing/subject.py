@@ -83,6 +83,8 @@ class Subject:
         Raises:
             Skipped: there is none.
         """
+        if any(type(part).checkpoint is not Method.checkpoint for part in self.parts):
+            raise Skipped("its model is another checkpoint, which a run loads and these checks do not")
         working = [family for family, error in self.attempts.items() if error is None]
         if not working:
             raise Skipped("the method works on none of the models; see supported-models")

@@ -4,7 +4,19 @@ from harness.contract import registry
 from harness.testing import parametrize_methods
 
 METHODS = ("dense", "layer-drop")
-ENGINES = ("int8-dynamic", "wanda", "magnitude", "sparse-gpt", "rms-fold", "block-sparse", "mue", "calm", "repair")
+LOADED = ("checkpoint:path=model",)
+ENGINES = (
+    "int8-dynamic",
+    "wanda",
+    "magnitude",
+    "sparse-gpt",
+    "rms-fold",
+    "block-sparse",
+    "mue",
+    "calm",
+    "repair",
+    "ffn-prune",
+)
 ROUTED = ("dr-llm", "polar", "random-skip", "static-path")
 SETTINGS = (
     "wanda:pattern=16x1,sparsity=0.75,samples=2,length=48+block-sparse:number=fp32",
@@ -40,5 +52,11 @@ def test_a_built_in_method_at_other_settings(check):
     check()
 
 
+@parametrize_methods(LOADED, families=["llama"])
+def test_a_built_in_method_that_is_another_model(check):
+    check()
+
+
 def test_every_built_in_method_is_checked():
-    assert {*METHODS, *ENGINES, *ROUTED} == {listing.name for listing in registry.listings() if listing.built_in}
+    checked = {name.partition(":")[0] for name in (*METHODS, *ENGINES, *ROUTED, *LOADED)}
+    assert checked == {listing.name for listing in registry.listings() if listing.built_in}

@@ -1,0 +1,30 @@
+"""Where a model's files are, and the fingerprint that says which model it is."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """A model's place and identity.
+
+    Attributes:
+        pretrained: as the user gave it.
+        folder: its files on this machine.
+        fingerprint: the hub's commit, or a digest of every file that can change an output.
+    """
+
+    pretrained: str
+    revision: str | None
+    folder: Path
+    fingerprint: str
+
+    @property
+    def name(self) -> str:
+        """A short name for tables and folders."""
+        return self.pretrained.rstrip("/").rpartition("/")[2]
+
+    @property
+    def loadable(self) -> str:
+        """What transformers loads it by."""
+        return self.pretrained if self.fingerprint.startswith("hub:") else str(self.folder)
