@@ -20,7 +20,7 @@ ROUNDS = 300
 VOCABULARY = 1000
 PROMPT = 64
 STEPS = 4
-BUDGET = 1.05
+PREFILL_BUDGET, DECODE_BUDGET = 1.02, 1.10
 
 
 def main() -> None:
@@ -47,10 +47,13 @@ def main() -> None:
         for _ in range(STEPS):
             model.module(ids[:, :1], past_key_values=cache)
 
+    def undo() -> None:
+        cache.crop(-STEPS)
+
     with torch.inference_mode():
         model.module(ids, past_key_values=cache)
-        report(f"prefill of {PROMPT} tokens", model, prefill, 0, lambda: None)
-        report(f"{STEPS} decode steps after {PROMPT} tokens", model, decode, PROMPT, lambda: cache.crop(-STEPS))
+        report(f"prefill of {PROMPT} tokens", model, prefill, 0, lambda: None, PREFILL_BUDGET)
+        report(f"{STEPS} decode steps after {PROMPT} tokens", model, decode, PROMPT, undo, DECODE_BUDGET)
 
 
 def report(
@@ -59,6 +62,7 @@ def report(
     forward: Callable[[Tracer | None], None],
     processed: int,
     after: Callable[[], None],
+    budget: float,
 ) -> None:
     rows = [Row("text", 0, (0,), PROMPT, PROMPT)]
     times: dict[bool, list[float]] = {True: [], False: []}
@@ -72,10 +76,10 @@ def report(
                 after()
     ratio = median(traced / bare for traced, bare in zip(times[True], times[False], strict=True))
     fastest = min(times[True]) / min(times[False])
-    verdict = "within" if max(ratio, fastest) <= BUDGET else "over"
+    verdict = "within" if max(ratio, fastest) <= budget else "over"
     print(
         f"{name}: {min(times[False]) * 1e3:.2f} ms bare; traced over bare {ratio:.3f} by the median of pairs, "
-        f"{fastest:.3f} by the fastest ({verdict} {BUDGET})"
+        f"{fastest:.3f} by the fastest ({verdict} {budget})"
     )
 
 

@@ -38,11 +38,6 @@ METHODS = {
 
 
 @pytest.fixture(scope="module")
-def _macs(segment: Segment) -> dict[str, int]:
-    """Multiply-accumulates of added work, by kind."""
-    return {kind: work.macs for kind, work in segment.extra.items()}
-
-
 def session(tiny_folder: Path, tiny_tasks: Path, tmp_path_factory: pytest.TempPathFactory) -> Session:
     """All methods on all tasks, on one model."""
     job = Job(
@@ -110,3 +105,8 @@ def test_the_rows_are_the_same_where_documents_are_chosen(
     requests = draw_requests(session.lm, spec, list(session.folder(spec).samples()))
     assert {request.row for request in requests} == set(served)
     assert {row.document for row in served} == {2, 9, 17}
+
+
+def _macs(segment: Segment) -> dict[str, int]:
+    """Multiply-accumulates of added work, by kind."""
+    return {kind: work.macs for kind, work in segment.extra.items()}
