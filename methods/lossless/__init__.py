@@ -1,0 +1,1 @@
+"""Methods that write what dense writes, in fewer passes over the weights."""
