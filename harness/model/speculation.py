@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
 from itertools import takewhile
+from numbers import Integral
 from typing import Any, Final
 
 import torch
@@ -116,7 +117,9 @@ class SelfDraft(StatefulDraft):
         module: Any = self._model.module
         last = {"logits_to_keep": 1} if module._supports_logits_to_keep() else {}
         ids = torch.tensor([unread], device=self._model.device)  # [1, tokens]
-        logits = module(input_ids=ids, past_key_values=self._cache, use_cache=True, **last).logits  # [1, any, vocabulary]
+        logits = module(
+            input_ids=ids, past_key_values=self._cache, use_cache=True, **last
+        ).logits  # [1, any, vocabulary]
         return int(logits[0, -1].argmax())
 
 
@@ -224,13 +227,12 @@ class _Speculation:
         count = min(self._tokens, room)
         if count < 1:
             return []
-        given: Any = self._draft(list(text), count)
-        if isinstance(given, torch.Tensor):
-            whole = given.ndim == 1 and not given.is_floating_point() and given.dtype is not torch.bool
-            given = given.tolist() if whole else f"a tensor of {str(given.dtype)[6:]} of shape {list(given.shape)}"
-        if not isinstance(given, list | tuple) or not all(type(token) is int for token in given):
-            what = given if isinstance(given, str) else f"{given!r:.80}"
-            raise MethodError(f"{self._name}: a draft is a list of token ids, or a tensor of them, [tokens], not {what}")
+        given = _whole_numbers(draft := self._draft(list(text), count))
+        if given is None:
+            what = f"{draft!r:.80}"
+            raise MethodError(
+                f"{self._name}: a draft is a list of token ids, or a tensor of them, [tokens], not {what}"
+            )
         if len(given) > count:
             raise MethodError(f"{self._name}: a draft has {len(given)} tokens where {count} at most were asked for")
         for token in given:
@@ -239,7 +241,7 @@ class _Speculation:
                     f"{self._name}: a draft has token {token}, and the model's tokens are 0 to {self._vocabulary - 1}: "
                     "it is of another vocabulary"
                 )
-        return list(given)
+        return given
 
     def _roll_back(self, cache: Any, rejected: int) -> None:
         """Take the last tokens out of the cache; 0 lets a sliding window forget what it kept for that."""
@@ -260,10 +262,10 @@ class _Speculation:
 
     def _no_rollback(self, cache: Any) -> str:
         layers = {type(layer).__name__: None for layer in getattr(cache, "layers", ())}
-        of = f" of {', '.join(layers)}" if layers else ""
+        kind = type(cache).__name__ + (f" of {', '.join(layers)}" if layers else "")
         return (
-            f"{self._name}: rejected tokens must leave the cache again, and {type(cache).__name__}{of} gives none back: "
-            "run it with transformers' own dynamic cache"
+            f"{self._name}: rejected tokens must leave the cache again, and {kind} gives none back: run it with "
+            "transformers' own dynamic cache"
         )
 
     def _require_greedy(self, ids: torch.Tensor, config: Any, inputs: dict[str, Any]) -> None:
@@ -291,3 +293,13 @@ class _Speculation:
                 f"{self._name}: a token was written whose logit lies so close to the next best one that rounding may "
                 "choose another than dense does"
             )
+
+
+def _whole_numbers(draft: Any) -> list[int] | None:
+    """A draft's tokens; None if it is something else."""
+    if isinstance(draft, torch.Tensor):
+        draft = draft.tolist()
+    if not isinstance(draft, list | tuple):
+        return None
+    whole = all(isinstance(token, Integral) and not isinstance(token, bool) for token in draft)
+    return [int(token) for token in draft] if whole else None
