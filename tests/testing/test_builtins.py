@@ -4,7 +4,7 @@ from harness.contract import registry
 from harness.testing import parametrize_methods
 
 METHODS = ("dense", "layer-drop")
-ENGINES = ("int8-dynamic", "wanda", "magnitude", "block-sparse", "mue", "calm")
+ENGINES = ("int8-dynamic", "wanda", "magnitude", "block-sparse", "mue", "calm", "skip-decode", "ngram")
 ROUTED = ("dr-llm", "polar", "random-skip", "static-path")
 SETTINGS = (
     "wanda:pattern=16x1,sparsity=0.75,samples=2,length=48+block-sparse:number=fp32",
