@@ -29,6 +29,7 @@ _USUAL = {
     Family.EARLY_EXIT: "tokens",
     Family.QUANTIZATION: "replaced",
     Family.SPARSE: "linear",
+    Family.LOSSLESS: "speculation",
 }
 """The engine that methods of a family mostly stand on."""
 _ANY = "surgery"

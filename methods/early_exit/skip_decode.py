@@ -73,9 +73,9 @@ class SkipDecode(Method):
         from harness.model.tokens.schedule import Schedule
         from harness.model.tokens.token_depth import token_depth
 
-        layers = [block.index for block in model.live]
         if self.least == 1:
             return nullcontext()
+        layers = [block.index for block in model.live]
         return token_depth(model, Schedule(layers[self.warmup :], partial(self._skipped, len(layers))))
 
     def _skipped(self, layers: int, tokens: "Tokens") -> "Tensor":
