@@ -115,7 +115,7 @@ class _Arrivals(StoppingCriteria):  # type: ignore[misc] # transformers has no t
 
     def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
         synchronize(self.device)
-        if self.context.processed == self.processed:
+        if self.processed and self.context.processed == self.processed:
             del self.times[-1:], self.tokens[-1:]
         self.processed = self.context.processed
         self.times.append(time.perf_counter())

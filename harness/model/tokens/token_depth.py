@@ -298,9 +298,11 @@ class _Merging:
             All keys and values of these rows, each [running, heads, seen tokens, head width].
         """
         merged = []
-        for own, filled in zip((keys, values), self._filled or (0, 0), strict=True):
-            batch = own.new_empty(len(own) + len(self._skipping), *own.shape[1:])  # [rows, heads, tokens, head width]
-            batch[self._running], batch[self._skipping] = own, filled
+        for index, own in enumerate((keys, values)):
+            batch = own.new_zeros(len(own) + len(self._skipping), *own.shape[1:])  # [rows, heads, tokens, head width]
+            batch[self._running] = own
+            if self._filled is not None:
+                batch[self._skipping] = self._filled[index]
             merged.append(batch)
         return [cached[self._running] for cached in self._cache.update(*merged, *args, **kwargs)]
 
