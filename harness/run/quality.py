@@ -84,6 +84,7 @@ def evaluate(spec: RunSpec, lm: "HarnessLM", folder: RunFolder, preparation: Pre
         trace=outcome.trace,
         routes=outcome.routes,
         flops=outcome.flops,
+        drafts=outcome.drafts,
         memory=Memory(
             weights=evaluated.shape.bytes,
             kv_peak=outcome.cache.bytes,
