@@ -68,7 +68,7 @@ def test_a_layer_that_all_rows_have_left_costs_nothing_more(family, ids):
         shape = ModelShape.of(decoder)
         flops = [executed_flops(shape, row) for row in segments]
         assert sum(row.total for row in flops) == counted
-        assert any(row.kv_fill for row in flops) is (policy is Table)
+        assert all(("fill" in row.extra) is (policy is Table) for row in flops)
         lengths.append([layer.keys.shape[-2] for layer in cache.layers])
         totals.append(counted)
     # layer 2 is left for good after position 11, layer 3 never; layer 1 by its last row never
