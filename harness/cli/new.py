@@ -30,6 +30,7 @@ _USUAL = {
     Family.QUANTIZATION: "replaced",
     Family.SPARSE: "linear",
     Family.LOW_RANK: "linear",
+    Family.LOSSLESS: "speculation",
 }
 """The engine that methods of a family mostly stand on."""
 _ANY = "surgery"

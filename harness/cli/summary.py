@@ -212,6 +212,11 @@ def _doubts(record: "RunRecord", row: Row) -> Iterator[str]:
         read = routes.union_prefill if routes.union_decode is None else routes.union_decode
         union = "" if read is None else f"; a batch has to read {read:.0%} of the layers"
         yield f"{routes.distinct} paths, the full one for {routes.identity:.0%}{union}"
+    if (drafts := record.drafts) is not None:
+        yield (
+            f"{drafts.tokens_per_verification:.2f} tokens a verification, {drafts.passes_per_token:.2f} passes over "
+            f"the weights a token; {drafts.acceptance[0]:.0%} of first guesses were right"
+        )
     ideal = record.time.ideal if record.time else None
     if ideal is not None and ideal.own_label == "poor" and not own_is_ref(row):
         yield "the cost profile of its own kernels is poor: do not rank by its idealized time with them"

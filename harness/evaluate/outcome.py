@@ -8,12 +8,14 @@ from typing import Any, Final
 
 from harness.evaluate.journal import Served
 from harness.measure.audit import Audit
+from harness.measure.drafts import drafts
 from harness.measure.flops import causal_flops, executed_flops
 from harness.measure.routes import routes
 from harness.measure.segment import READING, WRITING, Segment, depth, ran_as_dense, row_as_dense, unpadded
 from harness.measure.shape import ModelShape
 from harness.measure.traffic import Cached, keeps_all, kv_cache, kv_cache_bytes, traffic
 from harness.results.audit import audit_doubt
+from harness.results.drafts import Drafts
 from harness.results.record import Flops as FlopsInfo
 from harness.results.record import Routes, TraceTotals
 from harness.results.samples import SampleLine
@@ -32,6 +34,7 @@ class Outcome:
         trace: work in tokens and layers.
         routes: the paths that rows took; None for dense, and where what ran are no paths of layers.
         flops: arithmetic and traffic, and the dense model's on the same tokens.
+        drafts: what came of guessed tokens; None where none were verified.
         cache: the largest key-value cache that one row held.
         dense_kv_peak: bytes of dense's largest for the same tokens.
         warnings: what makes the scores doubtful.
@@ -42,6 +45,7 @@ class Outcome:
     trace: TraceTotals
     routes: Routes | None
     flops: FlopsInfo
+    drafts: Drafts | None
     cache: Cached
     dense_kv_peak: int
     warnings: list[str]
@@ -101,6 +105,7 @@ def summary(
         trace=_trace_totals(served, executed=executed),
         routes=routes,
         flops=_flops(served, shape, reference, audit),
+        drafts=drafts(shape, (segment for row in served for segment in row.segments)),
         cache=max(caches, key=lambda cache: cache.bytes, default=Cached((), 0)),
         dense_kv_peak=max((kv_cache_bytes(reference.shape, reference.segments([row])) for row in served), default=0),
         warnings=[*_broken_answers(served), *([doubt] if audit and (doubt := audit_doubt(audit.ratio)) else [])],

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import StoppingCriteria, StoppingCriteriaList
 
-from harness.contract.decoder import Row
+from harness.contract.decoder import ForwardContext, Row
 from harness.measure.clock import synchronize
 
 if TYPE_CHECKING:
@@ -89,11 +89,11 @@ class Served:
 def serve(model: "Decoder", request: CostRequest) -> Served:
     """Serve a request at batch size 1, by ``generate`` or one forward, exactly as an evaluation would."""
     ids = torch.tensor([request.tokens], device=model.device)  # [1, tokens]
-    with model.serving([request.row], "generate" if request.new_tokens else "score"):
+    with model.serving([request.row], "generate" if request.new_tokens else "score") as context:
         synchronize(model.device)
         began = time.perf_counter()
         if request.new_tokens:
-            arrivals = _Arrivals(model.device, len(request.tokens), request.new_tokens)
+            arrivals = _Arrivals(context, model.device, len(request.tokens), request.new_tokens)
             model.module.generate(ids, **_generation(model, ids, request, arrivals))
             return Served(tuple(stamp - began for stamp in arrivals.times), tuple(arrivals.tokens))
         with torch.no_grad():
@@ -103,14 +103,21 @@ def serve(model: "Decoder", request: CostRequest) -> Served:
 
 
 class _Arrivals(StoppingCriteria):  # type: ignore[misc] # transformers has no type stubs
-    """Asked whether to stop whenever tokens arrived: notes when, and how many there are; yes once there are enough."""
+    """Asked whether to stop whenever tokens arrived: notes when, and how many there are; yes once there are enough.
 
-    def __init__(self, device: torch.device, prompt_length: int, enough: int) -> None:
-        self.device, self.prompt_length, self.enough = device, prompt_length, enough
+    Tokens of one forward arrive together, also where the question is put for each of them.
+    """
+
+    def __init__(self, context: ForwardContext, device: torch.device, prompt_length: int, enough: int) -> None:
+        self.context, self.device, self.prompt_length, self.enough = context, device, prompt_length, enough
         self.times, self.tokens = list[float](), list[int]()
+        self.processed = 0  # tokens that forwards had run when tokens arrived last
 
     def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
         synchronize(self.device)
+        if self.processed and self.context.processed == self.processed:
+            del self.times[-1:], self.tokens[-1:]
+        self.processed = self.context.processed
         self.times.append(time.perf_counter())
         written = input_ids.shape[1] - self.prompt_length  # input_ids: [1, prompt and new tokens]
         self.tokens.append(min(written, self.enough))  # what a round brings beyond that is not asked for

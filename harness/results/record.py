@@ -13,6 +13,7 @@ from pydantic import Field
 from harness.core.environment import Environment
 from harness.results.baseline import Baseline
 from harness.results.costs import Energy, Memory, Time
+from harness.results.drafts import Drafts
 from harness.results.saving import Saving
 from harness.results.scores import Score
 from harness.results.section import Section
@@ -189,6 +190,7 @@ class RunRecord(Section):
 
     Attributes:
         command: what runs it again, from everything that was asked; null in records from before it was kept.
+        drafts: what came of guessed tokens; null where none were verified.
         measured: what the cost pass was asked for and has answered, if only with a reason in ``missing``.
         sources: digest of the source that computed a section from what was stored, by the section; no part of the
             id. Such a section is made anew, without the model, when its source has changed.
@@ -209,6 +211,7 @@ class RunRecord(Section):
     trace: TraceTotals
     routes: Routes | None = None
     flops: Flops
+    drafts: Drafts | None = None
     memory: Memory
     time: Time | None = None
     energy: Energy | None = None

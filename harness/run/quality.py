@@ -97,6 +97,7 @@ def evaluate(
         trace=outcome.trace.model_copy(update={"executed": True}) if spec.checkpoint else outcome.trace,
         routes=outcome.routes,
         flops=outcome.flops,
+        drafts=outcome.drafts,
         memory=Memory(
             weights=evaluated.shape.bytes,
             kv_peak=outcome.cache.bytes,

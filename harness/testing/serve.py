@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from harness.contract.decoder import Row
+from harness.contract.decoder import Row, input_shape
 from harness.measure.trace import Tracer
 from harness.testing.outcome import Failed
 
@@ -78,7 +78,13 @@ def generate(decoder: "Decoder", texts: Sequence[Text], padding: int = 0, steps:
     mask = torch.tensor([[0] * (width - length) + [1] * length for length in lengths])
     rows = tuple(Row("text", i, (0,), length, length) for i, length in enumerate(lengths))
     last: list[torch.Tensor] = []
-    watching = decoder.module.register_forward_hook(lambda module, args, output: last.append(output.logits[:, -1]))
+    read: list[int] = []  # tokens of each forward
+
+    def watch(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        read.append(input_shape(args, kwargs)[1])
+        last.append(output.logits[:, -1])
+
+    watching = decoder.module.register_forward_hook(watch, with_kwargs=True)
     try:
         with torch.no_grad(), decoder.serving(rows, "generate", width), Tracer(decoder) as tracer:
             written = decoder.module.generate(
@@ -92,7 +98,8 @@ def generate(decoder: "Decoder", texts: Sequence[Text], padding: int = 0, steps:
             )[:, width:]
     finally:
         watching.remove()
-    logits = list(torch.stack(last, 1)) if len(last) == steps else None
+    plain = len(last) == steps and set(read[1:]) <= {1}  # a draft that is verified is several tokens
+    logits = list(torch.stack(last, 1)) if plain else None
     return Answers(written.tolist(), logits, tracer)
 
 

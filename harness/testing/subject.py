@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from harness.contract.facts import Savings
+from harness.contract.facts import Phase, Savings
 from harness.contract.method import Method
 from harness.contract.prepared import Prepared
 from harness.contract.stack import Stack, parse
@@ -70,6 +70,18 @@ class Subject:
             raise Skipped("several methods are stacked; the check is for each of them alone")
         method = type(self.parts[0])
         return [Stack((method.from_args(example),)) for example in method.examples]
+
+    @property
+    def drafts(self) -> bool:
+        """Whether it writes dense's text in other steps than dense: what it saves depends on what is written."""
+        return self.stack.exact and Phase.PREFILL not in self.stack.phases
+
+    @property
+    def steps(self) -> int:
+        """Tokens of a generation: those of drafts are enough for random weights to repeat themselves."""
+        from harness.testing.serve import STEPS
+
+        return 10 * STEPS if self.drafts else STEPS
 
     @cached_property
     def attempts(self) -> dict[str, Exception | None]:

@@ -1,1 +1,1 @@
-"""Methods that rewrite a model and leave its answers as they are."""
+"""Methods that answer as dense does: by another order of the work, or in fewer passes over the weights."""

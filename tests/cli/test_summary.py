@@ -9,6 +9,7 @@ from rich.console import Console
 from harness.cli import summary
 from harness.results.baseline import Baseline, RatioInfo
 from harness.results.costs import Ideal, Time
+from harness.results.drafts import Drafts
 from harness.results.record import RunRecord
 from harness.results.scores import PairedScore
 from harness.results.store import Store
@@ -145,3 +146,17 @@ def test_what_costs_more_is_said(records: list[RunRecord], monkeypatch: pytest.M
     dearer = {"latency": RatioInfo(value=4.2, low=3.9, high=4.4), "flops": RatioInfo(value=1.4, low=1.3, high=1.5)}
     out = " ".join(printed([dense, changed(method, ratios=dearer)], 100, monkeypatch).split())
     assert "costs more than dense: FLOPs 1.40x; Latency 4.20x" in out
+
+
+def test_what_came_of_drafts_is_said(records, monkeypatch):
+    drafts = Drafts(
+        verifications=4,
+        drafted=12,
+        accepted=6,
+        tokens_per_verification=2.5,
+        acceptance=[0.75, 0.5, 0.25],
+        draft_flops=0,
+        passes_per_token=0.4,
+    )
+    text = printed([records[0], records[1].model_copy(update={"drafts": drafts})], 200, monkeypatch)
+    assert "2.50 tokens a verification, 0.40 passes over the weights a token; 75% of first guesses were right" in text

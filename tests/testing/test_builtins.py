@@ -16,6 +16,8 @@ ENGINES = (
     "calm",
     "repair",
     "ffn-prune",
+    "skip-decode",
+    "ngram",
 )
 ROUTED = ("dr-llm", "polar", "random-skip", "static-path")
 SETTINGS = (

@@ -8,6 +8,10 @@ token, the layer's output or its input.
   projects keys and values alone. This saves work.
 - *Several tokens per row*, as in scoring or prefill: the layer runs on all of them and its output is taken where a
   token runs it. This is a mask and saves nothing; it is counted as the full work that it is.
+
+A policy may say of a layer that no token of a row runs it once an earlier one has skipped it (``TokenPolicy.fills``).
+Then nothing ever attends to what the skipping tokens would have left there: neither is it projected nor kept, and a
+layer that no token of a forward runs is left out of it.
 """
 
 from abc import ABC, abstractmethod
@@ -15,9 +19,11 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from math import inf
 from typing import Any
 
 import torch
+from transformers import DynamicCache
 
 from harness.contract.anatomy import Block
 from harness.contract.decoder import Auxiliary, Decoder, only
@@ -35,10 +41,12 @@ class Tokens:
         predicting: [rows, tokens], bool: those whose output predicts a token that is generated or scored. The others
             are prompt, which is only read, or padding.
         steps: [rows, tokens]: how many predictions of the row came before; 0 at the prompt's last token.
+        positions: [rows, tokens]: how many tokens of the row came before, padding left out; 0 at its padding.
     """
 
     predicting: torch.Tensor
     steps: torch.Tensor
+    positions: torch.Tensor
 
 
 class TokenPolicy(ABC):
@@ -49,6 +57,17 @@ class TokenPolicy(ABC):
     """
 
     auxiliaries: tuple[Auxiliary, ...] = ()
+
+    def fills(self, layer: int) -> bool:
+        """Whether a token that skips the layer leaves it keys and values, for later tokens of its row to attend to.
+
+        False is a promise: of every row's tokens, those that run the layer come before those that skip it. Whoever
+        breaks it is refused when it happens.
+
+        Args:
+            layer: index of the layer in the dense model.
+        """
+        return True
 
     def begin(self, tokens: Tokens) -> None:  # noqa: B027 - a policy may need no more than the states
         """A forward begins."""
@@ -74,25 +93,41 @@ def token_depth(model: Decoder, policy: TokenPolicy) -> Iterator[None]:
 
     Raises:
         UnsupportedModelError: a model whose layers a token cannot skip.
-        MethodError: another method directs the layers already; or, while it runs, the policy asks for a layer twice.
+        MethodError: another method directs the layers already; or, while it runs, the policy asks for a layer twice, or
+            for one that an earlier token of the row has skipped without filling it.
     """
     require_supported(model, "tokens that skip layers")
     engine = _TokenEngine(model, policy)
-    fills = {block.index: KeyValueFill(model, block) for block in model.live}
+    measuring = _measuring_slots(model)
+    fills = {
+        block.index: KeyValueFill(model, block)
+        for block in model.live
+        if policy.fills(block.index) or block.attention.modules[0].layer_idx in measuring
+    }
     added = [*policy.auxiliaries, *(Auxiliary(fill, "fill", index) for index, fill in fills.items())]
     with ExitStack() as undo:
         undo.enter_context(model.assisted(added))
-        undo.callback(model.anatomy.parent.register_forward_pre_hook(engine.begin).remove)
+        undo.callback(model.anatomy.parent.register_forward_pre_hook(engine.begin, with_kwargs=True).remove)
         for block in model.live:
-            layer = _Layer(block, fills[block.index])
+            layer = _Layer(block, fills.get(block.index))
             replace_forward(undo, block.module, by_name(layer.forward, partial(engine.run, layer)))
         yield
 
 
-class _Layer:
-    """A decoder layer: its own forward, its fill, and its argument for the cache."""
+def _measuring_slots(model: Decoder) -> set[int]:
+    """Cache slots that transformers reads positions and the sizes of masks off: the first of each kind of attention."""
+    windows = [getattr(slot, "sliding_window", None) for slot in DynamicCache(config=model.config).layers]
+    return {windows.index(window) for window in windows}
 
-    def __init__(self, block: Block, fill: KeyValueFill) -> None:
+
+class _Layer:
+    """A decoder layer: its own forward, its fill, and its argument for the cache.
+
+    Attributes:
+        fill: None where tokens that skip the layer leave it nothing.
+    """
+
+    def __init__(self, block: Block, fill: KeyValueFill | None) -> None:
         self.index = block.index
         self.attention: Any = block.attention.modules[0]
         self.forward = block.module.forward
@@ -101,6 +136,7 @@ class _Layer:
 
     def filled(self, states: torch.Tensor, arguments: dict[str, Any]) -> list[torch.Tensor]:
         """Keys and values of states that do not run the layer, each [rows, heads, tokens, head width]."""
+        assert self.fill is not None
         projected = self.fill(states, self.cache_name, arguments)  # each [rows, tokens, heads * head width]
         return [part.unflatten(-1, (-1, self.fill.head_width)).transpose(1, 2) for part in projected]
 
@@ -113,10 +149,15 @@ class _TokenEngine:
         self._policy = policy
         self._begun = self._decoding = False
         self._prompt = 0  # positions of the latest prompt, padding included
+        self._seen = 0  # positions before the running forward
+        self._ends: list[int] = []  # tokens of each row in the running forward, padding on the right left out
+        self._given: torch.Tensor | None = None  # position_ids of the running forward
+        self._left: dict[int, list[float]] = {}  # by layer: where each row first skipped it and left it nothing
 
-    def begin(self, *_: Any) -> None:
+    def begin(self, module: Any, args: Any, kwargs: dict[str, Any]) -> None:
         """A forward of the whole model begins; what its tokens are for is seen at its first layer."""
         self._begun = False
+        self._given = kwargs.get("position_ids")
 
     def run(self, layer: _Layer, states: torch.Tensor, **arguments: Any) -> Any:
         """A layer's forward, on states [rows, tokens, width]."""
@@ -127,12 +168,16 @@ class _TokenEngine:
                 self._begun = True
             runs = self._policy.runs(layer.index, states)
         if runs is None:
+            self._require_filled(layer, None)
             return layer.forward(states, **arguments)
         if runs.dtype is not torch.bool:
             raise MethodError(
                 f"layer {layer.index}: a token runs a layer once or not at all, so its policy gives bool, not "
                 f"{runs.dtype}; a layer that runs twice needs a path chosen for the whole sequence"
             )
+        self._require_filled(layer, runs)
+        if layer.fill is None and not runs.any():
+            return states
         if not self._decoding:
             output = layer.forward(states, **arguments)
             with self._model.adding("decision"):
@@ -162,12 +207,37 @@ class _TokenEngine:
         """Run a layer on some rows of one token each, and fill its keys and values for the others."""
         batch = len(states)
         skips, index = torch.tensor(skipping, device=states.device), torch.tensor(running, device=states.device)
-        with only(self._model, tuple(skipping)):
-            filled = layer.filled(states[skips], rows_of(arguments, skips, batch))
+        filled = None
+        if layer.fill is not None:
+            with only(self._model, tuple(skipping)):
+                filled = layer.filled(states[skips], rows_of(arguments, skips, batch))
         merging = _Merging(cache, index, skips, filled)
         with only(self._model, tuple(running)):
             output = layer.forward(states[index], **rows_of(arguments, index, batch), **{layer.cache_name: merging})
         return _with_states(output, lambda after: states.index_copy(0, index, after))
+
+    def _require_filled(self, layer: _Layer, runs: torch.Tensor | None) -> None:
+        """Note which tokens skip a layer that is not filled, and refuse those that run it after one of their row.
+
+        Args:
+            runs: bool [rows, tokens]; None where all run.
+        """
+        if layer.fill is not None:
+            return
+        before = self._left.get(layer.index, [inf] * len(self._ends))
+        left = [place if place < self._seen else inf for place in before]  # [rows], without what was taken back since
+        if runs is None and min(left) == inf:
+            return
+        for row, end in enumerate(self._ends):
+            flags = [True] * end if runs is None else runs[row, :end].tolist()
+            for place, flag in enumerate(flags, self._seen):
+                if flag and left[row] < place:
+                    raise MethodError(
+                        f"layer {layer.index}: a token runs it after an earlier one of its row skipped it and left it "
+                        "no keys and values; fills(layer) is False only where no token runs what an earlier one skipped"
+                    )
+                left[row] = left[row] if flag else min(left[row], place)
+        self._left[layer.index] = left
 
     def _tokens(self, states: torch.Tensor, cache: Any) -> Tokens:
         """What the forward's tokens are for, by the context where there is one.
@@ -175,24 +245,31 @@ class _TokenEngine:
         Without one the last token of each row predicts: the prompt's last, or the token generated last.
         """
         rows, queries = states.shape[:2]
-        seen = 0 if cache is None else cache.get_seq_length()
-        self._decoding = queries == 1 and seen > 0
+        seen = 0 if cache is None else int(cache.get_seq_length())
+        self._decoding, self._seen, self._ends = queries == 1 and seen > 0, seen, [queries] * rows
+        if not seen:  # another text begins
+            self._left.clear()
         context = self._model.context
-        columns = torch.arange(queries).expand(rows, -1)  # [rows, tokens]
+        columns = torch.arange(seen, seen + queries).expand(rows, -1)  # [rows, tokens]
+        positions = columns
         if context is not None and context.kind == "score":
-            ends = torch.tensor([row.length for row in context.rows])[:, None]  # [rows, 1]
+            lengths = torch.tensor([row.length for row in context.rows])[:, None]  # [rows, 1]
             first = torch.tensor([row.prompt_length for row in context.rows])[:, None] - 1  # [rows, 1]
-            if context.padding == "left":
-                first, ends = first + queries - ends, torch.tensor(queries)
-            steps, real = columns - first, columns < ends
+            steps, real = columns - first, columns < lengths
+            self._ends = real.sum(1).tolist()
         else:
             if context is not None:
                 self._prompt = context.width
+                padding = context.width - torch.tensor([row.length for row in context.rows])[:, None]  # [rows, 1]
+                positions = columns - padding
             elif not self._decoding:
                 self._prompt = seen + queries
-            steps, real = columns + seen - (self._prompt - 1), torch.tensor(True)
+            steps, real = columns - (self._prompt - 1), torch.tensor(True)
+            if context is None and self._given is not None and self._given.ndim == 2:
+                positions = self._given.expand(rows, -1)
         predicting = (steps >= 0) & real
-        return Tokens(predicting.to(states.device), steps.clamp(min=0).to(states.device))
+        device = states.device
+        return Tokens(predicting.to(device), steps.clamp(min=0).to(device), positions.clamp(min=0).to(device))
 
 
 class _Merging:
@@ -201,10 +278,13 @@ class _Merging:
     Args:
         running: rows that run the layer, [running].
         skipping: the other rows, [skipping].
-        filled: keys and values of these, each [skipping, heads, tokens, head width].
+        filled: keys and values of these, each [skipping, heads, tokens, head width]; None where nothing will attend to
+            them, and zeros keep their place.
     """
 
-    def __init__(self, cache: Any, running: torch.Tensor, skipping: torch.Tensor, filled: list[torch.Tensor]) -> None:
+    def __init__(
+        self, cache: Any, running: torch.Tensor, skipping: torch.Tensor, filled: list[torch.Tensor] | None
+    ) -> None:
         self._cache = cache
         self._running, self._skipping, self._filled = running, skipping, filled
 
@@ -218,9 +298,11 @@ class _Merging:
             All keys and values of these rows, each [running, heads, seen tokens, head width].
         """
         merged = []
-        for own, filled in zip((keys, values), self._filled, strict=True):
-            batch = own.new_empty(len(own) + len(filled), *own.shape[1:])  # [rows, heads, tokens, head width]
-            batch[self._running], batch[self._skipping] = own, filled
+        for index, own in enumerate((keys, values)):
+            batch = own.new_zeros(len(own) + len(self._skipping), *own.shape[1:])  # [rows, heads, tokens, head width]
+            batch[self._running] = own
+            if self._filled is not None:
+                batch[self._skipping] = self._filled[index]
             merged.append(batch)
         return [cached[self._running] for cached in self._cache.update(*merged, *args, **kwargs)]
 

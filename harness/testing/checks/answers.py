@@ -45,9 +45,10 @@ def exact_is_exact(subject: Subject) -> None:
         raise Skipped("it declares exact = False")
     for family, decoder in subject.each():
         for text in TEXTS:
-            dense = generate(decoder, [text], steps=12)
+            steps = max(subject.steps, 12)
+            dense = generate(decoder, [text], steps=steps)
             with subject.attached(decoder):
-                written = generate(decoder, [text], steps=12)
+                written = generate(decoder, [text], steps=steps)
             with on(family):
                 require_same_text(written, dense, 0, 0, "it declares exact = True, but its text is not dense's")
 

@@ -34,7 +34,7 @@ class _Served:
     def by(cls, decoder: "Decoder", subject: Subject) -> "_Served":
         batches = [TEXTS[:3]] if subject.stack.batchable else [[text] for text in TEXTS[:3]]
         scored = [score(decoder, batch) for batch in batches]
-        written = [generate(decoder, batch) for batch in batches]
+        written = [generate(decoder, batch, steps=subject.steps) for batch in batches]
         return cls(ModelShape.of(decoder), scored, written)
 
     def segments(self, *phases: str) -> list["Segment"]:

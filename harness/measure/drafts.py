@@ -1,0 +1,41 @@
+"""Drafts and their verifications, read off a trace."""
+
+from collections.abc import Iterable
+
+from harness.measure.flops import executed_flops
+from harness.measure.segment import WRITING, Segment
+from harness.measure.shape import ModelShape
+from harness.results.drafts import Drafts
+
+
+def drafts(shape: ModelShape, segments: Iterable[Segment]) -> Drafts | None:
+    """What came of the tokens that were guessed in these forwards; None where none were."""
+    writing = [segment for segment in segments if segment.phase in WRITING]
+    verified = [segment for segment in writing if segment.phase == "verify"]
+    if not verified:
+        return None
+    lengths = [segment.queries - 1 for segment in verified for _ in range(segment.forwards)]  # of drafts
+    stayed = [_kept(segment) for segment in verified for _ in range(segment.forwards)]  # accepted, and one
+    reached = [sum(length >= place for length in lengths) for place in range(1, max(lengths) + 1)]
+    right = [sum(tokens > place for tokens in stayed) for place in range(1, max(lengths) + 1)]
+    written = sum(stayed) + sum(segment.forwards for segment in writing if segment.phase == "decode")
+    return Drafts(
+        verifications=len(stayed),
+        drafted=sum(lengths),
+        accepted=sum(stayed) - len(stayed),
+        tokens_per_verification=sum(stayed) / len(stayed),
+        acceptance=[part / whole for part, whole in zip(right, reached, strict=True)],
+        draft_flops=executed_flops(shape, [segment for segment in writing if segment.phase == "draft"]).total,
+        passes_per_token=sum(map(_passes, writing)) / written,
+    )
+
+
+def _kept(segment: Segment) -> int:
+    """Tokens of a verification that stayed: as many were written, since the last of them is not in the cache yet."""
+    return segment.queries if segment.kept is None else segment.kept
+
+
+def _passes(segment: Segment) -> float:
+    """Passes over the layers' weights, as a share of all layers."""
+    reads = sum(segment.attention_reads) + sum(segment.mlp_reads)
+    return segment.forwards * reads / (2 * len(segment.attention))
