@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from harness.contract.experts import Experts
+
 Role = Literal["query", "key", "value", "output", "gate", "up", "down"]
 """What features of a linear layer are: attention's queries, keys, values and output; the MLP's gate, what the gate
 multiplies (or the only expansion, where there is no gate), and the way back."""
@@ -60,6 +62,13 @@ class Branch:
         from harness.contract.linears import LINEAR
 
         return [part for module in self.modules for part in module.modules() if isinstance(part, LINEAR)]
+
+    @property
+    def experts(self) -> "Experts | None":
+        """The experts inside the modules, where each token runs some of many."""
+        from harness.contract.experts import experts_in
+
+        return experts_in(self.modules)
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,26 @@ class Linears(BaseModel):
         return cls(macs=sum(map(_macs, linears)), bytes=sum(map(_weight_bytes, linears)))
 
 
+class Routed(BaseModel):
+    """Experts of which each token runs some.
+
+    Attributes:
+        count: how many there are.
+        per_token: how many of them each token runs.
+        bytes: bytes of one expert's weights, read once per pass in which a token runs it.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    count: int
+    per_token: int
+    bytes: int
+
+    def hit_bytes(self, tokens: int) -> int:
+        """Bytes of the experts that so many tokens hit at most, in one pass: exact for one token."""
+        return min(self.count, self.per_token * tokens) * self.bytes
+
+
 class LayerShape(BaseModel):
     """One dense layer.
 
@@ -44,7 +64,9 @@ class LayerShape(BaseModel):
             back.
         expansion: those that run on every position that attention meets: latent attention keeps a compressed cache and
             makes keys and values of it anew in each forward.
-        mlp: the MLP's projections.
+        mlp: the MLP's projections; where there are experts, with the multiply-accumulates of those that a token runs, and
+            the bytes of what every pass reads: routers and shared experts.
+        experts: the experts of the MLP, if it has any.
         pair_macs: multiply-accumulates of a query-key pair, H (dk + dv) for H heads with keys of width dk and values of
             width dv.
         cache_width: numbers that a token adds to the cache, Hk (dk + dv) for Hk key-value heads.
@@ -59,6 +81,7 @@ class LayerShape(BaseModel):
     pair_macs: int
     cache_width: int
     window: int | None
+    experts: Routed | None = None
 
 
 class ModelShape(BaseModel):
@@ -72,6 +95,7 @@ class ModelShape(BaseModel):
         embedding_bytes: bytes of one row of the embedding.
         kv_element_bytes: bytes of one number in the KV cache.
         parameters: the model's parameters, tied ones once, and the weights of replaced linear layers.
+        active_parameters: those that one token runs: without the experts that it is not sent to.
         bytes: bytes of all parameters and buffers, each storage once, and of weights packed outside of tensors.
     """
 
@@ -83,6 +107,7 @@ class ModelShape(BaseModel):
     embedding_bytes: int
     kv_element_bytes: int
     parameters: int
+    active_parameters: int
     bytes: int
 
     @classmethod
@@ -92,13 +117,15 @@ class ModelShape(BaseModel):
         outside = [part for name, part in anatomy.parent.named_children() if name != anatomy.layers_name]
         embedding = cast("Tensor", anatomy.embedding.weight)
         parameters = list(module.parameters())
+        count = sum(parameter.numel() for parameter in parameters) + _sum_of("weight_count", module)
         return cls(
             layers=tuple(_layer(block.attention, block.mlp, model.config) for block in anatomy.blocks),
             head=Linears.of([anatomy.head]),
             other=Linears.of(part for part in outside if part is not anatomy.head),
             embedding_bytes=embedding.shape[1] * embedding.element_size(),
             kv_element_bytes=module.dtype.itemsize,
-            parameters=sum(parameter.numel() for parameter in parameters) + _sum_of("weight_count", module),
+            parameters=count,
+            active_parameters=count - sum(_idle(block.mlp, model.config) for block in model.live),
             bytes=_storage_bytes([*parameters, *module.buffers()]) + _sum_of("opaque_bytes", module),
         )
 
@@ -108,16 +135,46 @@ class ModelShape(BaseModel):
 
 
 def _layer(attention: "Branch", mlp: "Branch", config: Any) -> LayerShape:
+    from harness.model.roles import expansion
+
     module = attention.modules[0]
-    linears, expansion = Linears.of(attention.modules), Linears.of(_expansion(module))
+    linears, expanding = Linears.of(attention.modules), Linears.of(expansion(module))
     return LayerShape(
-        attention=Linears(macs=linears.macs - expansion.macs, bytes=linears.bytes - expansion.bytes),
-        expansion=expansion,
-        mlp=Linears.of(mlp.modules),
+        attention=Linears(macs=linears.macs - expanding.macs, bytes=linears.bytes - expanding.bytes),
+        expansion=expanding,
+        **_mlp(mlp, config),
         pair_macs=_pair_macs(module, config),
         cache_width=_cache_width(module, config),
         window=window_of(module, config),
     )
+
+
+def _mlp(branch: "Branch", config: Any) -> dict[str, Any]:
+    linears, experts = Linears.of(branch.modules), branch.experts
+    if experts is None:
+        return {"mlp": linears}
+    from harness.contract.experts import routed_to
+
+    per_token = routed_to(branch.modules, config)
+    routers = [cast("Tensor", router.weight) for router in experts.routers]
+    return {
+        "mlp": Linears(
+            macs=linears.macs + per_token * experts.macs + sum(weight.numel() for weight in routers),
+            bytes=linears.bytes + sum(weight.nbytes for weight in routers),
+        ),
+        "experts": Routed(count=experts.count, per_token=per_token, bytes=experts.bytes),
+    }
+
+
+def _idle(branch: "Branch", config: Any) -> int:
+    """Parameters of the experts that a token is not sent to."""
+    experts = branch.experts
+    if experts is None:
+        return 0
+    from harness.contract.experts import routed_to
+
+    held = sum(parameter.numel() for parameter in experts.module.parameters())
+    return held - held // experts.count * routed_to(branch.modules, config)
 
 
 def _pair_macs(attention: Any, config: Any) -> int:
@@ -130,18 +187,15 @@ def _pair_macs(attention: Any, config: Any) -> int:
 
 
 def _cache_width(attention: Any, config: Any) -> int:
-    if _expansion(attention):
+    from harness.model.roles import expansion
+
+    if expansion(attention):
         return int(attention.kv_lora_rank + attention.qk_rope_head_dim)
     if hasattr(attention, "qk_head_dim"):
         return int(config.num_attention_heads * (attention.qk_head_dim + attention.v_head_dim))
     own = getattr(attention, "kv_heads", None)  # multi-query attention of GPTBigCode
     kv_heads = own or getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     return 2 * _width(attention, "k_proj", kv_heads * _head_width(config))
-
-
-def _expansion(attention: Any) -> list["nn.Module"]:
-    """The linears that make keys and values of a compressed cache, where it is the latents that are cached."""
-    return [attention.kv_b_proj] if hasattr(attention, "expand_kv") else []
 
 
 def _head_width(config: Any) -> int:

@@ -63,10 +63,11 @@ def kv_cache_bytes(shape: ModelShape, segments: Iterable[Segment]) -> int:
 
 def _weights(shape: ModelShape, segment: Segment) -> float:
     """Weight bytes of one forward of the segment."""
-    reads = zip(shape.layers, segment.attention_reads, segment.mlp_reads, strict=True)
+    reads = zip(shape.layers, segment.attention_reads, segment.mlp_reads, segment.mlp, strict=True)
     layers = sum(
-        attention * (layer.attention.bytes + layer.expansion.bytes) + mlp * layer.mlp.bytes
-        for layer, attention, mlp in reads
+        attention * (layer.attention.bytes + layer.expansion.bytes)
+        + mlp * (layer.mlp.bytes + (layer.experts.hit_bytes(tokens * segment.rows) if layer.experts else 0))
+        for layer, attention, mlp, tokens in reads
     )
     around = segment.head_reads * shape.head.bytes + shape.other.bytes / segment.rows
     return layers + around + segment.auxiliary_bytes

@@ -1,51 +1,53 @@
-"""Where the exact engines are exact: architectures and attention implementations compared with recomputation.
+"""What a model must have for the exact engines: layer paths, the evaluation of paths and per-token depth.
 
-Layer paths, the evaluation of paths and per-token depth call parts of decoder layers in ways that transformers never
-does. Whatever has not been compared with a plain forward without a cache is refused by name.
+They call decoder layers in ways that transformers never does: on some rows of a batch, twice, or only as far as their
+keys and values. That is exact where a layer hands its keys and values to its own slot of the cache, and reads nothing
+else from it. Whatever keeps more than that between tokens, or attends in a way that was not compared with
+recomputation, is refused by name; every architecture that transformers has is compared by one command
+(docs/models.md).
 """
+
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from harness.contract.decoder import Decoder
 from harness.core.errors import UnsupportedModelError
-
-MODEL_TYPES = (
-    "gemma",
-    "gemma2",
-    "gemma3",
-    "gemma3_text",
-    "gpt2",
-    "gpt_neox",
-    "llama",
-    "mistral",
-    "olmo2",
-    "opt",
-    "phi3",
-    "qwen2",
-    "qwen3",
-)
-"""``model_type`` of the architectures that the tests compare, by transformers' names."""
+from harness.model.forwards import CACHE_NAMES, arguments_of
+from harness.model.layouts import layer_number
 
 ATTENTION = ("sdpa", "eager")
-"""Attention implementations under which they are compared."""
+"""Attention implementations under which architectures are compared with recomputation."""
 
 
 def require_supported(model: Decoder, engine: str) -> None:
-    """Refuse a model on which an exact engine has not been compared with recomputation.
+    """Refuse a model on which an exact engine would not be exact.
 
     Args:
         engine: what the user asked for, in the plural: "layer paths".
 
     Raises:
-        UnsupportedModelError: another architecture or attention implementation.
+        UnsupportedModelError: a layer that keeps more than its keys and values in the cache, or another attention
+            implementation.
     """
-    model_type, attention = model.module.config.model_type, model.config._attn_implementation
-    name = f"{type(model.module).__name__} (model_type {model_type!r})"
-    if model_type not in MODEL_TYPES:
-        raise UnsupportedModelError(
-            f"{name}: {engine} are not offered, because they have not been compared with recomputation on it; "
-            f"they have on {', '.join(MODEL_TYPES)}"
-        )
+    name = f"{type(model.module).__name__} (model_type {model.module.config.model_type!r})"
+    if reason := _reason(model):
+        raise UnsupportedModelError(f"{name}: {engine} are not offered, because {reason}")
+    attention = model.config._attn_implementation
     if attention not in ATTENTION:
         raise UnsupportedModelError(
             f"{name}: {engine} have not been compared with recomputation under {attention!r} attention; "
             f"give attn_implementation={' or '.join(ATTENTION)}"
         )
+
+
+def _reason(model: Decoder) -> str | None:
+    """Why the engines cannot hold a model's layers, if they cannot."""
+    slots = DynamicCache(config=model.config).layers
+    kinds = {type(slot).__name__ for slot in slots if type(slot) not in (DynamicLayer, DynamicSlidingWindowLayer)}
+    if kinds:
+        return f"its layers keep more than keys and values between tokens ({', '.join(sorted(kinds))})"
+    for block in model.live:
+        if not set(CACHE_NAMES) & set(arguments_of(block.module)):
+            return f"its {type(block.module).__name__} takes no cache by any of the names {', '.join(CACHE_NAMES)}"
+        layer_number(block.attention.modules[0])
+    return None
