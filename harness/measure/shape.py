@@ -64,8 +64,8 @@ class LayerShape(BaseModel):
             back.
         expansion: those that run on every position that attention meets: latent attention keeps a compressed cache and
             makes keys and values of it anew in each forward.
-        mlp: the MLP's projections; where there are experts, with the multiply-accumulates of those that a token runs, and
-            the bytes of what every pass reads: routers and shared experts.
+        mlp: the MLP's projections; where there are experts, the multiply-accumulates of those that a token runs and the
+            bytes of what every pass reads: routers and shared experts.
         experts: the experts of the MLP, if it has any.
         pair_macs: multiply-accumulates of a query-key pair, H (dk + dv) for H heads with keys of width dk and values of
             width dv.
@@ -187,14 +187,17 @@ def _pair_macs(attention: Any, config: Any) -> int:
 
 
 def _cache_width(attention: Any, config: Any) -> int:
-    from harness.model.roles import expansion
+    from harness.model.roles import expansion, fused_attention
 
     if expansion(attention):
         return int(attention.kv_lora_rank + attention.qk_rope_head_dim)
     if hasattr(attention, "qk_head_dim"):
         return int(config.num_attention_heads * (attention.qk_head_dim + attention.v_head_dim))
-    own = getattr(attention, "kv_heads", None)  # multi-query attention of GPTBigCode
-    kv_heads = own or getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    if getattr(attention, "new_decoder_architecture", False):  # Falcon caches a group's keys once for each of its heads
+        return int(2 * attention.num_heads * attention.head_dim)
+    if (fused := fused_attention(attention, config)) is not None:
+        return fused.groups * (fused.widths["key"] + fused.widths["value"])
+    kv_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     return 2 * _width(attention, "k_proj", kv_heads * _head_width(config))
 
 

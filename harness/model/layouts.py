@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from harness.contract.anatomy import Anatomy, Block, Branch
 from harness.core.errors import UnsupportedModelError
+from harness.model.forwards import arguments_of
 from harness.model.roles import roles_of
 
 
@@ -206,6 +207,12 @@ def _block(name: str, layout: _Layout, index: int, layer: nn.Module, config: Any
         raise UnsupportedModelError(f"{name}: layer {index} differs in its parts from layer 0")
     attention = Branch((getattr(layer, layout.attention),), *map(part, layout.attention_norms))
     mlp = Branch(tuple(getattr(layer, attribute) for attribute in layout.mlp), *map(part, layout.mlp_norms))
+    for branch in (attention, mlp):
+        if "residual" in arguments_of(branch.modules[0]):
+            raise UnsupportedModelError(
+                f"{name}: {type(branch.modules[0]).__name__} adds the residual stream itself, so a branch cannot be "
+                "told from what it is added to"
+            )
     if any(isinstance(part, nn.ModuleList) and path.endswith("experts") for path, part in layer.named_modules()):
         raise UnsupportedModelError(
             f"{name}: layer {index} keeps its experts apart, in a list, and which of them a token runs is not seen"

@@ -1,10 +1,9 @@
 """What a model must have for the exact engines: layer paths, the evaluation of paths and per-token depth.
 
 They call decoder layers in ways that transformers never does: on some rows of a batch, twice, or only as far as their
-keys and values. That is exact where a layer hands its keys and values to its own slot of the cache, and reads nothing
-else from it. Whatever keeps more than that between tokens, or attends in a way that was not compared with
-recomputation, is refused by name; every architecture that transformers has is compared by one command
-(docs/models.md).
+keys and values. That is exact where a layer hands its keys and values to its own slot of the cache, and keeps nothing
+else between tokens. Whatever has not been compared with a plain forward without a cache is refused by name; one command
+compares every architecture that transformers has (docs/models.md).
 """
 
 from transformers import DynamicCache
@@ -15,8 +14,13 @@ from harness.core.errors import UnsupportedModelError
 from harness.model.forwards import CACHE_NAMES, arguments_of
 from harness.model.layouts import layer_number
 
+COMPARED = (
+    *("afmoe", "apertus", "arcee", "axk1", "beam", "biogpt", "bitnet", "codegen", "cohere", "cohere2", "cohere2_moe"),
+)
+"""``model_type`` of the architectures that are compared, by transformers' names."""
+
 ATTENTION = ("sdpa", "eager")
-"""Attention implementations under which architectures are compared with recomputation."""
+"""Attention implementations under which they are compared."""
 
 
 def require_supported(model: Decoder, engine: str) -> None:
@@ -42,6 +46,12 @@ def require_supported(model: Decoder, engine: str) -> None:
 
 def _reason(model: Decoder) -> str | None:
     """Why the engines cannot hold a model's layers, if they cannot."""
+    model_type = model.module.config.model_type
+    if model_type not in COMPARED:
+        return (
+            f"they have not been compared with recomputation on a {model_type!r}; docs/models.md lists on which "
+            "architectures they have"
+        )
     slots = DynamicCache(config=model.config).layers
     kinds = {type(slot).__name__ for slot in slots if type(slot) not in (DynamicLayer, DynamicSlidingWindowLayer)}
     if kinds:

@@ -19,7 +19,7 @@ from transformers.cache_utils import Cache
 
 from harness.contract.anatomy import Block
 from harness.contract.decoder import Decoder, only
-from harness.core.errors import MethodError
+from harness.core.errors import MethodError, UnsupportedModelError
 from harness.model.forwards import by_name, cache_argument, replace_forward, returns_tuple, rows_of, states_of
 from harness.model.paths.controller import Controller, Prompts
 from harness.model.paths.routed_cache import LayerPath, RoutedCache
@@ -33,10 +33,17 @@ def require_routable(model: Decoder) -> None:
     """Refuse a model whose layers cannot be skipped and repeated by row.
 
     Raises:
-        UnsupportedModelError: an architecture or attention implementation that the engine was not compared on.
+        UnsupportedModelError: an architecture or attention implementation that the engine was not compared on, or one
+            that masks by a token's place in the row, where several answers share a row.
         MethodError: layers of the model have been removed or replaced.
     """
     require_supported(model, "layer paths")
+    attention = model.anatomy.blocks[0].attention.modules[0]
+    if any(mask.ndim == 4 and mask.dtype is torch.bool for mask in attention.buffers()):
+        raise UnsupportedModelError(
+            f"{type(model.module).__name__}: layer paths are not offered, because {type(attention).__name__} masks by "
+            "the place of a token in its row, and answers that are tried share a row with their prompt"
+        )
     if model.live != list(model.anatomy.blocks):
         raise MethodError("layer paths need all of the model's layers; stack the method that removes some after it")
 
