@@ -98,6 +98,7 @@ class Anatomy:
     Attributes:
         layout: the name of the layout that matched, such as "llama".
         parent: the module that owns the layer list under the attribute ``layers_name``.
+        opaque: why the model runs as dense alone, without blocks here and without FLOPs; None where it does not.
     """
 
     layout: str
@@ -107,3 +108,4 @@ class Anatomy:
     embedding: "nn.Module"
     final_norm: "nn.Module"
     head: "nn.Module"
+    opaque: str | None = None

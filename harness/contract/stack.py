@@ -14,7 +14,7 @@ from harness.contract.families import Family
 from harness.contract.method import Method
 from harness.contract.preparation import Preparation
 from harness.contract.prepared import Prepared
-from harness.core.errors import MethodError
+from harness.core.errors import MethodError, UnsupportedModelError
 from harness.core.strangers import text_of
 
 if TYPE_CHECKING:
@@ -57,10 +57,18 @@ class Stack(Facts):
 
         Raises:
             MethodError: with what would be right.
+            UnsupportedModelError: a model that runs as dense alone.
         """
         for index, part in enumerate(self.parts):
             if type(part).check_model is not Method.check_model:
-                part.check_model(outline(), self.parts[:index])
+                model = outline()
+                self._refuse_opaque(model)
+                part.check_model(model, self.parts[:index])
+
+    def _refuse_opaque(self, model: "Decoder") -> None:
+        if model.anatomy.opaque is not None and not self.is_dense:
+            name = f"{type(model.module).__name__} (model_type {model.module.config.model_type!r})"
+            raise UnsupportedModelError(f"{self.name}: {name} runs as dense alone, because {model.anatomy.opaque}")
 
     @property
     def label(self) -> str:
@@ -107,7 +115,11 @@ class Stack(Facts):
 
         Args:
             kernels: see ``Decoder.kernels``.
+
+        Raises:
+            UnsupportedModelError: a model that runs as dense alone.
         """
+        self._refuse_opaque(model)
         with ExitStack() as attached:
             states = []
             if kernels:

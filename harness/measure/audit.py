@@ -64,8 +64,11 @@ def audit(model: Decoder, serve: Callable[[], Iterable[Segment]]) -> Audit:
         serve: runs some requests and returns what a tracer saw of all their rows.
 
     Raises:
-        ValueError: the requests ran nothing.
+        ValueError: the requests ran nothing, or nothing that the formulas count.
     """
+    shape = ModelShape.of(model)
+    if shape.uncounted is not None:
+        raise ValueError(shape.uncounted)
     elementwise = [added.module for added in model.auxiliaries if getattr(added.module, "is_elementwise", False)]
     unseen = 0
 
@@ -77,7 +80,7 @@ def audit(model: Decoder, serve: Callable[[], Iterable[Segment]]) -> Audit:
         for module in elementwise:
             hooks.callback(module.register_forward_hook(add).remove)
         segments, counted = count_flops(serve)
-    stated = executed_flops(ModelShape.of(model), segments).total
+    stated = executed_flops(shape, segments).total
     if not stated:
         raise ValueError("nothing ran that the formulas count, so there is nothing to audit")
     return Audit(stated, counted + unseen)

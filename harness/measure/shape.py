@@ -97,6 +97,7 @@ class ModelShape(BaseModel):
         parameters: the model's parameters, tied ones once, and the weights of replaced linear layers.
         active_parameters: those that one token runs: without the experts that it is not sent to.
         bytes: bytes of all parameters and buffers, each storage once, and of weights packed outside of tensors.
+        uncounted: why FLOPs, traffic and cache of such a model are not known; None where they are.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -109,6 +110,7 @@ class ModelShape(BaseModel):
     parameters: int
     active_parameters: int
     bytes: int
+    uncounted: str | None = None
 
     @classmethod
     def of(cls, model: "Decoder") -> Self:
@@ -127,6 +129,7 @@ class ModelShape(BaseModel):
             parameters=count,
             active_parameters=count - sum(_idle(block.mlp, model.config) for block in model.live),
             bytes=_storage_bytes([*parameters, *module.buffers()]) + _sum_of("opaque_bytes", module),
+            uncounted=anatomy.opaque,
         )
 
     def kv_bytes(self, layer: int) -> int:

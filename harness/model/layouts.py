@@ -10,7 +10,7 @@ from operator import attrgetter
 from typing import Any
 
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel
 
 from harness.contract.anatomy import Anatomy, Block, Branch
 from harness.core.errors import UnsupportedModelError
@@ -137,6 +137,8 @@ def dissect(module: PreTrainedModel) -> Anatomy:
     name = f"{type(module).__name__} (model_type {module.config.model_type!r})"
     config = module.config.get_text_config()
     _refuse_kinds(name, config)
+    if (reason := _carries_state(module, config)) is not None:
+        return _opaque(name, module, reason)
     path, norm_path = _stack(name, module)
     parent_path, _, layers_name = path.rpartition(".")
     layers = attrgetter(path)(module)
@@ -172,6 +174,25 @@ def _refuse_kinds(name: str, config: Any) -> None:
     for reason, holds in reasons.items():
         if holds:
             raise UnsupportedModelError(f"{name} is not supported: {reason}")
+
+
+def _carries_state(module: PreTrainedModel, config: Any) -> str | None:
+    """Why no layout holds a model some of whose layers scan the text, if they do (Mamba, LFM2, Qwen3-Next)."""
+    attention = ("DynamicLayer", "DynamicSlidingWindowLayer")
+    kinds = {type(slot).__name__ for slot in DynamicCache(config=config).layers}
+    others = sorted(kinds - set(attention))
+    if not others and not module._is_stateful:
+        return None
+    kept = f" ({', '.join(others)} in its cache)" if others else ""
+    return f"its layers carry a state from token to token{kept}, and no formula here counts the FLOPs of such a scan"
+
+
+def _opaque(name: str, module: PreTrainedModel, reason: str) -> Anatomy:
+    """A decoder that runs as it is: its embedding and head, and none of its layers."""
+    embedding, head = module.get_input_embeddings(), module.get_output_embeddings()
+    if not isinstance(head, nn.Module):
+        raise UnsupportedModelError(f"{name} has no language model head")
+    return Anatomy("opaque", module, "", (), embedding, nn.Identity(), head, reason)
 
 
 def _stack(name: str, module: nn.Module) -> tuple[str, str]:

@@ -273,7 +273,8 @@ class Memory(Section):
 
     Attributes:
         weights: parameters and buffers of the attached model by unique storage (counted).
-        kv_peak: largest key-value cache of one sequence, over the layers that ran (counted).
+        kv_peak: largest key-value cache of one sequence, over the layers that ran (counted); null where layers keep
+            something else.
         dense_weights, dense_kv_peak: dense's for the same tokens; null in older records.
         disk: the weight files; null for a model that is no folder here.
         peak: most memory of the process (device) while requests ran; ``activations`` is that above the weights and
@@ -283,7 +284,7 @@ class Memory(Section):
     """
 
     weights: int
-    kv_peak: int
+    kv_peak: int | None
     dense_weights: int | None = None
     dense_kv_peak: int | None = None
     disk: int | None = None

@@ -194,7 +194,7 @@ class RunRecord(Section):
     scores: list[Score]
     trace: TraceTotals
     routes: Routes | None = None
-    flops: Flops
+    flops: Flops | None
     memory: Memory
     time: Time | None = None
     energy: Energy | None = None

@@ -217,6 +217,8 @@ def _missing(record: RunRecord, observed: Observed, requests: Sequence[RequestLi
     missing = {path: why for path, why in record.missing.items() if not present.get(path, False)}
     if "memory" in observed.measured and record.memory.peak is None:
         missing["memory.peak"] = "this system does not tell a process's peak memory"
+    if "ideal" in observed.measured and modelled is None and "flops" in record.missing:
+        missing["time.ideal"] = record.missing["flops"]
     if power is not None and (reason := missing_reason(power)):
         missing["energy.measured_j"] = reason
     if modelled is not None and modelled.own_s is None:

@@ -149,7 +149,7 @@ class _CostPass:
                 run.shape, run.key = ModelShape.of(self.lm.decoder), profile_key(self.lm.decoder)
                 run.adds = bool(self.lm.decoder.auxiliaries)
         self._announce()
-        if "ideal" in self.plan.measure:
+        if self._profiled:
             self._profile()
         if "latency" in self.wanted:
             repeat = [self.repeat] if self.repeat else []
@@ -236,7 +236,7 @@ class _CostPass:
     def _announce(self) -> None:
         """Say how long it will take before it starts."""
         budgets = 0.0
-        if "ideal" in self.plan.measure:
+        if self._profiled:
             by_key = {run.key: run for run in reversed(self._present)} | {profile_key(self.lm.decoder): self._reference}
             budgets = sum(self._budget(run) for key, run in by_key.items() if not self._kept(key))
         seconds = budgets
@@ -251,6 +251,11 @@ class _CostPass:
     def _reference(self) -> _Run:
         """Dense, or the first run of a job without it."""
         return self.dense or self.runs[0]
+
+    @property
+    def _profiled(self) -> bool:
+        """Whether there are cost profiles to measure; a model whose work is not counted has none."""
+        return "ideal" in self.plan.measure and self.lm.decoder.anatomy.opaque is None
 
     # ---- profiles -----------------------------------------------------------------------------------------
 

@@ -86,14 +86,14 @@ def evaluate(spec: RunSpec, lm: "HarnessLM", folder: RunFolder, preparation: Pre
         flops=outcome.flops,
         memory=Memory(
             weights=evaluated.shape.bytes,
-            kv_peak=outcome.kv_peak[0],
+            kv_peak=None if dense.uncounted else outcome.kv_peak[0],
             dense_weights=dense.bytes,
-            dense_kv_peak=outcome.kv_peak[1],
+            dense_kv_peak=None if dense.uncounted else outcome.kv_peak[1],
         ),
         sources={"scores": digest("scores")},
         missing=MISSING
         | missing_scores(evaluated.results, outcome.scores)
-        | ({"flops.audit_ratio": reason} if (reason := evaluated.replay.reason) else {}),
+        | _uncounted(dense, evaluated.replay.reason),
         warnings=outcome.warnings + evaluated.warnings,
     )
     record.method.savings = saving(record.model_dump(mode="json"))
@@ -126,6 +126,13 @@ def _evaluate(
         served = [row for rank in ranks or () for row in rank if not row.is_padding]
         warnings = spec.kernels.notes + collector.messages
         return _Evaluated(results, served, states, shape, saved, kernels, replay, warnings)
+
+
+def _uncounted(shape: ModelShape, reason: str | None) -> dict[str, str]:
+    """What of the counted work is null, and why; ``reason`` is that of a missing audit."""
+    if shape.uncounted is not None:
+        return {"flops": shape.uncounted, "memory.kv_peak": shape.uncounted}
+    return {"flops.audit_ratio": reason} if reason else {}
 
 
 def _method_info(spec: RunSpec, evaluated: _Evaluated) -> MethodInfo:

@@ -102,7 +102,8 @@ class KeyValueFill(nn.Module):
     def by_head(self, projected: tuple[torch.Tensor, ...]) -> list[torch.Tensor]:
         """What ``forward`` gave last, as a cache takes it: keys and values, each [rows, heads, tokens, head width]."""
         return [
-            part.unflatten(-1, (heads, -1)).transpose(1, 2) for part, heads in zip(projected, self._heads, strict=True)
+            part.view(*part.shape[:2], heads, -1).transpose(1, 2)
+            for part, heads in zip(projected, self._heads, strict=True)
         ]
 
 
