@@ -186,7 +186,10 @@ def _pair_macs(attention: Any, config: Any) -> int:
     if hasattr(attention, "qk_head_dim"):  # latent attention: values are not as wide as keys
         return int(heads * (attention.qk_head_dim + attention.v_head_dim))
     width = _width(attention, "q_proj", heads * _head_width(config))
-    return 2 * width * (2 if hasattr(attention, "lambda_q1") else 1)
+    values = width
+    if hasattr(attention, "v_head_dim"):
+        values = getattr(getattr(attention, "o_proj", None), "in_features", width)
+    return (width + values) * (2 if hasattr(attention, "lambda_q1") else 1)
 
 
 def _cache_width(attention: Any, config: Any) -> int:
@@ -201,7 +204,8 @@ def _cache_width(attention: Any, config: Any) -> int:
     if (fused := fused_attention(attention, config)) is not None:
         return fused.groups * (fused.widths["key"] + fused.widths["value"])
     kv_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    return 2 * _width(attention, "k_proj", kv_heads * _head_width(config))
+    dense = kv_heads * _head_width(config)
+    return _width(attention, "k_proj", dense) + _width(attention, "v_proj", dense)
 
 
 def _head_width(config: Any) -> int:

@@ -19,7 +19,7 @@ from transformers import DynamicCache
 
 from harness.contract.anatomy import Block, Branch
 from harness.contract.decoder import Decoder
-from harness.core.errors import MethodError
+from harness.core.errors import MethodError, UnsupportedModelError
 from harness.model.forwards import returns_tuple
 from harness.model.layouts import LAYER_INDEX_NAMES
 
@@ -93,6 +93,10 @@ class _NoMLP(nn.Module):
 
 def _blocks(model: Decoder, indices: Iterable[int]) -> list[Block]:
     """The blocks with these dense indices, each once, if they are all still in the model."""
+    if model.anatomy.opaque is not None:
+        raise UnsupportedModelError(
+            f"no layer of a {type(model.module).__name__} can be taken out, because {model.anatomy.opaque}"
+        )
     blocks, live = model.anatomy.blocks, model.live
     chosen = []
     for index in sorted(set(indices)):

@@ -7,7 +7,6 @@ a generation with the count of PyTorch's dispatcher.
 """
 
 import argparse
-import json
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -73,13 +72,17 @@ _SPECIAL: dict[str, dict[str, Any]] = {
     **dict.fromkeys(
         ("minicpm3", "deepseek_v2", "deepseek_v3", "youtu", "axk1", "glm4_moe_lite", "longcat_flash"), _LATENT
     ),
+    "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
     "bamba": {**_MAMBA, "attn_layer_indices": [1, 3]},
     "granitemoehybrid": {**_MAMBA, "layer_types": ["mamba", "attention"] * 2},
     "falcon": {"head_dim": None, "alibi": False},
     "gpt_neo": {"attention_types": [[["global", "local"], 2]]},
     "mamba2": {"num_heads": 8, "head_dim": 8, "state_size": 8, "n_groups": 1},
+    "lfm2": {"layer_types": ["conv", "full_attention"] * 2},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"] * 2},
     "zaya": {"num_experts_per_tok": 1},
+    "moshi": {"sliding_window": 256},  # beyond its window transformers' own cache is not its recomputation
+    "dots1": {"n_shared_experts": 1},
     "xlstm": {"v_head_dim": None, "head_dim": None},
     "gemma4_text": {"head_dim": None},
     **dict.fromkeys(
@@ -265,14 +268,22 @@ def _outcome(name: str, check: str) -> str:
 
 
 def main() -> None:
-    """Print a line for every architecture."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*")
+    """Print a line of the table for every architecture, in Markdown."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", help="architectures by model_type; all of them if none is given")
     chosen = parser.parse_args().names
     transformers.logging.set_verbosity_error()
     warnings.filterwarnings("ignore")
+    print("| architecture | layout |", " | ".join(CHECKS), "|")
+    print("|---" * (2 + len(CHECKS)), "|", sep="")
     for name in chosen or sorted([*MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, *VARIANTS]):
-        print(json.dumps({"name": name, **examine(name)}), flush=True)
+        print(row(name, examine(name)), flush=True)
+
+
+def row(name: str, outcomes: dict[str, str]) -> str:
+    """A line of the table; what is refused before any check says so once."""
+    cells = [outcomes.get("built", outcomes.get("layout", ""))] + [outcomes.get(check, "") for check in CHECKS]
+    return f"| `{name}` | " + " | ".join(cell.replace("|", "/") for cell in cells) + " |"
 
 
 if __name__ == "__main__":

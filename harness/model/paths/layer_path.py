@@ -39,10 +39,11 @@ def require_routable(model: Decoder) -> None:
     """
     require_supported(model, "layer paths")
     attention = model.anatomy.blocks[0].attention.modules[0]
-    if any(mask.ndim == 4 and mask.dtype is torch.bool for mask in attention.buffers()):
+    masks = any(mask.ndim == 4 and mask.dtype is torch.bool for mask in attention.buffers())  # GPT-Neo
+    if masks or getattr(model.config, "alibi", False):
         raise UnsupportedModelError(
-            f"{type(model.module).__name__}: layer paths are not offered, because {type(attention).__name__} masks by "
-            "the place of a token in its row, and answers that are tried share a row with their prompt"
+            f"{type(model.module).__name__}: layer paths are not offered, because {type(attention).__name__} attends "
+            "by the place of a token in its row, and answers that are tried share a row with their prompt"
         )
     if model.live != list(model.anatomy.blocks):
         raise MethodError("layer paths need all of the model's layers; stack the method that removes some after it")
