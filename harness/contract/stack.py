@@ -66,9 +66,10 @@ class Stack(Facts):
                 part.check_model(model, self.parts[:index])
 
     def _refuse_opaque(self, model: "Decoder") -> None:
-        if model.anatomy.opaque is not None and not self.is_dense:
+        reason = getattr(getattr(model, "anatomy", None), "opaque", None)  # a stand-in for a model may have no parts
+        if reason is not None and not self.is_dense:
             name = f"{type(model.module).__name__} (model_type {model.module.config.model_type!r})"
-            raise UnsupportedModelError(f"{self.name}: {name} runs as dense alone, because {model.anatomy.opaque}")
+            raise UnsupportedModelError(f"{self.name}: {name} runs as dense alone, because {reason}")
 
     @property
     def label(self) -> str:

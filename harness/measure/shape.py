@@ -95,7 +95,7 @@ class ModelShape(BaseModel):
         embedding_bytes: bytes of one row of the embedding.
         kv_element_bytes: bytes of one number in the KV cache.
         parameters: the model's parameters, tied ones once, and the weights of replaced linear layers.
-        active_parameters: those that one token runs: without the experts that it is not sent to.
+        active_parameters: those that one token runs, without the experts that it is not sent to; None in older shapes.
         bytes: bytes of all parameters and buffers, each storage once, and of weights packed outside of tensors.
         uncounted: why FLOPs, traffic and cache of such a model are not known; None where they are.
     """
@@ -108,8 +108,8 @@ class ModelShape(BaseModel):
     embedding_bytes: int
     kv_element_bytes: int
     parameters: int
-    active_parameters: int
     bytes: int
+    active_parameters: int | None = None
     uncounted: str | None = None
 
     @classmethod
@@ -118,7 +118,8 @@ class ModelShape(BaseModel):
         anatomy, module = model.anatomy, model.module
         outside = [part for name, part in anatomy.parent.named_children() if name != anatomy.layers_name]
         embedding = cast("Tensor", anatomy.embedding.weight)
-        parameters = list(module.parameters())
+        parameters, modules = list(module.parameters()), set(module.modules())
+        in_place = [block for block in anatomy.blocks if modules.issuperset(block.mlp.modules)]
         count = sum(parameter.numel() for parameter in parameters) + _sum_of("weight_count", module)
         return cls(
             layers=tuple(_layer(block.attention, block.mlp, model.config) for block in anatomy.blocks),
@@ -127,7 +128,7 @@ class ModelShape(BaseModel):
             embedding_bytes=embedding.shape[1] * embedding.element_size(),
             kv_element_bytes=module.dtype.itemsize,
             parameters=count,
-            active_parameters=count - sum(_idle(block.mlp, model.config) for block in model.live),
+            active_parameters=count - sum(_idle(block.mlp, model.config) for block in in_place),
             bytes=_storage_bytes([*parameters, *module.buffers()]) + _sum_of("opaque_bytes", module),
             uncounted=anatomy.opaque,
         )

@@ -1,4 +1,4 @@
-"""Tiny random decoders, one or more of every kind of layout, built in code in milliseconds, the same for a seed.
+"""Tiny random decoders of representative families, built in code in milliseconds, the same for a seed.
 
 They are for tests of engines and methods, where what matters is that every part does something: weights are
 far from zero, norms differ from identity, and windows are short enough to slide.
@@ -64,7 +64,6 @@ _CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt_neox": ("gpt_neox", _NEOX),
     "gpt_neox_sequential": ("gpt_neox", {**_NEOX, "use_parallel_residual": False}),
     "olmo2": ("olmo2", _LLAMA),
-    "phi": ("phi", {**_LLAMA, "partial_rotary_factor": 0.5}),
 }
 FAMILIES: tuple[str, ...] = tuple(_CONFIGS)
 

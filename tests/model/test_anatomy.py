@@ -56,7 +56,6 @@ EXPECTED = {
         False,
     ),
 }
-EXPECTED["phi"] = ("phi", "self_attn", ("input_layernorm", None), ["mlp"], ("input_layernorm", None), True)
 SIZES = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
 
 
