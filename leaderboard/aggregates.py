@@ -34,15 +34,16 @@ def disagreements(
     for score in record["scores"]:
         if score["task"] in tasks or len(tasks) == 1:  # a group's mean can be weighted in several ways
             yield from _of_score(score, documents, aggregations.get(score["metric"], "mean"))
-    totals = {"flops": record["flops"]["total"]}
+    flops = record["flops"]  # null where nothing counts them
+    totals = {} if flops is None else {"flops": flops["total"]}
     totals |= {name: record["trace"][name] for name in ("prompt_tokens", "output_tokens", "pad_tokens")}
     for name, claimed in totals.items():
         computed = sum(document[name] for document in documents)  # type: ignore[literal-required]
         if computed != claimed:
             yield Disagreement(f"{name}, sum over documents", claimed, computed)
     of_dense = [document["dense_flops"] for document in documents if "dense_flops" in document]
-    if of_dense and sum(of_dense) != record["flops"]["dense_equivalent"]:
-        yield Disagreement("dense_flops, sum over documents", record["flops"]["dense_equivalent"], sum(of_dense))
+    if flops is not None and of_dense and sum(of_dense) != flops["dense_equivalent"]:
+        yield Disagreement("dense_flops, sum over documents", flops["dense_equivalent"], sum(of_dense))
 
 
 def idealized_disagreements(record: Mapping[str, Any], costs: Sequence[CostLine]) -> Iterator[Disagreement]:

@@ -157,6 +157,9 @@ def recomputed(case: Case) -> Iterator[str]:
 def work(case: Case) -> Iterator[str]:
     """FLOPs, tokens and layers agree with each other and with the model's shape."""
     record, flops, trace, model = case.record, case.record["flops"], case.record["trace"], case.record["model"]
+    if flops is None:
+        yield from () if at(record, "missing").get("flops") else ("no FLOPs, and no reason why",)
+        return
     if sum(flops["parts"].values()) != flops["total"]:
         yield f"the parts of the FLOPs sum to {sum(flops['parts'].values())}, not to {flops['total']}"
     if not 0 <= flops["useful"] <= flops["total"] or not 0 <= flops["causal"] <= flops["total"]:
@@ -191,7 +194,7 @@ def numbers(case: Case) -> Iterator[str]:
             yield f"{score['metric']} of {score['value']} is no share"
         if score["stderr"] is not None and score["stderr"] < 0:
             yield f"{score['metric']} has a negative standard error"
-    counts = [*case.record["flops"].items(), *case.record["memory"].items(), *case.record["trace"].items()]
+    counts = [*(case.record["flops"] or {}).items(), *case.record["memory"].items(), *case.record["trace"].items()]
     yield from (f"{name} is negative" for name, value in counts if isinstance(value, int | float) and value < 0)
     if case.record["memory"]["weights"] > 16 * max(case.record["model"]["parameters"], 1) + (1 << 20):
         yield "weights take more than 16 bytes a parameter"

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from harness.contract.experts import Experts
+
 Role = Literal["query", "key", "value", "output", "gate", "up", "down"]
 """What features of a linear layer are: attention's queries, keys, values and output; the MLP's gate, what the gate
 multiplies (or the only expansion, where there is no gate), and the way back."""
@@ -61,6 +63,13 @@ class Branch:
 
         return [part for module in self.modules for part in module.modules() if isinstance(part, LINEAR)]
 
+    @property
+    def experts(self) -> "Experts | None":
+        """The experts inside the modules, where each token runs some of many."""
+        from harness.contract.experts import experts_in
+
+        return experts_in(self.modules)
+
 
 @dataclass(frozen=True)
 class Block:
@@ -89,6 +98,7 @@ class Anatomy:
     Attributes:
         layout: the name of the layout that matched, such as "llama".
         parent: the module that owns the layer list under the attribute ``layers_name``.
+        opaque: why the model runs as dense alone, without blocks here and without FLOPs; None where it does not.
     """
 
     layout: str
@@ -98,3 +108,4 @@ class Anatomy:
     embedding: "nn.Module"
     final_norm: "nn.Module"
     head: "nn.Module"
+    opaque: str | None = None

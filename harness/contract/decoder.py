@@ -182,6 +182,8 @@ class Decoder:
     @property
     def live(self) -> list[Block]:
         """The dense model's layers that are in the model now, in the order in which they run."""
+        if self.anatomy.opaque is not None:
+            return []
         blocks = {block.module: block for block in self.anatomy.blocks}
         layers = getattr(self.anatomy.parent, self.anatomy.layers_name)
         return [blocks[layer] for layer in layers if layer in blocks]

@@ -15,7 +15,7 @@ from harness.contract.method import Method
 from harness.contract.preparation import Preparation
 from harness.contract.prepared import Prepared
 from harness.contract.study import Needs
-from harness.core.errors import MethodError, UnknownNameError
+from harness.core.errors import MethodError, UnknownNameError, UnsupportedModelError
 from harness.core.strangers import text_of
 
 if TYPE_CHECKING:
@@ -81,11 +81,20 @@ class Stack(Facts):
 
         Raises:
             MethodError: with what would be right.
+            UnsupportedModelError: a model that runs as dense alone.
         """
         for index, part in enumerate(self.parts):
             if type(part).check_model is not Method.check_model:
+                model = outline()
+                self._refuse_opaque(model)
                 with _naming(part):
-                    part.check_model(outline(), self.parts[:index])
+                    part.check_model(model, self.parts[:index])
+
+    def _refuse_opaque(self, model: "Decoder") -> None:
+        reason = getattr(getattr(model, "anatomy", None), "opaque", None)  # a stand-in for a model may have no parts
+        if reason is not None and not self.is_dense:
+            name = f"{type(model.module).__name__} (model_type {model.module.config.model_type!r})"
+            raise UnsupportedModelError(f"{self.name}: {name} runs as dense alone, because {reason}")
 
     @property
     def label(self) -> str:
@@ -147,7 +156,11 @@ class Stack(Facts):
 
         Args:
             kernels: see ``Decoder.kernels``.
+
+        Raises:
+            UnsupportedModelError: a model that runs as dense alone.
         """
+        self._refuse_opaque(model)
         below = [tuple(part.fingerprint for part in self.parts[:index]) for index in range(len(self.parts))]
         if self.needs.teacher:
             preparation = preparation.beside(model)

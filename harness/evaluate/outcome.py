@@ -44,7 +44,7 @@ class Outcome:
     lines: list[SampleLine]
     trace: TraceTotals
     routes: Routes | None
-    flops: FlopsInfo
+    flops: FlopsInfo | None
     drafts: Drafts | None
     cache: Cached
     dense_kv_peak: int
@@ -95,6 +95,7 @@ def summary(
         samples: the documents that ``--samples`` chose.
         audit: of some requests that were served again; None where that could not be done.
     """
+    known = shape.uncounted is None
     executed = None if dense is None else not _same_work(served, shape, dense)
     routes = None if dense is None else _routes(served)
     reference = Reference(dense or shape, is_run=dense is None)
@@ -104,7 +105,7 @@ def summary(
         lines=list(sample_lines(results, served, shape, reference, samples)),
         trace=_trace_totals(served, executed=executed),
         routes=routes,
-        flops=_flops(served, shape, reference, audit),
+        flops=_flops(served, shape, reference, audit) if known else None,
         drafts=drafts(shape, (segment for row in served for segment in row.segments)),
         cache=max(caches, key=lambda cache: cache.bytes, default=Cached((), 0)),
         dense_kv_peak=max((kv_cache_bytes(reference.shape, reference.segments([row])) for row in served), default=0),
@@ -228,8 +229,14 @@ def _work(place: tuple[str, int], rows: Sequence[Served], shape: ModelShape, den
         "output_tokens": sum(row.output_tokens for row in rows),
         "pad_tokens": sum(segment.padding * segment.forwards for segment in segments),
         "depth": depth(segments, *READING, *WRITING).mean,
-        "flops": executed_flops(shape, segments).total,
-        "dense_flops": executed_flops(dense.shape, dense.segments(rows)).total,
+        **(
+            {"flops": None}
+            if shape.uncounted
+            else {
+                "flops": executed_flops(shape, segments).total,
+                "dense_flops": executed_flops(dense.shape, dense.segments(rows)).total,
+            }
+        ),
         "rows": [
             {
                 "requests": [request[2:] for request in row.requests if request[:2] == place],

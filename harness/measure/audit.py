@@ -1,7 +1,8 @@
 """The check on the formulas: PyTorch's own count of what the dispatcher ran, on a few requests.
 
 Counting slows a small forward several times over, so it never happens while anything is timed. Operators that
-PyTorch has no formula for read as zero, and a ratio below one then says so; its int8 product is given one here, and
+PyTorch has no formula for read as zero, and a ratio below one then says so; its int8 product and the product of grouped
+experts are given one here, and
 an operator of the harness's own brings its formula when it is defined.
 """
 
@@ -30,6 +31,7 @@ def count_flops(run: Callable[[], T]) -> tuple[T, int]:
     formulas = {
         torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
         torch.ops.aten._int_mm: _int_mm_flops,
+        torch.ops.aten._grouped_mm: _grouped_mm_flops,
     }
     # A counter cannot be entered twice: every call takes a fresh one.
     counter = FlopCounterMode(display=False, custom_mapping=formulas)
@@ -62,8 +64,11 @@ def audit(model: Decoder, serve: Callable[[], Iterable[Segment]]) -> Audit:
         serve: runs some requests and returns what a tracer saw of all their rows.
 
     Raises:
-        ValueError: the requests ran nothing.
+        ValueError: the requests ran nothing, or nothing that the formulas count.
     """
+    shape = ModelShape.of(model)
+    if shape.uncounted is not None:
+        raise ValueError(shape.uncounted)
     elementwise = [added.module for added in model.auxiliaries if getattr(added.module, "is_elementwise", False)]
     unseen = 0
 
@@ -75,7 +80,7 @@ def audit(model: Decoder, serve: Callable[[], Iterable[Segment]]) -> Audit:
         for module in elementwise:
             hooks.callback(module.register_forward_hook(add).remove)
         segments, counted = count_flops(serve)
-    stated = executed_flops(ModelShape.of(model), segments).total
+    stated = executed_flops(shape, segments).total
     if not stated:
         raise ValueError("nothing ran that the formulas count, so there is nothing to audit")
     return Audit(stated, counted + unseen)
@@ -91,3 +96,8 @@ def _attention_flops(query: tuple[int, ...], key: tuple[int, ...], value: tuple[
 def _int_mm_flops(x: tuple[int, ...], weight: tuple[int, ...], *_: Any, **__: Any) -> int:
     """Of [tokens, inputs] times [inputs, outputs]."""
     return 2 * x[0] * x[1] * weight[1]
+
+
+def _grouped_mm_flops(x: tuple[int, ...], weight: tuple[int, ...], *_: Any, **__: Any) -> int:
+    """Of [tokens, inputs], each times its own expert's [inputs, outputs], out of [experts, inputs, outputs]."""
+    return 2 * x[0] * x[1] * weight[-1]

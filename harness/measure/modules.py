@@ -26,7 +26,7 @@ def profile_key(model: "Decoder") -> str:
 
     Layers that a method took out count as they were: what is left costs what it cost before.
     """
-    shape = ModelShape.of(model).model_dump(mode="json", exclude={"parameters", "bytes"})
+    shape = ModelShape.of(model).model_dump(mode="json", exclude={"parameters", "active_parameters", "bytes"})
     kind = [model.module.config.model_type, str(model.module.dtype), model.module.config._attn_implementation]
     plain = json.dumps([VERSION, _modules(model), shape, kind, host(model)], sort_keys=True)
     return hashlib.sha256(plain.encode()).hexdigest()[:16]

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
@@ -21,6 +21,7 @@ from harness.measure.clock import Clock, seconds
 from harness.measure.profile import Work
 from harness.measure.shape import window_of
 from harness.model.forwards import by_name, cache_argument
+from harness.model.layouts import layer_number
 from harness.model.supported import require_supported
 from harness.model.surgery import without_blocks, without_branches
 from harness.model.tokens.fill import KeyValueFill
@@ -101,7 +102,7 @@ class Prober:
         """
         require_supported(self.model, "tokens that skip layers")
         block = self.model.live[0]
-        fill, attention = KeyValueFill(self.model, block), cast("Any", block.attention.modules[0])
+        fill, slot = KeyValueFill(self.model, block), layer_number(block.attention.modules[0])
         cache, calls = self._cache(context), list[tuple[torch.Tensor, dict[str, Any]]]()
         hook = by_name(block.module.forward, lambda states, **arguments: calls.append((states, arguments)))
         watching = block.module.register_forward_pre_hook(
@@ -117,9 +118,7 @@ class Prober:
         del arguments[name]
 
         def filled(into: Any) -> None:
-            parts = fill(states, name, arguments)  # keys and values, each [1, tokens, heads * head width]
-            heads = [part.unflatten(-1, (-1, fill.head_width)).transpose(1, 2) for part in parts]
-            into.update(*heads, attention.layer_idx)
+            into.update(*fill.by_head(fill(states, name, arguments)), slot)
 
         caches = [copy.deepcopy(cache) for _ in range(times)]
         return [seconds(self.clock, partial(filled, each)) for each in caches]

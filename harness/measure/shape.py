@@ -38,6 +38,26 @@ class Linears(BaseModel):
         return cls(macs=sum(map(_macs, linears)), bytes=sum(map(_weight_bytes, linears)))
 
 
+class Routed(BaseModel):
+    """Experts of which each token runs some.
+
+    Attributes:
+        count: how many there are.
+        per_token: how many of them each token runs.
+        bytes: bytes of one expert's weights, read once per pass in which a token runs it.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    count: int
+    per_token: int
+    bytes: int
+
+    def hit_bytes(self, tokens: int) -> int:
+        """Bytes of the experts that so many tokens hit at most, in one pass: exact for one token."""
+        return min(self.count, self.per_token * tokens) * self.bytes
+
+
 class LayerShape(BaseModel):
     """One dense layer.
 
@@ -46,7 +66,9 @@ class LayerShape(BaseModel):
             back.
         expansion: those that run on every position that attention meets: latent attention keeps a compressed cache and
             makes keys and values of it anew in each forward.
-        mlp: the MLP's projections.
+        mlp: the MLP's projections; where there are experts, the multiply-accumulates of those that a token runs and the
+            bytes of what every pass reads: routers and shared experts.
+        experts: the experts of the MLP, if it has any.
         pair_macs: multiply-accumulates of a query-key pair, H (dk + dv) for H heads with keys of width dk and values of
             width dv.
         cache_width: numbers that a token adds to the cache, Hk (dk + dv) for Hk key-value heads.
@@ -61,6 +83,7 @@ class LayerShape(BaseModel):
     pair_macs: int
     cache_width: int
     window: int | None
+    experts: Routed | None = None
 
 
 class ModelShape(BaseModel):
@@ -74,7 +97,9 @@ class ModelShape(BaseModel):
         embedding_bytes: bytes of one row of the embedding.
         kv_element_bytes: bytes of one number in the KV cache.
         parameters: the model's parameters, tied ones once, and the weights of replaced linear layers.
+        active_parameters: those that one token runs, without the experts that it is not sent to; None in older shapes.
         bytes: bytes of all parameters and buffers, each storage once, and of weights packed outside of tensors.
+        uncounted: why FLOPs, traffic and cache of such a model are not known; None where they are.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -86,6 +111,8 @@ class ModelShape(BaseModel):
     kv_element_bytes: int
     parameters: int
     bytes: int
+    active_parameters: int | None = None
+    uncounted: str | None = None
 
     @classmethod
     def of(cls, model: "Decoder") -> Self:
@@ -93,15 +120,19 @@ class ModelShape(BaseModel):
         anatomy, module = model.anatomy, model.module
         outside = [part for name, part in anatomy.parent.named_children() if name != anatomy.layers_name]
         embedding = cast("Tensor", anatomy.embedding.weight)
-        parameters = list(module.parameters())
+        parameters, modules = list(module.parameters()), set(module.modules())
+        in_place = [block for block in anatomy.blocks if modules.issuperset(block.mlp.modules)]
+        count = sum(parameter.numel() for parameter in parameters) + _sum_of("weight_count", module)
         return cls(
             layers=tuple(_layer(block.attention, block.mlp, model.config) for block in anatomy.blocks),
             head=Linears.of([anatomy.head]),
             other=Linears.of(part for part in outside if part is not anatomy.head),
             embedding_bytes=embedding.shape[1] * embedding.element_size(),
             kv_element_bytes=module.dtype.itemsize,
-            parameters=sum(parameter.numel() for parameter in parameters) + _sum_of("weight_count", module),
+            parameters=count,
+            active_parameters=count - sum(_idle(block.mlp, model.config) for block in in_place),
             bytes=_storage_bytes([*parameters, *module.buffers()]) + _sum_of("opaque_bytes", module),
+            uncounted=anatomy.opaque,
         )
 
     def kv_bytes(self, layer: int) -> int:
@@ -110,17 +141,47 @@ class ModelShape(BaseModel):
 
 
 def _layer(attention: "Branch", mlp: "Branch", config: Any) -> LayerShape:
+    from harness.model.roles import expansion
+
     module = attention.modules[0]
     config = getattr(module, "config", config)  # where heads were taken out, it has the numbers of this layer's own
-    linears, expansion = Linears.of(attention.modules), Linears.of(_expansion(module))
+    linears, expanding = Linears.of(attention.modules), Linears.of(expansion(module))
     return LayerShape(
-        attention=Linears(macs=linears.macs - expansion.macs, bytes=linears.bytes - expansion.bytes),
-        expansion=expansion,
-        mlp=Linears.of(mlp.modules),
+        attention=Linears(macs=linears.macs - expanding.macs, bytes=linears.bytes - expanding.bytes),
+        expansion=expanding,
+        **_mlp(mlp, config),
         pair_macs=_pair_macs(module, config),
         cache_width=_cache_width(module, config),
         window=window_of(module, config),
     )
+
+
+def _mlp(branch: "Branch", config: Any) -> dict[str, Any]:
+    linears, experts = Linears.of(branch.modules), branch.experts
+    if experts is None:
+        return {"mlp": linears}
+    from harness.contract.experts import routed_to
+
+    per_token = routed_to(branch.modules, config)
+    routers = [cast("Tensor", router.weight) for router in experts.routers]
+    return {
+        "mlp": Linears(
+            macs=linears.macs + per_token * experts.macs + sum(weight.numel() for weight in routers),
+            bytes=linears.bytes + sum(weight.nbytes for weight in routers),
+        ),
+        "experts": Routed(count=experts.count, per_token=per_token, bytes=experts.bytes),
+    }
+
+
+def _idle(branch: "Branch", config: Any) -> int:
+    """Parameters of the experts that a token is not sent to."""
+    experts = branch.experts
+    if experts is None:
+        return 0
+    from harness.contract.experts import routed_to
+
+    held = sum(parameter.numel() for parameter in experts.module.parameters())
+    return held - held // experts.count * routed_to(branch.modules, config)
 
 
 def _pair_macs(attention: Any, config: Any) -> int:
@@ -129,23 +190,26 @@ def _pair_macs(attention: Any, config: Any) -> int:
     if hasattr(attention, "qk_head_dim"):  # latent attention: values are not as wide as keys
         return int(heads * (attention.qk_head_dim + attention.v_head_dim))
     width = _width(attention, "q_proj", heads * _head_width(config))
-    return 2 * width * (2 if hasattr(attention, "lambda_q1") else 1)
+    values = width
+    if hasattr(attention, "v_head_dim"):
+        values = getattr(getattr(attention, "o_proj", None), "in_features", width)
+    return (width + values) * (2 if hasattr(attention, "lambda_q1") else 1)
 
 
 def _cache_width(attention: Any, config: Any) -> int:
-    if _expansion(attention):
+    from harness.model.roles import expansion
+
+    if expansion(attention):
         return int(attention.kv_lora_rank + attention.qk_rope_head_dim)
     if hasattr(attention, "qk_head_dim"):
         return int(config.num_attention_heads * (attention.qk_head_dim + attention.v_head_dim))
+    if getattr(attention, "new_decoder_architecture", False):  # Falcon caches a group's keys once for each of its heads
+        return int(2 * attention.num_heads * attention.head_dim)
     if (fused := fused_attention(attention, config)) is not None:
         return fused.groups * (fused.widths["key"] + fused.widths["value"])
     kv_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    return 2 * _width(attention, "k_proj", kv_heads * _head_width(config))
-
-
-def _expansion(attention: Any) -> list["nn.Module"]:
-    """The linears that make keys and values of a compressed cache, where it is the latents that are cached."""
-    return [attention.kv_b_proj] if hasattr(attention, "expand_kv") else []
+    dense = kv_heads * _head_width(config)
+    return _width(attention, "k_proj", dense) + _width(attention, "v_proj", dense)
 
 
 def _head_width(config: Any) -> int:

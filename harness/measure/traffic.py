@@ -145,12 +145,13 @@ def _positions(segment: Segment) -> int:
 def _weights(shape: ModelShape, segment: Segment) -> float:
     """Weight bytes of one forward of the segment."""
     layers = 0.0
-    reads = zip(shape.layers, segment.attention_reads, segment.mlp_reads, strict=True)
-    for index, (layer, attention, mlp) in enumerate(reads):
+    reads = zip(shape.layers, segment.attention_reads, segment.mlp_reads, segment.mlp, strict=True)
+    for index, (layer, attention, mlp, tokens) in enumerate(reads):
         attended, fed = segment.work("attention", index), segment.work("mlp", index)
         of_attention = attention * (layer.attention.bytes + layer.expansion.bytes)
+        of_mlp = mlp * (layer.mlp.bytes + (layer.experts.hit_bytes(tokens * segment.rows) if layer.experts else 0))
         layers += of_attention if attended is None or attended.bytes is None else attended.bytes
-        layers += mlp * layer.mlp.bytes if fed is None or fed.bytes is None else fed.bytes
+        layers += of_mlp if fed is None or fed.bytes is None else fed.bytes
     around = segment.head_reads * shape.head.bytes + shape.other.bytes / segment.rows
     return layers + around + sum(work.bytes for work in segment.extra.values())
 

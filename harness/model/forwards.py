@@ -3,7 +3,9 @@
 A layer keeps its class, weights and hooks; only the instance's attribute ``forward`` is set, and deleted again.
 """
 
+import ast
 import inspect
+import textwrap
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import wraps
@@ -56,12 +58,34 @@ def cache_argument(forward: Callable[..., Any]) -> str:
     return next(name for name in CACHE_NAMES if name in parameters)
 
 
+def arguments_of(module: nn.Module) -> list[str]:
+    """The names of what a module's forward takes."""
+    return list(inspect.signature(module.forward).parameters)
+
+
+def returns_tuple(layer: nn.Module) -> bool:
+    """Whether a layer gives its hidden states as the first of a tuple, by the code of its forward.
+
+    It has to be known before the layer runs: a layer that no row runs gives its input back in the same form.
+    """
+    code = ast.parse(textwrap.dedent(inspect.getsource(inspect.unwrap(type(layer).forward))))
+    returned = [node.value for node in ast.walk(code) if isinstance(node, ast.Return)]
+    return any(isinstance(value, ast.Tuple) for value in returned)
+
+
+def states_of(output: Any) -> torch.Tensor:
+    """The hidden states in a layer's output."""
+    states: torch.Tensor = output[0] if isinstance(output, tuple) else output
+    return states
+
+
 def rows_of(arguments: dict[str, Any], index: torch.Tensor, rows: int) -> dict[str, Any]:
     """A layer's arguments for some rows of the batch.
 
     Args:
         arguments: masks, positions and rotations, also in tuples: [rows, ...]; a tensor with another first dimension
-            is the same for all rows, and so is ``cache_position`` [tokens], whose length may equal the rows'.
+            is the same for all rows, and so is ``cache_position`` [tokens], whose length may equal the rows'. ALiBi's
+            is [rows * heads, ...].
         index: the rows to take, [some].
         rows: the number of rows in the batch.
     """
@@ -74,4 +98,9 @@ def rows_of(arguments: dict[str, Any], index: torch.Tensor, rows: int) -> dict[s
         per_row = isinstance(value, torch.Tensor) and value.ndim > 0 and value.shape[0] == rows
         return value[index] if per_row else value
 
-    return {name: value if name == "cache_position" else part(value) for name, value in arguments.items()}
+    def named(name: str, value: Any) -> Any:
+        if name == "alibi" and value is not None:
+            return value.unflatten(0, (rows, -1))[index].flatten(0, 1)  # [some * heads, ...]
+        return value if name == "cache_position" else part(value)
+
+    return {name: named(name, value) for name, value in arguments.items()}

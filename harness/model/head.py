@@ -10,7 +10,7 @@ from harness.core.errors import UnsupportedModelError
 
 
 class FinalHead:
-    """Final norm, language-model head, and the soft cap of models that have one (Gemma 2, arXiv:2408.00118).
+    """Final norm, language-model head, and the scale (Cohere, Granite) or soft cap (Gemma 2) of models that have one.
 
     Attributes:
         projection: the head: the model's own, or one of the rows of some tokens, cheaper by the ratio of the two.
@@ -27,6 +27,7 @@ class FinalHead:
             name = type(model.module).__name__
             raise UnsupportedModelError(f"{name}: it has a projection between its layers and its head (project_out)")
         self._norm = model.anatomy.final_norm
+        self._scale = _scale(model.config)
         self._cap: float | None = getattr(model.config, "final_logit_softcapping", None)
         self.projection = model.anatomy.head
         if vocabulary is not None:
@@ -34,8 +35,15 @@ class FinalHead:
 
     def __call__(self, states: torch.Tensor) -> torch.Tensor:
         """Logits [..., vocabulary] in float32 of a layer's outputs [..., width]."""
-        logits: torch.Tensor = self.projection(self._norm(states)).float()
+        logits: torch.Tensor = self.projection(self._norm(states)).float() * self._scale
         return logits if self._cap is None else self._cap * torch.tanh(logits / self._cap)
+
+
+def _scale(config: Any) -> float:
+    """What the model multiplies its logits by; HyperCLOVA X calls so what Granite and MiniCPM divide by."""
+    scaling = getattr(config, "logits_scaling", None) or 1.0
+    factor = scaling if config.model_type == "hyperclovax" else 1 / scaling
+    return float(factor * (getattr(config, "logit_scale", None) or 1.0))
 
 
 def frozen_linear(weight: torch.Tensor, bias: torch.Tensor | None) -> nn.Linear:

@@ -116,3 +116,8 @@ def head_width(attention: Any, config: Any) -> int:
 def output_features(linear: nn.Module) -> int:
     """The width of a linear layer's output."""
     return int(cast("Any", linear).nf if hasattr(linear, "nf") else cast("Any", linear).out_features)
+
+
+def expansion(attention: Any) -> list[nn.Module]:
+    """The linear layers that make keys and values of a compressed cache, where it is the latents that are cached."""
+    return [attention.kv_b_proj] if hasattr(attention, "expand_kv") else []

@@ -19,8 +19,8 @@ from transformers import DynamicCache
 
 from harness.contract.anatomy import Block, Branch
 from harness.contract.decoder import Decoder
-from harness.core.errors import MethodError
-from harness.model.forwards import put
+from harness.core.errors import MethodError, UnsupportedModelError
+from harness.model.forwards import put, returns_tuple
 from harness.model.layouts import LAYER_INDEX_NAMES
 
 
@@ -54,9 +54,9 @@ def without_branches(model: Decoder, *, attention: Iterable[int] = (), mlp: Iter
     """
     with ExitStack() as undo:
         for block in _blocks(model, attention):
-            _drop(undo, block, block.attention, _NoAttention())
+            _drop(undo, block, block.attention, block.mlp, _NoAttention())
         for block in _blocks(model, mlp):
-            _drop(undo, block, block.mlp, _NoMLP())
+            _drop(undo, block, block.mlp, block.attention, _NoMLP(returns_tuple(block.mlp.modules[-1])))
         _assign_slots(undo, model)
         yield
 
@@ -70,14 +70,27 @@ class _NoAttention(nn.Module):
 
 
 class _NoMLP(nn.Module):
-    """Adds nothing and computes nothing."""
+    """Adds nothing and computes nothing.
 
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return hidden_states.new_zeros(1)
+    Args:
+        in_tuple: whether it stands for an MLP that gives a tuple, as one with experts may.
+    """
+
+    def __init__(self, in_tuple: bool) -> None:
+        super().__init__()
+        self.in_tuple = in_tuple
+
+    def forward(self, hidden_states: torch.Tensor, *_: Any, **__: Any) -> Any:
+        nothing = torch.zeros_like(hidden_states)  # whole, because Falcon adds to it in place
+        return (nothing, None) if self.in_tuple else nothing
 
 
 def _blocks(model: Decoder, indices: Iterable[int]) -> list[Block]:
     """The blocks with these dense indices, each once, if they are all still in the model."""
+    if model.anatomy.opaque is not None:
+        raise UnsupportedModelError(
+            f"no layer of a {type(model.module).__name__} can be taken out, because {model.anatomy.opaque}"
+        )
     blocks, live = model.anatomy.blocks, model.live
     chosen = []
     for index in sorted(set(indices)):
@@ -89,13 +102,15 @@ def _blocks(model: Decoder, indices: Iterable[int]) -> list[Block]:
     return chosen
 
 
-def _drop(undo: ExitStack, block: Block, branch: Branch, nothing: nn.Module) -> None:
+def _drop(undo: ExitStack, block: Block, branch: Branch, other: Branch, nothing: nn.Module) -> None:
+    """Put nothing in a branch's place, and no norm where none but this branch reads it."""
     names = {module: name for name, module in block.module.named_children()}
     for module in branch.modules:
         if module not in names:
             raise MethodError(f"this branch of layer {block.index} is already out of the model")
         put(undo, block.module, names[module], nothing)
-    for norm in branch.norms:
+    read = other.norms if other.modules[0] in names else ()
+    for norm in (norm for norm in branch.norms if norm not in read):
         put(undo, block.module, names[norm], nn.Identity())
 
 

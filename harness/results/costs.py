@@ -273,7 +273,8 @@ class Memory(Section):
 
     Attributes:
         weights: parameters and buffers of the attached model by unique storage (counted).
-        kv_peak: largest key-value cache of one sequence, as its caches held it (counted).
+        kv_peak: largest key-value cache of one sequence, as its caches held it (counted); null where
+            layers keep something else.
         kv_per_token: the same for each position that the sequence had by then, kept or not; null in older records.
         kv_layers: the same by layer of the dense model; null in older records.
         dense_weights, dense_kv_peak: dense's for the same tokens; null in older records.
@@ -285,7 +286,7 @@ class Memory(Section):
     """
 
     weights: int
-    kv_peak: int
+    kv_peak: int | None
     kv_per_token: float | None = None
     kv_layers: list[int] | None = None
     dense_weights: int | None = None

@@ -43,7 +43,8 @@ def on_equal_tokens(
         before = share_of_dense(base_json, "ideal_ref" if name == "ideal_own" else name)
         if after is not None and before:
             equal[name] = RatioInfo(value=after / before)
-    if base.flops.total == base.flops.dense_equivalent:  # dense: one ratio of sums, drawn by documents
+    if base.flops is not None and base.flops.total == base.flops.dense_equivalent:
+        # dense: one ratio of sums, drawn by documents
         equal |= _drawn("flops", equal, [(line.get("dense_flops"), line["flops"]) for _, line in pairs])
         equal |= _drawn("ideal_ref", equal, [_ideal_seconds(costs.get(key_of(line))) for _, line in pairs])
     return rest | equal | totals

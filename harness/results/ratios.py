@@ -23,14 +23,20 @@ Pairs = Sequence[tuple[SampleLine, SampleLine]]
 
 def counted(dense: RunRecord, method: RunRecord, pairs: Pairs) -> dict[str, RatioInfo]:
     """Ratios of counted work and memory, which are exact; of FLOPs also over the drawing of documents."""
-    flops = _of_totals([line["flops"] for line, _ in pairs], [line["flops"] for _, line in pairs])
-    totals = {
-        "weight_bytes": (dense.flops.weight_bytes, method.flops.weight_bytes),
-        "kv_bytes": (dense.flops.kv_bytes, method.flops.kv_bytes),
+    totals: dict[str, tuple[int | None, int | None]] = {
         "weights": (dense.memory.weights, method.memory.weights),
         "kv_peak": (dense.memory.kv_peak, method.memory.kv_peak),
     }
-    exact = {name: RatioInfo(value=after / before) for name, (before, after) in totals.items() if before}
+    flops = None
+    if dense.flops is not None and method.flops is not None:
+        flops = _of_totals([line["flops"] or 0 for line, _ in pairs], [line["flops"] or 0 for _, line in pairs])
+        totals["weight_bytes"] = (dense.flops.weight_bytes, method.flops.weight_bytes)
+        totals["kv_bytes"] = (dense.flops.kv_bytes, method.flops.kv_bytes)
+    exact = {
+        name: RatioInfo(value=after / before)
+        for name, (before, after) in totals.items()
+        if before and after is not None
+    }
     return ({} if flops is None else {"flops": _info(flops)}) | exact
 
 

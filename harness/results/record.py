@@ -210,7 +210,7 @@ class RunRecord(Section):
     scores: list[Score]
     trace: TraceTotals
     routes: Routes | None = None
-    flops: Flops
+    flops: Flops | None
     drafts: Drafts | None = None
     memory: Memory
     time: Time | None = None

@@ -78,8 +78,8 @@ class SampleLine(Identified):
         scores: by "metric,filter": a number, or what the metric aggregates, such as (log-likelihood, words).
         responses: what the model answered, request by request; ``filtered`` is what each filter made of it.
         depth: executed share of the layers; null without tokens.
-        flops: executed for the document; ``dense_flops`` is what dense executes for the same tokens, which older runs
-            do not have.
+        flops: executed for the document, null where nothing counts them; ``dense_flops`` is what dense executes for the
+            same tokens, which older runs do not have.
         rows: what ran; left out of a packed run, as are ``responses`` and ``filtered``.
         answer: what the document was answered, in a few words; of a packed run alone.
         ideal_s: idealized seconds; of older runs alone, which had no ``costs.jsonl``.
@@ -95,7 +95,7 @@ class SampleLine(Identified):
     output_tokens: int
     pad_tokens: int
     depth: float | None
-    flops: int
+    flops: int | None
     dense_flops: NotRequired[int]
     rows: NotRequired[list[RowLine]]
     answer: NotRequired[str]

@@ -56,8 +56,9 @@ def _ratios(record: Record) -> Iterator[tuple[str, float, float]]:
     of_runs, length = baseline.get("ratios") or {}, baseline.get("output_tokens")
     of_same_texts = length is None or (length == 1 and baseline.get("answers_changed") == 0)
     for name, section, cost_name, dense_name in _COUNTED:
-        cost, dense = record[section][cost_name], record[section].get(dense_name)
-        if dense is not None:
+        known = record[section] or {}  # null where no formula counts what the model does
+        cost, dense = known.get(cost_name), known.get(dense_name)
+        if dense is not None and cost is not None:
             yield name, (cost / dense if dense else 1.0), _ROUNDING
         if name in of_runs and (of_same_texts or name == "weights"):
             yield name, of_runs[name]["value"], _ROUNDING
@@ -65,7 +66,7 @@ def _ratios(record: Record) -> Iterator[tuple[str, float, float]]:
             ratio, tolerance = of_runs[name]["value"], SAME_LENGTH[1] - 1
             if not name.startswith("kv_") or ratio >= 1 - tolerance:
                 yield name, ratio, tolerance
-        elif not cost:  # a model without a cache
+        elif cost == 0:  # a model without a cache
             yield name, 1.0, _ROUNDING
 
 

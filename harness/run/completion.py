@@ -224,6 +224,8 @@ def _missing(record: RunRecord, observed: Observed, requests: Sequence[RequestLi
         missing["memory.peak"] = observed.no_peak
     if record.model.base is not None and record.time is not None:
         missing["time.ideal"] = NOT_IDEALIZED
+    if "ideal" in observed.measured and modelled is None and "flops" in record.missing:
+        missing["time.ideal"] = record.missing["flops"]
     if power is not None and (reason := missing_reason(power)):
         missing["energy.measured_j"] = reason
     if modelled is not None and modelled.own_s is None:

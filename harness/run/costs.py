@@ -151,7 +151,7 @@ class _CostPass:
                 run.shape, run.key = ModelShape.of(self.lm.decoder), profile_key(self.lm.decoder)
                 run.adds = bool(self.lm.decoder.auxiliaries)
         self._announce()
-        if "ideal" in self.plan.measure:
+        if self._profiled:
             self._profile()
         if "latency" in self.wanted:
             repeat = [self.repeat] if self.repeat else []
@@ -187,7 +187,9 @@ class _CostPass:
 
     @property
     def _profiled(self) -> list[_Run]:
-        """Those of the dense model's layers."""
+        """Those to make cost profiles for: of the dense model's layers, where their work is counted."""
+        if "ideal" not in self.plan.measure or self.lm.decoder.anatomy.opaque is not None:
+            return []
         return [run for run in self._present if run.spec.checkpoint is None]
 
     @property
@@ -248,7 +250,7 @@ class _CostPass:
     def _announce(self) -> None:
         """Say how long it will take before it starts."""
         budgets = 0.0
-        if "ideal" in self.plan.measure:
+        if self._profiled:
             by_key = {run.key: run for run in reversed(self._profiled)} | {
                 profile_key(self.lm.decoder): self._reference
             }

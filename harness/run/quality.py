@@ -100,17 +100,17 @@ def evaluate(
         drafts=outcome.drafts,
         memory=Memory(
             weights=evaluated.shape.bytes,
-            kv_peak=outcome.cache.bytes,
+            kv_peak=None if dense.uncounted else outcome.cache.bytes,
             kv_per_token=outcome.cache.per_token,
             kv_layers=list(outcome.cache.layers),
             dense_weights=dense.bytes,
-            dense_kv_peak=outcome.dense_kv_peak,
+            dense_kv_peak=None if dense.uncounted else outcome.dense_kv_peak,
         ),
         sources={"scores": digest("scores")},
         missing=MISSING
         | ({"time": f"latency was not asked for, and {NOT_IDEALIZED}"} if spec.checkpoint else {})
         | missing_scores(evaluated.results, outcome.scores)
-        | ({"flops.audit_ratio": reason} if (reason := evaluated.replay.reason) else {}),
+        | _uncounted(dense, evaluated.replay.reason),
         warnings=outcome.warnings + evaluated.warnings,
     )
     record.method.savings = saving(record.model_dump(mode="json"))
@@ -144,6 +144,13 @@ def _evaluate(
         served = [row for rank in ranks or () for row in rank if not row.is_padding]
         warnings = spec.stack.notes + spec.kernels.notes + collector.messages
         return _Evaluated(results, served, states, shape, saved, kernels, replay, warnings)
+
+
+def _uncounted(shape: ModelShape, reason: str | None) -> dict[str, str]:
+    """What of the counted work is null, and why; ``reason`` is that of a missing audit."""
+    if shape.uncounted is not None:
+        return {"flops": shape.uncounted, "memory.kv_peak": shape.uncounted}
+    return {"flops.audit_ratio": reason} if reason else {}
 
 
 def _method_info(spec: RunSpec, evaluated: _Evaluated) -> MethodInfo:

@@ -1,4 +1,4 @@
-"""Tiny random decoders of every supported family, built in code in milliseconds, the same for a seed.
+"""Tiny random decoders of representative families, built in code in milliseconds, the same for a seed.
 
 They are for tests of engines and methods, where what matters is that every part does something: weights are
 far from zero, norms differ from identity, and windows are short enough to slide.

@@ -7,11 +7,11 @@ from transformers import (
     BartConfig,
     BertConfig,
     BertLMHeadModel,
+    BloomConfig,
+    BloomForCausalLM,
     LlamaModel,
     MixtralConfig,
     MixtralForCausalLM,
-    Qwen2MoeConfig,
-    Qwen2MoeForCausalLM,
     T5Config,
     T5ForConditionalGeneration,
 )
@@ -148,13 +148,15 @@ def t5():
     return T5ForConditionalGeneration(T5Config(d_model=16, d_ff=16, num_layers=1, num_heads=2))
 
 
-def mixtral():
-    return MixtralForCausalLM(MixtralConfig(**SIZES, num_key_value_heads=2, num_local_experts=2))
+def experts_apart():
+    """As remote code has them: a list of MLPs."""
+    model = MixtralForCausalLM(MixtralConfig(**SIZES, num_key_value_heads=2, num_local_experts=2))
+    model.model.layers[1].mlp.experts = nn.ModuleList([nn.Linear(16, 16)])
+    return model
 
 
-def qwen2_moe():
-    config = Qwen2MoeConfig(**SIZES, num_key_value_heads=2, num_experts=2, moe_intermediate_size=8)
-    return Qwen2MoeForCausalLM(config)
+def bloom():
+    return BloomForCausalLM(BloomConfig(hidden_size=16, n_layer=2, n_head=2, vocab_size=32))
 
 
 def opt_350m():
@@ -178,8 +180,8 @@ def without_a_head():
     ("model", "says"),
     [
         (t5, r"T5ForConditionalGeneration \(model_type 't5'\).*encoder-decoder"),
-        (mixtral, r"MixtralForCausalLM.*layer 0 keeps mlp.*mixture-of-experts"),
-        (qwen2_moe, r"Qwen2MoeForCausalLM.*layer 0 keeps mlp.*mixture-of-experts"),
+        (experts_apart, r"MixtralForCausalLM.*layer 1 keeps its experts apart"),
+        (bloom, r"BloomForCausalLM.*adds the residual stream itself"),
         (opt_350m, "OPTForCausalLM.*do_layer_norm_before"),
         (bert, r"BertLMHeadModel \(model_type 'bert'\).*looked for model.layers"),
         (bart_decoder, "BartDecoderLayer has the parts.*encoder_attn.*looked for llama: input_layernorm"),

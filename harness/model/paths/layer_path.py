@@ -19,8 +19,8 @@ from transformers.cache_utils import Cache
 
 from harness.contract.anatomy import Block
 from harness.contract.decoder import Decoder, only
-from harness.core.errors import MethodError
-from harness.model.forwards import by_name, cache_argument, replace_forward, rows_of
+from harness.core.errors import MethodError, UnsupportedModelError
+from harness.model.forwards import by_name, cache_argument, replace_forward, returns_tuple, rows_of, states_of
 from harness.model.paths.controller import Controller, Prompts
 from harness.model.paths.routed_cache import LayerPath, RoutedCache
 from harness.model.supported import require_supported
@@ -33,10 +33,18 @@ def require_routable(model: Decoder) -> None:
     """Refuse a model whose layers cannot be skipped and repeated by row.
 
     Raises:
-        UnsupportedModelError: an architecture or attention implementation that the engine was not compared on.
+        UnsupportedModelError: an architecture or attention implementation that the engine was not compared on, or one
+            that masks by a token's place in the row, where several answers share a row.
         MethodError: layers of the model have been removed or replaced.
     """
     require_supported(model, "layer paths")
+    attention = model.anatomy.blocks[0].attention.modules[0]
+    masks = any(mask.ndim == 4 and mask.dtype is torch.bool for mask in attention.buffers())  # GPT-Neo
+    if masks or getattr(model.config, "alibi", False):
+        raise UnsupportedModelError(
+            f"{type(model.module).__name__}: layer paths are not offered, because {type(attention).__name__} attends "
+            "by the place of a token in its row, and answers that are tried share a row with their prompt"
+        )
     if model.live != list(model.anatomy.blocks):
         raise MethodError("layer paths need all of the model's layers; stack the method that removes some after it")
 
@@ -124,12 +132,12 @@ class Engine:
 
         return forward
 
-    def layer_forward(self, block: Block) -> Callable[..., torch.Tensor]:
-        """The forward of one layer: hidden states [rows, tokens, width] to the same shape."""
+    def layer_forward(self, block: Block) -> Callable[..., Any]:
+        """The forward of one layer: hidden states [rows, tokens, width] to the same shape, as the layer gives it."""
         inner = block.module.forward
-        cache_name = cache_argument(inner)
+        cache_name, in_tuple = cache_argument(inner), returns_tuple(block.module)
 
-        def forward(hidden: torch.Tensor, **arguments: Any) -> torch.Tensor:
+        def forward(hidden: torch.Tensor, **arguments: Any) -> Any:
             running = self._running
             if running is None:
                 raise MethodError("a layer ran outside the model while paths are attached")
@@ -137,12 +145,12 @@ class Engine:
                 if running.cache is not None:
                     arguments[cache_name] = running.cache.slots(number)
                 if len(rows) == running.rows:  # bit for bit what the dense model computes
-                    hidden = inner(hidden, **arguments)
+                    hidden = states_of(inner(hidden, **arguments))
                     continue
                 with only(self._model, rows):
-                    part = inner(hidden[index], **self._gathered(running, rows, index, arguments))
+                    part = states_of(inner(hidden[index], **self._gathered(running, rows, index, arguments)))
                 hidden = hidden.index_copy(0, index, part)  # part: [rows of the pass, tokens, width]
-            return hidden
+            return (hidden, None) if in_tuple else hidden
 
         return by_name(inner, forward)
 

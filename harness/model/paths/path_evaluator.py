@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from harness.contract.decoder import Decoder
-from harness.model.forwards import by_name, replace_forward, rows_of
+from harness.model.forwards import by_name, replace_forward, returns_tuple, rows_of, states_of
 from harness.model.head import FinalHead
 from harness.model.paths.layer_path import require_routable
 from harness.model.paths.routed_cache import LayerPath
@@ -122,10 +122,12 @@ class PathEvaluator:
         entering: list[torch.Tensor] = []
         calls: list[dict[str, Any]] = []
 
-        def note(hidden: torch.Tensor, **arguments: Any) -> torch.Tensor:
+        in_tuple = returns_tuple(self.model.anatomy.blocks[0].module)
+
+        def note(hidden: torch.Tensor, **arguments: Any) -> Any:
             entering.append(hidden)
             calls.append(arguments)
-            return hidden
+            return (hidden, None) if in_tuple else hidden
 
         with ExitStack() as undo:
             for block in self.model.anatomy.blocks:
@@ -151,7 +153,7 @@ class PathEvaluator:
         inputs = torch.stack([self._state((question, layers[:-1])) for question, layers in prefixes])
         index = torch.tensor([question for question, _ in prefixes], device=inputs.device)  # [prefixes]
         arguments = rows_of(self._arguments[layer], index, len(self.questions))
-        output = self.model.anatomy.blocks[layer].module(inputs, **arguments)  # [prefixes, tokens, width]
+        output = states_of(self.model.anatomy.blocks[layer].module(inputs, **arguments))  # [prefixes, tokens, width]
         self.layers_run += len(prefixes)
         for prefix, state in zip(prefixes, output, strict=True):
             self._states[prefix] = state.clone()  # a view would keep the whole batch alive

@@ -19,39 +19,54 @@ from harness.contract.anatomy import Block
 from harness.contract.decoder import Decoder
 from harness.contract.linears import LINEAR
 from harness.core.errors import MethodError, UnsupportedModelError
-from harness.model.roles import Fused, fused_attention, head_width, output_features
+from harness.model.roles import Fused, expansion, fused_attention, output_features
+
+_KEYS_AND_VALUES = frozenset({"k_proj", "v_proj", "kv_proj", "kv_a_proj_with_mqa", "kv_b_proj"})
+"""Linear layers that keys and values are made by; latent attention (DeepSeek) makes them in two steps."""
 
 
 class KeyValueFill(nn.Module):
     """What a layer hands to the cache for some states, without attending and without the layer's other work.
 
     Its parts are the projections that it multiplies by, so that its work is counted from them: the layer's own key
-    and value projections, or views of the key and value rows of a fused one.
+    and value projections, or views of the key and value rows of a fused one. The attention's other linear layers give
+    zeros, which nothing reads.
 
     Raises:
         MethodError: the layer's attention has been removed.
+        UnsupportedModelError: its keys and values come from no known projection.
     """
 
     def __init__(self, model: Decoder, block: Block) -> None:
         super().__init__()
         attention: Any = block.attention.modules[0]
-        self.head_width = head_width(attention, model.config)
         fused = fused_attention(attention, model.config)
-        projections = {name: getattr(attention, name) for name in ((fused.name,) if fused else ("k_proj", "v_proj"))}
-        counted: list[nn.Module] = list(projections.values())
+        latent = set(expansion(attention))  # runs on what is cached, not on what is about to be
+        projections: dict[str, nn.Module] = {}
         replacements: dict[str, nn.Module] = {}
-        if fused is None:
-            replacements = {"q_proj": _NoQueries(attention.q_proj)}
-        elif _plain(projections[fused.name]):
-            counted = [_without_queries(projections[fused.name], fused)]
-            replacements = {fused.name: counted[0]}
+        for path, part in attention.named_modules():
+            name = path.rpartition(".")[2]
+            if part not in latent and (name == fused.name if fused else name in _KEYS_AND_VALUES):
+                projections[path] = part
+            elif isinstance(part, LINEAR):
+                replacements[path] = _Zeros(output_features(part))
+        if not projections:
+            raise UnsupportedModelError(
+                f"{type(attention).__name__} has none of {', '.join(sorted(_KEYS_AND_VALUES))}, so keys and values "
+                "cannot be made without the rest of the layer"
+            )
+        counted = dict(projections)
         # A fused projection that a method has replaced runs whole, queries included, and is counted so.
-        self.projections = nn.ModuleList(counted)
+        for path, part in projections.items():
+            if fused is not None and _plain(part):
+                counted[path] = replacements[path] = _without_queries(part, fused)
+        self.projections = nn.ModuleList(counted.values())
         name = next((name for name, part in block.module.named_children() if part is attention), None)
         if name is None:
             raise MethodError(f"tokens cannot skip layer {block.index}, whose attention is out of the model")
-        layer = _altered(block.module, {name: _altered(attention, replacements)})
+        layer = _altered(block.module, {f"{name}.{path}": part for path, part in replacements.items()})
         self._sliced = replacements.keys() & projections.keys()
+        self._heads = (1, 1)
         # In tuples, because modules set as attributes would become parts of this one and be counted.
         self._layer, self._originals = (layer,), (attention, projections)
 
@@ -70,17 +85,26 @@ class KeyValueFill(nn.Module):
             MethodError: the layer's projections were replaced after the fill was made from them.
         """
         (layer,), (attention, projections) = self._layer, self._originals
-        replaced = any(getattr(attention, name) is not part for name, part in projections.items())
-        if replaced or not all(_plain(projections[name]) for name in self._sliced):
+        replaced = any(attention.get_submodule(path) is not part for path, part in projections.items())
+        if replaced or not all(_plain(projections[path]) for path in self._sliced):
             raise MethodError(
                 "a method replaced projections below a method whose tokens skip layers: name it first, as in a+calm"
             )
         try:
             type(layer).forward(layer, states, **arguments, **{cache_name: _Interceptor()})
         except _Intercepted as intercepted:
+            keys, values = intercepted.args
+            self._heads = (keys.shape[1], values.shape[1])
             # [rows, heads, tokens, head width] -> [rows, tokens, heads * head width]
-            return tuple(part.transpose(1, 2).flatten(2) for part in intercepted.args)
+            return keys.transpose(1, 2).flatten(2), values.transpose(1, 2).flatten(2)
         raise UnsupportedModelError(f"{type(layer).__name__} never gave the cache its keys and values")
+
+    def by_head(self, projected: tuple[torch.Tensor, ...]) -> list[torch.Tensor]:
+        """What ``forward`` gave last, as a cache takes it: keys and values, each [rows, heads, tokens, head width]."""
+        return [
+            part.view(*part.shape[:2], heads, -1).transpose(1, 2)
+            for part, heads in zip(projected, self._heads, strict=True)
+        ]
 
 
 class _Intercepted(Exception):  # noqa: N818 - control flow, not an error: unwinds out of the layer's forward
@@ -94,15 +118,15 @@ class _Interceptor:
         raise _Intercepted(keys, values)
 
 
-class _NoQueries(nn.Module):
-    """In place of a query projection: zeros, which nothing reads."""
+class _Zeros(nn.Module):
+    """In place of a projection whose output nothing reads."""
 
-    def __init__(self, queries: nn.Module) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
-        self.width = output_features(queries)
+        self.width = width
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
-        return states.new_zeros(*states.shape[:-1], self.width)  # [rows, tokens, heads * head width]
+        return states.new_zeros(*states.shape[:-1], self.width)  # [rows, tokens, width]
 
 
 class _KeysAndValues(nn.Module):
@@ -166,8 +190,14 @@ def _plain(projection: nn.Module) -> bool:
 
 
 def _altered(module: nn.Module, replacements: dict[str, nn.Module]) -> nn.Module:
-    """A copy of a module that shares all its parts, but for some that are replaced, and has no hooks."""
+    """A copy of a module that shares all its parts, but for some that are replaced by path, and has no hooks."""
     altered = copy.copy(module)
-    altered._modules = {**module._modules, **replacements}
+    altered._modules = dict(module._modules)
     altered._forward_hooks, altered._forward_pre_hooks = OrderedDict(), OrderedDict()
+    inner: dict[str, dict[str, nn.Module]] = {}
+    for path, part in replacements.items():
+        name, _, rest = path.partition(".")
+        inner.setdefault(name, {})[rest] = part
+    for name, parts in inner.items():
+        altered._modules[name] = parts[""] if "" in parts else _altered(module.get_submodule(name), parts)
     return altered

@@ -28,7 +28,8 @@ from transformers import DynamicCache
 from harness.contract.anatomy import Block
 from harness.contract.decoder import Auxiliary, Decoder, only
 from harness.core.errors import MethodError
-from harness.model.forwards import by_name, cache_argument, replace_forward, rows_of
+from harness.model.forwards import by_name, cache_argument, replace_forward, returns_tuple, rows_of
+from harness.model.layouts import layer_number
 from harness.model.supported import require_supported
 from harness.model.tokens.fill import KeyValueFill
 
@@ -129,16 +130,16 @@ class _Layer:
 
     def __init__(self, block: Block, fill: KeyValueFill | None) -> None:
         self.index = block.index
-        self.attention: Any = block.attention.modules[0]
+        self.slot = layer_number(block.attention.modules[0])
         self.forward = block.module.forward
+        self.in_tuple = returns_tuple(block.module)
         self.fill = fill
         self.cache_name = cache_argument(self.forward)
 
     def filled(self, states: torch.Tensor, arguments: dict[str, Any]) -> list[torch.Tensor]:
         """Keys and values of states that do not run the layer, each [rows, heads, tokens, head width]."""
         assert self.fill is not None
-        projected = self.fill(states, self.cache_name, arguments)  # each [rows, tokens, heads * head width]
-        return [part.unflatten(-1, (-1, self.fill.head_width)).transpose(1, 2) for part in projected]
+        return self.fill.by_head(self.fill(states, self.cache_name, arguments))
 
 
 class _TokenEngine:
@@ -191,8 +192,8 @@ class _TokenEngine:
         del arguments[layer.cache_name]
         if not running:
             with self._model.adding("fill"):
-                cache.update(*layer.filled(states, arguments), layer.attention.layer_idx)
-            return states
+                cache.update(*layer.filled(states, arguments), layer.slot)
+            return (states, None) if layer.in_tuple else states
         return self._run_some(layer, states, cache, arguments, running, skipping)
 
     def _run_some(
@@ -305,6 +306,9 @@ class _Merging:
                 batch[self._skipping] = self._filled[index]
             merged.append(batch)
         return [cached[self._running] for cached in self._cache.update(*merged, *args, **kwargs)]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._cache, name)
 
 
 def _with_states(output: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:

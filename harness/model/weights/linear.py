@@ -20,7 +20,7 @@ from harness.contract.decoder import Decoder
 from harness.contract.facts import Savings
 from harness.contract.linears import LINEAR
 from harness.contract.parameters import Pattern
-from harness.core.errors import MethodError
+from harness.core.errors import MethodError, UnsupportedModelError
 from harness.model.weights.replaced import Place, dense_names, replace, zeros
 
 
@@ -94,6 +94,7 @@ def sites(
 
     Raises:
         MethodError: a pattern or an index that fits nothing, or a linear layer that another method computes already.
+        UnsupportedModelError: a pattern that fits experts, which are no linear layers.
     """
     count = len(model.anatomy.blocks)
     wanted = set(layers) or set(range(count))
@@ -110,6 +111,7 @@ def sites(
         for module, name in names.items()
         if isinstance(module, LINEAR) and module in places
     ]
+    _refuse_experts(model, patterns, wanted)
     for pattern in patterns:
         if not any(fnmatchcase(site.name, pattern) for site in every):
             first = ", ".join(site.name for site in every[:3])
@@ -126,6 +128,22 @@ def sites(
                 "give each its own layers or linears, or name a method that prunes before the one that computes"
             )
     return chosen
+
+
+def _refuse_experts(model: Decoder, patterns: Sequence[str], layers: set[int]) -> None:
+    """Refuse patterns that would leave experts out in silence."""
+    paths = {module: name for name, module in model.module.named_modules()}
+    for block in model.live:
+        experts = block.mlp.experts if block.index in layers else None
+        if experts is None:
+            continue
+        for name, _ in experts.module.named_parameters():
+            if any(fnmatchcase(path := f"{paths[experts.module]}.{name}", pattern) for pattern in patterns):
+                raise UnsupportedModelError(
+                    f"{type(model.module).__name__} (model_type {model.module.config.model_type!r}): {path} holds the "
+                    "weights of all experts of a layer in one tensor, which methods that change linear layers do not "
+                    "reach; give patterns that fit none, such as linears=*self_attn*"
+                )
 
 
 def computed_by(module: nn.Module) -> ReplacementLayer | None:

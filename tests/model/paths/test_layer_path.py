@@ -52,10 +52,10 @@ def recomputed(decoder, ids, path):
         def again(module, args, kwargs, output, count=count):
             stream = args[0] if args else kwargs["hidden_states"]
             if count == 0:
-                return stream
+                return (stream, *output[1:]) if isinstance(output, tuple) else stream
             if count == 2:
                 rest = {**dict(zip(NAMES[type(module)], args[1:], strict=False)), **kwargs}
-                return type(module).forward(module, output, **rest)
+                return type(module).forward(module, output[0] if isinstance(output, tuple) else output, **rest)
             return output
 
         handles.append(block.module.register_forward_hook(again, with_kwargs=True))
