@@ -12,6 +12,7 @@ from typing import Any
 from harness.reports.columns import at
 from harness.results.audit import audit_doubt
 from harness.results.model_names import distinct_names
+from harness.results.record import scoring
 from harness.results.saving import declared, saving, unexecuted
 
 Record = Mapping[str, Any]
@@ -51,19 +52,23 @@ class Row:
 
     @cached_property
     def settings(self) -> str:
-        """How it was asked, in a few words: number format, batch size, shots."""
+        """How it was asked, in a few words: number format, batch size, shots, how texts were scored."""
         model, asked = self.record["model"], self.record["evaluation"]
         words = [model["dtype"], f"batch {asked['batch_size']}"]
         if asked["num_fewshot"] is not None:
             words.append(f"{asked['num_fewshot']}-shot")
         if asked["apply_chat_template"]:
             words.append("chat template")
+        if how := scoring(asked.get("score_mode", "lm-eval"), asked.get("score_suffix")):
+            words.append(how)
         return ", ".join(words)
 
     @cached_property
     def group(self) -> str:
         """Runs of one group may be ranked: same model, documents, question, hardware and number format."""
-        model, asked = self.record["model"], self.record["evaluation"]
+        model = self.record["model"]
+        # an older record does not say how texts were scored: by lm-eval, in one forward
+        asked = {"score_mode": "lm-eval", "score_suffix": None, **self.record["evaluation"]}
         parts = [model["fingerprint"], model["dtype"], model["attention"], self.hardware, sorted(asked.items())]
         return json.dumps(parts, sort_keys=True)
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.contract import registry
-from harness.contract.facts import Facts, fold
+from harness.contract.decoder import Manner
+from harness.contract.facts import Facts, Phase, fold
 from harness.contract.families import Family
 from harness.contract.method import Method
 from harness.contract.preparation import Preparation
@@ -93,6 +94,23 @@ class Stack(Facts):
         return max(part.questions_needed for part in self.parts)
 
     @property
+    def only_decodes(self) -> bool:
+        """Whether a part changes nothing while a text is read, so that scoring in one forward would not show it."""
+        return any(Phase.PREFILL not in part.phases for part in self.parts)
+
+    @property
+    def manner(self) -> Manner:
+        """How a text is scored context first: token by token where a part decides or acts at each token written."""
+        at_tokens = (
+            part.input_dependent and Phase.DECODE in part.phases and not part.pools_prompt for part in self.parts
+        )
+        return Manner(
+            whole=self.directs_layers or self.pools_prompt,
+            stepwise=self.only_decodes or any(at_tokens),
+            alone=not self.batchable,
+        )
+
+    @property
     def fingerprint(self) -> str:
         """Digest of the parts in their order."""
         return hashlib.sha256("+".join(part.fingerprint for part in self.parts).encode()).hexdigest()
@@ -110,6 +128,8 @@ class Stack(Facts):
         """
         with ExitStack() as attached:
             states = []
+            if (manner := self.manner) != Manner():
+                attached.enter_context(model.scored(manner))
             if kernels:
                 attached.enter_context(model.computed_by(kernels))
             for index, part in enumerate(self.parts):

@@ -137,7 +137,8 @@ class Tracer:
         cache = kwargs.get("past_key_values")
         seen = seen_by(cache, context.processed)
         self._cache.met.clear()
-        phase: Phase = "score" if context.kind == "score" else "decode" if context.decoding else "prefill"
+        in_one = context.kind == "score" and context.read is None
+        phase: Phase = "score" if in_one else "decode" if context.decoding else "prefill"
         # without a cache the batch is read as it came, or, as guidance does it, from its last token on
         before = context.processed if cache is not None else context.width * (queries < context.width)
         self._running = _Forwards(phase, queries, seen + queries, before, (), 1, [])

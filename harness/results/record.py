@@ -79,6 +79,10 @@ class EvaluationInfo(Section):
     Attributes:
         data: digest of the scored documents and of the few-shot documents.
         limited: fewer documents than the task has; never to be published.
+        score_mode: how texts were scored: each in one forward, as lm-eval does it, or against the cache that its
+            context left.
+        score_suffix: what of a context's end was read with the continuation: so many tokens, or the text from its last
+            occurrence on; null for its last token, and where nothing was scored context first.
     """
 
     task: str
@@ -93,6 +97,22 @@ class EvaluationInfo(Section):
     fewshot_as_multiturn: bool
     data: str
     limited: bool
+    score_mode: Literal["lm-eval", "context-first"] = "lm-eval"
+    score_suffix: int | str | None = None
+
+    @property
+    def scoring(self) -> str:
+        """How texts were scored, in a few words; empty for lm-eval's own way."""
+        return scoring(self.score_mode, self.score_suffix)
+
+
+def scoring(mode: str, suffix: int | str | None) -> str:
+    """How texts were scored, in a few words; empty for lm-eval's own way."""
+    if mode == "lm-eval":
+        return ""
+    if suffix is None:
+        return mode
+    return f"{mode}, last {suffix} tokens held back" if isinstance(suffix, int) else f"{mode}, {suffix!r} held back"
 
 
 class TraceTotals(Section):

@@ -58,6 +58,8 @@ class Session:
 
         On several processes (``accelerate launch``) each calls this; those that do not write return no record.
         """
+        for note in self.plan.notes:
+            self.progress.say(note)
         self._try_out([spec for spec in self.plan.specs if not self._done(spec)])
         units = self.plan.units()
         for unit in units:
@@ -117,7 +119,7 @@ class Session:
 
         for spec in {spec.task.name: spec for spec in pending}.values():
             with self.progress.bar(f"checking the requests of {spec.task.name}"):
-                preflight.check(self.lm, spec.task, spec.job)
+                preflight.check(self.lm, spec.task, spec.job, spec.context_first)
         self.check_calibrations(pending)
         if note := Vocabulary.of(self.lm.decoder).note:
             self.progress.say(note)

@@ -184,6 +184,7 @@ class _TokenEngine:
             first = torch.tensor([row.prompt_length for row in context.rows])[:, None] - 1  # [rows, 1]
             if context.padding == "left":
                 first, ends = first + queries - ends, torch.tensor(queries)
+            columns = columns + context.processed  # those after a context that was read first
             steps, real = columns - first, columns < ends
         else:
             if context is not None:
