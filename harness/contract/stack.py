@@ -102,7 +102,8 @@ class Stack(Facts):
     def manner(self) -> Manner:
         """How a text is scored context first: token by token where a part decides or acts at each token written."""
         at_tokens = (
-            part.input_dependent and Phase.DECODE in part.phases and not part.pools_prompt for part in self.parts
+            part.input_dependent and Phase.DECODE in part.phases and part.family != Family.ROUTING
+            for part in self.parts
         )
         return Manner(
             whole=self.directs_layers or self.pools_prompt,

@@ -121,6 +121,7 @@ class Subject:
         """
         stack = self.stack if stack is None else stack
         with ExitStack() as attached:
+            attached.enter_context(decoder.scored(stack.manner))
             attached.enter_context(decoder.computed_by(first_kernels(stack.parts, decoder)))
             for depth, part in enumerate(stack.parts):
                 key = repr(stack.parts[: depth + 1]), decoder.fingerprint  # cheaper than a method's fingerprint
