@@ -11,12 +11,12 @@ from harness.core import environment
 from harness.core.errors import HarnessError, MethodError, UnknownNameError
 from harness.evaluate.calibration_text import calibration_for
 from harness.evaluate.quiet import collected_warnings
-from harness.evaluate.score_mode import score_mode
 from harness.evaluate.tasks import LoadedTask, Overrides, TaskLoader, refuse_shots, refuse_without_prompt
 from harness.model.source import ModelSource
 from harness.model.weights.computations import HasKernels
 from harness.model.weights.kernel_plan import KernelPlan, check_asked, plan_kernels
 from harness.run.loading import device_of, outline, source_of
+from harness.run.score_mode import score_mode
 from harness.run.spec import Job, RunSpec
 from harness.run.units import Unit
 
