@@ -12,7 +12,7 @@ from typing import Any
 from harness.reports.columns import at
 from harness.results.audit import audit_doubt
 from harness.results.model_names import distinct_names
-from harness.results.record import scoring
+from harness.results.record import UNSAID, scoring
 from harness.results.saving import declared, saving, unexecuted
 
 Record = Mapping[str, Any]
@@ -59,7 +59,7 @@ class Row:
             words.append(f"{asked['num_fewshot']}-shot")
         if asked["apply_chat_template"]:
             words.append("chat template")
-        if how := scoring(asked.get("score_mode", "lm-eval"), asked.get("score_suffix")):
+        if how := scoring(**{name: asked.get(name, value) for name, value in UNSAID.items()}):
             words.append(how)
         return ", ".join(words)
 
@@ -67,8 +67,7 @@ class Row:
     def group(self) -> str:
         """Runs of one group may be ranked: same model, documents, question, hardware and number format."""
         model = self.record["model"]
-        # an older record does not say how texts were scored: by lm-eval, in one forward
-        asked = {"score_mode": "lm-eval", "score_suffix": None, **self.record["evaluation"]}
+        asked = {**UNSAID, **self.record["evaluation"]}
         parts = [model["fingerprint"], model["dtype"], model["attention"], self.hardware, sorted(asked.items())]
         return json.dumps(parts, sort_keys=True)
 

@@ -6,7 +6,7 @@ why. All units are SI base units.
 """
 
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import Field
 
@@ -106,13 +106,18 @@ class EvaluationInfo(Section):
         return scoring(self.score_mode, self.score_suffix)
 
 
-def scoring(mode: str, suffix: int | str | None) -> str:
+UNSAID: Final[dict[str, Any]] = {"score_mode": "lm-eval", "score_suffix": None}
+"""How texts were scored where a record or a manifest does not say it: it was made when there was no other way."""
+
+
+def scoring(score_mode: str, score_suffix: int | str | None) -> str:
     """How texts were scored, in a few words; empty for lm-eval's own way."""
-    if mode == "lm-eval":
+    if score_mode == "lm-eval":
         return ""
-    if suffix is None:
-        return mode
-    return f"{mode}, last {suffix} tokens held back" if isinstance(suffix, int) else f"{mode}, {suffix!r} held back"
+    if score_suffix is None:
+        return score_mode
+    held_back = f"last {score_suffix} tokens" if isinstance(score_suffix, int) else repr(score_suffix)
+    return f"{score_mode}, {held_back} held back"
 
 
 class TraceTotals(Section):
