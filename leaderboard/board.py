@@ -30,6 +30,7 @@ FACETS: dict[str, tuple[str, Callable[[Row], str]]] = {
     "method": ("Method", lambda row: row.record["method"]["name"]),
     "model": ("Model", lambda row: row.record["model"]["name"]),
     "task": ("Task", lambda row: row.record["evaluation"]["task"]),
+    "scoring": ("Scoring", lambda row: row.record["evaluation"]["score_mode"]),
     "hardware": ("Hardware", lambda row: row.hardware),
     "output": ("Output", lambda row: "exact" if row.record["method"]["exact"] else "lossy"),
     "saving": ("Saving", lambda row: row.saving),

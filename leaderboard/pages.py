@@ -30,6 +30,7 @@ from harness.reports.numbers import PAGE
 from harness.reports.rows import Record, Row, difference
 from harness.reports.strength import by_strength
 from harness.results.cost_lines import CostLine
+from harness.results.record import scoring
 from harness.results.samples import SampleLine
 
 
@@ -159,6 +160,7 @@ def facts(record: Record) -> dict[str, str]:
         "Revision": model["revision"] or "none",
         "Parameters": f"{model['parameters']:,} in {model['layers']} layers, {model['dtype']}, {model['attention']}",
         "Task": asked["task"],
+        **({"Scoring": how} if (how := scoring(asked["score_mode"], asked["score_suffix"])) else {}),
         "Documents": asked["data"],
         "Device": f"{machine['device_name']} ({machine['device']})",
         "Processor": f"{machine['cpu_model']}, {machine['cpus']} cores, threads used: {machine['threads'] or '?'}",

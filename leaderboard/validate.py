@@ -11,6 +11,7 @@ from harness.leaderboard.rules import Finding, judge
 from harness.reports.columns import BY_KEY, at, ratio
 from harness.reports.numbers import PAGE
 from harness.reports.rows import Row, difference, rows
+from harness.results.record import UNSAID
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,8 @@ def _pairs(results: list[Result]) -> Iterator[Finding]:
             continue
         if dense.record["evaluation"]["data"] != result.record["evaluation"]["data"]:
             yield Finding(result.folder, "error", "baseline", "its dense run scored other documents")
+        if any(dense.record["evaluation"][name] != result.record["evaluation"][name] for name in UNSAID):
+            yield Finding(result.folder, "error", "baseline", "its dense run was scored in another way (score_mode)")
         values = {(s["task"], s["metric"], s["filter"]): s["value"] for s in dense.record["scores"]}
         for each in result.record["scores"]:
             change, base = difference(each), values.get((each["task"], each["metric"], each["filter"]))

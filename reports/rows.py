@@ -12,6 +12,7 @@ from typing import Any
 from harness.reports.columns import at
 from harness.results.audit import audit_doubt
 from harness.results.model_names import dense_of, distinct_names
+from harness.results.record import UNSAID, scoring
 from harness.results.saving import declared, saving, unexecuted
 
 Record = Mapping[str, Any]
@@ -51,19 +52,21 @@ class Row:
 
     @cached_property
     def settings(self) -> str:
-        """How it was asked, in a few words: number format, batch size, shots."""
+        """How it was asked, in a few words: number format, batch size, shots, how texts were scored."""
         model, asked = self.record["model"], self.record["evaluation"]
         words = [model["dtype"], f"batch {asked['batch_size']}"]
         if asked["num_fewshot"] is not None:
             words.append(f"{asked['num_fewshot']}-shot")
         if asked["apply_chat_template"]:
             words.append("chat template")
+        if how := scoring(**{name: asked.get(name, value) for name, value in UNSAID.items()}):
+            words.append(how)
         return ", ".join(words)
 
     @cached_property
     def group(self) -> str:
         """Runs of one group may be ranked: same dense model, documents, question, hardware and number format."""
-        model, asked = self.record["model"], self.record["evaluation"]
+        model, asked = self.record["model"], {**UNSAID, **self.record["evaluation"]}
         weights = dense_of(model)["fingerprint"]
         parts = [weights, model["dtype"], model["attention"], self.hardware, sorted(asked.items())]
         return json.dumps(parts, sort_keys=True)

@@ -41,7 +41,8 @@ def compare(
     console = stdout()
     console.print(plain(f"{comparison.b.method.label} against {comparison.a.method.label}"), style="bold")
     documents = f"{comparison.baseline.documents} documents of both"
-    about = f"{comparison.a.evaluation.task} · {comparison.b.model.name} · {documents}"
+    how = f" · {comparison.b.evaluation.scoring}" if comparison.b.evaluation.scoring else ""
+    about = f"{comparison.a.evaluation.task} · {comparison.b.model.name} · {documents}{how}"
     console.print(plain(about), style="dim")
     console.print()
     console.print(_score_table(comparison))

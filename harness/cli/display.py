@@ -160,6 +160,8 @@ def plan(session: "Session", *, as_json: bool) -> None:
     for row in rows:
         table.add_row(*(plain(row[key]) for key in ("id", "method", "model", "task", "documents", "state")))
     stdout().print(table)
+    for note in session.plan.notes:
+        stdout().print(plain(f"· {note}"), style="dim")
 
 
 def _described(spec: "RunSpec") -> dict[str, Any]:

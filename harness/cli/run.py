@@ -66,6 +66,22 @@ def run(
             help="Text to prepare on: task (its training split), bundled, dataset:NAME:SPLIT:COLUMN, a file.",
         ),
     ] = "task",
+    score_mode: Annotated[
+        str | None,
+        Option(
+            "--score_mode",
+            help="lm-eval reads context and answer in one forward; context-first reads a context once into the cache, "
+            "then each answer against it. lm-eval unless a method acts in decoding alone.",
+        ),
+    ] = None,
+    score_suffix: Annotated[
+        str | None,
+        Option(
+            "--score_suffix",
+            help="Context-first: the end of the context that is read with the answer, so that no method compresses "
+            "it: a number of tokens, or the text from its last occurrence on.",
+        ),
+    ] = None,
     kernel: Annotated[
         str | None,
         Option(
@@ -160,6 +176,8 @@ def run(
         trust_remote_code=trust_remote_code,
         confirm_run_unsafe_code=confirm_run_unsafe_code,
         calibration=calibration,
+        score_mode=_score_mode(score_mode),
+        score_suffix=int(score_suffix) if score_suffix is not None and score_suffix.isdecimal() else score_suffix,
         kernel=kernel,
         predict_only=predict_only,
         write_out=write_out,
@@ -307,6 +325,15 @@ def _batch_size(text: str) -> int:
         automatic = " ('auto' would make costs and rounding depend on the memory of the day)" if "auto" in text else ""
         raise HarnessError(f"--batch_size {text}: expected a whole number from 1{automatic}")
     return int(text)
+
+
+def _score_mode(name: str | None) -> str | None:
+    from harness.evaluate.score_mode import ScoreMode
+
+    known = get_args(ScoreMode)
+    if name is not None and name not in known:
+        raise UnknownNameError("score mode", name, known, see=f"--score_mode takes: {', '.join(known)}.")
+    return name
 
 
 def _flag(option: str, text: str) -> bool:

@@ -68,7 +68,8 @@ def results(records: "Sequence[RunRecord]", folder: Path, *, as_json: bool) -> N
 
 def _title(record: "RunRecord") -> Text:
     scored = f"{max(score.n for score in record.scores)} documents" if record.scores else "no metrics"
-    title = plain(f"{record.evaluation.task} · {record.model.name} · {scored}")
+    how = f" · {record.evaluation.scoring}" if record.evaluation.scoring else ""
+    title = plain(f"{record.evaluation.task} · {record.model.name} · {scored}{how}")
     title.stylize("bold")
     return title
 

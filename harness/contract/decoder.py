@@ -39,21 +39,39 @@ class Row:
     length: int
 
 
+@dataclass(frozen=True)
+class Manner:
+    """How the methods that are attached want a text scored whose context is read first.
+
+    Attributes:
+        whole: all of the context is read before the continuation, as decisions look at all of it; else its last token
+            is read with the continuation, so that all of a continuation is read against the cache.
+        stepwise: a continuation is read token by token, as text is written.
+        alone: the continuations of a context are read one after the other.
+    """
+
+    whole: bool = False
+    stepwise: bool = False
+    alone: bool = False
+
+
 @dataclass
 class ForwardContext:
     """The batch that the model is working on.
 
     Attributes:
         rows: the batch's rows, in order.
-        kind: "score" is one forward over prompt and continuation; "generate" is a prefill and decode steps.
+        kind: "score" reads a given text, in one forward or context first; "generate" is a prefill and decode steps.
         width: tokens of each row when it came, padding included; shorter rows of a "score" are padded on the right,
-            those of a "generate" on the left.
+            those of a "generate" on the left. Texts whose contexts are read first have no padding.
         processed: tokens of each row that finished forwards of the batch have run, counted again where they ran again.
-        decoding: False while prompts are read, also in parts; True in the decode steps after that.
+        decoding: False while prompts are read, also in parts; True in the decode steps after that, and while what
+            follows a context that was read first is read.
         active: indices of the rows in the module that is running now, where an engine runs a part of the batch; None
             where all of them run.
         speculating: what the forwards are for where tokens are guessed first: "draft" guesses them, and counts as
             nothing processed; "verify" looks at what was guessed; None for all other forwards.
+        read: tokens of each row of a "score" that are read first; None where texts are scored in one forward.
     """
 
     rows: tuple[Row, ...]
@@ -63,6 +81,7 @@ class ForwardContext:
     decoding: bool = False
     active: tuple[int, ...] | None = field(default=None)
     speculating: Literal["draft", "verify"] | None = field(default=None)
+    read: int | None = field(default=None)
 
     @property
     def padding(self) -> Literal["left", "right"]:
@@ -70,12 +89,13 @@ class ForwardContext:
         return "left" if self.kind == "generate" else "right"
 
     def advance(self, tokens: int) -> None:
-        """Count tokens of each row that a forward has processed; a text that is scored is decoded where it is said."""
+        """Count tokens of each row that a forward has processed; a text that is scored is decoded after its context."""
         if self.speculating == "draft":
             return
         self.processed += tokens
-        if self.kind == "generate":
-            self.decoding = self.processed >= self.width
+        prompt = self.width if self.kind == "generate" else self.read
+        if prompt is not None:
+            self.decoding = self.processed >= prompt
 
     @contextmanager
     def only(self, rows: tuple[int, ...]) -> Iterator[None]:
@@ -153,6 +173,7 @@ class Decoder:
         auxiliaries: the modules that attached methods add and run (``assisted``).
         timer: times what methods add, while a cost profile asks for it (``adding``).
         charged: takes what methods charge, while somebody counts (``charge``).
+        manner: how texts are scored context first with the methods that are attached.
         kernels: what computes linear layers of which methods have kernels, by the layer's place, as the plan of a run
             settled it; a layer without an entry gets what is fastest.
     """
@@ -166,6 +187,7 @@ class Decoder:
     auxiliaries: list[Auxiliary] = field(default_factory=list)
     timer: "Callable[[Added], AbstractContextManager[None]] | None" = None
     charged: "Callable[[Charge], None] | None" = None
+    manner: Manner = Manner()
     kernels: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -190,18 +212,24 @@ class Decoder:
 
     @contextmanager
     def serving(
-        self, rows: Sequence[Row], kind: Literal["score", "generate"], width: int | None = None, processed: int = 0
+        self,
+        rows: Sequence[Row],
+        kind: Literal["score", "generate"],
+        width: int | None = None,
+        processed: int = 0,
+        read: int | None = None,
     ) -> Iterator[ForwardContext]:
         """Serve a batch inside the ``with`` block: publish its context, and keep count of what forwards have processed.
 
         Args:
             width: tokens of each row, padding included; the longest row's where none is given.
             processed: tokens of each row that are in the cache already.
+            read: see ``ForwardContext``.
         """
         import torch
 
         width = max(row.length for row in rows) if width is None else width
-        context = ForwardContext(tuple(rows), kind, width)
+        context = ForwardContext(tuple(rows), kind, width, read=read)
         context.advance(processed)
 
         def count(module: "nn.Module", args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
@@ -275,6 +303,15 @@ class Decoder:
         An engine that declares neither has the calls of its ``auxiliaries`` timed, and nothing around them.
         """
         return nullcontext() if self.timer is None else self.timer(what)
+
+    @contextmanager
+    def scored(self, manner: Manner) -> Iterator[None]:
+        """Score texts context first in this manner inside the ``with`` block."""
+        before, self.manner = self.manner, manner
+        try:
+            yield
+        finally:
+            self.manner = before
 
     @contextmanager
     def computed_by(self, kernels: Mapping[str, str]) -> Iterator[None]:

@@ -93,7 +93,8 @@ class Facts:
     """Rows of a batch stay independent."""
 
     phases: ClassVar[Annotated[frozenset[Phase], MinLen(1), Fact("phases", _union, _in_order)]] = frozenset(Phase)
-    """The parts of inference that the method changes."""
+    """The parts of inference that the method changes. It binds: where the prefill is left out, texts are scored context
+    first."""
 
     pools_prompt: ClassVar[
         Annotated[

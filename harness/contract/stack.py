@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.contract import registry
-from harness.contract.facts import Facts, fold
+from harness.contract.decoder import Manner
+from harness.contract.facts import Facts, Phase, fold
 from harness.contract.families import Family, refusal
 from harness.contract.method import Method
 from harness.contract.preparation import Preparation
@@ -142,6 +143,24 @@ class Stack(Facts):
         return [f"{self.acting[0].name} runs as a control here: the same training on the dense model{below}"]
 
     @property
+    def only_decodes(self) -> bool:
+        """Whether a part changes answers, but nothing while a text is read: scoring in one forward does not show it."""
+        return any(Phase.PREFILL not in part.phases and not part.exact for part in self.acting)
+
+    @property
+    def manner(self) -> Manner:
+        """How a text is scored context first: token by token where a part decides or acts at each token written."""
+        at_tokens = (
+            part.input_dependent and Phase.DECODE in part.phases and part.family != Family.ROUTING
+            for part in self.acting
+        )
+        return Manner(
+            whole=self.directs_layers or self.pools_prompt,
+            stepwise=self.only_decodes or any(at_tokens),
+            alone=not self.batchable,
+        )
+
+    @property
     def fingerprint(self) -> str:
         """Digest of the parts in their order."""
         return hashlib.sha256("+".join(part.fingerprint for part in self.parts).encode()).hexdigest()
@@ -180,6 +199,8 @@ class Stack(Facts):
         """
         with ExitStack() as below:
             states = []
+            if (manner := self.manner) != Manner():
+                below.enter_context(model.scored(manner))
             for index, part in enumerate(self.parts):
                 with _naming(part):
                     states.append(state(index))

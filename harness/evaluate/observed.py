@@ -1,8 +1,9 @@
 """The mode of a run: each batch is answered by the journal, or by a forward that is traced and then kept."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from math import isnan
 from typing import TYPE_CHECKING, Any
 
@@ -12,11 +13,14 @@ from lm_eval.models.huggingface import HFLM
 
 from harness.contract.decoder import Row
 from harness.evaluate.batches import ScoringRequest, generation_batches, scored_row, scoring_batches
+from harness.evaluate.context_first import Asked, context_batches, contexts_of, score
 from harness.evaluate.generation import arguments, require_traceable, writing
 from harness.evaluate.journal import PADDING, Journal, Request, Served
 from harness.evaluate.replay import NEW_TOKENS, REPLAYED, Replay, replay
+from harness.evaluate.score_mode import ContextFirst
 from harness.measure.serve import CostRequest
 from harness.measure.trace import Tracer
+from harness.model.reading import reads_together
 
 if TYPE_CHECKING:
     from harness.core.progress import Bar
@@ -33,6 +37,7 @@ class Observed:
         journal: holds the answers of finished batches, also those of an earlier run that was interrupted.
         bar: shows how many requests are answered.
         chosen: the documents that ``--samples`` chose, by task; lm-eval numbers these by their place in the list.
+        context_first: how contexts are read before their continuations; None scores texts in lm-eval's own forwards.
     """
 
     lm: "HarnessLM"
@@ -40,6 +45,7 @@ class Observed:
     journal: Journal
     bar: "Bar"
     chosen: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    context_first: ContextFirst | None = None
     _keys: list[Request] = field(default_factory=list)  # of the requests that are not asked yet
     _padding: list[Request] = field(default_factory=list)  # the key of a request that only fills up a process
     _batch: list[Request] = field(default_factory=list)  # of the prompts that are being continued
@@ -65,15 +71,52 @@ class Observed:
         # processes of a launch are padded to equal numbers of windows
         keys += self._padding * (len(requests) - len(keys))
         answers: list[Any] = [None] * len(requests)
-        for batch in scoring_batches(requests, self.lm.batch_size, shared=self.lm.logits_cache):
-            members = sorted(index for row in batch for index in row)
+        for members, run in self._batches(requests, keys):
             answered = self._kept([keys[index] for index in members])
             if answered is None:
-                answered = self._score_batch(requests, keys, batch, members)
+                answered = run()
             for index, answer in zip(members, answered, strict=True):
                 answers[index] = answer
             self.bar.advance(len(members))
         return answers
+
+    def _batches(
+        self, requests: Sequence[ScoringRequest], keys: list[Request]
+    ) -> Iterator[tuple[list[int], Callable[[], list["Score"]]]]:
+        """The requests that are served together, by their indices, and what gives their answers."""
+        lm = self.lm
+        if self.context_first is None:
+            for batch in scoring_batches(requests, lm.batch_size, shared=lm.logits_cache):
+                members = sorted(index for row in batch for index in row)
+                yield members, partial(self._score_batch, requests, keys, batch, members)
+            return
+        contexts = contexts_of(lm, requests, keys, self.context_first.suffix, self._document)
+        for together in context_batches(contexts, lm.batch_size if reads_together(lm.decoder) else 1):
+            members = sorted(index for asked in together for row in asked.members for index in row)
+            yield members, partial(self._score_contexts, requests, keys, together, members)
+
+    def _score_contexts(
+        self, requests: Sequence[ScoringRequest], keys: list[Request], batch: list[Asked], members: list[int]
+    ) -> list["Score"]:
+        """Forwards over contexts and over what continues them; the answers of the members, in their order."""
+        answers, rows = score(self.lm, self.tracer, batch, requests)
+        first = batch[0].context
+        longest = first.continuations[0]
+        self._remember(longest.row, [*first.tokens, *longest.tokens], 0, read=len(first.tokens))
+        self.journal.write(
+            [
+                Served(
+                    tuple(keys[index] for index in row.members),
+                    tuple(answers[index] for index in row.members),
+                    row.tokens,
+                    0,
+                    row.segments,
+                    any(isnan(answers[index][0]) for index in row.members),
+                )
+                for row in rows
+            ]
+        )
+        return [answers[index] for index in members]
 
     def _score_batch(
         self, requests: Sequence[ScoringRequest], keys: list[Request], batch: list[list[int]], members: list[int]
@@ -185,7 +228,9 @@ class Observed:
         )
 
     def _row(self, keys: list[Request], prompt_length: int, length: int) -> Row:
-        first = keys[0]
-        chosen = self.chosen.get(first.task)
-        document = chosen[first.document] if chosen else first.document
-        return Row(first.task, document, tuple(key.part for key in keys), prompt_length, length)
+        return Row(keys[0].task, self._document(keys[0]), tuple(key.part for key in keys), prompt_length, length)
+
+    def _document(self, key: Request) -> int:
+        """The number of a request's document in its task."""
+        chosen = self.chosen.get(key.task)
+        return chosen[key.document] if chosen else key.document

@@ -22,11 +22,13 @@ from harness.contract.decoder import Row
 from harness.core.errors import Enough, HarnessError, ModelError, SpecError, TaskError, UnknownNameError
 from harness.core.strangers import message_of, raising_module, refusal_of
 from harness.evaluate.batches import ScoringRequest
+from harness.evaluate.context_first import held_back
 from harness.evaluate.evaluation import Settings
 from harness.evaluate.generation import require_traceable, writing
 from harness.evaluate.journal import Request
 from harness.evaluate.quiet import collected_warnings
 from harness.evaluate.refusals import explained
+from harness.evaluate.score_mode import ContextFirst
 from harness.evaluate.tasks import LoadedTask
 from harness.evaluate.vocabulary import Vocabulary
 
@@ -40,8 +42,11 @@ _SET_BY_LM_EVAL: Final = (
 )
 
 
-def check(lm: "HarnessLM", task: LoadedTask, settings: Settings) -> None:
+def check(lm: "HarnessLM", task: LoadedTask, settings: Settings, context_first: ContextFirst | None = None) -> None:
     """Build every request of a task, and refuse what the model or its tokenizer cannot serve.
+
+    Args:
+        context_first: see ``harness.evaluate.observed.Observed``.
 
     Raises:
         TaskError, ModelError, SpecError, UnknownNameError: with what would be right.
@@ -59,7 +64,7 @@ def check(lm: "HarnessLM", task: LoadedTask, settings: Settings) -> None:
                 chosen = (settings.samples or {}).get(name, ())
                 if kind == "loglikelihood_rolling":
                     _refuse_empty(lm, name, instances, chosen)
-                with lm.answering(_Checked(lm, name, chosen)), _encoding(lm, name, instances, chosen):
+                with lm.answering(_Checked(lm, name, chosen, context_first)), _encoding(lm, name, instances, chosen):
                     getattr(lm, kind)(instances)
 
 
@@ -161,6 +166,7 @@ class _Checked:
     lm: "HarnessLM"
     task: str
     chosen: Sequence[int]  # documents of --samples, which lm-eval numbers by their place in the list
+    context_first: ContextFirst | None = None
     _keys: list[Request] = field(default_factory=list)
     _arguments: list[dict[str, Any]] = field(default_factory=list)  # that were tried already
     _document: int = 0  # whose prompt is continued
@@ -175,7 +181,8 @@ class _Checked:
         """Nothing is left to do."""
 
     def score(self, requests: Sequence[ScoringRequest]) -> list["Score"]:
-        for key, (_, context, continuation) in zip(self._keys, requests, strict=False):  # rolling asks in parts
+        for key, request in zip(self._keys, requests, strict=False):  # rolling asks in parts
+            _, context, continuation = request
             what = f"{self.task}: document {key.document}"
             self._vocabulary.refuse(context + continuation, what)
             if not context or not continuation:
@@ -186,6 +193,8 @@ class _Checked:
                     f"{what} has an answer of {len(continuation)} tokens, which is longer than the model allows "
                     f"(max_length={self.lm.max_length})"
                 )
+            if self.context_first is not None:
+                held_back(self.lm, request, self.context_first.suffix, what)
         self._keys = self._keys[len(requests) :]
         return [(0.0, False)] * len(requests)
 

@@ -11,9 +11,11 @@ from lm_eval.models.huggingface import HFLM
 
 from harness.core.errors import Enough
 from harness.evaluate.batches import ScoringRequest, scored_row, scoring_batches
+from harness.evaluate.context_first import Asked, contexts_of
 from harness.evaluate.evaluation import Settings, simple_evaluate
 from harness.evaluate.generation import arguments
 from harness.evaluate.journal import Request
+from harness.evaluate.score_mode import ContextFirst
 from harness.evaluate.tasks import LoadedTask
 from harness.measure.serve import CostRequest
 
@@ -22,17 +24,22 @@ if TYPE_CHECKING:
 
 
 def requests_of(
-    lm: "HarnessLM", task: LoadedTask, settings: Settings, samples: dict[str, list[int]]
+    lm: "HarnessLM",
+    task: LoadedTask,
+    settings: Settings,
+    samples: dict[str, list[int]],
+    context_first: ContextFirst | None = None,
 ) -> list[CostRequest]:
     """The requests of some documents, of the first kind that the task asks (its scored texts, or its generations).
 
     Scored texts ask for no new tokens, generations for as many as they may write. Of answers that share a forward,
-    the first document's stands for all.
+    the first document's stands for all. Context first, a request is a context with one of its continuations.
 
     Args:
         samples: the documents, by task; lm-eval then numbers them by their place in the list.
+        context_first: see ``harness.evaluate.observed.Observed``.
     """
-    noted = _Noted(lm)
+    noted = _Noted(lm, context_first)
     with lm.answering(noted), suppress(Enough):
         simple_evaluate(lm, task, settings, samples)
     return noted.requests
@@ -43,6 +50,7 @@ class _Noted:
     """The mode that notes requests and runs none."""
 
     lm: "HarnessLM"
+    context_first: ContextFirst | None
     requests: list[CostRequest] = field(default_factory=list)
     _keys: list[Request] = field(default_factory=list)  # of the requests that are not asked yet
 
@@ -55,6 +63,10 @@ class _Noted:
 
     def score(self, requests: Sequence[ScoringRequest]) -> list["Score"]:
         keys, self._keys = self._keys[: len(requests)], self._keys[len(requests) :]
+        if self.context_first is not None:
+            for asked in contexts_of(self.lm, requests, keys, self.context_first.suffix, lambda key: key.document):
+                self._note_continuations(asked, keys)
+            return [(0.0, False)] * len(requests)
         for batch in scoring_batches(requests, self.lm.batch_size, shared=self.lm.logits_cache):
             for row in batch:
                 tokens, prompt = scored_row(requests[row[0]], self.lm.max_length)
@@ -73,6 +85,12 @@ class _Noted:
         most = max_length - len(tokens)
         self._note([self._keys.pop(0)], tokens, len(tokens), new_tokens=most, most=most, options=arguments(options))
         return prompts
+
+    def _note_continuations(self, asked: Asked, keys: list[Request]) -> None:
+        context = asked.context
+        for members, each in zip(asked.members, context.continuations, strict=True):
+            tokens = [*context.tokens, *each.tokens]
+            self._note([keys[index] for index in members], tokens, each.row.prompt_length, read=len(context.tokens))
 
     def _note(
         self, keys: list[Request], tokens: list[int], prompt_length: int, new_tokens: int = 0, **more: Any

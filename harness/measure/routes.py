@@ -30,7 +30,8 @@ def path_of(segments: Iterable[Segment]) -> tuple[int, ...] | None:
 
 def routes(rows: Sequence[Sequence[Segment]]) -> dict[str, Any] | None:
     """The paths of a run's rows, as fields of the record's ``Routes``; None where rows have no paths of layers."""
-    paths = [path_of(segments) for segments in rows]
+    # continuations of a context that was read first took its path
+    paths = [path_of(segments) for segments in rows if any(segment.phase != "decode" for segment in segments)]
     known = [path for path in paths if path is not None]
     if not known or len(known) < len(paths):
         return None

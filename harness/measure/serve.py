@@ -2,15 +2,16 @@
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import torch
 from transformers import StoppingCriteria, StoppingCriteriaList
 
-from harness.contract.decoder import ForwardContext, Row
+from harness.contract.decoder import ForwardContext, Manner, Row
 from harness.measure.clock import synchronize
+from harness.model.reading import Cached
 
 if TYPE_CHECKING:
     from harness.contract.decoder import Decoder
@@ -23,10 +24,11 @@ class CostRequest:
     Attributes:
         tokens: the prompt of a generation, or the text that is scored, without its last token.
         prompt_length: tokens that a decision of the method may look at.
-        new_tokens: tokens to generate, after which it ends; 0 scores the text in one forward, as lm-eval does.
+        new_tokens: tokens to generate, after which it ends; 0 scores the text.
         parts: the document's requests that it answers, such as its answer choices of one token.
         most: new tokens that the evaluation allows for; a cache of fixed size is made for so many.
         options: the evaluation's arguments of generation.
+        read: tokens that are read before the others where the text is scored context first; None where it is not.
     """
 
     task: str
@@ -37,11 +39,16 @@ class CostRequest:
     parts: tuple[int, ...] = (0,)
     most: int = 0
     options: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    read: int | None = None
 
     @property
     def row(self) -> Row:
         """The row that the request is, alone in its batch."""
         return Row(self.task, self.document, self.parts, self.prompt_length, len(self.tokens))
+
+    def suited(self, manner: Manner) -> Self:
+        """The request as it is served with the methods that are attached, which may want all of its context first."""
+        return replace(self, read=self.prompt_length) if self.read is not None and manner.whole else self
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,19 +94,33 @@ class Served:
 
 
 def serve(model: "Decoder", request: CostRequest) -> Served:
-    """Serve a request at batch size 1, by ``generate`` or one forward, exactly as an evaluation would."""
+    """Serve a request at batch size 1: by ``generate``, in one forward or context first, as an evaluation would."""
+    request = request.suited(model.manner)
     ids = torch.tensor([request.tokens], device=model.device)  # [1, tokens]
-    with model.serving([request.row], "generate" if request.new_tokens else "score") as context:
+    kind: Literal["score", "generate"] = "generate" if request.new_tokens else "score"
+    with model.serving([request.row], kind, read=request.read) as context:
         synchronize(model.device)
         began = time.perf_counter()
         if request.new_tokens:
             arrivals = _Arrivals(context, model.device, len(request.tokens), request.new_tokens)
             model.module.generate(ids, **_generation(model, ids, request, arrivals))
             return Served(tuple(stamp - began for stamp in arrivals.times), tuple(arrivals.tokens))
-        with torch.no_grad():
-            model.module(ids)
+        if request.read is None:
+            with torch.no_grad():
+                model.module(ids)
+        else:
+            _read_context_first(model, request)
         synchronize(model.device)
         return Served((time.perf_counter() - began,), (0,))
+
+
+def _read_context_first(model: "Decoder", request: CostRequest) -> None:
+    context, rest = request.tokens[: request.read], request.tokens[request.read :]
+    cached = Cached(model, 1, len(request.tokens))
+    if context:
+        cached.read([context], 1)
+    if rest:
+        cached.continued([rest], min(len(request.tokens) + 1 - request.prompt_length, len(rest)))
 
 
 class _Arrivals(StoppingCriteria):  # type: ignore[misc] # transformers has no type stubs

@@ -281,7 +281,7 @@ def _phase(context: ForwardContext) -> Phase:
         return context.speculating
     if context.decoding:
         return "decode"
-    return "score" if context.kind == "score" else "prefill"
+    return "score" if context.kind == "score" and context.read is None else "prefill"
 
 
 def _kept(batch: list[Forwards], length: int | None) -> list[int | None]:

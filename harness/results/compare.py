@@ -209,6 +209,8 @@ def _different_questions(a: RunRecord, b: RunRecord) -> list[str]:
         "system_instruction",
         "samples",
         "limit",
+        "score_mode",
+        "score_suffix",
     )
     pairs = [(name, getattr(a.evaluation, name), getattr(b.evaluation, name)) for name in same]
     return [f"{name}: {x!r} and {y!r}" for name, x, y in pairs if x != y]

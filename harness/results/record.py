@@ -6,7 +6,7 @@ why. All units are SI base units.
 """
 
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import Field
 
@@ -94,6 +94,10 @@ class EvaluationInfo(Section):
     Attributes:
         data: digest of the scored documents and of the few-shot documents.
         limited: fewer documents than the task has; never to be published.
+        score_mode: how texts were scored: each in one forward, as lm-eval does it, or against the cache that its
+            context left.
+        score_suffix: what of a context's end was read with the continuation: so many tokens, or the text from its last
+            occurrence on; null for its last token, and where nothing was scored context first.
     """
 
     task: str
@@ -108,6 +112,27 @@ class EvaluationInfo(Section):
     fewshot_as_multiturn: bool
     data: str
     limited: bool
+    score_mode: Literal["lm-eval", "context-first"] = "lm-eval"
+    score_suffix: int | str | None = None
+
+    @property
+    def scoring(self) -> str:
+        """How texts were scored, in a few words; empty for lm-eval's own way."""
+        return scoring(self.score_mode, self.score_suffix)
+
+
+UNSAID: Final[dict[str, Any]] = {"score_mode": "lm-eval", "score_suffix": None}
+"""How texts were scored where a record or a manifest does not say it: it was made when there was no other way."""
+
+
+def scoring(score_mode: str, score_suffix: int | str | None) -> str:
+    """How texts were scored, in a few words; empty for lm-eval's own way."""
+    if score_mode == "lm-eval":
+        return ""
+    if score_suffix is None:
+        return score_mode
+    held_back = f"last {score_suffix} tokens" if isinstance(score_suffix, int) else repr(score_suffix)
+    return f"{score_mode}, {held_back} held back"
 
 
 class TraceTotals(Section):

@@ -203,7 +203,7 @@ def draw_requests(lm: "HarnessLM", spec: RunSpec, lines: Sequence[SampleLine]) -
     places = {(line["task"], line["doc_id"]) for line in chosen}
     # lm-eval refuses a task without a document, so the first stands for none
     samples = {name: sorted(number for task, number in places if task == name) or [0] for name in spec.task.tasks}
-    collected = requests_of(lm, spec.task, spec.job, samples)
+    collected = requests_of(lm, spec.task, spec.job, samples, spec.context_first)
     # under samples, lm-eval numbers documents by their place in the list
     requests = [replace(request, document=samples[request.task][request.document]) for request in collected]
     kept = [

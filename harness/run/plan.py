@@ -16,6 +16,7 @@ from harness.evaluate.tasks import LoadedTask, Overrides, TaskLoader, refuse_sho
 from harness.model.weights.computations import HasKernels
 from harness.model.weights.kernel_plan import KernelPlan, check_asked, plan_kernels
 from harness.run.loading import beside, device_of, outline, require_comparable, source_of
+from harness.run.score_mode import score_mode
 from harness.run.spec import Job, ModelSettings, RunSpec
 from harness.run.units import Unit
 
@@ -76,10 +77,12 @@ class Plan:
                 environment=machine,
                 data=data,
                 calibration=self._calibration(stack, task),
+                score_mode=mode,
                 kernels=kernels[stack.fingerprint],
                 checkpoint=self._checkpoint(stack),
             )
             for job, task, data in self._tasks()
+            for mode in [score_mode(job.score_mode, job.score_suffix, self.stacks, task)]
             for stack in self.stacks
         ]
         leaves = {leaf for spec in specs for leaf in spec.task.tasks}
@@ -87,6 +90,17 @@ class Plan:
             if name not in leaves:
                 raise UnknownNameError("task in --samples", name, leaves)
         return specs
+
+    @property
+    def notes(self) -> list[str]:
+        """What was chosen for the user and changes what is computed, as sentences."""
+        chosen = self.job.score_mode is None and self.job.score_suffix is None
+        tasks = [spec.task.name for spec in self.specs if spec.score_mode == "context-first"] if chosen else []
+        decoding = next((stack.label for stack in self.stacks if stack.only_decodes), "")
+        return [
+            f"{task} is scored context first by all methods: {decoding} changes nothing while a text is read"
+            for task in dict.fromkeys(tasks)
+        ]
 
     def units(self) -> list[Unit]:
         """The parts of the job that can be carried out by themselves, in an order that can be kept: model by model."""

@@ -136,7 +136,7 @@ def _evaluate(
         saved, kernels = savings(spec.stack, lm.decoder), kernel_counts(lm.decoder)
         tracer = stack.enter_context(Tracer(lm.decoder))
         bar = stack.enter_context(progress.bar(f"{spec.stack.label} · {spec.task.name}"))
-        observed = Observed(lm, tracer, journal, bar, spec.job.samples or {})
+        observed = Observed(lm, tracer, journal, bar, spec.job.samples or {}, spec.context_first)
         with lm.answering(observed):
             results = simple_evaluate(lm, spec.task, spec.job)
         replay = observed.audit()

@@ -77,6 +77,8 @@ class Session:
 
         On several processes (``accelerate launch``) each calls this; those that do not write return no record.
         """
+        for note in self.plan.notes:
+            self.progress.say(note)
         self._try_out([spec for spec in self.plan.specs if not self._done(spec)])
         units = self.plan.units()
         for unit in units:
@@ -154,7 +156,7 @@ class Session:
             lm = self.lm_of(specs[0])
             for spec in {spec.task.name: spec for spec in specs}.values():
                 with self.progress.bar(f"checking the requests of {spec.task.name}"):
-                    preflight.check(lm, spec.task, spec.job)
+                    preflight.check(lm, spec.task, spec.job, spec.context_first)
             self.check_calibrations(specs)
             if note := Vocabulary.of(lm.decoder).note:
                 self.progress.say(note)

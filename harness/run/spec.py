@@ -15,6 +15,7 @@ from harness.core.contents import with_contents
 from harness.core.environment import Environment
 from harness.core.errors import UnknownNameError
 from harness.core.source import of_modules
+from harness.evaluate.score_mode import ContextFirst, ScoreMode, Suffix
 from harness.evaluate.suites import TaskRequest
 from harness.evaluate.tasks import LoadedTask
 from harness.measure.energy import Windows
@@ -137,6 +138,10 @@ class Job(ModelSettings):
         limit: the first n documents of each task, or a share of them below 1.
         seeds: for Python, numpy, torch and the few-shot sampler.
         calibration: "task", "bundled", ``dataset:NAME:SPLIT:COLUMN`` or a text file.
+        score_mode: how texts are scored: "lm-eval" in one forward each, "context-first" against the cache that their
+            context leaves; None takes lm-eval's where all methods show in it.
+        score_suffix: the end of a context that is read with the continuation, so that no method compresses it: so many
+            tokens, or the text from its last occurrence on. It needs context-first.
         kernel: what computes the linear layers of the methods that have it, instead of what is fastest here.
         costs: what is measured after the scores; no part of a run's id.
     """
@@ -156,6 +161,8 @@ class Job(ModelSettings):
     metadata: dict[str, Any] = {}
     confirm_run_unsafe_code: bool = False
     calibration: str = "task"
+    score_mode: ScoreMode | None = None
+    score_suffix: Suffix | None = None
     kernel: str | None = None
     predict_only: bool = False
     write_out: bool = False
@@ -168,10 +175,22 @@ class Job(ModelSettings):
         """Documents in the task's order, each once, as lm-eval serves them."""
         return samples and {task: sorted(set(indices)) for task, indices in samples.items()}
 
+    @field_validator("score_suffix")
+    @classmethod
+    def _an_end(cls, suffix: Suffix | None) -> Suffix | None:
+        if suffix == "" or (isinstance(suffix, int) and suffix < 1):
+            raise ValueError(f"{suffix!r} is not valid: expected a number of tokens from 1, or a text")
+        return suffix
+
     @model_validator(mode="after")
     def _consistent(self) -> "Job":
         if self.limit is not None and self.samples is not None:
             raise ValueError("limit and samples exclude each other: give one of them")
+        if self.score_suffix is not None and self.score_mode == "lm-eval":
+            raise ValueError(
+                f"score_suffix={self.score_suffix} holds back the end of a context, and score_mode=lm-eval reads text "
+                "in one forward: give --score_mode context-first"
+            )
         if self.method_args and len([name for name in self.methods if name != "dense"]) != 1:
             raise ValueError("method_args needs exactly one method; write the arguments as name:key=value instead")
         return self
@@ -193,6 +212,7 @@ class RunSpec:
 
     Attributes:
         model: the dense model, which the run is compared with.
+        score_mode: how the task's texts are scored.
         kernels: what computes the linear layers of methods that have kernels, on this machine.
         checkpoint: what is loaded instead, where a method is another model.
     """
@@ -204,8 +224,14 @@ class RunSpec:
     environment: Environment
     data: str
     calibration: Study | None
+    score_mode: ScoreMode = "lm-eval"
     kernels: KernelPlan = field(default_factory=KernelPlan)
     checkpoint: ModelSource | None = None
+
+    @property
+    def context_first(self) -> ContextFirst | None:
+        """How contexts are read before their continuations, where they are."""
+        return ContextFirst(self.job.score_suffix) if self.score_mode == "context-first" else None
 
     @cached_property
     def evaluation(self) -> EvaluationInfo:
@@ -224,6 +250,8 @@ class RunSpec:
             fewshot_as_multiturn=job.fewshot_as_multiturn and bool(job.apply_chat_template),
             data=self.data,
             limited=job.limit is not None or job.samples is not None,
+            score_mode=self.score_mode,
+            score_suffix=job.score_suffix if self.context_first else None,
         )
 
     @cached_property

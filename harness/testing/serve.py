@@ -1,4 +1,4 @@
-"""Score and generate as a run does it, without lm-eval: padded batches, known rows, everything traced."""
+"""Score, in one forward or context first, and generate: as a run does it, without lm-eval, everything traced."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,6 +9,7 @@ import torch
 
 from harness.contract.decoder import Row, input_shape
 from harness.measure.trace import Tracer
+from harness.model.reading import Cached
 from harness.testing.outcome import Failed
 
 if TYPE_CHECKING:
@@ -68,6 +69,17 @@ def score(decoder: "Decoder", texts: Sequence[Text], padding: int = 0) -> Answer
     with torch.no_grad(), decoder.serving(rows, "score", width), Tracer(decoder) as tracer:
         logits = decoder.module(ids).logits
     return Answers([], [logits[i, : row.length] for i, row in enumerate(rows)], tracer)
+
+
+def score_context_first(decoder: "Decoder", text: Text) -> Answers:
+    """A text whose context is read into a cache before the continuation; the logits of what is read after it."""
+    read = len(text.prompt) - (not decoder.manner.whole)
+    row = Row("text", 0, (0,), len(text.prompt), len(text.tokens))
+    with decoder.serving([row], "score", read=read), Tracer(decoder) as tracer:
+        cached = Cached(decoder, 1, len(text.tokens))
+        cached.read([text.tokens[:read]], 1)
+        logits = cached.continued([text.tokens[read:]], len(text.tokens) - read)
+    return Answers([], list(logits), tracer)
 
 
 def generate(decoder: "Decoder", texts: Sequence[Text], padding: int = 0, steps: int = STEPS) -> Answers:

@@ -80,21 +80,27 @@ def outcome(folder: RunFolder) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("task", "batch_size"),
+    ("task", "batch_size", "score_mode"),
     [
-        ("tiny_choice", 1),
-        ("tiny_choice", 8),
-        ("tiny_letters", 1),
-        ("tiny_answer", 1),
-        ("tiny_answer", 8),
-        ("tiny_text", 8),
-        ("tiny_group", 8),
+        ("tiny_choice", 1, None),
+        ("tiny_choice", 8, None),
+        ("tiny_choice", 8, "context-first"),
+        ("tiny_letters", 1, None),
+        ("tiny_answer", 1, None),
+        ("tiny_answer", 8, None),
+        ("tiny_text", 8, None),
+        ("tiny_group", 8, None),
     ],
 )
 def test_stopped_run_ends_as_an_uninterrupted_one(
-    task: str, batch_size: int, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    task: str,
+    batch_size: int,
+    score_mode: str | None,
+    settings: Settings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    job: Settings = {**settings, "tasks": (task,), "batch_size": batch_size}
+    job: Settings = {**settings, "tasks": (task,), "batch_size": batch_size, "score_mode": score_mode}
     with monkeypatch.context() as patch:
         count = forwards(patch)
         whole = execute(job, Store(tmp_path / "whole"))

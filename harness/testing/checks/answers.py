@@ -14,11 +14,14 @@ from harness.testing.serve import (
     require_same_scores,
     require_same_text,
     score,
+    score_context_first,
 )
 from harness.testing.snapshot import kept_random_state
 from harness.testing.subject import Subject, on
 
 if TYPE_CHECKING:
+    import torch
+
     from harness.contract.decoder import Decoder
 
 
@@ -73,17 +76,20 @@ def decides_from_the_prompt(subject: Subject) -> None:
     for family, decoder in subject.each():
         with on(family), subject.attached(decoder):
             for text in TEXTS[:3]:  # one of each length
-                _require_blind_to_the_future(decoder, text)
+                _require_blind_to_the_future(decoder, text, in_one=not subject.stack.only_decodes)
 
 
-def _require_blind_to_the_future(decoder: "Decoder", text: Text) -> None:
-    expected = score(decoder, [text]).row(0)
-    end = len(text.prompt)
+def _require_blind_to_the_future(decoder: "Decoder", text: Text, *, in_one: bool) -> None:
+    def scored(text: Text) -> "torch.Tensor":
+        return (score(decoder, [text]) if in_one else score_context_first(decoder, text)).row(0)
+
+    expected = scored(text)
+    end = len(expected) - len(text.continuation)
     for continuation in OTHER_CONTINUATIONS:
-        logits = score(decoder, [Text(text.prompt, continuation)]).row(0)
+        logits = scored(Text(text.prompt, continuation))
         what = "a prompt's scores depend on its continuation; decide from row.prompt_length tokens alone"
         require_same_scores(logits[:end], expected[:end], what)
     middle = Text(text.prompt, (*text.continuation[:2], *OTHER_CONTINUATIONS[0][2:]))
-    logits = score(decoder, [middle]).row(0)
+    logits = scored(middle)
     what = "tokens late in a continuation change the scores of earlier ones"
     require_same_scores(logits[: end + 2], expected[: end + 2], what)

@@ -14,7 +14,7 @@ from harness.measure.traffic import traffic
 from harness.model.weights.savings import is_said_by_layers, savings
 from harness.results.audit import audit_doubt
 from harness.testing.outcome import Failed, Skipped
-from harness.testing.serve import TEXTS, Answers, generate, identical, score
+from harness.testing.serve import TEXTS, Answers, generate, identical, score, score_context_first
 from harness.testing.subject import Subject, on
 
 if TYPE_CHECKING:
@@ -24,22 +24,29 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class _Served:
-    """A few requests of both kinds, batched where the method allows it, as the model stands."""
+    """A few requests of both kinds, batched where the method allows it, as the model stands.
+
+    Attributes:
+        continued: texts scored context first, where the method changes nothing while a text is read.
+    """
 
     shape: ModelShape
     scored: list[Answers]
     written: list[Answers]
+    continued: list[Answers]
 
     @classmethod
     def by(cls, decoder: "Decoder", subject: Subject) -> "_Served":
         batches = [TEXTS[:3]] if subject.stack.batchable else [[text] for text in TEXTS[:3]]
         scored = [score(decoder, batch) for batch in batches]
         written = [generate(decoder, batch, steps=subject.steps) for batch in batches]
-        return cls(ModelShape.of(decoder), scored, written)
+        with decoder.scored(subject.stack.manner):
+            continued = [score_context_first(decoder, text) for text in TEXTS[:3] if subject.stack.only_decodes]
+        return cls(ModelShape.of(decoder), scored, written, continued)
 
     def segments(self, *phases: str) -> list["Segment"]:
         try:
-            rows = [row for answers in (*self.scored, *self.written) for row in answers.segments]
+            rows = [row for answers in (*self.scored, *self.written, *self.continued) for row in answers.segments]
         except TraceError as error:
             raise Failed(f"its work cannot be charged to the rows of a batch: {error}") from None
         return [segment for row in rows for segment in row if segment.phase in phases or not phases]
@@ -76,11 +83,22 @@ def _require_phases(subject: Subject, dense: _Served, method: _Served) -> None:
         )
     if not (reshaped or any(work.values()) or not all(map(identical, method.written, dense.written))):
         raise Failed("generating is as dense, but phases does not leave it out")
+    # what is exact may show in neither, as a draft that is never asked for
+    if method.continued and not subject.stack.exact and not (reshaped or _differ(method.continued, dense.continued)):
+        raise Failed(
+            "scored context first, its continuations are as dense, so no scored task would show it; act where "
+            "ForwardContext.decoding is set, whatever its kind"
+        )
     decodes = reshaped or work["decode"]
     if Phase.DECODE not in subject.stack.phases and decodes:
         raise Failed("its decode steps do other work than dense, but phases leaves them out")
     if Phase.DECODE in subject.stack.phases and (work["prefill"] or work["score"]) and not decodes:
         raise Failed("its decode steps run as dense, but phases names them")
+
+
+def _differ(answers: list[Answers], expected: list[Answers]) -> bool:
+    pairs = list(zip(answers, expected, strict=True))
+    return any(own.segments != other.segments for own, other in pairs) or not all(identical(*pair) for pair in pairs)
 
 
 def saves_what_it_declares(subject: Subject) -> None:
