@@ -46,6 +46,8 @@ class KeyValueFill(nn.Module):
         replacements: dict[str, nn.Module] = {}
         for path, part in attention.named_modules():
             name = path.rpartition(".")[2]
+            if any(path.startswith(f"{kept}.") for kept in projections):  # of what a method put in a projection's place
+                continue
             if part not in latent and (name == fused.name if fused else name in _KEYS_AND_VALUES):
                 projections[path] = part
             elif isinstance(part, LINEAR):

@@ -235,12 +235,12 @@ def test_running_a_layer_twice_is_refused(ids):
         cached(decoder, ids)
 
 
-@pytest.mark.parametrize("options", [{"model_type": "granite"}, {"_attn_implementation": "flash_attention_2"}])
+@pytest.mark.parametrize("options", [{"model_type": "novel"}, {"_attn_implementation": "flash_attention_2"}])
 def test_other_models_are_refused_by_name(options, monkeypatch):
     decoder = tiny_decoder("llama")
     for name, value in options.items():
         monkeypatch.setattr(type(decoder.module.config), name, value)
-    message = r"LlamaForCausalLM.*(granite|flash_attention_2)"
+    message = r"LlamaForCausalLM.*(novel|flash_attention_2)"
     with pytest.raises(UnsupportedModelError, match=message), token_depth(decoder, Table(pattern())):
         pass
 
