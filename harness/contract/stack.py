@@ -145,6 +145,13 @@ def _check_below(part: Method, below: tuple[Method, ...]) -> None:
     directing = next((method for method in below if method.directs_layers), None)
     if directing is not None and part.directs_layers:
         raise MethodError(f"{directing.name} and {part.name} both decide which layers run: run them apart")
+    choosing = next((method for method in below if method.chooses_keys), None)
+    if choosing is not None and part.chooses_keys:
+        raise MethodError(f"{choosing.name} and {part.name} both decide which keys a token meets: run them apart")
+    if (choosing is not None and part.directs_layers) or (directing is not None and part.chooses_keys):
+        raise MethodError(
+            f"{(choosing or directing).name} and {part.name} each bring a cache of their own: run them apart"
+        )
     if directing is not None and part.calibrates_layers and part.needs_preparation:
         raise MethodError(
             f"{part.name} is prepared on the layers one after the other, and {directing.name} directs them: "
