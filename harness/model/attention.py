@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache
 from transformers.cache_utils import StaticLayer
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -58,6 +58,12 @@ def require_attendable(model: Decoder) -> None:
             f"{type(model.module).__name__} (model_type {model.config.model_type!r}): it caps attention scores "
             "(attn_logit_softcapping), of which an attention function is not told"
         )
+
+
+def full_layers(model: Decoder) -> tuple[int, ...]:
+    """The layers in the model whose attention reads all keys, and not those of a sliding window alone."""
+    kinds = [layer.is_sliding for layer in DynamicCache(config=model.config).layers]
+    return tuple(block.index for block, slides in zip(model.live, kinds, strict=True) if not slides)
 
 
 @contextmanager
