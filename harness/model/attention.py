@@ -107,14 +107,17 @@ def attending(
 
 
 @contextmanager
-def observing(model: Decoder, observe: Callable[[int, torch.Tensor], None]) -> Iterator[None]:
-    """Tell of the queries of every layer, [rows, heads, queries, head width]; attention itself is the model's own."""
+def observing(model: Decoder, observe: Callable[[int, torch.Tensor, torch.Tensor], None]) -> Iterator[None]:
+    """Tell of every layer's queries, [rows, heads, queries, head width], and keys, [rows, kv heads, keys, head width].
+
+    They are those that attention reads, after rotary embedding. Attention itself is as it was.
+    """
     layers = {block.attention.modules[0]: block.index for block in model.anatomy.blocks}
 
-    def attend(inner: Callable[..., Any], module: nn.Module, query: torch.Tensor, *rest: Any, **options: Any) -> Any:
+    def attend(inner: Callable[..., Any], module: nn.Module, *qkv: torch.Tensor, **options: Any) -> Any:
         if module in layers:
-            observe(layers[module], query)
-        return inner(module, query, *rest, **options)
+            observe(layers[module], *qkv[:2])
+        return inner(module, *qkv, **options)
 
     with _registered(model, attend):
         yield

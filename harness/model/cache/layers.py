@@ -155,6 +155,8 @@ class _Thinned:
 class FullLayer(_Thinned, DynamicLayer):  # type: ignore[misc] # transformers has no type information here
     """A layer of full attention."""
 
+    batch_select_indices = _Thinned.batch_select_indices
+
     def __init__(self) -> None:
         super().__init__()
         self.seen = 0
@@ -162,6 +164,8 @@ class FullLayer(_Thinned, DynamicLayer):  # type: ignore[misc] # transformers ha
 
 class SlidingLayer(_Thinned, DynamicSlidingWindowLayer):  # type: ignore[misc]
     """A layer of sliding-window attention, which holds nothing that no later token may read."""
+
+    batch_select_indices = _Thinned.batch_select_indices
 
     @property
     def seen(self) -> int:  # type: ignore[override]

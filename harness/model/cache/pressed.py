@@ -134,7 +134,7 @@ class _Engine:
         if not isinstance(cache, PressedCache):
             raise MethodError(f"{self._name}: entries of a {type(cache).__name__} cannot go: pass no cache")
         self._running = self._forward(arguments, cache, context, continued=bool(continued))
-        if self._running.decoding and "prefill" in self._when and not cache.pressed:
+        if self._running.decoding and "prefill" in self._when and cache.get_seq_length() and not cache.pressed:
             raise MethodError(
                 f"{self._name}: decoding began before the prompt was read to the width that was announced"
             )
@@ -190,8 +190,8 @@ class _Engine:
         mask = running.cache.mask(_slot(module), kwargs["attention_mask"], running.tokens, groups)
         return args, {**kwargs, "attention_mask": mask}
 
-    def observe(self, layer: int, queries: torch.Tensor) -> None:
-        """Queries of a layer's attention, [rows, heads, tokens, head width]."""
+    def observe(self, layer: int, queries: torch.Tensor, keys: torch.Tensor) -> None:
+        """Queries of a layer's attention, [rows, heads, tokens, head width], while it runs."""
         if self._running is not None and self._running.presses:
             self._running.queries[layer] = queries
 

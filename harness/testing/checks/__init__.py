@@ -6,7 +6,18 @@ They run on generated models of several families, on a CPU and offline, and take
 from collections.abc import Callable, Iterator, Sequence
 
 from harness.testing.check import Check
-from harness.testing.checks import answers, batching, contract, isolation, preparation, restoring, saving, support, work
+from harness.testing.checks import (
+    answers,
+    batching,
+    cache,
+    contract,
+    isolation,
+    preparation,
+    restoring,
+    saving,
+    support,
+    work,
+)
 from harness.testing.subject import FAMILIES, Checked, Subject
 
 _BODIES: tuple[Callable[[Subject], None], ...] = (
@@ -30,10 +41,13 @@ _BODIES: tuple[Callable[[Subject], None], ...] = (
     batching.cached_decoding,
     batching.rows_are_independent,
     batching.padding_changes_nothing,
+    cache.decodes_as_if_masked,
+    cache.padding_is_never_kept,
     work.affects_its_phases,
     work.saves_what_it_declares,
     work.stronger_is_cheaper,
     work.counts_what_runs,
+    cache.holds_less,
     saving.saves_measurably,
 )
 

@@ -11,6 +11,7 @@ import torch
 
 from harness.contract.decoder import Row
 from harness.contract.facts import Savings
+from harness.measure.cache import bytes_of
 from harness.measure.shape import ModelShape
 from harness.testing.outcome import Failed, Skipped
 from harness.testing.subject import Subject
@@ -107,9 +108,7 @@ def _measure(decoder: "Decoder") -> _Cost:
         for _ in range(STEPS):
             decoder.module(ids[:, :1], past_key_values=cache, use_cache=True)
         steps = time.thread_time() - start
-    tensors = [tensor for layer in getattr(cache, "layers", ()) for tensor in (layer.keys, layer.values)]
-    size = sum(tensor.nbytes for tensor in tensors if isinstance(tensor, torch.Tensor))
-    return _Cost(forward, steps, ModelShape.of(decoder).bytes, size)
+    return _Cost(forward, steps, ModelShape.of(decoder).bytes, bytes_of(cache))
 
 
 @contextmanager
