@@ -29,6 +29,8 @@ _USUAL = {
     Family.EARLY_EXIT: "tokens",
     Family.QUANTIZATION: "replaced",
     Family.SPARSE: "linear",
+    Family.CACHE: "cache",
+    Family.CONTEXT: "cache",
 }
 """The engine that methods of a family mostly stand on."""
 _ANY = "surgery"

@@ -46,7 +46,6 @@ class WindowAttention(Method):
     family = Family.SPARSE
     paper = "arXiv:2004.05150"
     chooses_keys = True
-    input_dependent = True
     examples = tuple({"sinks": 1, "window": window} for window in (4, 3, 2))
     neutral = {"window": 1 << 30}
 

@@ -5,6 +5,7 @@ from harness.testing import parametrize_methods
 
 METHODS = ("dense", "layer-drop")
 ENGINES = ("int8-dynamic", "wanda", "magnitude", "block-sparse", "mue", "calm")
+CHOOSING = ("knorm", "streaming", "window-attention")
 ROUTED = ("dr-llm", "polar", "random-skip", "static-path")
 SETTINGS = (
     "wanda:pattern=16x1,sparsity=0.75,samples=2,length=48+block-sparse:number=fp32",
@@ -14,6 +15,7 @@ SETTINGS = (
     "layer-drop:unit=mlp,count=2,samples=2,length=32",
     "layer-drop:unit=joint,count=3,samples=2,length=32",
     "mue:quantile=0,start=0,samples=4,length=64",
+    "streaming:window=5+wanda:sparsity=0.5,samples=2,length=48",
     "calm:confidence=classifier,threshold=0,decay=0,every=1,samples=20,length=24",
 )
 
@@ -28,6 +30,11 @@ def test_a_built_in_method_whose_engine_is_tested_on_every_family(check):
     check()
 
 
+@parametrize_methods(CHOOSING, families=["qwen3", "opt"])
+def test_a_built_in_method_that_chooses_keys(check):
+    check()
+
+
 @parametrize_methods(ROUTED, families=["llama"])
 def test_a_built_in_method_of_layer_paths(check):
     check()
@@ -39,4 +46,6 @@ def test_a_built_in_method_at_other_settings(check):
 
 
 def test_every_built_in_method_is_checked():
-    assert {*METHODS, *ENGINES, *ROUTED} == {listing.name for listing in registry.listings() if listing.built_in}
+    assert {*METHODS, *ENGINES, *CHOOSING, *ROUTED} == {
+        listing.name for listing in registry.listings() if listing.built_in
+    }

@@ -29,7 +29,6 @@ class Presses(Method, mixin=True):
     family = Family.CACHE
     phases = frozenset({Phase.DECODE})
     chooses_keys = True
-    input_dependent = True
     when: ClassVar[tuple[Literal["prefill", "decode"], ...]] = ("prefill",)
     reads_queries: ClassVar[bool] = False
 
