@@ -1,7 +1,5 @@
 """Faults of methods with an attention of their own."""
 
-from contextlib import contextmanager
-
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
@@ -10,6 +8,7 @@ from harness.contract.families import Family
 from harness.contract.method import Method
 from harness.model.attention import attending, visible
 from tests.testing.faults.declared import fault
+from tests.testing.sound import Sound
 
 
 def product(q, k, v, mask, scale):
@@ -38,7 +37,7 @@ class LosesCausality(Attending):
         return product(q, k, v, None, scale)
 
 
-@fault("counts-what-runs")
+@fault("counts-what-runs", "saves-measurably")
 class UnderstatesItsPairs(Attending):
     """Multiplies everything, with the scores of far keys hidden, and says that it multiplied half."""
 
@@ -50,16 +49,10 @@ class UnderstatesItsPairs(Attending):
 
 
 @fault("restores-the-process")
-class LeavesItsFunction(Method):
+class LeavesItsFunction(Sound):
     """Registers an attention function and leaves it there."""
 
-    name = "leaves"
-    family = Family.SPARSE
-    savings = Savings.NONE
-
-    @contextmanager
     def attach(self, model, prepared):
         name = f"left-{len(AttentionInterface._global_mapping)}"
         AttentionInterface.register(name, AttentionInterface._global_mapping["sdpa"])
-        with attending(model, lambda *_: None, name=self.name):
-            yield
+        return super().attach(model, prepared)
