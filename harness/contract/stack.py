@@ -148,9 +148,11 @@ def _check_below(part: Method, below: tuple[Method, ...]) -> None:
     choosing = next((method for method in below if method.chooses_keys), None)
     if choosing is not None and part.chooses_keys:
         raise MethodError(f"{choosing.name} and {part.name} both decide which keys a token meets: run them apart")
-    if (choosing is not None and part.directs_layers) or (directing is not None and part.chooses_keys):
+    mixed = choosing if part.directs_layers else directing if part.chooses_keys else None
+    if mixed is not None:
         raise MethodError(
-            f"{(choosing or directing).name} and {part.name} each bring a cache of their own: run them apart"
+            f"{mixed.name} and {part.name} cannot be stacked, as one decides which layers run and the other which keys "
+            "a token meets: run them apart"
         )
     if directing is not None and part.calibrates_layers and part.needs_preparation:
         raise MethodError(

@@ -94,7 +94,7 @@ def attending(
     }
     engine = _Engine(model, function, name)
 
-    def attend(inner: Callable[..., Any], module: nn.Module, *qkv: torch.Tensor, **options: Any) -> Any:
+    def attend(inner: Callable[..., Any], module: nn.Module, *qkv: Any, **options: Any) -> Any:
         layer = chosen.get(module)
         output = None if layer is None else engine.attend(layer, *qkv, **options)
         return inner(module, *qkv, **options) if output is None else (output, None)
@@ -145,7 +145,7 @@ class _Engine:
         value: torch.Tensor,
         attention_mask: torch.Tensor | None,
         scaling: float | None = None,
-        **_: Any,
+        **options: Any,
     ) -> torch.Tensor | None:
         """The function's output as transformers takes it, [rows, queries, heads, head width], or None."""
         mask = attention_mask

@@ -54,6 +54,7 @@ def windowed(
             readable = readable[:, None]  # [rows, 1, queries, columns]
         if mask is not None:
             part = mask[:, :, block].expand(rows, -1, -1, -1)
+            assert readable is not None
             readable = readable & part.gather(-1, columns[:, None, None].expand(-1, *part.shape[1:3], -1))
         outputs.append(_product(q[:, :, block], key, value, readable, scale))
         pairs += rows * heads * len(own) * columns.shape[1]

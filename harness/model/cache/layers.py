@@ -168,7 +168,7 @@ class SlidingLayer(_Thinned, DynamicSlidingWindowLayer):  # type: ignore[misc]
     batch_select_indices = _Thinned.batch_select_indices
 
     @property
-    def seen(self) -> int:  # type: ignore[override]
+    def seen(self) -> int:
         """Tokens of each row, padding included."""
         return int(self.cumulative_length)
 

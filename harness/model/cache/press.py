@@ -93,7 +93,8 @@ def checked(indices: Any, entries: Entries, name: str) -> torch.Tensor:
         raise MethodError(
             f"{name}: the press returned {what} for layer {entries.layer}: they ascend, each is named once"
         )
-    return indices
+    kept: torch.Tensor = indices
+    return kept
 
 
 def _described(value: Any) -> str:

@@ -68,14 +68,14 @@ class MovesPositions(ByHand):
 
 @fault("holds-less", "saves-measurably")
 class HoldsWhatItHides(Presses):
-    """Lets attention read a part of what was cached, and has the rest in a drawer of the cache."""
+    """Lets attention read all but the first key, and has everything in a drawer of the cache."""
 
     name = "hides"
     drawer: ClassVar = []
 
     def choose(self, entries):
         self.drawer[entries.layer :] = [(entries.keys, entries.values)]
-        return entries.ends(0, 4)
+        return entries.ends(0, len(entries) - 1)
 
     @contextmanager
     def attach(self, model, prepared):
