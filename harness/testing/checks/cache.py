@@ -36,7 +36,7 @@ def decodes_as_if_masked(subject: Subject) -> None:
                 if written.logits is None or not reads.fewer:
                     continue
                 gone = True
-                with _masked(decoder, reads.readable()):
+                with subject.attached(decoder), _masked(decoder, reads.readable()):  # scoring reads no cache
                     whole = score(decoder, [Text(text.prompt, tuple(written.tokens[0][:-1]))])
                 expected = whole.row(0)[len(text.prompt) - 1 :]
                 for step, (logits, reference) in enumerate(zip(written.row(0), expected, strict=True)):
@@ -79,7 +79,7 @@ def holds_less(subject: Subject) -> None:
 
 
 def _require_decode_alone(subject: Subject) -> None:
-    if Phase.PREFILL in subject.stack.phases:
+    if all(Phase.PREFILL in part.phases for part in subject.parts):
         raise Skipped("it acts in the prefill too; see cached-decoding")
 
 
