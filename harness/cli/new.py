@@ -31,6 +31,8 @@ _USUAL = {
     Family.SPARSE: "linear",
     Family.LOW_RANK: "linear",
     Family.LOSSLESS: "speculation",
+    Family.CACHE: "cache",
+    Family.CONTEXT: "cache",
 }
 """The engine that methods of a family mostly stand on."""
 _ANY = "surgery"

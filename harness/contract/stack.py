@@ -249,6 +249,15 @@ def _check_below(part: Method, below: tuple[Method, ...]) -> None:
     directing = next((method for method in below if method.directs_layers), None)
     if directing is not None and part.directs_layers:
         raise MethodError(f"{directing.name} and {part.name} both decide which layers run: run them apart")
+    choosing = next((method for method in below if method.chooses_keys), None)
+    if choosing is not None and part.chooses_keys:
+        raise MethodError(f"{choosing.name} and {part.name} both decide which keys a token meets: run them apart")
+    mixed = choosing if part.directs_layers else directing if part.chooses_keys else None
+    if mixed is not None:
+        raise MethodError(
+            f"{mixed.name} and {part.name} cannot be stacked, as one decides which layers run and the other which keys "
+            "a token meets: run them apart"
+        )
     if directing is not None and part.calibrates_layers and part.needs_preparation:
         raise MethodError(
             f"{part.name} is prepared on the layers one after the other, and {directing.name} directs them: "

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from transformers import AttentionInterface, AttentionMaskInterface
 
 if TYPE_CHECKING:
     from torch import nn
@@ -24,6 +25,7 @@ _HOOKS = (
     "_state_dict_pre_hooks",
     "_load_state_dict_pre_hooks",
 )
+_ATTENTION = (AttentionInterface, AttentionMaskInterface)
 _PLAIN = (int, float, str, bool, type(None), tuple)
 
 
@@ -53,6 +55,8 @@ def _part(part: "nn.Module") -> Iterator[tuple[str, Any]]:
     yield "the type", type(part)
     yield "the forward", vars(part).get("forward")
     yield "the hooks", [list(vars(part).get(kind, {}).values()) for kind in _HOOKS]
+    if hasattr(part, "config"):
+        yield "the attention implementation", getattr(part.config, "_attn_implementation", None)
     yield "the attributes", {name: value for name, value in vars(part).items() if type(value) in _PLAIN}
 
 
@@ -73,6 +77,7 @@ def global_snapshot() -> dict[str, Any]:
                 torch.nn.modules.module._global_forward_pre_hooks,
             )
         ],
+        "transformers' attention functions": [dict(kind._global_mapping) for kind in _ATTENTION],
         "the environment": dict(os.environ),
         "sys.path": list(sys.path),
     }

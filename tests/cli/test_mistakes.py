@@ -417,6 +417,11 @@ def test_model_argument_that_is_none(arguments: str, expected: str, refused: Ref
         "wanda+block-sparse",
         "int8-dynamic+magnitude",
         "block-sparse+int8-dynamic",
+        "streaming+knorm",
+        "window-attention+streaming",
+        "random-skip+knorm",
+        "knorm+calm",
+        "window-attention+mue",
     ],
 )
 def test_stack_that_cannot_be(stack: str, refused: Refused) -> None:
@@ -434,6 +439,7 @@ def test_stack_that_cannot_be(stack: str, refused: Refused) -> None:
         ("calm", "every=4 and start=0 leave no layer to check in a model of 2"),
         ("static-path", "skip=3 is out of range"),
         ("wanda:layers=0/5", "there is no layer 5"),
+        ("window-attention:layers=1/5", "layer 5 is none that reads all keys; these do: 0, 1"),
         ("dr-llm:state=empty", "prepared state in empty cannot be read"),
         ("polar:state=broken", "prepared state in broken cannot be read"),
         ("polar:state=of_another", "was made for another name (dr-llm, not polar)"),

@@ -11,6 +11,7 @@ import torch
 from harness.cli.new import _ENGINES as ENGINES
 from harness.contract import registry
 from harness.contract.describe import describe
+from harness.contract.facts import Phase
 from harness.contract.families import Family
 from harness.contract.method import Method
 from harness.testing.subject import study_of
@@ -67,7 +68,7 @@ def test_the_method_does_something_and_restores(harness, tmp_path, engine, archi
     with torch.no_grad():
         dense = decoder.module(ids).logits
         for settings in (method.examples[-1], method.neutral):
-            if settings is not None and not method.input_dependent:
+            if settings is not None and not method.input_dependent and Phase.PREFILL in method.phases:
                 made = method.from_args(settings)
                 with made.attach(decoder, made.prepare(decoder, study_of([made], decoder))):
                     logits.append(decoder.module(ids).logits)

@@ -19,6 +19,7 @@ ENGINES = (
     "skip-decode",
     "ngram",
 )
+CHOOSING = ("knorm", "streaming", "window-attention")
 ROUTED = ("dr-llm", "polar", "random-skip", "static-path")
 SETTINGS = (
     "wanda:pattern=16x1,sparsity=0.75,samples=2,length=48+block-sparse:number=fp32",
@@ -30,6 +31,7 @@ SETTINGS = (
     "layer-drop:unit=mlp,count=2,samples=2,length=32",
     "layer-drop:unit=joint,count=3,samples=2,length=32",
     "mue:quantile=0,start=0,samples=4,length=64",
+    "streaming:window=5+wanda:sparsity=0.5,samples=2,length=48",
     "calm:confidence=classifier,threshold=0,decay=0,every=1,samples=20,length=24",
 )
 
@@ -41,6 +43,11 @@ def test_a_built_in_method(check):
 
 @parametrize_methods(ENGINES, families=["llama", "gpt2"])
 def test_a_built_in_method_whose_engine_is_tested_on_every_family(check):
+    check()
+
+
+@parametrize_methods(CHOOSING, families=["qwen3", "opt"])
+def test_a_built_in_method_that_chooses_keys(check):
     check()
 
 
@@ -60,5 +67,5 @@ def test_a_built_in_method_that_is_another_model(check):
 
 
 def test_every_built_in_method_is_checked():
-    checked = {name.partition(":")[0] for name in (*METHODS, *ENGINES, *ROUTED, *LOADED)}
+    checked = {name.partition(":")[0] for name in (*METHODS, *ENGINES, *ROUTED, *LOADED, *CHOOSING)}
     assert checked == {listing.name for listing in registry.listings() if listing.built_in}

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from transformers import AttentionInterface
 
 from harness.testing import Outcome, checks_for, run
 from tests.testing.faults import FAULTS
@@ -11,11 +12,13 @@ NEEDS_GPT2 = {"KnowsLlamaOnly", "RefusesNamelessly"}
 
 
 @pytest.fixture(autouse=True)
-def _keep_torch():
-    """Two faults replace this function for good."""
-    original = torch.nn.functional.softsign
+def _keep_functions():
+    """Some faults replace this function for good, or leave attention functions behind."""
+    original, functions = torch.nn.functional.softsign, dict(AttentionInterface._global_mapping)
     yield
     torch.nn.functional.softsign = original
+    AttentionInterface._global_mapping.clear()
+    AttentionInterface._global_mapping.update(functions)
 
 
 def failing(method, *families):

@@ -9,6 +9,7 @@ from harness.testing.check import Check
 from harness.testing.checks import (
     answers,
     batching,
+    cache,
     contract,
     isolation,
     preparation,
@@ -46,10 +47,13 @@ _BODIES: tuple[Callable[[Subject], None], ...] = (
     batching.rows_are_independent,
     batching.padding_changes_nothing,
     reshape.keeps_units_whole,
+    cache.decodes_as_if_masked,
+    cache.padding_is_never_kept,
     work.affects_its_phases,
     work.saves_what_it_declares,
     work.stronger_is_cheaper,
     work.counts_what_runs,
+    cache.holds_less,
     saving.saves_measurably,
 )
 

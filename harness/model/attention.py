@@ -1,0 +1,219 @@
+"""The attention engine: another function in the place of a layer's product of queries, keys and values.
+
+transformers looks an attention function up by the name in the configuration, and the function that makes its mask
+under the same name in a second registry. Both are registered here for the length of a ``with`` block, since without the
+second causality and padding vanish without a word. The function sees queries and keys after rotary embedding and after
+the cache was updated, with the key and value heads unexpanded. Layers that it is not for are computed as before.
+"""
+
+import sys
+from collections.abc import Callable, Collection, Iterator
+from contextlib import ExitStack, contextmanager
+from itertools import count
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache
+from transformers.cache_utils import StaticLayer
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from harness.contract.decoder import Decoder
+from harness.core.errors import MethodError, UnsupportedModelError
+from harness.model.forwards import CACHE_NAMES
+from harness.model.supported import require_supported
+from harness.model.forwards import put
+
+Attention = Callable[
+    [int, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None, float], tuple[torch.Tensor, int] | None
+]
+"""``function(layer, q, k, v, mask, scale)``: an attention product, and the pairs of a query and a key it multiplied.
+
+Args:
+    layer: index of the dense layer.
+    q: queries, [rows, heads, queries, head width].
+    k, v: keys and values, [rows, kv heads, keys, head width]; the last key is the last query's own.
+    mask: what queries may read, bool [rows, 1 or heads, queries, keys]; None: all keys up to their own.
+    scale: what products of queries and keys are multiplied by.
+
+Returns:
+    The output, [rows, heads, queries, head width], and the pairs that were multiplied, over all rows and heads; None
+    leaves this call to the model's own attention.
+"""
+
+_names = (f"harness_attention_{number}" for number in count())
+
+
+def require_attendable(model: Decoder) -> None:
+    """Refuse a model whose attention does more than the function is told of.
+
+    Raises:
+        UnsupportedModelError: an architecture or attention implementation that the engine was not compared on, or
+            scores that are capped.
+    """
+    require_supported(model, "attention functions")
+    if getattr(model.config, "attn_logit_softcapping", None) is not None:
+        raise UnsupportedModelError(
+            f"{type(model.module).__name__} (model_type {model.config.model_type!r}): it caps attention scores "
+            "(attn_logit_softcapping), of which an attention function is not told"
+        )
+
+
+def full_layers(model: Decoder) -> tuple[int, ...]:
+    """The layers in the model whose attention reads all keys, and not those of a sliding window alone."""
+    kinds = [layer.is_sliding for layer in DynamicCache(config=model.config).layers]
+    return tuple(block.index for block, slides in zip(model.live, kinds, strict=True) if not slides)
+
+
+@contextmanager
+def attending(
+    model: Decoder, function: Attention, layers: Collection[int] | None = None, *, name: str
+) -> Iterator[None]:
+    """Compute the attention of some layers by ``function`` for all that runs inside the ``with`` block.
+
+    The pairs that it returns are charged as the layer's attention. What it spends on choosing them it charges itself:
+    ``model.charge("selection", layer=layer, macs=...)``.
+
+    Args:
+        layers: indices of dense layers; None: all.
+        name: the method's, for messages.
+
+    Raises:
+        UnsupportedModelError: see ``require_attendable``.
+        MethodError: a layer is outside the model, or another method computes attention already; in a forward, where
+            ``function`` returns what no attention can be, or the cache has a fixed size.
+    """
+    require_attendable(model)
+    blocks = model.anatomy.blocks
+    if layers is not None and not set(layers) <= set(range(len(blocks))):
+        wrong = next(layer for layer in layers if not 0 <= layer < len(blocks))
+        raise MethodError(f"{name}: there is no layer {wrong}; the model's layers are 0 to {len(blocks) - 1}")
+    chosen = {
+        block.attention.modules[0]: block.index for block in blocks if layers is None or block.index in set(layers)
+    }
+    engine = _Engine(model, function, name)
+
+    def attend(inner: Callable[..., Any], module: nn.Module, *qkv: Any, **options: Any) -> Any:
+        layer = chosen.get(module)
+        output = None if layer is None else engine.attend(layer, *qkv, **options)
+        return inner(module, *qkv, **options) if output is None else (output, None)
+
+    with ExitStack() as undo:
+        for attention in chosen:
+            undo.callback(attention.register_forward_pre_hook(engine.refuse_static, with_kwargs=True).remove)
+        undo.enter_context(_registered(model, attend))
+        yield
+
+
+@contextmanager
+def observing(model: Decoder, observe: Callable[[int, torch.Tensor, torch.Tensor], None]) -> Iterator[None]:
+    """Tell of every layer's queries, [rows, heads, queries, head width], and keys, [rows, kv heads, keys, head width].
+
+    They are those that attention reads, after rotary embedding. Attention itself is as it was.
+    """
+    layers = {block.attention.modules[0]: block.index for block in model.anatomy.blocks}
+
+    def attend(inner: Callable[..., Any], module: nn.Module, *qkv: torch.Tensor, **options: Any) -> Any:
+        if module in layers:
+            observe(layers[module], *qkv[:2])
+        return inner(module, *qkv, **options)
+
+    with _registered(model, attend):
+        yield
+
+
+def visible(mask: torch.Tensor | None, queries: int, keys: int, device: torch.device) -> torch.Tensor:
+    """Which keys a query may read, with nothing left implicit, bool [rows or 1, 1 or heads, queries, keys]."""
+    if mask is not None:
+        return mask
+    last = torch.arange(keys - queries, keys, device=device)[:, None]  # each query's own key
+    return (torch.arange(keys, device=device) <= last)[None, None]
+
+
+class _Engine:
+    """Calls the function, checks what it returns, and charges what it multiplied."""
+
+    def __init__(self, model: Decoder, function: Attention, name: str) -> None:
+        self._model, self._function, self._name = model, function, name
+
+    def attend(
+        self,
+        layer: int,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        scaling: float | None = None,
+        **options: Any,
+    ) -> torch.Tensor | None:
+        """The function's output as transformers takes it, [rows, queries, heads, head width], or None."""
+        mask = attention_mask
+        if mask is not None and mask.dtype != torch.bool:
+            mask = mask == 0  # of what eager attention adds to scores
+        scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+        result = self._function(layer, query, key, value, mask, scale)
+        if result is None:
+            return None
+        output, pairs = self._checked(layer, result, query, key, value)
+        rows, _, queries, width = query.shape
+        self._model.charge("attention", layer=layer, macs=pairs * (width + value.shape[-1]), tokens=rows * queries)
+        return output.transpose(1, 2).contiguous()
+
+    def _checked(
+        self, layer: int, result: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
+    ) -> tuple[torch.Tensor, int]:
+        rows, heads, queries, _ = query.shape
+        where = f"{self._name}: the attention of layer {layer}"
+        if not isinstance(result, tuple) or len(result) != 2:
+            raise MethodError(
+                f"{where} must return an output and the pairs that it multiplied, not {type(result).__name__}"
+            )
+        output, pairs = result
+        shape = (rows, heads, queries, value.shape[-1])
+        if not isinstance(output, torch.Tensor) or output.shape != shape:
+            given = list(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
+            raise MethodError(
+                f"{where} must return [rows, heads, queries, head width], here {list(shape)}, not {given}"
+            )
+        if output.dtype != query.dtype:
+            raise MethodError(f"{where} must return {query.dtype}, as its queries are, not {output.dtype}")
+        rectangle = rows * heads * queries * key.shape[2]
+        if not isinstance(pairs, int) or isinstance(pairs, bool) or not 0 < pairs <= rectangle:
+            raise MethodError(
+                f"{where} says that it multiplied {pairs!r} pairs of a query and a key; over all rows and heads they "
+                f"are a whole number from 1 to {rectangle}"
+            )
+        return output, pairs
+
+    def refuse_static(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Before an attention: its last key must be its last query's own."""
+        cache = next((kwargs[name] for name in CACHE_NAMES if kwargs.get(name) is not None), None)
+        if any(isinstance(layer, StaticLayer) for layer in getattr(cache, "layers", ())):
+            raise MethodError(
+                f"{self._name}: a {type(cache).__name__} holds places of later tokens too, which an attention function "
+                "would read; leave cache_implementation out"
+            )
+
+
+@contextmanager
+def _registered(model: Decoder, attend: Callable[..., Any]) -> Iterator[None]:
+    """Let all attentions of the decoder go through ``attend(inner, module, q, k, v, mask, **options)``."""
+    before, name = model.config._attn_implementation, next(_names)
+
+    def function(module: nn.Module, *args: Any, **options: Any) -> Any:
+        eager = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
+        return attend(ALL_ATTENTION_FUNCTIONS.get_interface(before, eager), module, *args, **options)
+
+    with ExitStack() as undo:
+        for registry, entry in (
+            (AttentionInterface, function),
+            (AttentionMaskInterface, ALL_MASK_ATTENTION_FUNCTIONS[before]),
+        ):
+            registry.register(name, entry)
+            undo.callback(registry._global_mapping.pop, name)
+        attentions = [block.attention.modules[0] for block in model.anatomy.blocks]
+        configs = [model.module.config, model.config, *(part.config for part in attentions if hasattr(part, "config"))]
+        for config in {id(config): config for config in configs}.values():
+            put(undo, config, "_attn_implementation_internal", name)
+        yield

@@ -1,0 +1,1 @@
+"""Caches that hold other entries than one for each token seen."""

@@ -1,0 +1,50 @@
+"""What methods that choose among the entries of a cache share: they write ``choose`` and nothing else."""
+
+from abc import abstractmethod
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from harness.contract.facts import Phase
+from harness.contract.families import Family
+from harness.contract.method import Method
+from harness.contract.prepared import Prepared
+
+if TYPE_CHECKING:
+    import torch
+
+    from harness.contract.decoder import Decoder
+    from harness.model.cache.press import Entries
+
+
+@dataclass(frozen=True, kw_only=True)
+class Presses(Method, mixin=True):
+    """A method that keeps some of the cache's keys and values.
+
+    Attributes:
+        when: when it chooses (``harness.model.cache.pressed``).
+        reads_queries: whether it looks at queries.
+    """
+
+    family = Family.CACHE
+    phases = frozenset({Phase.DECODE})
+    chooses_keys = True
+    when: ClassVar[tuple[Literal["prefill", "decode"], ...]] = ("prefill",)
+    reads_queries: ClassVar[bool] = False
+
+    @abstractmethod
+    def choose(self, entries: "Entries") -> "torch.Tensor":
+        """Which entries of a layer stay: their indices, ascending, [rows, kv heads, kept]."""
+
+    def check_model(self, model: "Decoder", below: tuple[Method, ...] = ()) -> None:
+        """Refuse a model whose cache cannot be chosen from."""
+        from harness.model.cache.pressed import require_pressable
+
+        super().check_model(model, below)
+        require_pressable(model)
+
+    def attach(self, model: "Decoder", prepared: Prepared) -> AbstractContextManager[None]:
+        """Run the model with a cache that holds the chosen entries."""
+        from harness.model.cache.pressed import pressed
+
+        return pressed(model, self.choose, self.when, name=self.name, reads_queries=self.reads_queries)

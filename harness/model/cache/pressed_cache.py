@@ -1,0 +1,54 @@
+"""The cache of a model under a press: transformers' own dynamic cache, with layers whose entries may go."""
+
+from typing import Any
+
+import torch
+from transformers import DynamicCache
+from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLayer
+
+from harness.model.cache.layers import FullLayer, SlidingLayer
+
+
+class PressedCache(Cache):  # type: ignore[misc] # transformers has no type information here
+    """Keys and values of which entries may be gone, in each layer other ones and another number.
+
+    Attributes:
+        width: tokens of each row's prompt, padding included; None before that is known.
+        pressed: whether the prompt's entries have been chosen from.
+    """
+
+    def __init__(self, config: Any, width: int | None = None) -> None:
+        super().__init__(layers=[_thinned(layer) for layer in DynamicCache(config=config).layers])
+        self.width = width
+        self.pressed = False
+
+    @property
+    def thinned(self) -> bool:
+        """Whether entries are gone from some layer."""
+        return any(layer.positions is not None for layer in self.layers)
+
+    def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
+        """Of the mask that transformers makes for all layers of a kind: key positions, and the first of them.
+
+        Once entries are gone it is one over all tokens seen, from which each layer takes its own (``mask``).
+        """
+        if self.thinned:
+            return self.get_seq_length(layer_idx) + query_length, 0
+        sizes: tuple[int, int] = super().get_mask_sizes(query_length, layer_idx)
+        return sizes
+
+    def mask(self, layer_idx: int, mask: torch.Tensor | None, queries: int, groups: int) -> torch.Tensor | None:
+        """A layer's own part of the mask over all tokens seen; see ``_Thinned.mask``."""
+        layer = self.layers[layer_idx]
+        own: torch.Tensor | None = layer.mask(mask, queries, groups)
+        return own
+
+
+def holdable(config: Any) -> str | None:
+    """The kind of the first cache layer of a model that no ``PressedCache`` has; None where it has all of them."""
+    kinds = (type(layer) for layer in DynamicCache(config=config).layers)
+    return next((kind.__name__ for kind in kinds if kind not in (DynamicLayer, DynamicSlidingWindowLayer)), None)
+
+
+def _thinned(layer: Any) -> FullLayer | SlidingLayer:
+    return SlidingLayer(layer.sliding_window) if layer.is_sliding else FullLayer()

@@ -1,0 +1,1 @@
+"""Methods that keep less in the cache of keys and values."""
