@@ -21,9 +21,8 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from harness.contract.decoder import Decoder
 from harness.core.errors import MethodError, UnsupportedModelError
-from harness.model.forwards import CACHE_NAMES
+from harness.model.forwards import CACHE_NAMES, put
 from harness.model.supported import require_supported
-from harness.model.forwards import put
 
 Attention = Callable[
     [int, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None, float], tuple[torch.Tensor, int] | None

@@ -178,13 +178,18 @@ def _selects(cache: Any) -> bool:
     """Whether rows can be taken out of an empty cache, and repeated, with all that its class keeps of them."""
     plain = {DynamicCache, DynamicLayer, DynamicSlidingWindowLayer}
     kinds = {type(cache), *map(type, getattr(cache, "layers", ()))}
-    if not all(kind in plain or "batch_select_indices" in vars(kind) for kind in kinds):
+    if not all(kind in plain or _selects_of_its_own(kind) for kind in kinds):
         return False
     try:
         cache.batch_select_indices(torch.tensor([0]))
     except Exception:  # a method's cache may refuse in any way
         return False
     return True
+
+
+def _selects_of_its_own(kind: type) -> bool:
+    owner = next((base for base in kind.__mro__ if "batch_select_indices" in vars(base)), object)
+    return owner is not object and not owner.__module__.startswith("transformers.")
 
 
 def _new_cache(model: Decoder, rows: int, positions: int) -> Any:

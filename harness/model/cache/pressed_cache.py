@@ -27,6 +27,10 @@ class PressedCache(Cache):  # type: ignore[misc] # transformers has no type info
         """Whether entries are gone from some layer."""
         return any(layer.positions is not None for layer in self.layers)
 
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        """Keep these rows, some perhaps several times: all that is held of a row is in the layers."""
+        super().batch_select_indices(indices)
+
     def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
         """Of the mask that transformers makes for all layers of a kind: key positions, and the first of them.
 
