@@ -30,13 +30,20 @@ class Placed:
 
     Attributes:
         slot: twice the layer's index, one more for an MLP.
-        modules: those that run it, in order; of a changed one, the dense model's own too where they are elsewhere.
+        there: the modules in its place, in order.
+        dense: the dense model's own, wherever they are.
         changed: whether it has to be counted as it runs.
     """
 
     slot: int
-    modules: tuple[nn.Module, ...]
+    there: tuple[nn.Module, ...]
+    dense: tuple[nn.Module, ...]
     changed: bool
+
+    @property
+    def modules(self) -> tuple[nn.Module, ...]:
+        """Those that may run it, each once."""
+        return tuple(dict.fromkeys((*self.there, *self.dense)))
 
 
 def placed(model: "Decoder", shape: ModelShape) -> list[Placed]:
@@ -72,9 +79,8 @@ def declared(module: nn.Module) -> Iterator[nn.Module]:
 
 def _placed(slot: int, block: "Block", branch: "Branch", names: tuple[str, ...], *, known: bool) -> Placed:
     there = tuple(part for name in names if isinstance(part := getattr(block.module, name, None), nn.Module))
-    if known and there == branch.modules and all(map(_is_plain, chain(*(module.modules() for module in there)))):
-        return Placed(slot, there, changed=False)
-    return Placed(slot, tuple(dict.fromkeys((*there, *branch.modules))), changed=True)
+    plain = known and there == branch.modules and all(map(_is_plain, chain(*(module.modules() for module in there))))
+    return Placed(slot, there, branch.modules, changed=not plain)
 
 
 def _is_plain(module: nn.Module) -> bool:

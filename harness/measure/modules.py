@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from harness.contract.linears import LINEAR
 from harness.core import environment
+from harness.measure.branches import placed
 from harness.measure.clock import clock_for
 from harness.measure.shape import ModelShape
 
@@ -26,9 +27,10 @@ def profile_key(model: "Decoder") -> str:
 
     Layers that a method took out count as they were: what is left costs what it cost before.
     """
-    shape = ModelShape.of(model).model_dump(mode="json", exclude={"parameters", "active_parameters", "bytes"})
+    here = ModelShape.of(model)
+    shape = here.model_dump(mode="json", exclude={"parameters", "active_parameters", "bytes"})
     kind = [model.module.config.model_type, str(model.module.dtype), model.module.config._attn_implementation]
-    plain = json.dumps([VERSION, _modules(model), shape, kind, host(model)], sort_keys=True)
+    plain = json.dumps([VERSION, _modules(model, here), shape, kind, host(model)], sort_keys=True)
     return hashlib.sha256(plain.encode()).hexdigest()[:16]
 
 
@@ -41,16 +43,28 @@ def host(model: "Decoder") -> dict[str, str]:
     return machine | counts | versions | {"machine": platform.machine(), "clock": clock_for(model.device)}
 
 
-def _modules(model: "Decoder") -> list[Any]:
+def _modules(model: "Decoder", shape: ModelShape) -> list[Any]:
     """Each branch of each dense layer, and the head: its modules' classes, its linear layers' kernels and tensors."""
-    anatomy = model.anatomy
-    branches = [branch.modules for block in anatomy.blocks for branch in (block.attention, block.mlp)]
-    return [_described(modules) for modules in [*branches, (anatomy.head,)]]
+    branches = [
+        branch.there if any(_has_weights(module) for module in branch.there) else branch.dense
+        for branch in placed(model, shape)
+    ]
+    return [_described(modules) for modules in [*branches, (model.anatomy.head,)]]
+
+
+def _has_weights(module: "nn.Module") -> bool:
+    return next(module.parameters(), None) is not None
 
 
 def _described(modules: "Iterable[nn.Module]") -> list[Any]:
     parts = [part for module in modules for part in module.modules()]
-    return [_linear(part) if isinstance(part, LINEAR) else type(part).__qualname__ for part in parts]
+    return [_linear(part) if isinstance(part, LINEAR) else _code(part) for part in parts]
+
+
+def _code(module: "nn.Module") -> list[str]:
+    """What runs in a module: its class, and what is set on it in the class's place."""
+    replaced = [value.__qualname__ for value in vars(module).values() if hasattr(value, "__qualname__")]
+    return [type(module).__qualname__, *replaced]
 
 
 def _linear(module: "nn.Module") -> list[Any]:

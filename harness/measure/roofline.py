@@ -53,7 +53,8 @@ def roofline(shape: ModelShape, segments: Iterable[Segment], machine: Accelerato
             own, fed_own = segment.work("attention", index), segment.work("mlp", index)
             read = -(-attended // n) * (layer.attention.bytes + layer.expansion.bytes)
             attention += times * slower(*_of(own, layer.attention.macs * attended, read, segment.rows))
-            mlp += times * slower(*_of(fed_own, layer.mlp.macs * fed, -(-fed // n) * layer.mlp.bytes, segment.rows))
+            read = -(-fed // n) * layer.mlp_read(1)  # all tokens of a pass may be sent to the same experts
+            mlp += times * slower(*_of(fed_own, layer.mlp.macs * fed, read, segment.rows))
             products = segment.work("scores", index)
             scores = layer.pair_macs * segment.causal_pairs(layer.window) * attended / n
             scores = 2 * (scores if products is None else times * products.macs)

@@ -85,6 +85,10 @@ class LayerShape(BaseModel):
     window: int | None
     experts: Routed | None = None
 
+    def mlp_read(self, tokens: int) -> int:
+        """Bytes of the MLP's weights that a pass over so many tokens reads at most: each expert's where it is hit."""
+        return self.mlp.bytes + (0 if self.experts is None else self.experts.hit_bytes(tokens))
+
 
 class ModelShape(BaseModel):
     """A decoder's layers and what surrounds them.

@@ -177,7 +177,7 @@ def _is_usual(shape: ModelShape, segment: Segment, part: Part, layer: int, work:
     of_layer, attended, fed = shape.layers[layer], segment.attention[layer], segment.mlp[layer]
     positions = segment.attended(layer, of_layer.window) // segment.forwards
     if part == "mlp":
-        macs, read = of_layer.mlp.macs * fed, segment.mlp_reads[layer] * of_layer.mlp.bytes
+        macs, read = of_layer.mlp.macs * fed, segment.mlp_reads[layer] * of_layer.mlp_read(fed * segment.rows)
     elif part == "attention":
         macs = of_layer.attention.macs * attended
         macs += of_layer.expansion.macs * positions * attended // segment.queries

@@ -149,7 +149,7 @@ def _weights(shape: ModelShape, segment: Segment) -> float:
     for index, (layer, attention, mlp, tokens) in enumerate(reads):
         attended, fed = segment.work("attention", index), segment.work("mlp", index)
         of_attention = attention * (layer.attention.bytes + layer.expansion.bytes)
-        of_mlp = mlp * (layer.mlp.bytes + (layer.experts.hit_bytes(tokens * segment.rows) if layer.experts else 0))
+        of_mlp = mlp * layer.mlp_read(tokens * segment.rows)
         layers += of_attention if attended is None or attended.bytes is None else attended.bytes
         layers += of_mlp if fed is None or fed.bytes is None else fed.bytes
     around = segment.head_reads * shape.head.bytes + shape.other.bytes / segment.rows

@@ -9,7 +9,6 @@ the cache was updated, with the key and value heads unexpanded. Layers that it i
 import sys
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
-from itertools import count
 from typing import Any
 
 import torch
@@ -40,8 +39,6 @@ Returns:
     The output, [rows, heads, queries, head width], and the pairs that were multiplied, over all rows and heads; None
     leaves this call to the model's own attention.
 """
-
-_names = (f"harness_attention_{number}" for number in count())
 
 
 def require_attendable(model: Decoder) -> None:
@@ -76,7 +73,7 @@ def attending(
 
     Args:
         layers: indices of dense layers; None: all.
-        name: the method's, for messages.
+        name: the method with its parameters, as messages and the key of a cost profile have it.
 
     Raises:
         UnsupportedModelError: see ``require_attendable``.
@@ -101,7 +98,7 @@ def attending(
     with ExitStack() as undo:
         for attention in chosen:
             undo.callback(attention.register_forward_pre_hook(engine.refuse_static, with_kwargs=True).remove)
-        undo.enter_context(_registered(model, attend))
+        undo.enter_context(_registered(model, attend, name))
         yield
 
 
@@ -118,7 +115,7 @@ def observing(model: Decoder, observe: Callable[[int, torch.Tensor, torch.Tensor
             observe(layers[module], *qkv[:2])
         return inner(module, *qkv, **options)
 
-    with _registered(model, attend):
+    with _registered(model, attend, "observed"):
         yield
 
 
@@ -196,9 +193,10 @@ class _Engine:
 
 
 @contextmanager
-def _registered(model: Decoder, attend: Callable[..., Any]) -> Iterator[None]:
+def _registered(model: Decoder, attend: Callable[..., Any], label: str) -> Iterator[None]:
     """Let all attentions of the decoder go through ``attend(inner, module, q, k, v, mask, **options)``."""
-    before, name = model.config._attn_implementation, next(_names)
+    before = model.config._attn_implementation
+    name = f"{label} on {before}"  # a name of its own also where one function stands on another
 
     def function(module: nn.Module, *args: Any, **options: Any) -> Any:
         eager = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)

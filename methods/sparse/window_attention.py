@@ -65,7 +65,7 @@ class WindowAttention(Method):
         """Run the model with attention that looks back so far."""
         from harness.model.attention import attending
 
-        return attending(model, self.attend, self._chosen(model), name=self.name)
+        return attending(model, self.attend, self._chosen(model), name=self.label)
 
     def attend(
         self,
