@@ -152,3 +152,14 @@ def test_every_include_is_filled_in(site: dict[Path, Links]) -> None:
     pages = {path.name: path.read_text() for path in site}
     assert not [name for name, text in pages.items() if "--8" in text]
     assert "EveryOther" in pages["add-a-method.html"]
+
+
+def test_lines_of_a_file_in_a_document_are_whole_functions() -> None:
+    for page in DOCUMENTS:
+        for name, first, last in re.findall(r'--8<-- "(\S+\.py\S*):(\d+):(\d+)"', page.read_text()):
+            lines = ["", *(ROOT / name).read_text().splitlines(), ""]
+            where = f"{page.name}: {name}:{first}:{last}"
+            assert re.match(r"\s*(@|def |class |from )|\"\"\"", lines[int(first)]), f"{where} begins: {lines[int(first)]}"
+            assert not lines[int(first) - 1].strip(), f"{where} begins within something"
+            assert lines[int(last)].strip(), f"{where} ends in an empty line"
+            assert not lines[int(last) + 1].strip(), f"{where} ends within something"
