@@ -28,7 +28,7 @@ class Knorm(Presses):
     Limits: scoring a text in one forward never reads the cache, so it is as dense. The prompt is read in full: the time
     to the first token does not fall.
 
-    Deviations: the paper leaves the first two layers as they are in some of its tests; here all layers are alike.
+    Deviations: all layers are treated alike.
 
     Reference: decoding equals, to rounding, a dense forward without a cache in which exactly these entries are masked.
     """
