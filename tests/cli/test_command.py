@@ -36,6 +36,8 @@ GIVEN: dict[str, list[str]] = {
     "trust_remote_code": [],
     "confirm_run_unsafe_code": [],
     "calibration": ["dataset:org/text:train:text"],
+    "score_mode": ["context-first"],
+    "score_suffix": ["Question:"],
     "kernel": ["block-sparse int8 16x1, plain C"],
     "measure": ["latency,energy"],
     "cost_samples": ["3"],

@@ -48,7 +48,7 @@ def spoil(record: Path) -> None:
             return {name: hostile(part, name) for name, part in value.items()}
         if isinstance(value, list):
             return [hostile(part, key) for part in value]
-        fixed = ("id", "run_id", "started", "savings")
+        fixed = ("id", "run_id", "started", "savings", "score_mode")
         return HOSTILE if isinstance(value, str) and key not in fixed else value
 
     spoiled = hostile(json.loads(record.read_text()), "")

@@ -258,7 +258,7 @@ def everywhere(value: Any, text: str, keep: tuple[str, ...]) -> Any:
     return text if isinstance(value, str) else value
 
 
-KEPT = ("id", "run_id", "savings", "started", "kind", "provenance", "scope", "label", "own_label")
+KEPT = ("id", "run_id", "savings", "started", "kind", "provenance", "scope", "score_mode", "label", "own_label")
 
 
 @pytest.mark.slow

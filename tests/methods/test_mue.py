@@ -141,8 +141,8 @@ def test_activations_that_overflow_are_refused():
 
 def test_a_model_that_it_cannot_run_on_is_refused_at_once(monkeypatch):
     decoder = tiny_decoder("llama")
-    monkeypatch.setattr(type(decoder.module.config), "model_type", "granite")
-    with pytest.raises(UnsupportedModelError, match=r"LlamaForCausalLM.*'granite'"):
+    monkeypatch.setattr(type(decoder.module.config), "model_type", "novel")
+    with pytest.raises(UnsupportedModelError, match=r"LlamaForCausalLM.*'novel'"):
         MuE(quantile=0.5, **SMALL).prepare(decoder, TEXT)
 
 

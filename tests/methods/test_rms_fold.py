@@ -15,7 +15,7 @@ from harness.measure.shape import ModelShape
 from harness.methods.lossless.rms_fold import RmsFold
 from harness.model.basis import Stream
 from harness.model.head import FinalHead
-from harness.model.weights.linear import savings
+from harness.model.weights.savings import savings
 from harness.testing.tiny import FAMILIES, tiny_decoder
 
 TEXT = Study(("The keeper of the light wrote down every ship that passed. " * 8,), "a sentence")

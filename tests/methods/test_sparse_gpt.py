@@ -13,8 +13,9 @@ from harness.contract.study import Study
 from harness.core.errors import MethodError
 from harness.methods.pruning.sparse_gpt import SparseGPT, sparsified
 from harness.model.weights.compensation import Hessian
-from harness.model.weights.linear import kernel_counts, savings, sites
+from harness.model.weights.linear import kernel_counts, sites
 from harness.model.weights.pruning import keep
+from harness.model.weights.savings import savings
 from harness.testing.tiny import tiny_decoder
 from tests import kernels_here
 

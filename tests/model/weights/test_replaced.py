@@ -9,8 +9,9 @@ from harness.core.errors import MethodError, UnknownNameError
 from harness.measure.shape import ModelShape
 from harness.model.surgery import without_blocks, without_branches
 from harness.model.weights.int8 import Int8Linear
-from harness.model.weights.linear import installed, kernel_counts, masked, savings, sites
+from harness.model.weights.linear import installed, kernel_counts, masked, sites
 from harness.model.weights.replaced import dense_names, replaced, zeros
+from harness.model.weights.savings import savings
 from harness.testing.snapshot import changes, model_snapshot
 from harness.testing.tiny import FAMILIES, tiny_decoder
 from tests import kernels_here

@@ -23,7 +23,9 @@ class ByHand(Method):
     def attach(self, model, prepared):
         def after(module, args, kwargs, output):
             cache = kwargs.get("past_key_values")
-            if cache is not None and output[0].shape[1] > 1 and model.context and model.context.kind == "generate":
+            context = model.context
+            goes_on = context is not None and (context.kind == "generate" or context.read is not None)
+            if cache is not None and goes_on and not context.decoding:
                 self.change(cache.layers[module.layer_idx])
 
         attentions = [block.attention.modules[0] for block in model.anatomy.blocks]
