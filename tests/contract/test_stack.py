@@ -121,6 +121,15 @@ def test_what_cannot_be_read_is_refused(text: str, error: str) -> None:
         ("layer-drop:unit=joint,count=2+calm", "calm needs the attention of every layer"),
         ("layer-drop:count=1+layer-drop:unit=mlp,count=1", "layer-drop scores all units of the model"),
         ("dr-llm+layer-drop:count=1", "name the layers that go"),
+        ("streaming+ngram", "ngram takes guesses that are rejected .* and streaming gives none back as it was: run"),
+        ("ngram+wanda+streaming", "streaming gives none back as it was: run them apart"),
+        ("dr-llm+ngram", "dr-llm gives none back as it was"),
+        ("ngram+static-path", "static-path gives none back as it was"),
+        ("calm+layer-drop:layers=1", r"calm .* and layer-drop:\S+ above it takes layers out: write layer-drop\+calm"),
+        ("mue+layer-drop:count=1", r"write layer-drop\+mue"),
+        ("skip-decode+ngram+layer-drop:layers=0", r"write layer-drop\+skip-decode"),
+        ("skip-decode+layer-drop:unit=attention,layers=1", r"attentions out: write layer-drop\+skip-decode"),
+        ("mue+layer-drop:unit=attention,count=1", "attentions out: run them apart"),
     ],
 )
 def test_what_cannot_be_stacked_so_is_refused(text: str, error: str) -> None:
@@ -209,8 +218,12 @@ def test_what_this_model_can_have_is_not(text: str, outline: Decoder) -> None:
         "layer-drop:layers=1+layer-drop:layers=2",
         "random-skip+layer-drop:layers=1",
         "layer-drop:count=1+mue",
-        "mue+layer-drop:unit=attention,count=1",
+        "mue+layer-drop:unit=mlp,count=1",
+        "calm+layer-drop:count=0",
         "calm+int8-dynamic",
+        "knorm+ngram",
+        "ngram+knorm",
+        "calm+ngram",
     ],
 )
 def test_what_can_be_stacked_is(text: str) -> None:

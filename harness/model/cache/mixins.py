@@ -32,6 +32,11 @@ class Presses(Method, mixin=True):
     when: ClassVar[tuple[Literal["prefill", "decode"], ...]] = ("prefill",)
     reads_queries: ClassVar[bool] = False
 
+    @property
+    def takes_back(self) -> bool:
+        """Not where it chooses after a step: guesses push out what is no longer there when they are taken back."""
+        return "decode" not in self.when
+
     @abstractmethod
     def choose(self, entries: "Entries") -> "torch.Tensor":
         """Which entries of a layer stay: their indices, ascending, [rows, kv heads, kept]."""

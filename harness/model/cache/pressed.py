@@ -148,6 +148,11 @@ class _Engine:
         seen = cache.get_seq_length()
         if cache.width is None:  # outside an evaluation, the first forward reads the prompt
             cache.width = seen + tokens
+        if context is not None and context.speculating == "verify" and "decode" in self._when:
+            raise MethodError(
+                f"{self._name} chooses after every step, and guesses that are taken back would push out what stays in "
+                "plain decoding: run it without a method that drafts"
+            )
         if context is None:
             decoding, ends_prompt = seen >= cache.width, seen < cache.width <= seen + tokens
         else:
