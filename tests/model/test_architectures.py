@@ -21,6 +21,8 @@ from harness.model.tokens.token_depth import token_depth
 from harness.model.weights.linear import sites
 from tests.benchmarks.architectures import CHECKS, decoder
 from tests.model.dropping import assert_same, snapshot
+from tests.model.tokens.test_token_depth import cached, masked
+from tests.model.tokens.test_unfilled import Unfilled, falling
 
 ONE_NORM = ("cohere", "falcon", "falcon, one norm by group", "gptj", "codegen", "stablelm, parallel")
 OTHER = ("falcon, by group", "falcon, sequential", "glm4", "smollm3", "granite", "minicpm3")
@@ -130,7 +132,25 @@ def test_patterns_of_attention_alone_reach_it():
     assert len(sites(decoder("deepseek_v3"), layers=(0,))) > 0  # a layer without experts
 
 
+@pytest.mark.parametrize("name", ["falcon", "falcon, by group", "gptj", "codegen", "gpt_neo", "gpt_bigcode"])
+def test_tokens_may_leave_layers_of_every_shape_for_good(name):
+    """Layers that give tuples, and attentions that keep their index in an inner module."""
+    model, table = decoder(name), falling()
+    ids = torch.randint(3, 259, table.shape[1:], generator=torch.Generator().manual_seed(2))
+    with token_depth(model, Unfilled(table)):
+        actual = cached(model, ids)
+    torch.testing.assert_close(actual, masked(model, ids, table), rtol=1e-5, atol=1e-5)
+
+
 # ---- refusals ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["gpt_neo", "falcon, alibi"])
+@pytest.mark.parametrize("method", ["knorm", "streaming"])
+def test_attention_by_place_has_no_presses(name, method):
+    model = decoder(name)
+    with pytest.raises(UnsupportedModelError, match="presses on the cache are not offered, because its attention goes"):
+        parse(method).check_model(lambda: model)
 
 
 @pytest.mark.parametrize("name", ["gpt_neo", "falcon, alibi"])

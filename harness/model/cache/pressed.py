@@ -24,7 +24,7 @@ from harness.model.cache.press import Entries, Press, checked
 from harness.model.cache.pressed_cache import PressedCache, holdable
 from harness.model.forwards import replace_forward
 from harness.model.layouts import LAYER_INDEX_NAMES
-from harness.model.supported import require_supported
+from harness.model.supported import attends_by_place, require_supported
 
 When = Literal["prefill", "decode"]
 
@@ -39,6 +39,11 @@ def require_pressable(model: Decoder) -> None:
             layers that keep something other than keys and values.
     """
     require_supported(model, "presses on the cache")
+    if attends_by_place(model):
+        raise UnsupportedModelError(
+            f"{type(model.module).__name__} (model_type {model.config.model_type!r}): presses on the cache are not "
+            "offered, because its attention goes by the place of a key among those that are left"
+        )
     if kind := holdable(model.config):
         raise UnsupportedModelError(
             f"{type(model.module).__name__} (model_type {model.config.model_type!r}): its cache has a {kind}, "
