@@ -118,6 +118,8 @@ def answer(document: SampleLine) -> Any:
     if isinstance(given, list) and len(given) == 1 and isinstance(given[0], list):
         given = given[0]
     if isinstance(given, list) and given and all(isinstance(pair, list) and len(pair) == 2 for pair in given):
+        if any(pair[0] is None for pair in given):  # a likelihood that is no number
+            return None
         return max(range(len(given)), key=lambda index: given[index][0])  # pairs of (log-likelihood, is greedy)
     if isinstance(given, list) and len(given) == 2 and isinstance(given[1], bool):
         return given[1]

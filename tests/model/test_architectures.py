@@ -13,6 +13,7 @@ from harness.evaluate.outcome import summary
 from harness.measure.audit import audit, count_flops
 from harness.measure.shape import ModelShape
 from harness.measure.trace import Tracer
+from harness.model.attention import attending, observing
 from harness.model.influence import influence
 from harness.model.paths.layer_path import require_routable
 from harness.model.supported import COMPARED
@@ -209,3 +210,28 @@ def test_the_documented_architectures_are_those_that_run():
     assert compared - {"gpt-sw3"} | {"gemma3"} == set(
         COMPARED
     )  # a name of GPT-2's, and a text model with images around
+
+
+@pytest.mark.parametrize("name", ["falcon", "gptj", "codegen", "gpt_neo", "xglm"])
+def test_attention_that_looks_no_function_up_is_not_replaced_or_observed(name):
+    model = decoder(name)
+    for engine in (
+        lambda: attending(model, lambda *_: None, name="mine"),
+        lambda: observing(model, lambda *_: None),
+    ):
+        with pytest.raises(UnsupportedModelError, match="multiplies queries and keys itself"), engine():
+            pass
+
+
+def test_attention_with_sinks_of_its_own_is_not_replaced():
+    model = decoder("gpt_oss")
+    with pytest.raises(UnsupportedModelError, match="its attention has sinks"):
+        parse("window-attention").check_model(lambda: model)
+
+
+@torch.no_grad()
+def test_attention_that_reads_twice_in_a_forward_is_observed_once(ids):
+    model, layers = decoder("diffllama"), []
+    with observing(model, lambda layer, queries, keys: layers.append(layer)):
+        model.module(ids)
+    assert layers == [0, 1, 2, 3]

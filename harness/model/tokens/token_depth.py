@@ -165,7 +165,7 @@ class _TokenEngine:
         """A layer's forward, on states [rows, tokens, width]."""
         if layer_number(layer.attention) != layer.slot:
             raise MethodError(
-                "layers were taken out above a method whose tokens skip layers: name the method that takes them out first"
+                "layers were taken out above a method whose tokens skip layers: name what takes them out first"
             )
         cache: Any = arguments.get(layer.cache_name)
         with self._model.adding("decision"):

@@ -302,7 +302,7 @@ def test_layers_taken_out_above_are_refused(ids):
     with (
         token_depth(decoder, Table(pattern())),
         without_blocks(decoder, [0]),
-        pytest.raises(MethodError, match="name the method that takes them out first"),
+        pytest.raises(MethodError, match="name what takes them out first"),
     ):
         cached(decoder, ids)
 
