@@ -111,7 +111,7 @@ def tune(
     kept = TrainingState.of(workbench.folder, depends, parameters, batches)
     if kept.file is not None and kept.file in workbench.trained:
         raise MethodError(
-            f"{method.name}: a second training of this preparation has the start, batches, rate and seed of one before, "
+            f"{method.name}: a second training of this preparation has start, batches, rate and seed of one before, "
             "and would be given its result: tell them apart by tune(..., name=...)"
         )
     losses = kept.restored(trained, optimizer)

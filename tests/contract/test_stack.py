@@ -1,5 +1,7 @@
 """Methods are parsed, applied in order, prepared on what is below them, and always restored."""
 
+import re
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -230,11 +232,25 @@ def test_what_can_be_stacked_is(text: str) -> None:
     parse(text).check_order()
 
 
-@pytest.mark.parametrize("family", [3, "", "KV cache", "kv_cache", None, b"cache"])
+class OwnFamilies(str, Enum):  # noqa: UP042 - what an author may write
+    KV = "kv-cache"
+
+
+class OwnText(str):
+    __slots__ = ()
+
+
+@pytest.mark.parametrize(
+    "family", [3, "", "KV cache", "kv_cache", None, b"cache", "a" * 31, OwnFamilies.KV, OwnText("kv-cache")]
+)
 def test_a_family_that_is_none_is_refused_whoever_builds_the_stack(family: Any) -> None:
     method = type("Odd", (Toy,), {"family": family})()
     with pytest.raises(MethodError, match=r"^toy: family=.* is no family: expected baseline, routing"):
         Stack((method,))
+
+
+def test_a_family_of_ones_own_may_have_thirty_characters() -> None:
+    assert Stack((type("Odd", (Toy,), {"family": "a" * 30})(),)).family == "a" * 30
 
 
 def test_a_method_that_wants_to_be_alone_may_be_alone() -> None:
@@ -295,6 +311,19 @@ def test_everything_is_restored_after_an_exception_inside(preparation: Preparati
     with pytest.raises(KeyboardInterrupt), Stack((Toy(), Paper())).applied(model, preparation):
         raise KeyboardInterrupt
     assert model.attached == []
+
+
+@pytest.mark.parametrize(
+    ("parts", "sentence"),
+    [((Toy(),), "toy: no"), ((Toy(), Paper()), "toy+paper: no"), ((Toy(), Paper()), "toy says no")],
+)
+def test_what_is_refused_while_a_stack_runs_has_its_name(parts: Any, sentence: str, preparation: Preparation) -> None:
+    """An engine that refuses in a forward does not know whose it is."""
+    with (
+        pytest.raises(MethodError, match=f"^{re.escape(sentence)}$"),
+        Stack(parts).applied(toy_model(), preparation),
+    ):
+        raise MethodError(sentence.partition(": ")[2] or sentence)
 
 
 @pytest.mark.parametrize("step", ["prepare", "attach"])
