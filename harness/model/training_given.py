@@ -1,9 +1,8 @@
 """What a training is given, checked before its first step."""
 
-import math
 from collections.abc import Mapping, Sequence
 from numbers import Real
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import torch
 
@@ -23,7 +22,7 @@ def check_given(model: "Decoder", parameters: Any, batches: Any, rate: Any, meth
     Raises:
         MethodError: with the method's name.
     """
-    if not isinstance(rate, Real) or not math.isfinite(rate) or not 0 < rate <= FASTEST:
+    if not isinstance(rate, Real) or not 0 < cast("float", rate) <= FASTEST:
         raise MethodError(f"{method}: its rate of training is a number above 0, at most {FASTEST:g}, not {rate!r:.60}")
     if not isinstance(parameters, Mapping) or not parameters:
         raise MethodError(f"{method}: a training has tensors to train, by name, and was given none")

@@ -68,7 +68,7 @@ class KeyValueFill(nn.Module):
         if name is None:
             raise MethodError(f"tokens cannot skip layer {block.index}, whose attention is out of the model")
         layer = _altered(block.module, {f"{name}.{path}": part for path, part in replacements.items()})
-        self._sliced = {path: counted[path] for path in replacements.keys() & projections.keys()}
+        self._sliced: dict[str, Any] = {path: counted[path] for path in replacements.keys() & projections.keys()}
         self._heads = (1, 1)
         # In tuples, because modules set as attributes would become parts of this one and be counted.
         self._layer, self._originals = (layer,), (attention, projections)
