@@ -1,7 +1,5 @@
 """Every planted fault is caught by the checks that are meant for it, and by no others."""
 
-from dataclasses import dataclass
-
 import pytest
 import torch
 from transformers import AttentionInterface
@@ -44,7 +42,7 @@ def test_a_fault_is_caught(method):
 
 @pytest.mark.parametrize(("drafting", "caught"), [(Drafting, set()), (Unverified, {"drafts-change-nothing"})])
 def test_a_draft_that_writes_other_text_in_a_stack_is_caught(drafting, caught):
-    stack = Stack((dataclass(frozen=True, kw_only=True)(drafting)(), *parse("layer-drop:layers=1").parts))
+    stack = Stack((drafting(), *parse("layer-drop:layers=1").parts))
     check = next(check for check in checks_for(stack, ("llama",)) if check.name == "drafts-change-nothing")
     assert {result.name for result in run([check]) if result.outcome is Outcome.FAILED} == caught
 
