@@ -28,6 +28,9 @@ from harness.model.supported import attends_by_place, require_supported
 
 When = Literal["prefill", "decode"]
 
+_ACROSS_HEADS: Final = ("diffllama",)
+"""Architectures in which a head's keys meet the values of another head, of which a press may keep other entries."""
+
 PREFILL: Final = frozenset[When]({"prefill"})
 
 
@@ -43,6 +46,11 @@ def require_pressable(model: Decoder) -> None:
         raise UnsupportedModelError(
             f"{type(model.module).__name__} (model_type {model.config.model_type!r}): presses on the cache are not "
             "offered, because its attention goes by the place of a key among those that are left"
+        )
+    if model.config.model_type in _ACROSS_HEADS:
+        raise UnsupportedModelError(
+            f"{type(model.module).__name__} (model_type {model.config.model_type!r}): presses on the cache are not "
+            "offered, because a head's keys meet the values of another head"
         )
     if kind := holdable(model.config):
         raise UnsupportedModelError(
