@@ -150,7 +150,9 @@ def test_tokens_may_leave_layers_of_every_shape_for_good(name):
 @pytest.mark.parametrize("method", ["knorm", "streaming"])
 def test_attention_by_place_or_across_heads_has_no_presses(name, method):
     model = decoder(name)
-    with pytest.raises(UnsupportedModelError, match=r"presses on the cache are not offered, because (its att|a head's)"):
+    with pytest.raises(
+        UnsupportedModelError, match=r"presses on the cache are not offered, because (its att|a head's)"
+    ):
         parse(method).check_model(lambda: model)
 
 
