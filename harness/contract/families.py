@@ -24,16 +24,19 @@ class Family(StrEnum):
     LOSSLESS = "lossless"
 
 
+LONGEST: Final = 30
+"""Characters of a family's name."""
 _FAMILY: Final = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 
 
 def refusal(method: Any, family: Any) -> str | None:
     """Why a method's family is none, in a sentence with the method's name; None where it is one."""
-    if isinstance(family, str) and _FAMILY.fullmatch(family):
+    text = type(family) in (str, Family)  # another kind of text may be written otherwise than it reads
+    if text and len(family) <= LONGEST and _FAMILY.fullmatch(family):
         return None
     return (
-        f"{method}: family={family!r} is no family: expected {', '.join(Family)}, or one of your own, as text of "
-        "lower-case words joined by hyphens, such as 'kv-cache'"
+        f"{method}: family={family!r:.60} is no family: expected {', '.join(Family)}, or one of your own, as text of "
+        f"lower-case words joined by hyphens, {LONGEST} characters at most, such as 'kv-cache'"
     )
 
 

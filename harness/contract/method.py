@@ -57,6 +57,9 @@ class Method(Facts, ABC):
     calibrates_layers: ClassVar[bool] = False
     """``prepare`` runs the model's layers one after the other, so that none may be directed by a method below."""
 
+    drafts: ClassVar[bool] = False
+    """It writes tokens that were guessed, and takes those that are rejected out of the cache again."""
+
     _mixin: ClassVar[bool] = False
 
     def __init_subclass__(cls, *, mixin: bool = False, **options: Any) -> None:
@@ -137,6 +140,11 @@ class Method(Facts, ABC):
     def removes(self) -> frozenset[str]:
         """What the model lacks while the method is attached: "layers", "attentions" or "MLPs"."""
         return frozenset()
+
+    @property
+    def takes_back(self) -> bool:
+        """Whether the last tokens can leave the cache again, as if they had never been read."""
+        return True
 
     @property
     def needs(self) -> Needs:

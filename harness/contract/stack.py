@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
+from itertools import permutations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -197,17 +198,17 @@ class Stack(Facts):
         Args:
             state: gives the state of the part at an index, on the model as the parts before it left it.
         """
-        with ExitStack() as below:
+        manner = self.manner
+        with nullcontext() if manner == Manner() else model.scored(manner), ExitStack() as below:
             states = []
-            if (manner := self.manner) != Manner():
-                below.enter_context(model.scored(manner))
             for index, part in enumerate(self.parts):
                 with _naming(part):
                     states.append(state(index))
                 if part.is_control:
                     below.close()
                 below.enter_context(_attached(part, model, states[-1]))
-            yield states
+            with _naming(self):
+                yield states
 
 
 @contextmanager
@@ -235,12 +236,14 @@ def _attached(part: Method, model: "Decoder", state: Prepared) -> Iterator[None]
 
 
 @contextmanager
-def _naming(part: Method) -> Iterator[None]:
+def _naming(part: Method | Stack) -> Iterator[None]:
     """Begin what is refused in the ``with`` block with the method's name: an engine does not know who called it."""
+    names = [method.name for method in part.parts] if isinstance(part, Stack) else [part.name]
     try:
         yield
     except (MethodError, UnknownNameError) as error:
-        if part.name not in (sentence := text_of(error)):
+        if not any(name in text_of(error) for name in names):
+            sentence = text_of(error)
             error.args = (f"{part.name}: {sentence}",)
         raise
 
@@ -262,6 +265,22 @@ def _check_below(part: Method, below: tuple[Method, ...]) -> None:
         raise MethodError(
             f"{part.name} is prepared on the layers one after the other, and {directing.name} directs them: "
             f"write {part.name}+{directing.name}"
+        )
+    for drafting, method in ((a, b) for a, b in permutations((*below, part), 2) if a.drafts and not b.takes_back):
+        raise MethodError(
+            f"{drafting.name} takes guesses that are rejected out of the cache again, and {method.name} gives none "
+            "back as it was: run them apart"
+        )
+    removed = part.removes & {"layers", "attentions"}
+    if directing is not None and directing.family != Family.ROUTING and removed:  # paths are of the dense layers
+        advice = f"write {part.name}+{directing.name}"
+        try:
+            directing.check_below((part,))
+        except MethodError:
+            advice = "run them apart"
+        raise MethodError(
+            f"{directing.name} lets tokens skip the layers that it finds, and {part.label} above it takes "
+            f"{' and '.join(sorted(removed))} out: {advice}"
         )
     part.check_below(below)
 

@@ -78,11 +78,13 @@ class Workbench:
         folder: where finished parts are kept, so that a killed preparation goes on; None: nowhere.
         say: tells the user something.
         bar: shows progress, by the title given, for the length of a ``with`` block.
+        trained: states of the trainings that this preparation has finished.
     """
 
     folder: Path | None = None
     say: Callable[[str], None] = lambda message: None
     bar: Callable[[str], AbstractContextManager[Any]] = lambda title: nullcontext()
+    trained: set[Path] = field(default_factory=set, init=False, compare=False)  # not passed on to another preparation
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,11 @@ second causality and padding vanish without a word. The function sees queries an
 the cache was updated, with the key and value heads unexpanded. Layers that it is not for are computed as before.
 """
 
+import inspect
 import sys
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -21,6 +23,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from harness.contract.decoder import Decoder
 from harness.core.errors import MethodError, UnsupportedModelError
 from harness.model.forwards import CACHE_NAMES, put
+from harness.model.given import unusable
 from harness.model.supported import require_supported
 
 Attention = Callable[
@@ -49,10 +52,31 @@ def require_attendable(model: Decoder) -> None:
             scores that are capped.
     """
     require_supported(model, "attention functions")
+    require_observable(model)
+    if any(getattr(block.attention.modules[0], "sinks", None) is not None for block in model.anatomy.blocks):
+        raise UnsupportedModelError(
+            f"{type(model.module).__name__} (model_type {model.config.model_type!r}): its attention has sinks beside "
+            "its keys, of which an attention function is not told"
+        )
     if getattr(model.config, "attn_logit_softcapping", None) is not None:
         raise UnsupportedModelError(
             f"{type(model.module).__name__} (model_type {model.config.model_type!r}): it caps attention scores "
             "(attn_logit_softcapping), of which an attention function is not told"
+        )
+
+
+def require_observable(model: Decoder) -> None:
+    """Refuse a model whose attention looks no function up by a name, and would not meet the one that is given.
+
+    Raises:
+        UnsupportedModelError: with the name of its attention.
+    """
+    attention = model.anatomy.blocks[0].attention.modules[0]
+    forwards = [inspect.unwrap(type(part).forward) for part in attention.modules()]
+    if not any("ALL_ATTENTION_FUNCTIONS" in forward.__code__.co_names for forward in forwards):
+        raise UnsupportedModelError(
+            f"{type(model.module).__name__} (model_type {model.config.model_type!r}): its {type(attention).__name__} "
+            "multiplies queries and keys itself, so that no other function can do it or look on"
         )
 
 
@@ -82,6 +106,10 @@ def attending(
     """
     require_attendable(model)
     blocks = model.anatomy.blocks
+    if not callable(function):
+        raise MethodError(f"{name}: an attention function is called for each layer, and {function!r:.80} cannot be")
+    if layers is not None and not _indices(layers):
+        raise MethodError(f"{name}: layers are a list of the indices of dense layers, not {layers!r:.80}")
     if layers is not None and not set(layers) <= set(range(len(blocks))):
         wrong = next(layer for layer in layers if not 0 <= layer < len(blocks))
         raise MethodError(f"{name}: there is no layer {wrong}; the model's layers are 0 to {len(blocks) - 1}")
@@ -106,16 +134,26 @@ def attending(
 def observing(model: Decoder, observe: Callable[[int, torch.Tensor, torch.Tensor], None]) -> Iterator[None]:
     """Tell of every layer's queries, [rows, heads, queries, head width], and keys, [rows, kv heads, keys, head width].
 
-    They are those that attention reads, after rotary embedding. Attention itself is as it was.
+    They are those that attention reads, after rotary embedding; of one that reads them twice in a forward, as that of
+    DiffLlama, they are told once. Attention itself is as it was.
+
+    Raises:
+        UnsupportedModelError: see ``require_observable``.
     """
+    require_observable(model)
     layers = {block.attention.modules[0]: block.index for block in model.anatomy.blocks}
+    begun = set[nn.Module]()
 
     def attend(inner: Callable[..., Any], module: nn.Module, *qkv: torch.Tensor, **options: Any) -> Any:
-        if module in layers:
+        if module in begun:
+            begun.remove(module)
             observe(layers[module], *qkv[:2])
         return inner(module, *qkv, **options)
 
-    with _registered(model, attend, "observed"):
+    with ExitStack() as undo:
+        for attention in layers:
+            undo.callback(attention.register_forward_pre_hook(lambda module, _: begun.add(module)).remove)
+        undo.enter_context(_registered(model, attend, "observed"))
         yield
 
 
@@ -152,6 +190,7 @@ class _Engine:
         if result is None:
             return None
         output, pairs = self._checked(layer, result, query, key, value)
+        self._require_finite(layer, output, query, value, mask)
         rows, _, queries, width = query.shape
         self._model.charge("attention", layer=layer, macs=pairs * (width + value.shape[-1]), tokens=rows * queries)
         return output.transpose(1, 2).contiguous()
@@ -166,6 +205,8 @@ class _Engine:
                 f"{where} must return an output and the pairs that it multiplied, not {type(result).__name__}"
             )
         output, pairs = result
+        if isinstance(output, torch.Tensor) and (kind := unusable(output, query.device)):
+            raise MethodError(f"{where} must return a dense tensor where its queries are, not {kind}")
         shape = (rows, heads, queries, value.shape[-1])
         if not isinstance(output, torch.Tensor) or output.shape != shape:
             given = list(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
@@ -182,6 +223,19 @@ class _Engine:
             )
         return output, pairs
 
+    def _require_finite(
+        self, layer: int, output: torch.Tensor, query: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None
+    ) -> None:
+        """Refuse an output of each row's last query that is no number, where that query may read something."""
+        finite = output[:, :, -1].isfinite().all(-1)  # [rows, heads]
+        if mask is not None:
+            finite = finite | ~mask[:, :, -1].any(-1)
+        if not finite.all() and query[:, :, -1].isfinite().all() and value.isfinite().all():
+            raise MethodError(
+                f"{self._name}: the attention of layer {layer} gives numbers that are not finite, and what it was "
+                "given is"
+            )
+
     def refuse_static(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Before an attention: its last key must be its last query's own."""
         cache = next((kwargs[name] for name in CACHE_NAMES if kwargs.get(name) is not None), None)
@@ -190,6 +244,13 @@ class _Engine:
                 f"{self._name}: a {type(cache).__name__} holds places of later tokens too, which an attention function "
                 "would read; leave cache_implementation out"
             )
+
+
+def _indices(layers: Any) -> bool:
+    """Whether these can be indices of layers."""
+    if not isinstance(layers, Collection) or isinstance(layers, str | bytes):
+        return False
+    return all(isinstance(layer, Integral) and not isinstance(layer, bool) for layer in layers)
 
 
 @contextmanager

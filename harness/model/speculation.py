@@ -26,6 +26,7 @@ from transformers.generation.configuration_utils import GenerationMode
 from harness.contract.decoder import Decoder
 from harness.core.errors import MethodError
 from harness.model.forwards import replace_forward
+from harness.model.given import unusable
 
 Draft = Callable[[list[int], int], "Sequence[int] | torch.Tensor"]
 """Proposes what follows a text: takes its token ids without padding, and how many tokens at most; gives that many or
@@ -64,11 +65,15 @@ def speculated(model: Decoder, draft: Draft, tokens: int, name: str = "the draft
         MethodError: another method drafts already; or, while it generates: sampling or beams are asked for, the batch
             has several rows, the cache takes nothing back, or a draft is not tokens of this model.
     """
+    if not isinstance(tokens, int) or isinstance(tokens, bool) or tokens < 0:
+        raise MethodError(f"{name}: tokens is how many are guessed at most, a whole number from 0 on, not {tokens!r}")
     if "generate" in vars(model.module):
         raise MethodError(f"{name}: another method drafts already; a stack has one that does")
     if not tokens:
         yield
         return
+    if not callable(draft):
+        raise MethodError(f"{name}: a draft is called for each verification, and {draft!r:.80} cannot be")
     speculation = _Speculation(model, draft, tokens, name)
     with ExitStack() as undo:
         replace_forward(undo, model.module, speculation.generate, "generate")
@@ -229,7 +234,7 @@ class _Speculation:
             return []
         given = _whole_numbers(draft := self._draft(list(text), count))
         if given is None:
-            what = f"{draft!r:.80}"
+            what = " ".join(repr(draft).split())[:80]
             raise MethodError(
                 f"{self._name}: a draft is a list of token ids, or a tensor of them, [tokens], not {what}"
             )
@@ -298,6 +303,8 @@ class _Speculation:
 def _whole_numbers(draft: Any) -> list[int] | None:
     """A draft's tokens; None if it is something else."""
     if isinstance(draft, torch.Tensor):
+        if draft.is_meta or unusable(draft, draft.device):
+            return None
         draft = draft.tolist()
     if not isinstance(draft, list | tuple):
         return None

@@ -6,6 +6,7 @@ else between tokens. Whatever has not been compared with a plain forward without
 compares every architecture that transformers has (docs/models.md).
 """
 
+import torch
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
@@ -127,6 +128,13 @@ def require_supported(model: Decoder, engine: str) -> None:
             f"{name}: {engine} have not been compared with recomputation under {attention!r} attention; "
             f"give attn_implementation={' or '.join(ATTENTION)}"
         )
+
+
+def attends_by_place(model: Decoder) -> bool:
+    """Whether attention depends on the places of keys among those it is given: ALiBi, and GPT-Neo's own masks."""
+    attention = model.anatomy.blocks[0].attention.modules[0]
+    masks = any(mask.ndim == 4 and mask.dtype is torch.bool for mask in attention.buffers())
+    return masks or bool(getattr(model.config, "alibi", False))
 
 
 def _reason(model: Decoder) -> str | None:

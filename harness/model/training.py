@@ -18,6 +18,8 @@ from torch.nn.functional import cross_entropy, kl_div, log_softmax
 
 from harness.contract.identity import model_identity
 from harness.core.errors import MethodError
+from harness.model.given import unusable
+from harness.model.training_given import check_given
 from harness.model.training_state import TrainingState
 from harness.model.weights.replaced import dense_names
 
@@ -81,6 +83,7 @@ def tune(
     seed: int,
     workbench: "Workbench",
     acting: Acting = dict,
+    name: str = "",
 ) -> Tuned:
     """Fit parameters by Adam, one step for each batch, at a rate that falls to zero along half a cosine.
 
@@ -94,14 +97,23 @@ def tune(
         rate: Adam's learning rate at the first step.
         seed: of what the loss, or ``acting``, draws at random; the global generators are left as they were.
         workbench: where a state is kept every few steps.
+        name: tells trainings of one preparation apart that differ in their loss, in ``acting`` or in what is attached
+            alone, as no state says these.
 
     Raises:
-        MethodError: a loss, or what comes of it, is not finite, or the loss depends on nothing that is trained.
+        MethodError: what is given cannot be trained; a loss, or what comes of it, is not finite, or the loss depends on
+            nothing that is trained; or a second training of a preparation would have the state of the first.
     """
+    check_given(model, parameters, batches, rate, method.name)
     trained = {name: start.detach().clone().float().requires_grad_() for name, start in parameters.items()}
     optimizer = torch.optim.Adam(trained.values(), lr=rate)
-    depends = [model_identity(model), method.fingerprint, rate, seed]
+    depends = [model_identity(model), method.fingerprint, rate, seed, name]
     kept = TrainingState.of(workbench.folder, depends, parameters, batches)
+    if kept.file is not None and kept.file in workbench.trained:
+        raise MethodError(
+            f"{method.name}: a second training of this preparation has start, batches, rate and seed of one before, "
+            "and would be given its result: tell them apart by tune(..., name=...)"
+        )
     losses = kept.restored(trained, optimizer)
     with _frozen(model), _own_randomness(model), workbench.bar(f"training {method.name}") as bar:
         if bar is not None:
@@ -111,11 +123,13 @@ def tune(
             torch.manual_seed(Random(f"{seed} {step}").getrandbits(63))
             for group in optimizer.param_groups:
                 group["lr"] = rate * 0.5 * (1 + math.cos(math.pi * step / len(batches)))
-            value = loss(_logits(model, acting(trained), batches[step]), batches[step])
+            value = loss(_logits(model, acting(trained), batches[step], method.name), batches[step])
             _check(value, f"{method.name}: at step {step + 1} of {len(batches)} of its training", rate)
-            gradients = torch.autograd.grad(value, list(trained.values()), allow_unused=True, materialize_grads=True)
+            gradients = torch.autograd.grad(value, list(trained.values()), allow_unused=True)
+            if all(gradient is None for gradient in gradients):
+                raise MethodError(f"{method.name}: at step {step + 1} of {len(batches)} of its training, {_NOTHING}")
             for tensor, gradient in zip(trained.values(), gradients, strict=True):
-                tensor.grad = gradient
+                tensor.grad = torch.zeros_like(tensor) if gradient is None else gradient
             optimizer.step()
             losses.append(value.item())
             if not all(bool(torch.isfinite(tensor).all()) for tensor in trained.values()):
@@ -126,31 +140,46 @@ def tune(
                 bar.advance(1)
     tensors = {name: tensor.detach() for name, tensor in trained.items()}
     kept.write(tensors, None, losses)
+    if kept.file is not None:
+        workbench.trained.add(kept.file)
     return Tuned(tensors, losses)
 
 
 _TOO_FAST: Final = "a number that is not finite: try a smaller rate"
 
+_NOTHING: Final = "the loss depends on nothing that is trained"
+
 
 def _check(value: torch.Tensor, where: str, rate: float) -> None:
-    if not isinstance(value, torch.Tensor) or value.numel() != 1:
-        raise MethodError(f"{where}, the loss is no single number")
+    if not isinstance(value, torch.Tensor):
+        raise MethodError(f"{where}, the loss is no single number, and a tensor of it, but a {type(value).__name__}")
+    if value.is_meta or value.is_complex() or unusable(value, value.device) or value.numel() != 1:
+        raise MethodError(f"{where}, the loss is no single number: a dense tensor of one real number is")
     if not torch.isfinite(value):
         raise MethodError(f"{where}, the loss is {value.item()}: try a smaller rate than {rate:g}")
     if not value.requires_grad:
-        raise MethodError(f"{where}, the loss depends on nothing that is trained")
+        raise MethodError(f"{where}, {_NOTHING}")
 
 
-def _logits(model: "Decoder", values: Mapping[str, torch.Tensor], ids: torch.Tensor) -> torch.Tensor:
+def _logits(model: "Decoder", values: Mapping[str, torch.Tensor], ids: torch.Tensor, method: str) -> torch.Tensor:
     """The model's logits [rows, tokens, vocabulary] with these values in place of parameters."""
     now = {module: name for name, module in model.module.named_modules()}
     modules = {name: module for module, name in dense_names(model).items()}
     placed = {}
+    if not isinstance(values, Mapping):
+        raise MethodError(f"{method}: acting gives the model's parameters by name, not a {type(values).__name__}")
     for name, tensor in values.items():
         owner, _, attribute = name.rpartition(".")
         parameter = modules[owner]._parameters.get(attribute) if owner in modules else None
         if parameter is None:
-            raise MethodError(f"{name} cannot be trained: the model has no such parameter now")
+            raise MethodError(f"{method}: {name} cannot be trained: the model has no such parameter now")
+        if not isinstance(tensor, torch.Tensor) or (tensor.is_meta or unusable(tensor, tensor.device)):
+            raise MethodError(f"{method}: acting gives a dense tensor in place of {name}, not {tensor!r:.60}")
+        if tensor.shape != parameter.shape:
+            raise MethodError(
+                f"{method}: {name} has the shape {list(parameter.shape)}, and what is to take its place "
+                f"{list(tensor.shape)}"
+            )
         placed[f"{now[modules[owner]]}.{attribute}"] = tensor.to(parameter)
     with torch.autocast(ids.device.type, model.autocast, enabled=model.autocast is not None):
         output = functional_call(model.module, placed, kwargs={"input_ids": ids, "use_cache": False})

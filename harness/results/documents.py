@@ -112,15 +112,17 @@ def statistic_of(score: Score, values: Floats) -> Statistic | None:
 def answer(document: SampleLine) -> Any:
     """What a document was answered: the text, the choice of highest likelihood, or whether the target is likeliest.
 
-    None where there is no answer, as in scoring a text.
+    None where there is no answer, as in scoring a text, or where a likelihood is no number.
     """
     given = next(iter((document.get("filtered") or {}).values()), None)
     if isinstance(given, list) and len(given) == 1 and isinstance(given[0], list):
         given = given[0]
     if isinstance(given, list) and given and all(isinstance(pair, list) and len(pair) == 2 for pair in given):
+        if any(pair[0] is None for pair in given):  # a likelihood that is no number
+            return None
         return max(range(len(given)), key=lambda index: given[index][0])  # pairs of (log-likelihood, is greedy)
     if isinstance(given, list) and len(given) == 2 and isinstance(given[1], bool):
-        return given[1]
+        return None if given[0] is None else given[1]
     texts = given if isinstance(given, list) else [given]
     return given if texts and all(isinstance(text, str) for text in texts) else None
 

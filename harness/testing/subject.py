@@ -52,6 +52,7 @@ class Subject:
         if isinstance(method, Method):
             return cls(Stack((method,)), families)
         stack = parse(method) if isinstance(method, str) else method
+        stack.check_order()
         return cls(Stack(tuple(_strongest(part) for part in stack.parts)), families)
 
     @property

@@ -52,6 +52,7 @@ class NGram(Method):
     input_dependent = True
     batchable = False
     phases = frozenset({Phase.DECODE})
+    drafts = True
     neutral = {"tokens": 0}
 
     tokens: Annotated[int, Ge(0)] = 8

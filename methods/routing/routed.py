@@ -12,6 +12,11 @@ class Routed(Method):
 
     directs_layers = True
 
+    @property
+    def takes_back(self) -> bool:
+        """Not from the cache of paths."""
+        return False
+
     def check_below(self, below: tuple[Method, ...]) -> None:
         """Refuse a model that has lost layers: paths are of all of them."""
         super().check_below(below)

@@ -1,5 +1,7 @@
 """Methods are parsed, applied in order, prepared on what is below them, and always restored."""
 
+import re
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +123,15 @@ def test_what_cannot_be_read_is_refused(text: str, error: str) -> None:
         ("layer-drop:unit=joint,count=2+calm", "calm needs the attention of every layer"),
         ("layer-drop:count=1+layer-drop:unit=mlp,count=1", "layer-drop scores all units of the model"),
         ("dr-llm+layer-drop:count=1", "name the layers that go"),
+        ("streaming+ngram", "ngram takes guesses that are rejected .* and streaming gives none back as it was: run"),
+        ("ngram+wanda+streaming", "streaming gives none back as it was: run them apart"),
+        ("dr-llm+ngram", "dr-llm gives none back as it was"),
+        ("ngram+static-path", "static-path gives none back as it was"),
+        ("calm+layer-drop:layers=1", r"calm .* and layer-drop:\S+ above it takes layers out: write layer-drop\+calm"),
+        ("mue+layer-drop:count=1", r"write layer-drop\+mue"),
+        ("skip-decode+ngram+layer-drop:layers=0", r"write layer-drop\+skip-decode"),
+        ("skip-decode+layer-drop:unit=attention,layers=1", r"attentions out: write layer-drop\+skip-decode"),
+        ("mue+layer-drop:unit=attention,count=1", "attentions out: run them apart"),
     ],
 )
 def test_what_cannot_be_stacked_so_is_refused(text: str, error: str) -> None:
@@ -209,19 +220,37 @@ def test_what_this_model_can_have_is_not(text: str, outline: Decoder) -> None:
         "layer-drop:layers=1+layer-drop:layers=2",
         "random-skip+layer-drop:layers=1",
         "layer-drop:count=1+mue",
-        "mue+layer-drop:unit=attention,count=1",
+        "mue+layer-drop:unit=mlp,count=1",
+        "calm+layer-drop:count=0",
         "calm+int8-dynamic",
+        "knorm+ngram",
+        "ngram+knorm",
+        "calm+ngram",
     ],
 )
 def test_what_can_be_stacked_is(text: str) -> None:
     parse(text).check_order()
 
 
-@pytest.mark.parametrize("family", [3, "", "KV cache", "kv_cache", None, b"cache"])
+class OwnFamilies(str, Enum):  # noqa: UP042 - what an author may write
+    KV = "kv-cache"
+
+
+class OwnText(str):
+    __slots__ = ()
+
+
+@pytest.mark.parametrize(
+    "family", [3, "", "KV cache", "kv_cache", None, b"cache", "a" * 31, OwnFamilies.KV, OwnText("kv-cache")]
+)
 def test_a_family_that_is_none_is_refused_whoever_builds_the_stack(family: Any) -> None:
     method = type("Odd", (Toy,), {"family": family})()
     with pytest.raises(MethodError, match=r"^toy: family=.* is no family: expected baseline, routing"):
         Stack((method,))
+
+
+def test_a_family_of_ones_own_may_have_thirty_characters() -> None:
+    assert Stack((type("Odd", (Toy,), {"family": "a" * 30})(),)).family == "a" * 30
 
 
 def test_a_method_that_wants_to_be_alone_may_be_alone() -> None:
@@ -282,6 +311,19 @@ def test_everything_is_restored_after_an_exception_inside(preparation: Preparati
     with pytest.raises(KeyboardInterrupt), Stack((Toy(), Paper())).applied(model, preparation):
         raise KeyboardInterrupt
     assert model.attached == []
+
+
+@pytest.mark.parametrize(
+    ("parts", "sentence"),
+    [((Toy(),), "toy: no"), ((Toy(), Paper()), "toy+paper: no"), ((Toy(), Paper()), "toy says no")],
+)
+def test_what_is_refused_while_a_stack_runs_has_its_name(parts: Any, sentence: str, preparation: Preparation) -> None:
+    """An engine that refuses in a forward does not know whose it is."""
+    with (
+        pytest.raises(MethodError, match=f"^{re.escape(sentence)}$"),
+        Stack(parts).applied(toy_model(), preparation),
+    ):
+        raise MethodError(sentence.partition(": ")[2] or sentence)
 
 
 @pytest.mark.parametrize("step", ["prepare", "attach"])

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from harness.contract.decoder import Decoder
+from harness.contract.decoder import Decoder, Manner
 from harness.contract.facts import Savings
 from harness.contract.preparation import Preparation
 from harness.contract.stack import Stack, parse
@@ -80,6 +80,11 @@ def test_a_control_declares_what_it_runs_and_says_so() -> None:
         "repair runs as a control here: the same training on the dense model, and layer-drop:count=2 below it is off"
     ]
     assert parse("layer-drop:count=2+repair").notes == []
+    with (stack := parse(f"{control.label},{TRAINING}+streaming")).attached(
+        decoder := tiny_decoder("llama"), lambda index: stack.parts[index].prepare(decoder, STUDY.beside(decoder))
+    ):
+        assert decoder.manner == stack.manner != Manner()
+    assert decoder.manner == Manner()
     above = Stack((*control.parts, *parse("int8-dynamic").parts))
     assert [part.name for part in above.acting] == ["repair", "int8-dynamic"]
     assert above.savings is Savings.REAL

@@ -13,6 +13,7 @@ from harness.evaluate.outcome import summary
 from harness.measure.audit import audit, count_flops
 from harness.measure.shape import ModelShape
 from harness.measure.trace import Tracer
+from harness.model.attention import attending, observing
 from harness.model.influence import influence
 from harness.model.paths.layer_path import require_routable
 from harness.model.supported import COMPARED
@@ -21,6 +22,8 @@ from harness.model.tokens.token_depth import token_depth
 from harness.model.weights.linear import sites
 from tests.benchmarks.architectures import CHECKS, decoder
 from tests.model.dropping import assert_same, snapshot
+from tests.model.tokens.test_token_depth import cached, masked
+from tests.model.tokens.test_unfilled import Unfilled, falling
 
 ONE_NORM = ("cohere", "falcon", "falcon, one norm by group", "gptj", "codegen", "stablelm, parallel")
 OTHER = ("falcon, by group", "falcon, sequential", "glm4", "smollm3", "granite", "minicpm3")
@@ -130,7 +133,27 @@ def test_patterns_of_attention_alone_reach_it():
     assert len(sites(decoder("deepseek_v3"), layers=(0,))) > 0  # a layer without experts
 
 
+@pytest.mark.parametrize("name", ["falcon", "falcon, by group", "gptj", "codegen", "gpt_neo", "gpt_bigcode"])
+def test_tokens_may_leave_layers_of_every_shape_for_good(name):
+    """Layers that give tuples, and attentions that keep their index in an inner module."""
+    model, table = decoder(name), falling()
+    ids = torch.randint(3, 259, table.shape[1:], generator=torch.Generator().manual_seed(2))
+    with token_depth(model, Unfilled(table)):
+        actual = cached(model, ids)
+    torch.testing.assert_close(actual, masked(model, ids, table), rtol=1e-5, atol=1e-5)
+
+
 # ---- refusals ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["gpt_neo", "falcon, alibi", "diffllama"])
+@pytest.mark.parametrize("method", ["knorm", "streaming"])
+def test_attention_by_place_or_across_heads_has_no_presses(name, method):
+    model = decoder(name)
+    with pytest.raises(
+        UnsupportedModelError, match=r"presses on the cache are not offered, because (its att|a head's)"
+    ):
+        parse(method).check_model(lambda: model)
 
 
 @pytest.mark.parametrize("name", ["gpt_neo", "falcon, alibi"])
@@ -189,3 +212,28 @@ def test_the_documented_architectures_are_those_that_run():
     assert compared - {"gpt-sw3"} | {"gemma3"} == set(
         COMPARED
     )  # a name of GPT-2's, and a text model with images around
+
+
+@pytest.mark.parametrize("name", ["falcon", "gptj", "codegen", "gpt_neo", "xglm"])
+def test_attention_that_looks_no_function_up_is_not_replaced_or_observed(name):
+    model = decoder(name)
+    for engine in (
+        lambda: attending(model, lambda *_: None, name="mine"),
+        lambda: observing(model, lambda *_: None),
+    ):
+        with pytest.raises(UnsupportedModelError, match="multiplies queries and keys itself"), engine():
+            pass
+
+
+def test_attention_with_sinks_of_its_own_is_not_replaced():
+    model = decoder("gpt_oss")
+    with pytest.raises(UnsupportedModelError, match="its attention has sinks"):
+        parse("window-attention").check_model(lambda: model)
+
+
+@torch.no_grad()
+def test_attention_that_reads_twice_in_a_forward_is_observed_once(ids):
+    model, layers = decoder("diffllama"), []
+    with observing(model, lambda layer, queries, keys: layers.append(layer)):
+        model.module(ids)
+    assert layers == [0, 1, 2, 3]

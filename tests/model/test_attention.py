@@ -163,6 +163,9 @@ def wrong(change):
         (lambda output, pairs: (output, pairs + 1), "145 pairs"),
         (lambda output, pairs: (output, 12.5), "12.5 pairs"),
         (lambda output, pairs: (output, True), "True pairs"),
+        (lambda output, pairs: (output.to("meta"), pairs), "must return a dense tensor .* not a tensor on meta"),
+        (lambda output, pairs: (output.to_sparse(), pairs), "not a sparse tensor"),
+        (lambda output, pairs: (torch.nested.nested_tensor(list(output)), pairs), "not a nested tensor"),
     ],
 )
 def test_what_no_attention_returns_is_refused(change, says):
@@ -170,6 +173,46 @@ def test_what_no_attention_returns_is_refused(change, says):
     refused = pytest.raises(MethodError, match=f"^mine: the attention of layer 0.*{says}")
     with attending(decoder, wrong(change), name="mine"), torch.no_grad(), refused:
         decoder.module(texts(1, 6))
+
+
+@pytest.mark.parametrize(
+    ("function", "layers", "says"),
+    [
+        (None, None, "an attention function is called for each layer, and None cannot be"),
+        (dense, ["a"], r"layers are a list of the indices of dense layers, not \['a'\]"),
+        (dense, [0.5], r".*not \[0.5\]"),
+        (dense, 3, ".*not 3"),
+        (dense, "01", ".*not '01'"),
+        (dense, [True], ".*not"),
+        (dense, [-1], "there is no layer -1"),
+    ],
+)
+def test_what_it_cannot_be_told_is_refused(function, layers, says):
+    decoder = tiny_decoder("llama", layers=1)
+    with pytest.raises(MethodError, match=f"^mine: {says}"), attending(decoder, function, layers, name="mine"):
+        pass
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("padding", [0, 3])
+def test_numbers_that_are_not_finite_are_refused_where_something_is_read(padding):
+    decoder, last = tiny_decoder("llama", layers=2), [0.0]
+
+    def attend(layer, q, k, v, mask, scale):
+        output, pairs = dense(layer, q, k, v, mask, scale)
+        if layer == 0:
+            return output, pairs
+        unread = ~visible(mask, q.shape[2], k.shape[2], q.device).any(-1, keepdim=True)
+        output[:, :, -1] *= last[-1]
+        return output.masked_fill(unread, torch.nan), pairs  # of padding, which reads nothing
+
+    inputs = padded(texts(2, 8), padding)
+    with attending(decoder, attend, name="mine"):
+        decoder.module(**inputs)
+        for number in (torch.nan, torch.inf):
+            last.append(number)
+            with pytest.raises(MethodError, match=r"^mine: the attention of layer 1 gives numbers that are not finite"):
+                decoder.module(**inputs)
 
 
 def test_what_it_cannot_be_on_is_refused():

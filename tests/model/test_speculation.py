@@ -212,11 +212,31 @@ def test_it_restores_generate(llama, prompt):
         (torch.tensor([[3, 4]]), "not tensor\\(\\[\\[3, 4\\]\\]\\)"),
         (torch.tensor([3.0]), "not tensor\\(\\[3.\\]\\)"),
         (torch.tensor([999]), "another vocabulary"),
+        (torch.tensor([3, 4], device="meta"), "not tensor\\(.*device='meta'"),
+        (torch.tensor([3, 4]).to_sparse(), "not tensor\\(indices"),
+        (torch.nested.nested_tensor([torch.arange(3)]), "not nested_tensor"),
     ],
 )
 def test_a_draft_that_is_none_is_refused(llama, prompt, given, says):
     with speculated(llama, lambda context, count: given, 4, "mine"), pytest.raises(MethodError, match=says):
         write(llama, prompt)
+
+
+@pytest.mark.parametrize(
+    ("draft", "tokens", "says"),
+    [
+        (5, 4, "mine: a draft is called for each verification, and 5 cannot be"),
+        (None, 4, "and None cannot be"),
+        (print, "3", "mine: tokens is how many are guessed at most, a whole number from 0 on, not '3'"),
+        (print, -2, "not -2"),
+        (print, None, "not None"),
+        (print, 2.5, "not 2.5"),
+        (print, True, "not True"),
+    ],
+)
+def test_what_it_cannot_draft_with_is_refused(llama, draft, tokens, says):
+    with pytest.raises(MethodError, match=says), speculated(llama, draft, tokens, "mine"):
+        pass
 
 
 def test_a_tensor_of_tokens_is_a_draft(llama, prompt):

@@ -134,6 +134,18 @@ def test_another_training_has_another_state(decoder: Decoder, tmp_path: Path) ->
     assert len(list(tmp_path.iterdir())) == 7
 
 
+def test_trainings_of_one_preparation_that_no_state_tells_apart_have_names(decoder: Decoder, tmp_path: Path) -> None:
+    away = {"loss": lambda logits, ids: -text_loss(logits, ids)}
+    expected = fit(decoder), fit(decoder, **away)
+    for _ in range(2):  # the second preparation finds the states of the first
+        there = Workbench(tmp_path)
+        assert same(fit(decoder, workbench=there), expected[0])
+        with pytest.raises(MethodError, match=r"^toy: a second training .* tell them apart by tune\(..., name=...\)"):
+            fit(decoder, workbench=there, **away)
+        assert same(fit(decoder, workbench=there, name="away", **away), expected[1])
+        assert replace(there).trained == set()
+
+
 def test_new_parameters_act_as_they_are_said_to(decoder: Decoder) -> None:
     start = decoder.module.get_parameter(WEIGHT).detach().clone()
     scale = {"scale": torch.ones(())}
@@ -180,7 +192,42 @@ NAN = torch.tensor(float("nan"))
         ({"loss": lambda _, ids: ids.sum().float()}, "^toy: at step 1 .* the loss depends on nothing that is trained"),
         ({"loss": lambda logits, _: logits}, "^toy: at step 1 of 4 .* the loss is no single number"),
         ({"loss": lambda logits, _: (logits.sum() - logits.sum().detach()).abs().sqrt()}, "^toy: step 1 .* not finite"),
-        ({"parameters": {"nowhere": torch.ones(2)}}, "nowhere cannot be trained"),
+        ({"parameters": {"nowhere": torch.ones(2)}}, "^toy: nowhere cannot be trained"),
+        (
+            {"loss": lambda *_: torch.ones((), requires_grad=True)},
+            "^toy: at step 1 .* depends on nothing",
+        ),
+        (
+            {"loss": lambda logits, _: logits.sum().to(torch.complex64)},
+            "^toy: at step 1 .* the loss is no single number",
+        ),
+        ({"loss": lambda logits, _: logits.sum().to("meta")}, "^toy: at step 1 .* a dense tensor of one real number"),
+        ({"loss": lambda *_: 1.0}, "^toy: at step 1 .* the loss is no single number.* but a float"),
+        ({"rate": float("nan")}, "^toy: its rate of training is a number above 0, at most 1000, not nan"),
+        ({"rate": -0.1}, "not -0.1"),
+        ({"rate": 0}, "not 0"),
+        ({"rate": 1e38}, "not 1e\\+38"),
+        ({"rate": "0.1"}, "not '0.1'"),
+        ({"parameters": {}}, "^toy: a training has tensors to train, by name, and was given none"),
+        ({"parameters": None}, "was given none"),
+        (
+            {"parameters": {WEIGHT: 3.0}},
+            "^toy: .*down_proj.weight cannot be trained: its start is a float",
+        ),
+        ({"parameters": {WEIGHT: torch.ones(32, 48, dtype=torch.long)}}, "its start is of torch.int64"),
+        ({"parameters": {WEIGHT: torch.ones(32, 48, device="meta")}}, "its start is a tensor without values"),
+        ({"parameters": {WEIGHT: torch.ones(32)}}, r"^toy: .*weight has the shape \[32, 48\], and .* place \[32\]"),
+        ({"acting": lambda trained: None}, "^toy: acting gives the model's parameters by name, not a NoneType"),
+        ({"acting": lambda trained: {WEIGHT: 3.0}}, "^toy: acting gives a dense tensor in place of .*, not 3.0"),
+        ({"batches": [[1, 2]]}, "^toy: batch 1 of its training is a list; a batch is token ids"),
+        ({"batches": 3}, "^toy: the batches of a training are a list of tensors, not a int"),
+        (
+            {"batches": [torch.ones(2, 8, dtype=torch.long), torch.ones(2, 8)]},
+            "batch 2 .* a tensor of torch.float32",
+        ),
+        ({"batches": [torch.ones(8, dtype=torch.long)]}, r"of the shape \[8\]"),
+        ({"batches": [torch.full((2, 8), 10**6)]}, "is of ids from 1000000 to 1000000, beyond 0 to 258"),
+        ({"batches": [torch.full((2, 8), -1)]}, "is of ids from -1 to -1"),
     ],
 )
 def test_what_cannot_be_trained_is_said_with_the_methods_name(changes: Any, says: str, decoder: Decoder) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from harness.results.compare import StoredRun, paired
+from harness.results.documents import answer, given
 from harness.results.intervals import with_intervals
 from harness.results.record import RunRecord
 from harness.results.scores import PairedScore, Score
@@ -136,3 +137,21 @@ def test_choices_are_compared_by_what_was_chosen(before: list[float], after: lis
         return StoredRun.of(RunRecord.model_validate(record_json()), [line])
 
     assert paired(choosing(before), choosing(after))[1].answers_changed == changed
+
+
+@pytest.mark.parametrize(
+    ("kept", "expected"),
+    [
+        ([[-1.0, True], [None, False]], None),
+        ([[None, False], [None, False]], None),
+        ([[-3.0, True], [-2.0, False]], 1),
+        ([[None, False]], None),
+        ([None, False], None),
+        ([[-3.0, True]], True),
+        ([-3.0, False], False),
+    ],
+)
+def test_a_likelihood_that_is_no_number_gives_no_answer(kept: list[Any], expected: Any) -> None:
+    line = sample_json(filtered={"none": kept})
+    assert answer(line) is expected
+    assert (given(line) is None) is (expected is None)

@@ -30,6 +30,7 @@ SETTINGS = (
     "layer-drop:unit=attention,count=2,samples=2,length=32",
     "layer-drop:unit=mlp,count=2,samples=2,length=32",
     "layer-drop:unit=joint,count=3,samples=2,length=32",
+    "knorm:keep=0.3+ngram:tokens=4",
     "mue:quantile=0,start=0,samples=4,length=64",
     "streaming:window=5+wanda:sparsity=0.5,samples=2,length=48",
     "calm:confidence=classifier,threshold=0,decay=0,every=1,samples=20,length=24",

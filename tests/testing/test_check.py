@@ -68,7 +68,7 @@ def test_checks_have_names_and_sentences():
         ("layer-drop:count=1", "layer-drop:count=1"),
         (Sound, "sound:count=2"),
         (Sound(count=1), "sound"),
-        ("layer-drop+layer-drop:unit=mlp", "layer-drop:count=3,samples=4,length=64+layer-drop:unit=mlp"),
+        ("layer-drop+wanda:layers=1", "layer-drop:count=3,samples=4,length=64+wanda:layers=1"),
     ],
     ids=str,
 )

@@ -4,8 +4,11 @@ import pytest
 import torch
 from transformers import AttentionInterface
 
+from harness.contract.stack import Stack, parse
+from harness.core.errors import MethodError
 from harness.testing import Outcome, checks_for, run
 from tests.testing.faults import FAULTS
+from tests.testing.faults.speculation import Drafting, Unverified
 from tests.testing.sound import Sound
 
 NEEDS_GPT2 = {"KnowsLlamaOnly", "RefusesNamelessly"}
@@ -35,6 +38,18 @@ def test_a_fault_is_caught(method):
     families = ("llama", "gpt2") if method.__name__ in NEEDS_GPT2 else ("llama",)
     found = failing(method, *families)
     assert set(found) == FAULTS[method], found
+
+
+@pytest.mark.parametrize(("drafting", "caught"), [(Drafting, set()), (Unverified, {"drafts-change-nothing"})])
+def test_a_draft_that_writes_other_text_in_a_stack_is_caught(drafting, caught):
+    stack = Stack((drafting(), *parse("layer-drop:layers=1").parts))
+    check = next(check for check in checks_for(stack, ("llama",)) if check.name == "drafts-change-nothing")
+    assert {result.name for result in run([check]) if result.outcome is Outcome.FAILED} == caught
+
+
+def test_a_stack_that_cannot_be_is_refused_before_it_is_checked():
+    with pytest.raises(MethodError, match="streaming gives none back as it was: run them apart"):
+        list(checks_for("streaming+ngram"))
 
 
 def test_a_patch_at_import_is_caught():

@@ -32,16 +32,24 @@ class Presses(Method, mixin=True):
     when: ClassVar[tuple[Literal["prefill", "decode"], ...]] = ("prefill",)
     reads_queries: ClassVar[bool] = False
 
+    @property
+    def takes_back(self) -> bool:
+        """Not where it chooses after a step: guesses push out what is no longer there when they are taken back."""
+        return "decode" not in self.when
+
     @abstractmethod
     def choose(self, entries: "Entries") -> "torch.Tensor":
         """Which entries of a layer stay: their indices, ascending, [rows, kv heads, kept]."""
 
     def check_model(self, model: "Decoder", below: tuple[Method, ...] = ()) -> None:
         """Refuse a model whose cache cannot be chosen from."""
+        from harness.model.attention import require_observable
         from harness.model.cache.pressed import require_pressable
 
         super().check_model(model, below)
         require_pressable(model)
+        if self.reads_queries:
+            require_observable(model)
 
     def attach(self, model: "Decoder", prepared: Prepared) -> AbstractContextManager[None]:
         """Run the model with a cache that holds the chosen entries."""

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from harness.core.errors import MethodError
+from harness.model.given import unusable
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,8 @@ def checked(indices: Any, entries: Entries, name: str) -> torch.Tensor:
             f"{name}: a press returns one tensor of integers, [rows, kv heads, kept], where every head keeps as many "
             f"entries, not {_described(indices)}"
         )
+    if kind := unusable(indices, entries.keys.device):
+        raise MethodError(f"{name}: a press returns a dense tensor where the keys are, not {kind}")
     if indices.ndim != 3 or indices.shape[:2] != (rows, heads):
         raise MethodError(
             f"{name}: a press returns [rows, kv heads, kept], here [{rows}, {heads}, kept], not {list(indices.shape)}"

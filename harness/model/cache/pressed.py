@@ -24,9 +24,12 @@ from harness.model.cache.press import Entries, Press, checked
 from harness.model.cache.pressed_cache import PressedCache, holdable
 from harness.model.forwards import replace_forward
 from harness.model.layouts import LAYER_INDEX_NAMES
-from harness.model.supported import require_supported
+from harness.model.supported import attends_by_place, require_supported
 
 When = Literal["prefill", "decode"]
+
+_ACROSS_HEADS: Final = ("diffllama",)
+"""Architectures in which a head's keys meet the values of another head, of which a press may keep other entries."""
 
 PREFILL: Final = frozenset[When]({"prefill"})
 
@@ -39,6 +42,16 @@ def require_pressable(model: Decoder) -> None:
             layers that keep something other than keys and values.
     """
     require_supported(model, "presses on the cache")
+    if attends_by_place(model):
+        raise UnsupportedModelError(
+            f"{type(model.module).__name__} (model_type {model.config.model_type!r}): presses on the cache are not "
+            "offered, because its attention goes by the place of a key among those that are left"
+        )
+    if model.config.model_type in _ACROSS_HEADS:
+        raise UnsupportedModelError(
+            f"{type(model.module).__name__} (model_type {model.config.model_type!r}): presses on the cache are not "
+            "offered, because a head's keys meet the values of another head"
+        )
     if kind := holdable(model.config):
         raise UnsupportedModelError(
             f"{type(model.module).__name__} (model_type {model.config.model_type!r}): its cache has a {kind}, "
@@ -148,6 +161,11 @@ class _Engine:
         seen = cache.get_seq_length()
         if cache.width is None:  # outside an evaluation, the first forward reads the prompt
             cache.width = seen + tokens
+        if context is not None and context.speculating == "verify" and "decode" in self._when:
+            raise MethodError(
+                f"{self._name} chooses after every step, and guesses that are taken back would push out what stays in "
+                "plain decoding: run it without a method that drafts"
+            )
         if context is None:
             decoding, ends_prompt = seen >= cache.width, seen < cache.width <= seen + tokens
         else:

@@ -23,7 +23,7 @@ from harness.core.errors import MethodError, UnsupportedModelError
 from harness.model.forwards import by_name, cache_argument, replace_forward, returns_tuple, rows_of, states_of
 from harness.model.paths.controller import Controller, Prompts
 from harness.model.paths.routed_cache import LayerPath, RoutedCache
-from harness.model.supported import require_supported
+from harness.model.supported import attends_by_place, require_supported
 
 _Pass = tuple[tuple[int, ...], torch.Tensor]
 """The rows that one pass of a layer runs on: as a tuple, and as an index tensor [rows of the pass]."""
@@ -38,11 +38,10 @@ def require_routable(model: Decoder) -> None:
         MethodError: layers of the model have been removed or replaced.
     """
     require_supported(model, "layer paths")
-    attention = model.anatomy.blocks[0].attention.modules[0]
-    masks = any(mask.ndim == 4 and mask.dtype is torch.bool for mask in attention.buffers())  # GPT-Neo
-    if masks or getattr(model.config, "alibi", False):
+    if attends_by_place(model):
+        attention = type(model.anatomy.blocks[0].attention.modules[0]).__name__
         raise UnsupportedModelError(
-            f"{type(model.module).__name__}: layer paths are not offered, because {type(attention).__name__} attends "
+            f"{type(model.module).__name__}: layer paths are not offered, because {attention} attends "
             "by the place of a token in its row, and answers that are tried share a row with their prompt"
         )
     if model.live != list(model.anatomy.blocks):

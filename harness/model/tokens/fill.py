@@ -61,13 +61,14 @@ class KeyValueFill(nn.Module):
         # A fused projection that a method has replaced runs whole, queries included, and is counted so.
         for path, part in projections.items():
             if fused is not None and _plain(part):
-                counted[path] = replacements[path] = _without_queries(part, fused)
+                kind = _KeysAndValues if fused.groups == 1 else _KeysAndValuesByGroup
+                counted[path] = replacements[path] = kind(part, fused)
         self.projections = nn.ModuleList(counted.values())
         name = next((name for name, part in block.module.named_children() if part is attention), None)
         if name is None:
             raise MethodError(f"tokens cannot skip layer {block.index}, whose attention is out of the model")
         layer = _altered(block.module, {f"{name}.{path}": part for path, part in replacements.items()})
-        self._sliced = replacements.keys() & projections.keys()
+        self._sliced: dict[str, Any] = {path: counted[path] for path in replacements.keys() & projections.keys()}
         self._heads = (1, 1)
         # In tuples, because modules set as attributes would become parts of this one and be counted.
         self._layer, self._originals = (layer,), (attention, projections)
@@ -89,9 +90,9 @@ class KeyValueFill(nn.Module):
         (layer,), (attention, projections) = self._layer, self._originals
         replaced = any(attention.get_submodule(path) is not part for path, part in projections.items())
         if replaced or not all(_plain(projections[path]) for path in self._sliced):
-            raise MethodError(
-                "a method replaced projections below a method whose tokens skip layers: name it first, as in a+calm"
-            )
+            raise MethodError("a method above one whose tokens skip layers replaced their projections: name it first")
+        for sliced in self._sliced.values():
+            sliced.follow()
         try:
             type(layer).forward(layer, states, **arguments, **{cache_name: _Interceptor()})
         except _Intercepted as intercepted:
@@ -134,8 +135,10 @@ class _Zeros(nn.Module):
 class _KeysAndValues(nn.Module):
     """In place of a fused projection that stacks all queries, all keys, all values: zeros for the queries.
 
-    Args:
-        weight: rows of the keys and values, [keys + values, width].
+    Its weight and bias are views of the projection's, of the rows of keys and values.
+
+    Attributes:
+        weight: [keys + values, width].
         bias: [keys + values].
         queries: features of the queries.
     """
@@ -143,12 +146,28 @@ class _KeysAndValues(nn.Module):
     weight: torch.Tensor
     bias: torch.Tensor | None
 
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, queries: int) -> None:
+    def __init__(self, projection: Any, fused: Fused) -> None:
         super().__init__()
-        self.register_buffer("weight", weight.detach())
-        self.register_buffer("bias", None if bias is None else bias.detach())
-        self.queries = queries
-        self.macs_per_token = weight.numel()
+        self.queries = fused.widths["query"]
+        self._source = projection, fused  # in a tuple, as it is no part of this one
+        self._seen: tuple[Any, Any] | None = None
+        self.follow()
+        self.macs_per_token = self.weight.numel()
+
+    def follow(self) -> None:
+        """View the weight and bias that the projection has now: a method may have replaced them since."""
+        projection, fused = self._source
+        weight, bias = now = projection.weight, projection.bias
+        if self._seen is not None and weight is self._seen[0] and bias is self._seen[1]:
+            return
+        self._seen = now
+        weight = weight.T if isinstance(projection, Conv1D) else weight  # [queries + keys + values, width]
+        self.register_buffer("weight", self._rows(weight, fused.groups).detach())
+        self.register_buffer("bias", None if bias is None else self._rows(bias, fused.groups).detach())
+
+    def _rows(self, features: torch.Tensor, groups: int) -> torch.Tensor:
+        """Those of keys and values, of [queries + keys + values, ...]."""
+        return features[self.queries :]
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         projected = linear(states, self.weight, self.bias)  # [rows, tokens, keys + values]
@@ -158,11 +177,14 @@ class _KeysAndValues(nn.Module):
 class _KeysAndValuesByGroup(_KeysAndValues):
     """The same for a projection that stacks queries, keys and values group by group, as head by head.
 
-    Args:
+    Attributes:
         weight: [groups, keys and values of one, width].
         bias: [groups, keys and values of one].
         queries: features of one group's queries.
     """
+
+    def _rows(self, features: torch.Tensor, groups: int) -> torch.Tensor:
+        return features.view(groups, -1, *features.shape[1:])[:, self.queries :]
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         tokens = states.reshape(1, -1, states.shape[-1]).expand(
@@ -173,17 +195,6 @@ class _KeysAndValuesByGroup(_KeysAndValues):
             projected = projected + self.bias
         fused = pad(projected, (self.queries, 0))  # [rows * tokens, groups, queries, keys and values]
         return fused.reshape(*states.shape[:-1], -1)  # [rows, tokens, features of all groups]
-
-
-def _without_queries(linear: Any, fused: Fused) -> nn.Module:
-    """A fused projection's keys and values alone, as views of its weight and bias."""
-    weight = linear.weight.T if isinstance(linear, Conv1D) else linear.weight  # [queries + keys + values, width]
-    queries = fused.widths["query"]
-    if fused.groups == 1:
-        return _KeysAndValues(weight[queries:], None if linear.bias is None else linear.bias[queries:], queries)
-    by_group = weight.view(fused.groups, -1, weight.shape[1])[:, queries:]  # [groups, keys and values of one, width]
-    bias = None if linear.bias is None else linear.bias.view(fused.groups, -1)[:, queries:]
-    return _KeysAndValuesByGroup(by_group, bias, queries)
 
 
 def _plain(projection: nn.Module) -> bool:

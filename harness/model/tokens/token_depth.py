@@ -103,7 +103,7 @@ def token_depth(model: Decoder, policy: TokenPolicy) -> Iterator[None]:
     fills = {
         block.index: KeyValueFill(model, block)
         for block in model.live
-        if policy.fills(block.index) or block.attention.modules[0].layer_idx in measuring
+        if policy.fills(block.index) or layer_number(block.attention.modules[0]) in measuring
     }
     added = [*policy.auxiliaries, *(Auxiliary(fill, "fill", index) for index, fill in fills.items())]
     with ExitStack() as undo:
@@ -130,7 +130,8 @@ class _Layer:
 
     def __init__(self, block: Block, fill: KeyValueFill | None) -> None:
         self.index = block.index
-        self.slot = layer_number(block.attention.modules[0])
+        self.attention = block.attention.modules[0]
+        self.slot = layer_number(self.attention)
         self.forward = block.module.forward
         self.in_tuple = returns_tuple(block.module)
         self.fill = fill
@@ -162,6 +163,10 @@ class _TokenEngine:
 
     def run(self, layer: _Layer, states: torch.Tensor, **arguments: Any) -> Any:
         """A layer's forward, on states [rows, tokens, width]."""
+        if layer_number(layer.attention) != layer.slot:
+            raise MethodError(
+                "layers were taken out above a method whose tokens skip layers: name what takes them out first"
+            )
         cache: Any = arguments.get(layer.cache_name)
         with self._model.adding("decision"):
             if not self._begun:
@@ -178,7 +183,7 @@ class _TokenEngine:
             )
         self._require_filled(layer, runs)
         if layer.fill is None and not runs.any():
-            return states
+            return (states, None) if layer.in_tuple else states
         if not self._decoding:
             output = layer.forward(states, **arguments)
             with self._model.adding("decision"):

@@ -41,6 +41,7 @@ _BODIES: tuple[Callable[[Subject], None], ...] = (
     weights.tied_weights_change_nothing,
     answers.neutral_is_dense,
     answers.exact_is_exact,
+    answers.drafts_change_nothing,
     answers.deterministic,
     answers.decides_from_the_prompt,
     batching.cached_decoding,

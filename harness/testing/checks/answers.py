@@ -2,11 +2,13 @@
 
 from typing import TYPE_CHECKING
 
+from harness.contract.facts import Phase
 from harness.contract.method import Method
 from harness.contract.stack import Stack
 from harness.testing.outcome import Failed, Skipped
 from harness.testing.serve import (
     OTHER_CONTINUATIONS,
+    STEPS,
     TEXTS,
     Text,
     generate,
@@ -54,6 +56,22 @@ def exact_is_exact(subject: Subject) -> None:
                 written = generate(decoder, [text], steps=steps)
             with on(family):
                 require_same_text(written, dense, 0, 0, "it declares exact = True, but its text is not dense's")
+
+
+def drafts_change_nothing(subject: Subject) -> None:
+    """A stack writes with its parts that draft, exact and in decoding alone, what it writes without them."""
+    others = Stack(tuple(part for part in subject.parts if not part.exact or Phase.PREFILL in part.phases))
+    if not 0 < len(others.parts) < len(subject.parts):
+        raise Skipped("it is no stack of a method that drafts and another one")
+    for family, decoder in subject.each():
+        for text in TEXTS[:2]:
+            steps = 10 * STEPS  # until random weights repeat themselves, so that guesses are right
+            with subject.attached(decoder, others):
+                expected = generate(decoder, [text], steps=steps)
+            with subject.attached(decoder):
+                written = generate(decoder, [text], steps=steps)
+            with on(family):
+                require_same_text(written, expected, 0, 0, f"with drafts its text is not that of {others.label}")
 
 
 def deterministic(subject: Subject) -> None:

@@ -9,8 +9,9 @@ import torch
 
 from harness.contract.facts import Phase, Savings
 from harness.contract.families import Family
+from harness.core.errors import UnsupportedModelError
 from harness.measure.cache import bytes_of
-from harness.model.attention import observing
+from harness.model.attention import observing, require_observable
 from harness.testing.outcome import Failed, Skipped
 from harness.testing.serve import TEXTS, TOLERANCE, Text, difference, generate, require_same_text, score
 from harness.testing.subject import Subject, on
@@ -28,6 +29,10 @@ def decodes_as_if_masked(subject: Subject) -> None:
     _require_decode_alone(subject)
     gone = False
     for family, decoder in subject.each():
+        try:
+            require_observable(decoder)
+        except UnsupportedModelError as refusal:
+            raise Skipped(f"what is read cannot be seen: {refusal}") from None
         with on(family):
             for text in TEXTS[:2]:
                 reads = _Reads()

@@ -307,6 +307,9 @@ def test_layers_without_attention_are_none_of_the_press():
         (lambda entries: torch.tensor([1, 1, 2]).expand(1, 2, -1), "an entry twice for layer 0"),
         (lambda entries: torch.tensor([2, 1]).expand(1, 2, -1), "entries that do not ascend"),
         (lambda entries: torch.ones(1, 2, 0, dtype=torch.long), "kept no entry of layer 0"),
+        (lambda entries: torch.arange(3, device="meta").expand(1, 2, -1), "not a tensor on meta, where the model is"),
+        (lambda entries: torch.arange(6).view(1, 2, 3).to_sparse(), "a dense tensor where the keys are, not a sparse"),
+        (lambda entries: torch.nested.nested_tensor([torch.arange(3)]), "not a nested tensor"),
     ],
 )
 def test_what_no_press_returns_is_refused(press, says):

@@ -14,6 +14,7 @@ from harness.measure.shape import ModelShape
 from harness.measure.trace import Tracer
 from harness.model.surgery import without_blocks, without_branches
 from harness.model.tokens.token_depth import TokenPolicy, token_depth
+from harness.model.weights.replaced import replaced
 from harness.testing.snapshot import changes, model_snapshot
 from harness.testing.tiny import tiny_decoder
 from tests.model.conftest import usual
@@ -258,7 +259,7 @@ def test_projections_replaced_behind_its_back_are_refused(family, projection, id
     attention = decoder.anatomy.blocks[2].attention.modules[0]
     with token_depth(decoder, Table(pattern())):
         setattr(attention, projection, deepcopy(getattr(attention, projection)))
-        with pytest.raises(MethodError, match="name it first, as in a\\+calm"):
+        with pytest.raises(MethodError, match="replaced their projections: name it first"):
             cached(decoder, ids)
 
 
@@ -270,6 +271,40 @@ def test_a_fused_projection_that_was_replaced_is_run_whole(ids):
     expected = masked(decoder, ids, table)
     with token_depth(decoder, Table(table)):
         torch.testing.assert_close(cached(decoder, ids), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "phi3", "gpt_neox", "llama"])
+@pytest.mark.parametrize("above", [False, True])
+def test_weights_may_be_replaced_below_and_above(family, above, ids):
+    """Keys and values are filled from the weights that are there in the forward, and the dense ones afterwards."""
+    decoder, table = tiny_decoder(family), pattern()
+    dense = masked(decoder, ids, table)
+    pruned = {
+        name: parameter * (torch.rand(parameter.shape, generator=torch.Generator().manual_seed(0)) > 0.8)
+        for name, parameter in decoder.module.named_parameters()
+        if "attn" in name or "attention" in name
+    }
+    with replaced(decoder, pruned):
+        expected = masked(decoder, ids, table)
+    engines = [replaced(decoder, pruned), token_depth(decoder, Table(table))]
+    first, second = engines[::-1] if above else engines
+    with first, second:
+        torch.testing.assert_close(cached(decoder, ids), expected, rtol=0, atol=1e-5)
+    with token_depth(decoder, Table(table)):
+        with replaced(decoder, pruned):
+            pass
+        torch.testing.assert_close(cached(decoder, ids), dense, rtol=0, atol=1e-5)
+    assert (expected - dense).abs().max() > 1e-2
+
+
+def test_layers_taken_out_above_are_refused(ids):
+    decoder = tiny_decoder("llama")
+    with (
+        token_depth(decoder, Table(pattern())),
+        without_blocks(decoder, [0]),
+        pytest.raises(MethodError, match="name what takes them out first"),
+    ):
+        cached(decoder, ids)
 
 
 def test_a_layer_without_attention_is_refused():
