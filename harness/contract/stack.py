@@ -196,7 +196,11 @@ class Stack(Facts):
 
         Args:
             state: gives the state of the part at an index, on the model as the parts before it left it.
+
+        Raises:
+            UnsupportedModelError: a model that runs as dense alone.
         """
+        self._refuse_opaque(model)
         with ExitStack() as below:
             states = []
             if (manner := self.manner) != Manner():
