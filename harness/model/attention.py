@@ -6,10 +6,11 @@ second causality and padding vanish without a word. The function sees queries an
 the cache was updated, with the key and value heads unexpanded. Layers that it is not for are computed as before.
 """
 
+import inspect
 import sys
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import nn
@@ -41,19 +42,58 @@ Returns:
 """
 
 
-def require_attendable(model: Decoder) -> None:
-    """Refuse a model whose attention does more than the function is told of.
+_TOLD: Final = frozenset(
+    (
+        *("dropout", "sliding_window", "position_ids", "cache_position", "use_cache"),
+        *("output_attentions", "output_hidden_states", "output_router_logits", "return_dict"),
+    )
+)
+"""Options of an attention that change nothing beside the mask, or nothing in evaluation."""
+
+
+def require_registered(model: Decoder) -> None:
+    """Refuse a model whose attention is not looked up in transformers' registry, so that no other can take its place.
 
     Raises:
-        UnsupportedModelError: an architecture or attention implementation that the engine was not compared on, or
-            scores that are capped.
+        UnsupportedModelError: the class of an attention multiplies queries, keys and values by itself.
+    """
+    for block in model.anatomy.blocks:
+        kind = type(block.attention.modules[0])
+        forward: Any = inspect.unwrap(kind.forward)
+        if "ALL_ATTENTION_FUNCTIONS" not in forward.__code__.co_names:
+            raise UnsupportedModelError(
+                f"{_kind(model)}: its {kind.__name__} multiplies queries and keys by itself, without transformers' "
+                "registry of attention functions, so no other function can see them or take its place"
+            )
+
+
+def require_attendable(model: Decoder, layers: Collection[int] | None = None) -> None:
+    """Refuse a model whose attention does more than the function is told of.
+
+    Args:
+        layers: indices of the dense layers that the function is for; None: all.
+
+    Raises:
+        UnsupportedModelError: an architecture or attention implementation that the engine was not compared on, an
+            attention that is not looked up, scores that are capped, or learned sinks.
     """
     require_supported(model, "attention functions")
+    require_registered(model)
     if getattr(model.config, "attn_logit_softcapping", None) is not None:
         raise UnsupportedModelError(
-            f"{type(model.module).__name__} (model_type {model.config.model_type!r}): it caps attention scores "
-            "(attn_logit_softcapping), of which an attention function is not told"
+            f"{_kind(model)}: it caps attention scores (attn_logit_softcapping), of which an attention function is not "
+            "told"
         )
+    chosen = [block for block in model.anatomy.blocks if layers is None or block.index in layers]
+    if any(getattr(block.attention.modules[0], "sinks", None) is not None for block in chosen):
+        raise UnsupportedModelError(
+            f"{_kind(model)}: its attention has learned sinks beside the keys, of which an attention function is not "
+            "told"
+        )
+
+
+def _kind(model: Decoder) -> str:
+    return f"{type(model.module).__name__} (model_type {model.config.model_type!r})"
 
 
 def full_layers(model: Decoder) -> tuple[int, ...]:
@@ -80,7 +120,7 @@ def attending(
         MethodError: a layer is outside the model, or another method computes attention already; in a forward, where
             ``function`` returns what no attention can be, or the cache has a fixed size.
     """
-    require_attendable(model)
+    require_attendable(model, layers)
     blocks = model.anatomy.blocks
     if layers is not None and not set(layers) <= set(range(len(blocks))):
         wrong = next(layer for layer in layers if not 0 <= layer < len(blocks))
@@ -107,7 +147,11 @@ def observing(model: Decoder, observe: Callable[[int, torch.Tensor, torch.Tensor
     """Tell of every layer's queries, [rows, heads, queries, head width], and keys, [rows, kv heads, keys, head width].
 
     They are those that attention reads, after rotary embedding. Attention itself is as it was.
+
+    Raises:
+        UnsupportedModelError: see ``require_registered``.
     """
+    require_registered(model)
     layers = {block.attention.modules[0]: block.index for block in model.anatomy.blocks}
 
     def attend(inner: Callable[..., Any], module: nn.Module, *qkv: torch.Tensor, **options: Any) -> Any:
@@ -144,6 +188,10 @@ class _Engine:
         **options: Any,
     ) -> torch.Tensor | None:
         """The function's output as transformers takes it, [rows, queries, heads, head width], or None."""
+        if unknown := [option for option, value in options.items() if value is not None and option not in _TOLD]:
+            raise UnsupportedModelError(
+                f"{_kind(self._model)}: its attention is given {', '.join(unknown)}, of which {self._name} is not told"
+            )
         mask = attention_mask
         if mask is not None and mask.dtype != torch.bool:
             mask = mask == 0  # of what eager attention adds to scores

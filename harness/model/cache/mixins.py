@@ -38,10 +38,13 @@ class Presses(Method, mixin=True):
 
     def check_model(self, model: "Decoder", below: tuple[Method, ...] = ()) -> None:
         """Refuse a model whose cache cannot be chosen from."""
+        from harness.model.attention import require_registered
         from harness.model.cache.pressed import require_pressable
 
         super().check_model(model, below)
         require_pressable(model)
+        if self.reads_queries:
+            require_registered(model)
 
     def attach(self, model: "Decoder", prepared: Prepared) -> AbstractContextManager[None]:
         """Run the model with a cache that holds the chosen entries."""
