@@ -168,6 +168,9 @@ def work(case: Case) -> Iterator[str]:
         yield "useful or causal FLOPs exceed the total"
     if record["method"]["family"] == "baseline" and flops["total"] != flops["dense_equivalent"]:
         yield "dense did not do dense's work"
+    if None in (trace["layer_tokens_total"], trace["attention_layer_tokens"], trace["mlp_layer_tokens"]):
+        yield "FLOPs are stated, and not how many tokens ran the layers"
+        return
     tokens = trace["layer_tokens_total"] / model["layers"]
     executions = max(trace["attention_layer_tokens"], trace["mlp_layer_tokens"], 1)
     if not tokens.is_integer() or trace["forwards"] > max(tokens, executions):  # drafts are no tokens of dense

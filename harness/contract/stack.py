@@ -197,7 +197,11 @@ class Stack(Facts):
 
         Args:
             state: gives the state of the part at an index, on the model as the parts before it left it.
+
+        Raises:
+            UnsupportedModelError: a model that runs as dense alone.
         """
+        self._refuse_opaque(model)
         manner = self.manner
         with nullcontext() if manner == Manner() else model.scored(manner), ExitStack() as below:
             states = []

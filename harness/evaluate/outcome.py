@@ -103,7 +103,7 @@ def summary(
     return Outcome(
         scores=_scores(results),
         lines=list(sample_lines(results, served, shape, reference, samples)),
-        trace=_trace_totals(served, executed=executed),
+        trace=_trace_totals(served, known=known, executed=executed),
         routes=routes,
         flops=_flops(served, shape, reference, audit) if known else None,
         drafts=drafts(shape, (segment for row in served for segment in row.segments)),
@@ -247,17 +247,22 @@ def _work(place: tuple[str, int], rows: Sequence[Served], shape: ModelShape, den
     }
 
 
-def _trace_totals(served: Sequence[Served], *, executed: bool | None) -> TraceTotals:
-    """The run's work in tokens and layers. ``executed``: the method did some work differently from dense."""
+def _trace_totals(served: Sequence[Served], *, known: bool, executed: bool | None) -> TraceTotals:
+    """The run's work in tokens and layers.
+
+    Args:
+        known: whether the model's layers are seen.
+        executed: the method did some work differently from dense.
+    """
     segments = [segment for row in served for segment in row.segments]
     return TraceTotals(
         forwards=round(sum(segment.forwards / segment.rows for segment in segments)),
         prompt_tokens=sum(row.prompt_tokens for row in served),
         pad_tokens=sum(segment.padding * segment.forwards for segment in segments),
         output_tokens=sum(row.output_tokens for row in served),
-        attention_layer_tokens=sum(s.forwards * sum(s.attention) for s in segments),
-        mlp_layer_tokens=sum(s.forwards * sum(s.mlp) for s in segments),
-        layer_tokens_total=depth(segments, *READING, *WRITING).dense,
+        attention_layer_tokens=sum(s.forwards * sum(s.attention) for s in segments) if known else None,
+        mlp_layer_tokens=sum(s.forwards * sum(s.mlp) for s in segments) if known else None,
+        layer_tokens_total=depth(segments, *READING, *WRITING).dense if known else None,
         mean_depth_prefill=depth(segments, *READING).mean,
         mean_depth_decode=depth(segments, *WRITING).mean,
         head_tokens=sum(s.forwards * s.head for s in segments),

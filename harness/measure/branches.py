@@ -47,11 +47,13 @@ class Placed:
 
 
 def placed(model: "Decoder", shape: ModelShape) -> list[Placed]:
-    """Attention and MLP of every dense layer, in the order of their slots.
+    """Attention and MLP of every dense layer, in the order of their slots; none of a model without known layers.
 
     Args:
         shape: the model's, by the linear layers that are in it.
     """
+    if model.anatomy.opaque is not None:
+        return []
     attention_name, mlp_names = branch_names(model.anatomy.layout)
     known_code = _attends_by_transformers(model)
     branches = []
@@ -64,6 +66,8 @@ def placed(model: "Decoder", shape: ModelShape) -> list[Placed]:
 
 def foreign(model: "Decoder") -> list[nn.Module]:
     """Modules among the layers that are no layers of the dense model."""
+    if model.anatomy.opaque is not None:
+        return []
     dense = {block.module for block in model.anatomy.blocks}
     return [layer for layer in getattr(model.anatomy.parent, model.anatomy.layers_name) if layer not in dense]
 

@@ -74,8 +74,9 @@ class CacheReader:
         self._caches.clear()
 
     def held(self, cache: Any) -> tuple[int, ...] | None:
-        """Bytes that the batch's caches hold, by dense layer, after a forward that used ``cache``; None without one."""
-        if cache is None:
+        """Bytes that the batch's caches hold, by dense layer, after a forward that used ``cache``; None without one, or
+        where the model has no known layers."""
+        if cache is None or not self._attentions:
             return None
         if id(cache) not in self._caches or self._caches[id(cache)]() is not cache:
             try:

@@ -101,7 +101,8 @@ class ModelShape(BaseModel):
         embedding_bytes: bytes of one row of the embedding.
         kv_element_bytes: bytes of one number in the KV cache.
         parameters: the model's parameters, tied ones once, and the weights of replaced linear layers.
-        active_parameters: those that one token runs, without the experts that it is not sent to; None in older shapes.
+        active_parameters: those that one token runs, without the experts that it is not sent to; None in older
+            shapes, and where layers are not seen.
         bytes: bytes of all parameters and buffers, each storage once, and of weights packed outside of tensors.
         uncounted: why FLOPs, traffic and cache of such a model are not known; None where they are.
     """
@@ -134,7 +135,9 @@ class ModelShape(BaseModel):
             embedding_bytes=embedding.shape[1] * embedding.element_size(),
             kv_element_bytes=module.dtype.itemsize,
             parameters=count,
-            active_parameters=count - sum(_idle(block.mlp, model.config) for block in in_place),
+            active_parameters=None
+            if anatomy.opaque
+            else count - sum(_idle(block.mlp, model.config) for block in in_place),
             bytes=_storage_bytes([*parameters, *module.buffers()]) + _sum_of("opaque_bytes", module),
             uncounted=anatomy.opaque,
         )

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from numbers import Integral
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import nn
@@ -44,25 +44,42 @@ Returns:
 """
 
 
-def require_attendable(model: Decoder) -> None:
+_TOLD: Final = frozenset(
+    (
+        *("dropout", "sliding_window", "position_ids", "cache_position", "use_cache"),
+        *("output_attentions", "output_hidden_states", "output_router_logits", "return_dict"),
+    )
+)
+"""Options of an attention that change nothing beside the mask, or nothing in evaluation."""
+
+
+def require_attendable(model: Decoder, layers: Collection[int] | None = None) -> None:
     """Refuse a model whose attention does more than the function is told of.
 
+    Args:
+        layers: indices of the dense layers that the function is for; None: all.
+
     Raises:
-        UnsupportedModelError: an architecture or attention implementation that the engine was not compared on, or
-            scores that are capped.
+        UnsupportedModelError: an architecture or attention implementation that the engine was not compared on, an
+            attention that is not looked up, scores that are capped, or learned sinks.
     """
     require_supported(model, "attention functions")
     require_observable(model)
-    if any(getattr(block.attention.modules[0], "sinks", None) is not None for block in model.anatomy.blocks):
-        raise UnsupportedModelError(
-            f"{type(model.module).__name__} (model_type {model.config.model_type!r}): its attention has sinks beside "
-            "its keys, of which an attention function is not told"
-        )
     if getattr(model.config, "attn_logit_softcapping", None) is not None:
         raise UnsupportedModelError(
-            f"{type(model.module).__name__} (model_type {model.config.model_type!r}): it caps attention scores "
-            "(attn_logit_softcapping), of which an attention function is not told"
+            f"{_kind(model)}: it caps attention scores (attn_logit_softcapping), of which an attention function is not "
+            "told"
         )
+    chosen = [block for block in model.anatomy.blocks if layers is None or block.index in layers]
+    if any(getattr(block.attention.modules[0], "sinks", None) is not None for block in chosen):
+        raise UnsupportedModelError(
+            f"{_kind(model)}: its attention has learned sinks beside the keys, of which an attention function is not "
+            "told"
+        )
+
+
+def _kind(model: Decoder) -> str:
+    return f"{type(model.module).__name__} (model_type {model.config.model_type!r})"
 
 
 def require_observable(model: Decoder) -> None:
@@ -71,13 +88,14 @@ def require_observable(model: Decoder) -> None:
     Raises:
         UnsupportedModelError: with the name of its attention.
     """
-    attention = model.anatomy.blocks[0].attention.modules[0]
-    forwards = [inspect.unwrap(type(part).forward) for part in attention.modules()]
-    if not any("ALL_ATTENTION_FUNCTIONS" in forward.__code__.co_names for forward in forwards):
-        raise UnsupportedModelError(
-            f"{type(model.module).__name__} (model_type {model.config.model_type!r}): its {type(attention).__name__} "
-            "multiplies queries and keys itself, so that no other function can do it or look on"
-        )
+    kinds = {type(part): part for block in model.anatomy.blocks for part in block.attention.modules[:1]}
+    for attention in kinds.values():
+        forwards: list[Any] = [inspect.unwrap(type(part).forward) for part in attention.modules()]
+        if not any("ALL_ATTENTION_FUNCTIONS" in forward.__code__.co_names for forward in forwards):
+            raise UnsupportedModelError(
+                f"{_kind(model)}: its {type(attention).__name__} multiplies queries and keys by itself, without "
+                "transformers' registry of attention functions, so no other function can do it or look on"
+            )
 
 
 def full_layers(model: Decoder) -> tuple[int, ...]:
@@ -104,7 +122,7 @@ def attending(
         MethodError: a layer is outside the model, or another method computes attention already; in a forward, where
             ``function`` returns what no attention can be, or the cache has a fixed size.
     """
-    require_attendable(model)
+    require_attendable(model, layers)
     blocks = model.anatomy.blocks
     if not callable(function):
         raise MethodError(f"{name}: an attention function is called for each layer, and {function!r:.80} cannot be")
@@ -182,6 +200,10 @@ class _Engine:
         **options: Any,
     ) -> torch.Tensor | None:
         """The function's output as transformers takes it, [rows, queries, heads, head width], or None."""
+        if unknown := [option for option, value in options.items() if value is not None and option not in _TOLD]:
+            raise UnsupportedModelError(
+                f"{_kind(self._model)}: its attention is given {', '.join(unknown)}, of which {self._name} is not told"
+            )
         mask = attention_mask
         if mask is not None and mask.dtype != torch.bool:
             mask = mask == 0  # of what eager attention adds to scores

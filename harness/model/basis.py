@@ -89,6 +89,11 @@ class Stream:
             MethodError: a linear layer that another method computes.
         """
         anatomy, names = model.anatomy, dense_names(model)
+        if any(block.mlp.experts is not None for block in model.live):
+            raise UnsupportedModelError(
+                f"{_kind(model)} keeps the weights of all experts of a layer in one tensor, which is no linear layer: "
+                "the basis of the residual stream changes in models without experts alone"
+            )
         linears = {site.module: site for site in sites(model, head=True)}
         read: dict[nn.Module, list[Site]] = {anatomy.final_norm: [linears[anatomy.head]]}
         writers = []
@@ -148,9 +153,10 @@ def require_layer_norms(model: Decoder) -> Stream:
     """The residual stream of a model whose norms take the mean off.
 
     Raises:
-        UnsupportedModelError: some norm does not, or see ``Stream.of``.
+        UnsupportedModelError: some norm does not, or the stream has no other basis, or see ``Stream.of``.
     """
     stream = Stream.of(model)
+    _refuse_fixed(model)
     for norm in stream.norms:
         if not norm.centres:
             raise UnsupportedModelError(
@@ -163,12 +169,14 @@ def rotate(model: Decoder, rotation: torch.Tensor) -> dict[str, torch.Tensor]:
     """Values that turn the residual stream by an orthogonal matrix [width, width], from h to h Q.
 
     Raises:
+        UnsupportedModelError: the stream has no other basis, or see ``Stream.of``.
         MethodError: the matrix is not orthogonal, or a norm has a gain or a bias, or centres.
     """
     rotation = rotation.to(model.device, torch.float64)
     if not torch.allclose(rotation.T @ rotation, torch.eye(len(rotation)).to(rotation), atol=1e-6):
         raise MethodError("the residual stream is rotated by an orthogonal matrix, and this one is not orthogonal")
     stream = Stream.of(model)
+    _refuse_fixed(model)
     for norm in stream.norms:
         gain, bias = norm.gain, norm.bias
         if norm.centres or (gain is not None and (gain != 1).any()) or (bias is not None and bias.any()):
@@ -225,6 +233,19 @@ def _refuse_branch(model: Decoder, layer: int, branch: Branch, known: set[nn.Mod
                     f"{_kind(model)}: whether {path or type(part).__name__} of layer {layer} reads the residual "
                     "stream, or writes into it, is not known"
                 )
+
+
+def _refuse_fixed(model: Decoder) -> None:
+    """Refuse what is added to the stream from buffers, such as sinusoids of positions: no weight moves it."""
+    anatomy, width = model.anatomy, model.config.hidden_size
+    for name, part in anatomy.parent.named_children():
+        if name != anatomy.layers_name and any(
+            buffer.ndim >= 2 and buffer.shape[-1] == width for buffer in part.buffers()
+        ):
+            raise UnsupportedModelError(
+                f"{_kind(model)}: its {name}, a {type(part).__name__}, adds rows to the residual stream that are no "
+                "weights, so that the stream has no other basis"
+            )
 
 
 def _embeddings(model: Decoder, names: dict[nn.Module, str]) -> Iterator[tuple[str, torch.Tensor]]:

@@ -70,6 +70,8 @@ class ModelInfo(Section):
         name: short, for tables; ``pretrained`` is what the user gave.
         fingerprint: digest of weights, configuration and tokenizer, or the hub's commit.
         parameters: of the dense model, tied weights once.
+        active_parameters: those that one token runs, without the experts that it is not sent to; null in older records,
+            and where layers are not seen.
         layout: the anatomy that matched.
         base: the dense model beside which this one, another checkpoint, is a row; null where it is itself the dense
             model of its row.
@@ -84,6 +86,7 @@ class ModelInfo(Section):
     layout: str
     layers: int
     parameters: int
+    active_parameters: int | None = None
     args: dict[str, Any] = Field(default={})
     base: BaseInfo | None = None
 
@@ -141,8 +144,9 @@ class TraceTotals(Section):
     Attributes:
         forwards: forward passes of the model.
         prompt_tokens, pad_tokens, output_tokens: tokens of prompts and scored texts, of padding, and generated.
-        attention_layer_tokens, mlp_layer_tokens: executions of a layer's attention (MLP) times tokens.
-        layer_tokens_total: the same if every layer ran once on every token.
+        attention_layer_tokens, mlp_layer_tokens: executions of a layer's attention (MLP) times tokens; null where a
+            model's layers are not seen.
+        layer_tokens_total: the same if every layer ran once on every token; null likewise.
         mean_depth_prefill, mean_depth_decode: executed share of all layers, attention and MLP each counting half.
         head_tokens: tokens through the LM head.
         executed: False when the method's work never differed from dense on any document.
@@ -152,9 +156,9 @@ class TraceTotals(Section):
     prompt_tokens: int
     pad_tokens: int
     output_tokens: int
-    attention_layer_tokens: int
-    mlp_layer_tokens: int
-    layer_tokens_total: int
+    attention_layer_tokens: int | None
+    mlp_layer_tokens: int | None
+    layer_tokens_total: int | None
     mean_depth_prefill: float | None
     mean_depth_decode: float | None
     head_tokens: int

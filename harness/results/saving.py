@@ -77,6 +77,8 @@ def why_none(record: Record) -> str:
     trace = record["trace"]
     scored = "" if trace["output_tokens"] else "scored text: "
     passes = (trace["attention_layer_tokens"], trace["mlp_layer_tokens"])
+    if None in passes:
+        return "its layers are not seen"
     ran, every = sum(passes) / 2, trace["layer_tokens_total"]
     if ran > every:
         return f"layers ran {ran / every:.2f} times as often as in dense"

@@ -6,7 +6,7 @@ import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from harness.contract.facts import Savings
 from harness.contract.preparation import Preparation
@@ -33,6 +33,14 @@ if TYPE_CHECKING:
     from harness.core.progress import Progress
     from harness.evaluate.lm import HarnessLM
     from harness.evaluate.replay import Replay
+
+
+_UNCOUNTED: Final = (
+    "flops",
+    *(f"memory.{name}" for name in ("kv_peak", "kv_per_token", "kv_layers", "dense_kv_peak")),
+    *(f"trace.{name}" for name in ("attention_layer_tokens", "mlp_layer_tokens", "layer_tokens_total")),
+)
+"""What is null in the record of a model whose layers are not seen."""
 
 
 @dataclass(frozen=True)
@@ -101,8 +109,8 @@ def evaluate(
         memory=Memory(
             weights=evaluated.shape.bytes,
             kv_peak=None if dense.uncounted else outcome.cache.bytes,
-            kv_per_token=outcome.cache.per_token,
-            kv_layers=list(outcome.cache.layers),
+            kv_per_token=None if dense.uncounted else outcome.cache.per_token,
+            kv_layers=None if dense.uncounted else list(outcome.cache.layers),
             dense_weights=dense.bytes,
             dense_kv_peak=None if dense.uncounted else outcome.dense_kv_peak,
         ),
@@ -149,7 +157,7 @@ def _evaluate(
 def _uncounted(shape: ModelShape, reason: str | None) -> dict[str, str]:
     """What of the counted work is null, and why; ``reason`` is that of a missing audit."""
     if shape.uncounted is not None:
-        return {"flops": shape.uncounted, "memory.kv_peak": shape.uncounted}
+        return dict.fromkeys(_UNCOUNTED, shape.uncounted)
     return {"flops.audit_ratio": reason} if reason else {}
 
 
@@ -185,8 +193,9 @@ def _model_info(spec: RunSpec, lm: "HarnessLM", shape: ModelShape) -> ModelInfo:
         dtype=str(module.dtype).removeprefix("torch."),
         attention=module.config._attn_implementation,
         layout=lm.decoder.anatomy.layout,
-        layers=len(shape.layers),
+        layers=lm.decoder.config.num_hidden_layers if shape.uncounted else len(shape.layers),
         parameters=shape.parameters,
+        active_parameters=shape.active_parameters,
         args=spec.job.model_args,
         base=base if spec.checkpoint else None,
     )

@@ -58,8 +58,7 @@ class WindowAttention(Method):
         from harness.model.attention import require_attendable
 
         super().check_model(model, below)
-        require_attendable(model)
-        self._chosen(model)
+        require_attendable(model, self._chosen(model))
 
     def attach(self, model: "Decoder", prepared: Prepared) -> AbstractContextManager[None]:
         """Run the model with attention that looks back so far."""

@@ -221,7 +221,7 @@ def test_attention_that_looks_no_function_up_is_not_replaced_or_observed(name):
         lambda: attending(model, lambda *_: None, name="mine"),
         lambda: observing(model, lambda *_: None),
     ):
-        with pytest.raises(UnsupportedModelError, match="multiplies queries and keys itself"), engine():
+        with pytest.raises(UnsupportedModelError, match="multiplies queries and keys by itself"), engine():
             pass
 
 

@@ -6,10 +6,12 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from harness.core.errors import MethodError, UnsupportedModelError
-from harness.model.attention import attending, full_layers, visible
+from harness.model.attention import attending, full_layers, observing, require_attendable, visible
+from harness.model.cache.pressed import pressed
 from harness.model.windows import windowed
 from harness.testing.snapshot import changes, model_snapshot
 from harness.testing.tiny import tiny_decoder
+from tests.benchmarks.architectures import decoder as architecture
 from tests.model.conftest import usual
 
 LONG = 150  # longer than the shortest block of a window
@@ -225,6 +227,55 @@ def test_what_it_cannot_be_on_is_refused():
             pass
         with pytest.raises(MethodError, match=r"^mine: a StaticCache holds places of later tokens"):
             decoder.module.generate(texts(1, 4), max_new_tokens=2, cache_implementation="static", pad_token_id=0)
+
+
+@pytest.mark.parametrize("attention", [None, "eager"])
+@pytest.mark.parametrize("name", ["falcon", "falcon, sequential", "gptj", "codegen", "gpt_neo", "xglm"])
+def test_attention_that_no_registry_knows_is_refused(name, attention):
+    decoder = architecture(name, attention=attention)
+    for engine in (
+        attending(decoder, dense, name="mine"),
+        observing(decoder, lambda *_: None),
+        pressed(decoder, lambda entries: entries.ends(1, 1), name="mine", reads_queries=True),
+    ):
+        with pytest.raises(UnsupportedModelError, match="Attention multiplies queries and keys by itself"), engine:
+            pass
+    with pressed(decoder, lambda entries: entries.ends(1, 1), name="mine"):
+        pass
+
+
+@pytest.mark.parametrize("name", ["gpt_oss", "flint", "granite_swa", "granitemoe_swa", "mimo_v2_flash"])
+def test_learned_sinks_are_refused_where_they_are(name):
+    decoder = architecture(name)
+    sinks = [getattr(block.attention.modules[0], "sinks", None) is not None for block in decoder.anatomy.blocks]
+    with pytest.raises(UnsupportedModelError, match="learned sinks"):
+        require_attendable(decoder)
+    without = [layer for layer, has in enumerate(sinks) if not has]
+    require_attendable(decoder, without)
+    with torch.no_grad(), attending(decoder, dense, without, name="mine"):
+        decoder.module(texts(1, 12))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("option", ["s_aux", "softcap", "position_bias"])
+def test_an_option_that_the_function_is_not_told_is_refused(option):
+    decoder = tiny_decoder("llama", layers=1)
+    with attending(decoder, dense, name="mine"):
+        decoder.module(texts(1, 6), **{option: None})
+        with pytest.raises(UnsupportedModelError, match=f"its attention is given {option}, of which mine is not told"):
+            decoder.module(texts(1, 6), **{option: torch.ones(4)})
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "name", ["diffllama", "minimax_m3_vl_text", "deepseek_v3", "gpt_bigcode", "aria_text", "phimoe"]
+)
+def test_every_layer_of_other_architectures_is_seen(name):
+    decoder, layers, ids = architecture(name), set(), texts(1, 6)
+    alone = decoder.module(ids).logits
+    with observing(decoder, lambda layer, queries, keys: layers.add(layer)):
+        assert torch.equal(decoder.module(ids).logits, alone)
+    assert layers == {0, 1, 2, 3}
 
 
 @pytest.mark.parametrize(("window", "sinks"), [(5, 2), (5, 0), (80, 3), (1, 1)])

@@ -9,6 +9,7 @@ from harness.model.surgery import without_blocks, without_branches
 from harness.model.weights.replaced import replaced
 from harness.testing.snapshot import changes, model_snapshot
 from harness.testing.tiny import FAMILIES, tiny_decoder
+from tests.benchmarks.architectures import decoder as architecture
 
 REFUSED = {
     "gemma2": "Gemma2.* normalises the outputs of its branches",
@@ -84,6 +85,25 @@ def test_norms_after_a_branch_are_refused_by_name(family):
 def test_rms_norms_cannot_be_centred(family):
     with pytest.raises(UnsupportedModelError, match=f"{family}.*has RMSNorms already"):
         centre(tiny_decoder(family))
+
+
+def test_what_is_added_from_buffers_has_no_other_basis(ids):
+    decoder = architecture("xglm")
+    dense = logits(decoder, ids)
+    for change in (centre, lambda model: rotate(model, rotation())):
+        with pytest.raises(UnsupportedModelError, match=r"embed_positions, a XGLMSinusoidal.* no other basis"):
+            change(decoder)
+    with replaced(decoder, fold(decoder)):  # which leaves the stream as it is
+        require_same(decoder, ids, dense)
+
+
+@pytest.mark.parametrize("name", ["mixtral", "phimoe", "deepseek_v3"])
+def test_experts_are_refused_without_advice_about_linear_layers(name):
+    decoder = architecture(name)
+    for change in (fold, centre, lambda model: rotate(model, rotation())):
+        with pytest.raises(UnsupportedModelError, match="models without experts alone") as refused:
+            change(decoder)
+        assert "linears=" not in str(refused.value)
 
 
 def test_an_offset_of_the_gain_is_seen():

@@ -72,7 +72,7 @@ def pressed(
         reads_queries: give the press the queries of the forward too (``Entries.queries``).
 
     Raises:
-        UnsupportedModelError: see ``require_pressable``.
+        UnsupportedModelError: see ``require_pressable``; or queries are to be read that cannot be (``observing``).
         MethodError: another method directs the layers or holds the cache.
     """
     require_pressable(model)

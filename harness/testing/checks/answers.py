@@ -1,10 +1,12 @@
 """What a method answers: dense's answers where it declares so, the same every time, decided by the prompt alone."""
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from harness.contract.facts import Phase
 from harness.contract.method import Method
 from harness.contract.stack import Stack
+from harness.model.weights.mixins import OnLinears
 from harness.testing.outcome import Failed, Skipped
 from harness.testing.serve import (
     OTHER_CONTINUATIONS,
@@ -41,7 +43,11 @@ def neutral_is_dense(subject: Subject) -> None:
 
 
 def _neutral(part: Method) -> Method:
-    return type(part).from_args(type(part).neutral or {})
+    neutral = type(part).from_args(type(part).neutral or {})
+    if isinstance(part, OnLinears) and isinstance(neutral, OnLinears):
+        # on a model with experts not every linear layer is offered
+        neutral = replace(neutral, linears=part.linears)
+    return neutral
 
 
 def exact_is_exact(subject: Subject) -> None:
