@@ -77,12 +77,13 @@ def reads_otherwise(dense: RunRecord, method: RunRecord) -> bool:
     """
     if method.evaluation.score_mode != "context-first":
         return False
-    moved = [
-        (run.flops.dense_weight_bytes or 0, run.flops.dense_kv_bytes or 0)
-        for run in (dense, method)
-        if run.flops is not None
-    ]
-    return len(moved) < 2 or not np.allclose(*moved, rtol=1e-6, atol=0)  # shares of a batch's reads are rounded
+    if dense.flops is None or method.flops is None:
+        return True
+    before, after = (
+        (run.dense_weight_bytes or 0, run.dense_kv_bytes or 0, run.dense_equivalent)
+        for run in (dense.flops, method.flops)
+    )
+    return not np.allclose(before, after, rtol=1e-6, atol=0)  # shares of a batch's reads are rounded
 
 
 def without_ratio(record: RunRecord, baseline: Baseline, dense: RunRecord) -> dict[str, str]:
