@@ -81,7 +81,9 @@ def stated(record: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     """
     baseline = record.get("baseline") or {}
     ratios: dict[str, Mapping[str, Any]] = dict(baseline.get("ratios") or {})
-    if same_length(baseline.get("output_tokens")) or any(total.name in ratios for total in TOTALS):
+    is_context_first = (record.get("evaluation") or {}).get("score_mode") == "context-first"  # no older record is
+    is_new = is_context_first or any(total.name in ratios for total in TOTALS)
+    if is_new or same_length(baseline.get("output_tokens")):
         return ratios
     old = {name: ratios.pop(name) for name in list(ratios) if name in GROWING or name.startswith("roofline:")}
     totals = {f"{name}_total": ratio for name, ratio in old.items() if name in GROWING}
