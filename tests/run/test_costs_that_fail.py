@@ -19,7 +19,7 @@ GOOD, BAD = "layer-drop:layers=0/2", "mue:threshold=0.5"
 PLAN = CostPlan(
     measure={"flops", "ideal", "latency", "memory"}, prompts=2, rounds=2, warmup=0, accelerators=("l4",), budget_s=1e-6
 )
-ATTACHED = Session.attached
+ATTACHED = Session.attached_in_place_of
 
 
 @pytest.fixture(scope="module")
@@ -49,14 +49,14 @@ class Failure:
         self.name, self.forwards = name, forwards
 
     @contextmanager
-    def attached(self, session: Session, spec: Any) -> Iterator[Any]:
-        with ATTACHED(session, spec) as prepared:
+    def attached(self, session: Session, lm: Any, spec: Any) -> Iterator[Any]:
+        with ATTACHED(session, lm, spec) as prepared:
             if spec.stack.parts[0].name != self.name if spec.stack.parts else self.name != "dense":
                 yield prepared
                 return
             if self.forwards is None:
                 raise RuntimeError("boom")
-            handle = session.lm.decoder.module.register_forward_pre_hook(self._count)
+            handle = lm.decoder.module.register_forward_pre_hook(self._count)
             try:
                 yield prepared
             finally:
@@ -71,10 +71,10 @@ class Failure:
 
 def execute(job: Job, store: Store, failure: Failure | None, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, Silent]:
     if failure is not None:
-        monkeypatch.setattr(Session, "attached", lambda session, spec: failure.attached(session, spec))
+        monkeypatch.setattr(Session, "attached_in_place_of", lambda *given: failure.attached(*given))
     progress = Silent()
     records = Session(job.model_copy(update={"costs": PLAN}), store, progress).execute()
-    monkeypatch.setattr(Session, "attached", ATTACHED)
+    monkeypatch.setattr(Session, "attached_in_place_of", ATTACHED)
     return {record.method.name: record for record in records}, progress
 
 
