@@ -17,13 +17,13 @@ from harness.reports.columns import (
     beside,
     columns,
     costs_more,
+    on_own_tokens,
     ratio,
     reference,
     trust,
     value,
     why_missing,
     why_no_ratio,
-    wrote_as_much,
 )
 from harness.reports.notes import notes
 from harness.reports.numbers import PAGE
@@ -133,7 +133,7 @@ def cost_line(row: Row, column: Column, costs: Iterable[CostLine] = ()) -> CostR
         words,
         why,
         why_no_ratio(row.record, column),
-        bool(column.same_tokens) and not wrote_as_much(row.record),
+        bool(column.same_tokens) and on_own_tokens(row.record),
         is_timed and in_turns is None and dense is not None,
         against is not None and costs_more(against, column),
     )

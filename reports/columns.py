@@ -162,6 +162,11 @@ def wrote_as_much(record: Mapping[str, Any]) -> bool:
     return same_length(at(record, "baseline/output_tokens"))
 
 
+def on_own_tokens(record: Mapping[str, Any]) -> bool:
+    """Whether costs that grow with the text are over what dense costs on the run's own tokens, in its own forwards."""
+    return not wrote_as_much(record) or at(record, "evaluation/score_mode") == "context-first"
+
+
 def _roofline(machine: str) -> Column:
     peaks = "the products and copies that were measured on it" if machine == HOST else "its data sheet"
     text = f"Lower bound of the time that the counted work takes on {machine}, by {peaks}."
@@ -187,8 +192,8 @@ def value(record: Mapping[str, Any], column: Column) -> float | None:
 
 
 def reference(record: Mapping[str, Any], dense: Mapping[str, Any] | None, column: Column) -> float | None:
-    """Dense's value that a run's ratio is over: that of its run, or that on the tokens that this run wrote."""
-    if column.same_tokens and not wrote_as_much(record):
+    """Dense's value that a run's ratio is over: that of its run, or that on this run's own tokens."""
+    if column.same_tokens and on_own_tokens(record):
         return _per_document(record, column, column.same_tokens)
     return None if dense is None else value(dense, column)
 
@@ -227,7 +232,8 @@ def ratio(record: Mapping[str, Any], dense: Mapping[str, Any] | None, column: Co
 
     Of a run that wrote another length than dense, it is over dense on the same tokens; its totals are columns of their
     own. A ratio of measurements needs those of the same turns, which two records alone do not give; one of estimates
-    that only follow the clock, or that have no interval, says nothing; then it is None.
+    that only follow the clock, or that have no interval, says nothing; of some costs the record says why there is none:
+    then it is None.
     """
     alike = wrote_as_much(record)
     key = column.key.removesuffix("_total") if column.of_totals and alike else column.key
@@ -237,10 +243,17 @@ def ratio(record: Mapping[str, Any], dense: Mapping[str, Any] | None, column: Co
     )
     if known is not None and not is_vague:
         return Ratio(known["value"], known["low"], known["high"], known.get("reason"))
-    if column.kind in ("measured", "estimated") or (column.key.startswith("roofline:") and not alike):
+    in_other_forwards = column.of_totals and at(record, "evaluation/score_mode") == "context-first"
+    is_refused = _refused(record, column) or (column.key.startswith("roofline:") and not alike)
+    if is_refused or in_other_forwards or column.kind in ("measured", "estimated"):
         return None
     cost, of_dense = value(record, column), reference(record, dense, column)
     return None if cost is None or not of_dense else Ratio(cost / of_dense)
+
+
+def _refused(record: Mapping[str, Any], column: Column) -> str:
+    """Why the record says that a cost has no ratio; empty where it does not."""
+    return str((record.get("missing") or {}).get(f"baseline.ratios.{column.key}", ""))
 
 
 def costs_more(against: Ratio, column: Column) -> bool:
@@ -294,6 +307,8 @@ def why_missing(record: Mapping[str, Any], column: Column) -> str:
 
 def why_no_ratio(record: Mapping[str, Any], column: Column) -> str:
     """Why a run that has a value for a cost has no ratio to dense."""
+    if reason := _refused(record, column):
+        return reason
     if column.kind == "estimated" and (words := estimate(record)):
         return (
             f"{words}, no ratio" if bool(estimate(record, of_clock=True)) else f"{words}, without an interval: no ratio"

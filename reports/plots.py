@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from harness.reports import figures
-from harness.reports.columns import BY_KEY, Ratio, at, columns, ratio, wrote_as_much
+from harness.reports.columns import BY_KEY, Ratio, at, columns, on_own_tokens, ratio
 from harness.reports.figures import Plot
 from harness.reports.rows import Row, difference, score_interval
 from harness.reports.strength import by_strength
@@ -102,7 +102,7 @@ def strength_data(rows: Sequence[Row]) -> "Iterator[DataFrame]":
 
 
 def parts_data(rows: Sequence[Row], parts: str, cost: str) -> "DataFrame | None":
-    """A cost's components over dense's, on the same tokens where a run wrote another length than dense."""
+    """A cost's components over dense's, on the run's own tokens where it read or wrote others than dense."""
     import pandas as pd
 
     dense = next((row for row in rows if row.is_dense and at(row.record, parts)), None)
@@ -110,8 +110,8 @@ def parts_data(rows: Sequence[Row], parts: str, cost: str) -> "DataFrame | None"
         return None
     column, lines = BY_KEY[cost], []
     for row in rows:
-        is_alike, amounts = wrote_as_much(row.record), at(row.record, parts)
-        whole = at(dense.record, column.path) if is_alike else at(row.record, column.same_tokens)
+        of, path = (row, column.same_tokens) if on_own_tokens(row.record) else (dense, column.path)
+        amounts, whole = at(row.record, parts), at(of.record, path)
         if amounts and whole:
             shares = {name: part / whole for name, part in amounts.items()}
             lines.append({"method": row.record["method"]["label"]} | shares)

@@ -79,7 +79,7 @@ def run(
         Option(
             "--score_suffix",
             help="Context-first: the end of the context that is read with the answer, so that no method compresses "
-            "it: a number of tokens, or the text from its last occurrence on.",
+            "it: a number of tokens from 2, or the text from its last occurrence on.",
         ),
     ] = None,
     kernel: Annotated[
@@ -177,7 +177,7 @@ def run(
         confirm_run_unsafe_code=confirm_run_unsafe_code,
         calibration=calibration,
         score_mode=_score_mode(score_mode),
-        score_suffix=int(score_suffix) if score_suffix is not None and score_suffix.isdecimal() else score_suffix,
+        score_suffix=score_suffix,
         kernel=kernel,
         predict_only=predict_only,
         write_out=write_out,

@@ -73,12 +73,16 @@ def held_back(lm: "HarnessLM", request: ScoringRequest, suffix: Suffix | None, w
             )
         return suffix
     low, high = 0, prompt_length  # the shortest end that has the text, by bisection
-    if suffix not in lm.tok_decode(context):
+    text = lm.tok_decode(context, skip_special_tokens=False)
+    if suffix not in text:
         cut = " as it was cut to the model's length" if len(request[1]) > prompt_length else ""
-        raise SpecError(f"{what}: --score_suffix {suffix!r} is nowhere in the context{cut}")
+        bare = suffix.rstrip()
+        end = "; it is there without the space at its end" if bare != suffix and bare and bare in text else ""
+        raise SpecError(f"{what}: --score_suffix {suffix!r} is nowhere in the context{cut}{end}")
     while low < high - 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if suffix in lm.tok_decode(context[-middle:]) else (middle, high)
+        is_there = suffix in lm.tok_decode(context[-middle:], skip_special_tokens=False)
+        low, high = (low, middle) if is_there else (middle, high)
     return high
 
 

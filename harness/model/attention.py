@@ -122,12 +122,12 @@ def attending(
         MethodError: a layer is outside the model, or another method computes attention already; in a forward, where
             ``function`` returns what no attention can be, or the cache has a fixed size.
     """
-    require_attendable(model, layers)
     blocks = model.anatomy.blocks
     if not callable(function):
         raise MethodError(f"{name}: an attention function is called for each layer, and {function!r:.80} cannot be")
     if layers is not None and not _indices(layers):
         raise MethodError(f"{name}: layers are a list of the indices of dense layers, not {layers!r:.80}")
+    require_attendable(model, layers)
     if layers is not None and not set(layers) <= set(range(len(blocks))):
         wrong = next(layer for layer in layers if not 0 <= layer < len(blocks))
         raise MethodError(f"{name}: there is no layer {wrong}; the model's layers are 0 to {len(blocks) - 1}")

@@ -195,8 +195,7 @@ def _selects_of_its_own(kind: type) -> bool:
 def _new_cache(model: Decoder, rows: int, positions: int) -> Any:
     """An empty cache as ``generate`` makes it, or as a method makes it for ``generate``."""
     module: Any = model.module
-    config = copy.copy(module.generation_config)
-    config.use_cache = True
+    config, _ = module._prepare_generation_config(None, use_cache=True, num_beams=1, num_return_sequences=1)
     made: dict[str, Any] = {}
     module._prepare_cache_for_generation(config, made, GenerationMode.GREEDY_SEARCH, rows, positions)
     if made.get("past_key_values") is None:

@@ -9,8 +9,8 @@ from harness.core.errors import HarnessError, UnlikeRunsError
 from harness.results.baseline import Baseline, Beside, same_length
 from harness.results.cost_lines import CostLines, costs_within
 from harness.results.documents import clusters_of, given, mean, statistic_of, values_of
-from harness.results.equal_tokens import on_equal_tokens
-from harness.results.ratios import beside_dense, counted, modelled, without_ratio
+from harness.results.equal_tokens import in_own_forwards, on_equal_tokens
+from harness.results.ratios import beside_dense, counted, modelled, reads_otherwise, without_ratio
 from harness.results.record import RunRecord
 from harness.results.samples import Key, SampleLine, key_of
 from harness.results.saving import saving
@@ -104,7 +104,9 @@ def paired(a: StoredRun, b: StoredRun, *, margin: float = MARGIN) -> tuple[list[
     written = sum(line["output_tokens"] for line in before)
     length = sum(line["output_tokens"] for line in after) / written if written else None
     ratios = counted(a.record, b.record, pairs) | modelled(a.record, b.record, documents.keys(), a.costs, b.costs)
-    if not same_length(length):
+    if reads_otherwise(a.record, b.record):
+        ratios = in_own_forwards(ratios, a.record, b.record, pairs, b.costs)
+    elif not same_length(length):
         ratios = on_equal_tokens(ratios, a.record, b.record, pairs, b.costs)
     return _adjusted(scores), Baseline(
         run_id=a.record.id,
@@ -135,7 +137,7 @@ def compared(run: StoredRun, dense: RunFolder, beside: Beside | None = None) -> 
     section = section.model_copy(update={"ratios": ratios | section.ratios, "noise": noise, "beside": beside})
     sources = run.record.sources | {"baseline": digest("baseline")}
     missing = {path: why for path, why in run.record.missing.items() if not path.startswith("baseline.ratios.")}
-    missing |= without_ratio(run.record, section)
+    missing |= without_ratio(run.record, section, baseline.record)
     changes = {"scores": scores, "baseline": section, "sources": sources, "missing": missing}
     record = run.record.model_copy(update=changes)
     if record.method.declared_real:

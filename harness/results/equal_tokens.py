@@ -50,6 +50,22 @@ def on_equal_tokens(
     return rest | equal | totals
 
 
+def in_own_forwards(
+    ratios: Mapping[str, RatioInfo],
+    base: RunRecord,
+    run: RunRecord,
+    pairs: Sequence[tuple[SampleLine, SampleLine]],
+    costs: CostLines,
+) -> dict[str, RatioInfo]:
+    """Ratios over dense's in the very forwards of the run, of runs that read the same texts in other ones.
+
+    Those that have no dense in these forwards are left out: totals, rooflines, and idealized times of single requests.
+    """
+    without = {"ideal_requests", *(total.name for total in TOTALS)}
+    equal = on_equal_tokens(ratios, base, run, pairs, costs)
+    return {name: ratio for name, ratio in equal.items() if name not in without}
+
+
 def share_of_dense(record: Mapping[str, Any], name: str) -> float | None:
     """A run's cost over what dense costs on the same tokens; None where the record has not both."""
     cost = GROWING[name]
@@ -65,7 +81,9 @@ def stated(record: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     """
     baseline = record.get("baseline") or {}
     ratios: dict[str, Mapping[str, Any]] = dict(baseline.get("ratios") or {})
-    if same_length(baseline.get("output_tokens")) or any(total.name in ratios for total in TOTALS):
+    is_context_first = (record.get("evaluation") or {}).get("score_mode") == "context-first"  # no older record is
+    is_new = is_context_first or any(total.name in ratios for total in TOTALS)
+    if is_new or same_length(baseline.get("output_tokens")):
         return ratios
     old = {name: ratios.pop(name) for name in list(ratios) if name in GROWING or name.startswith("roofline:")}
     totals = {f"{name}_total": ratio for name, ratio in old.items() if name in GROWING}

@@ -16,6 +16,7 @@ from harness.results.stats.ratio import Ratio, paired_ratio, total_ratio
 MEASURED: Final = frozenset(cost.name for cost in COSTS if cost.kind in ("measured", "estimated"))
 _Time = Literal["latency", "ttft", "tpot"]
 _TIMES: Final[tuple[_Time, ...]] = ("latency", "ttft", "tpot")
+_OTHER_FORWARDS: Final = "dense's own run reads these texts in other forwards"
 _ONCE: Final = "measured once: no noise to estimate"
 Pairs = Sequence[tuple[SampleLine, SampleLine]]
 """Lines of the same documents, dense's first."""
@@ -69,17 +70,36 @@ def modelled(
     return ratios
 
 
-def without_ratio(record: RunRecord, baseline: Baseline) -> dict[str, str]:
-    """Why idealized times of a record that has them have no ratio, by its path."""
-    ideal = record.time.ideal if record.time else None
-    if ideal is None:
+def reads_otherwise(dense: RunRecord, method: RunRecord) -> bool:
+    """Whether two runs that scored texts context first read them in other forwards, or may have.
+
+    What dense moves for a text tells its forwards apart: each of them reads the weights.
+    """
+    if method.evaluation.score_mode != "context-first":
+        return False
+    if dense.flops is None or method.flops is None:
+        return True
+    before, after = (
+        (run.dense_weight_bytes or 0, run.dense_kv_bytes or 0, run.dense_equivalent)
+        for run in (dense.flops, method.flops)
+    )
+    return not np.allclose(before, after, rtol=1e-6, atol=0)  # shares of a batch's reads are rounded
+
+
+def without_ratio(record: RunRecord, baseline: Baseline, dense: RunRecord) -> dict[str, str]:
+    """Why modelled times of a record that has them have no ratio to dense's, by its path."""
+    if record.time is None or (ideal := record.time.ideal) is None:
         return {}
     values = {"ideal_ref": ideal.ref_s, "ideal_own": ideal.own_s, "ideal_requests": ideal.requests_s}
-    return {
+    reasons = {
         f"baseline.ratios.{name}": "idealized seconds that are not positive have no ratio: the cost profile is unusable"
         for name, value in values.items()
         if value is not None and name not in baseline.ratios and not _is_positive(value)
     }
+    if reads_otherwise(dense, record):
+        bounds = [f"roofline:{name}" for name in record.time.roofline]
+        reasons |= {f"baseline.ratios.{name}": _OTHER_FORWARDS for name in ("ideal_requests", *bounds)}
+    return reasons
 
 
 def measured(requests: Sequence[RequestLine], role: Role = "run") -> dict[str, RatioInfo]:

@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
+from harness.contract.decoder import Manner
 from harness.core.errors import DiskError, HarnessError, MethodError, TraceError
 from harness.core.strangers import message_of, refusal_of
 from harness.measure.energy import energy
@@ -64,6 +65,11 @@ class _Run:
     traces: list[list[Segment]] | None = None
     times: RequestTimes | None = None
 
+    @property
+    def manner(self) -> Manner:
+        """How a text of its task is served alone, where that is context first."""
+        return replace(self.spec.stack.manner, alone=False) if self.spec.context_first else Manner()
+
 
 def measure_costs(bench: Bench, specs: Sequence[RunSpec]) -> None:
     """Complete the records of a task's runs; those that have their costs already stay as they are.
@@ -117,6 +123,8 @@ class _CostPass:
     Attributes:
         runs: those whose records lack something, and dense. One that raises is left out of all that follows, with the
             reason in its record; where dense raises, nothing can be measured.
+        references: dense, and dense once more, that serve requests in the manner of runs which are measured beside
+            them: so that no manner of reading a text looks like a saving, or like a cost.
     """
 
     bench: Bench
@@ -130,7 +138,7 @@ class _CostPass:
     def __post_init__(self) -> None:
         self.plan = self.runs[0].spec.job.costs
         self.dense = next((run for run in self.runs if run.spec.stack.is_dense), None)
-        self.repeat = Participant("dense (repeat)", self.dense.participant.attach) if self.dense else None
+        self.references = {run.manner: self._references(run.manner) for run in self.runs} if self.dense else {}
 
     @cached_property
     def lm(self) -> "HarnessLM":
@@ -154,8 +162,7 @@ class _CostPass:
         if self._profiled:
             self._profile()
         if "latency" in self.wanted:
-            repeat = [self.repeat] if self.repeat else []
-            everybody = [*self._participants("latency"), *repeat]
+            everybody = self._participants("latency", repeated=True)
             self._turns, self._conditions = self._together("latency", self.serving.latency, everybody)
         if "memory" in self.wanted and len(self._models) == 1:
             self._peaks = self._together("memory", self.serving.memory, self._participants("memory"))
@@ -209,8 +216,24 @@ class _CostPass:
         """The runs that have not raised."""
         return [run for run in self.runs if run.participant not in self._failed]
 
-    def _participants(self, measure: Measure) -> list[Participant]:
-        return [run.participant for run in self._present if measure in run.lacking or run is self.dense]
+    def _participants(self, measure: Measure, *, repeated: bool = False) -> list[Participant]:
+        """Who takes part in a pass: the runs that lack it, and their references, on request with the repeated ones."""
+        runs = [run for run in self._present if measure in run.lacking or run is self.dense]
+        pairs = [self.references[manner] for manner in dict.fromkeys(run.manner for run in runs) if self.references]
+        beside = [each for pair in pairs for each in pair[: 1 + repeated]]
+        return list(dict.fromkeys([*(run.participant for run in runs), *beside]))
+
+    def _references(self, manner: Manner) -> tuple[Participant, Participant]:
+        assert self.dense is not None
+        participant = self.dense.participant
+
+        @contextmanager
+        def attach() -> Iterator[None]:
+            with participant.attach(), self.lm.decoder.scored(manner):
+                yield
+
+        dense = participant if manner == self.dense.manner else Participant("dense", attach)
+        return dense, Participant("dense (repeat)", dense.attach)
 
     def _together(
         self, stage: str, serve: Callable[[Sequence[Participant]], _Measured], participants: Sequence[Participant]
@@ -242,7 +265,7 @@ class _CostPass:
         """
         message = str(error) if isinstance(error, HarnessError) else refusal_of(error) or message_of(error)
         what = f"{stage} of {participant.label} on {self.runs[0].spec.task.name}"
-        if self.dense is not None and participant in (self.dense.participant, self.repeat):
+        if any(participant in pair for pair in self.references.values()):
             raise HarnessError(f"costs could not be measured: {what}: {message}") from error
         self._failed[participant] = f"could not be measured: {what}: {message}"
         self.bench.progress.say(f"costs {self._failed[participant]}")
@@ -257,7 +280,8 @@ class _CostPass:
             budgets = sum(self._budget(run) for key, run in by_key.items() if not self._kept(key))
         seconds = budgets
         if passes := self.wanted - {"ideal"}:
-            everybody = [run.participant for run in self._present] + ([self.repeat] if self.repeat else [])
+            everybody = [run.participant for run in self._present]
+            everybody += [each for pair in self.references.values() for each in pair if each not in everybody]
             seconds += self._together("a first request", partial(self.serving.seconds_for, passes), everybody)
         profiles = f", {_words(budgets)} of it for cost profiles" if budgets else ""
         count = f"{len(self._present)} run{'' if len(self._present) == 1 else 's'}"
@@ -318,7 +342,7 @@ class _CostPass:
         return Subject(run.spec, run.folder, run.record, run.lines, run.shape, self.lm.decoder.module.dtype)
 
     def _observed(self, run: _Run) -> Observed:
-        beside = self.dense.participant if self.dense is not None and self.dense is not run else None
+        beside = self.references[run.manner][0] if self.dense is not None and self.dense is not run else None
         return Observed(
             measured=run.lacking,
             profiles=run.profiles,
@@ -328,17 +352,17 @@ class _CostPass:
             peak=self._peaks.get(run.participant),
             no_peak=_NO_PEAK if len(self._models) == 1 else _SEVERAL_MODELS,
             energy=self._energy(run.participant, run.times) if "energy" in run.lacking else None,
-            dense_peak=self._peaks.get(beside) if beside else None,
-            dense_energy=self._energy(beside, None) if beside else None,
+            dense_peak=self._peaks.get(beside) if beside and "memory" in run.lacking else None,
+            dense_energy=self._energy(beside, None) if beside and "energy" in run.lacking else None,
         )
 
     def _latencies(self, run: _Run) -> Latencies:
         assert self._turns is not None
         assert self._conditions is not None
         roles = {"run": self._turns.served[run.participant]}
-        if self.dense is not None and self.repeat is not None and run is not self.dense:
-            roles |= {"dense": self._turns.served[self.dense.participant]}
-            roles |= {"dense_repeat": self._turns.served[self.repeat]}
+        if self.dense is not None and run is not self.dense:
+            dense, repeat = self.references[run.manner]
+            roles |= {"dense": self._turns.served[dense], "dense_repeat": self._turns.served[repeat]}
         return Latencies(self.serving.requests, roles, self._conditions, self._turns.chunk)
 
     def _energy(self, participant: Participant, times: RequestTimes | None) -> costs.Energy | None:

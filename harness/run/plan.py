@@ -93,14 +93,20 @@ class Plan:
 
     @property
     def notes(self) -> list[str]:
-        """What was chosen for the user and changes what is computed, as sentences."""
+        """What was chosen for the user and changes what is computed, and what was asked for in vain, as sentences."""
         chosen = self.job.score_mode is None and self.job.score_suffix is None
         tasks = [spec.task.name for spec in self.specs if spec.score_mode == "context-first"] if chosen else []
         decoding = next((stack.label for stack in self.stacks if stack.only_decodes), "")
-        return [
+        notes = [
             f"{task} is scored context first by all methods: {decoding} changes nothing while a text is read"
             for task in dict.fromkeys(tasks)
         ]
+        suffix = None if self.job.score_suffix is None else "--score_suffix"
+        asked = suffix or (self.job.score_mode == "context-first" and "--score_mode context-first")
+        generating = [spec.task.name for spec in self.specs if spec.score_mode != "context-first"] if asked else []
+        if generating:
+            notes.append(f"{asked} has no effect on {', '.join(dict.fromkeys(generating))}, where nothing is scored")
+        return notes
 
     def units(self) -> list[Unit]:
         """The parts of the job that can be carried out by themselves, in an order that can be kept: model by model."""

@@ -141,7 +141,7 @@ class Job(ModelSettings):
         score_mode: how texts are scored: "lm-eval" in one forward each, "context-first" against the cache that their
             context leaves; None takes lm-eval's where all methods show in it.
         score_suffix: the end of a context that is read with the continuation, so that no method compresses it: so many
-            tokens, or the text from its last occurrence on. It needs context-first.
+            tokens, from 2 (digits), or the text from its last occurrence on. It needs context-first.
         kernel: what computes the linear layers of the methods that have it, instead of what is fastest here.
         costs: what is measured after the scores; no part of a run's id.
     """
@@ -178,9 +178,12 @@ class Job(ModelSettings):
     @field_validator("score_suffix")
     @classmethod
     def _an_end(cls, suffix: Suffix | None) -> Suffix | None:
-        if suffix == "" or (isinstance(suffix, int) and suffix < 1):
-            raise ValueError(f"{suffix!r} is not valid: expected a number of tokens from 1, or a text")
-        return suffix
+        number = int(suffix) if isinstance(suffix, str) and suffix.isascii() and suffix.isdecimal() else suffix
+        if number == "" or (_is_number(number) and not (isinstance(number, int) and number > 1)):
+            raise ValueError(
+                f"{suffix!r} is not valid: expected a text, or a number of tokens from 2 (1 is held back without it)"
+            )
+        return number
 
     @model_validator(mode="after")
     def _consistent(self) -> "Job":
@@ -204,6 +207,17 @@ class Job(ModelSettings):
             "gen_kwargs": {**(request.gen_kwargs or {}), **(self.gen_kwargs or {})} or None,
         }
         return self.model_copy(update=flags)
+
+
+def _is_number(suffix: Suffix | None) -> bool:
+    """Whether it reads as a number, also one that counts no tokens: of another sign, notation or script."""
+    if not isinstance(suffix, str):
+        return suffix is not None
+    try:
+        float(suffix)
+    except ValueError:
+        return False
+    return any(map(str.isdecimal, suffix))  # "nan" and "inf" are words
 
 
 @dataclass(frozen=True, eq=False)

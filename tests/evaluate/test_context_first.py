@@ -1,6 +1,8 @@
 """Scoring context first gives lm-eval's answers, and shows what a method takes out of the cache in between."""
 
+import json
 import shlex
+import shutil
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -15,7 +17,9 @@ from harness.core.errors import MethodError, SpecError, UnlikeRunsError
 from harness.evaluate.context_first import held_back
 from harness.reports.rows import Row
 from harness.results.compare import compare
+from harness.results.saving import unexecuted
 from harness.results.store import Store
+from harness.run.plan import Plan
 from harness.run.session import Session
 from harness.run.spec import Job
 from tests.silent import Silent
@@ -173,21 +177,24 @@ def test_what_cannot_be_is_refused_before_the_model_is_loaded(task, methods, mor
     assert "lm" not in vars(session)
 
 
-@pytest.mark.parametrize("suffix", [0, -1, ""])
+@pytest.mark.parametrize(
+    "suffix", [0, -1, 1, True, "", "1", "0", "-5", "+5", "3.5", "1e9", " 5", "5 ", "1_0", "\u0663\u0663"]
+)
 def test_an_end_that_is_none_is_refused(suffix, settings):
-    with pytest.raises(ValueError, match="expected a number of tokens from 1, or a text"):
+    with pytest.raises(ValueError, match="expected a text, or a number of tokens from 2"):
         Job(methods=("dense",), tasks=("tiny_choice",), score_suffix=suffix, **settings)
     with pytest.raises(ValueError, match="give --score_mode context-first"):
         Job(methods=("dense",), tasks=("tiny_choice",), score_suffix=2, score_mode="lm-eval", **settings)
 
 
 class Characters:
-    """A tokenizer of one token per character, and its model."""
+    """A tokenizer of one token per character, of which # is special, and its model."""
 
     max_length = 12
 
-    def tok_decode(self, tokens):
-        return "".join(map(chr, tokens))
+    def tok_decode(self, tokens, skip_special_tokens=True):
+        text = "".join(map(chr, tokens))
+        return text.replace("#", "") if skip_special_tokens else text
 
 
 def request(context, continuation="yes"):
@@ -200,11 +207,14 @@ def test_the_end_that_is_held_back():
     assert held_back(lm, request("a Q: b"), 3, "t") == 3
     assert held_back(lm, request("Q: a Q: bc"), "Q:", "t") == len("Q: bc")
     assert held_back(lm, request("Q: a"), "Q:", "t") == 4
+    assert held_back(lm, request("#Q: a #Q: b"), "#Q:", "t") == len("#Q: b")
+    assert held_back(lm, request("#Q: a #Q: b#"), "#", "t") == 1
     assert held_back(lm, request(""), "Q:", "t") == 1  # the token that stands for no context
     for context, suffix, words in [
         ("abc", 4, "t: --score_suffix 4 is longer than the context, which has 3 tokens"),
         ("a", 2, "which has 1 token"),
         ("abc", "Q:", "t: --score_suffix 'Q:' is nowhere in the context"),
+        ("a Q:", "Q: ", "'Q: ' is nowhere in the context; it is there without the space at its end"),
         ("Q: a long context", "Q:", "is nowhere in the context as it was cut to the model's length"),
     ]:
         with pytest.raises(SpecError) as raised:
@@ -267,3 +277,40 @@ def test_costs_are_those_of_requests_that_are_served_as_they_are_scored(run):
                 assert [segment["phase"] for segment in cost["segments"]] == ["prefill", "decode"]
                 if record.method.name != "evicting":
                     assert cost["segments"][1]["context"] == sum(segment["queries"] for segment in cost["segments"])
+
+
+def test_what_is_asked_for_in_vain_is_said_once(settings):
+    for more, flag in [
+        ({"score_suffix": "so"}, "--score_suffix"),
+        ({"score_suffix": "5"}, "--score_suffix"),
+        ({"score_mode": "context-first"}, "--score_mode context-first"),
+    ]:
+        job = Job(methods=("dense", loose("OnlyDecoding")), tasks=("tiny_answer", "tiny_letters"), **settings, **more)
+        assert Plan(job).notes == [f"{flag} has no effect on tiny_answer, where nothing is scored"]
+        assert job.score_suffix in (None, "so", 5)
+    assert Plan(Job(methods=("dense",), tasks=("tiny_answer",), **settings)).notes == []
+
+
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_a_checkpoint_with_a_static_cache_is_scored(batch_size, settings, tmp_path, run):
+    folder = shutil.copytree(settings["pretrained"], tmp_path / "static")
+    generation = json.loads((folder / "generation_config.json").read_text())
+    (folder / "generation_config.json").write_text(json.dumps(generation | {"cache_implementation": "static"}))
+    more = {"pretrained": str(folder), "batch_size": batch_size, "limit": 3}
+    usual, first = (run("tiny_choice", **more, score_mode=mode)["dense"] for mode in ("lm-eval", "context-first"))
+    assert values(first) == pytest.approx(values(usual))
+    assert first.flops.audit_ratio == pytest.approx(1)
+    expected = samples(run, usual)
+    for number, line in samples(run, first).items():
+        for (answer,), (own,) in zip(line["responses"], expected[number]["responses"], strict=True):
+            assert float(answer[0]) == pytest.approx(float(own[0]), abs=1e-4)
+
+
+def test_an_exact_method_that_only_decodes_chooses_no_mode(run, settings):
+    for asked in (None, "lm-eval", "context-first"):
+        job = Job(methods=("dense", "ngram"), tasks=("tiny_letters",), score_mode=asked, **settings)
+        assert {spec.score_mode for spec in Plan(job).specs} == {asked or "lm-eval"}
+        assert Plan(job).notes == []
+    record = run("tiny_letters", "ngram", limit=3)["ngram"].model_dump(mode="json")
+    assert Row(record, None).saving == "none here"
+    assert unexecuted(record).startswith("never executed")

@@ -7,6 +7,8 @@ import torch
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from harness.contract.decoder import Manner, Row
+from harness.contract.prepared import Prepared
+from harness.contract.stack import parse
 from harness.core.errors import UnsupportedModelError
 from harness.measure.flops import executed_flops
 from harness.measure.shape import ModelShape
@@ -218,3 +220,34 @@ def test_a_model_without_a_cache_is_refused_in_a_sentence(monkeypatch):
     monkeypatch.setattr(decoder.module, "_prepare_cache_for_generation", lambda *_: None)
     with pytest.raises(UnsupportedModelError, match="keeps no cache"):
         Cached(decoder, 1, 1)
+
+
+@pytest.mark.parametrize("method", ["knorm:keep=0.5", "streaming:sinks=1,window=16"])
+def test_where_no_context_is_read_first_there_is_nothing_to_press(method):
+    """Contexts of one token, and those that are held back whole; a press that acts at each token still does."""
+    decoder = tiny_decoder("llama")
+    prompts, answers = [words(1, 5), words(7, 6)], [[words(3, 7), words(5, 8), words(1, 9)]] * 2
+    contexts = [
+        document(number, prompt, own, held=len(prompt))
+        for number, (prompt, own) in enumerate(zip(prompts, answers, strict=True))
+    ]
+    with parse(method).attached(decoder, lambda index: Prepared()):
+        assert decoder.manner.stepwise
+        logits, _ = answered(decoder, contexts, together=True)
+    require_recomputed(decoder, logits, prompts, answers)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"cache_implementation": "static"}, {"cache_implementation": "hybrid"}, {"num_beams": 3}]
+)
+def test_the_cache_is_the_checkpoints_own(settings):
+    decoder = tiny_decoder("llama")
+    for name, value in settings.items():
+        setattr(decoder.module.generation_config, name, value)
+    together = reads_together(decoder)
+    assert together != (settings.get("cache_implementation") == "static")
+    for manner in (Manner(), Manner(stepwise=True), Manner(whole=True)):
+        prompts, answers, contexts = documents(held=0 if manner.whole else 1)
+        with decoder.scored(manner):
+            logits, _ = answered(decoder, contexts, together=together)
+        require_recomputed(decoder, logits, prompts, answers)

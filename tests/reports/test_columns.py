@@ -5,7 +5,7 @@ import copy
 import pytest
 
 from harness.leaderboard.pages import cost_line
-from harness.reports.columns import BY_KEY, beside, columns, trust, value
+from harness.reports.columns import BY_KEY, beside, columns, ratio, trust, value, why_no_ratio
 from harness.reports.rows import rows
 from tests.leaderboard.generated import groups, runs
 
@@ -62,3 +62,29 @@ def test_dense_beside_a_measured_cost_was_measured_in_the_same_turns():
     assert beside(method, BY_KEY["energy_estimated"], []) is None
     alone = cost_line(row, BY_KEY["latency"], [line | {"requests": [request]}])
     assert (alone.dense, alone.of_another_run) == (dense["time"]["latency"]["typical_s"], True)
+
+
+def test_a_ratio_that_the_record_refuses_is_not_made_of_two_values():
+    """Dense's own run read these texts in other forwards: what grows with them is over dense in the run's own."""
+    dense, method = (copy.deepcopy(made.record) for made in runs(groups(1, 1, 1)[0], settings=1))
+    machine = next(iter(dense["time"]["roofline"]))
+    keys = ("ideal_requests", f"roofline:{machine}")
+    all_columns = {column.key: column for column in columns([dense, method])}
+    for run in (dense, method):
+        run["evaluation"]["score_mode"] = "context-first"
+        run["time"]["ideal"]["requests_s"] = 0.5
+    for key in keys:
+        method["baseline"]["ratios"].pop(key, None)
+    assert all(ratio(method, dense, all_columns[key]) for key in keys)
+    method["missing"] |= {f"baseline.ratios.{key}": "other forwards" for key in keys}
+    assert not any(ratio(method, dense, all_columns[key]) for key in keys)
+    assert {why_no_ratio(method, all_columns[key]) for key in keys} == {"other forwards"}
+    method["flops"]["dense_equivalent"] = 2 * method["flops"]["total"]
+    del method["baseline"]["ratios"]["flops"]
+    assert ratio(method, dense, BY_KEY["flops"]).value == 0.5
+    assert cost_line(rows([dense, method])[1], BY_KEY["flops"]).of_same_tokens
+    # answers of another length beside them, as in a group that also generates, give no totals
+    method["baseline"]["output_tokens"] = 0.5
+    shares = {key: ratio(method, dense, BY_KEY[key]) for key in ("flops", "flops_total")}
+    assert shares["flops"].value == 0.5
+    assert shares["flops_total"] is None

@@ -56,7 +56,7 @@ class Failure:
                 return
             if self.forwards is None:
                 raise RuntimeError("boom")
-            handle = session.lm.decoder.module.register_forward_pre_hook(self._count)
+            handle = lm.decoder.module.register_forward_pre_hook(self._count)
             try:
                 yield prepared
             finally:
@@ -71,9 +71,7 @@ class Failure:
 
 def execute(job: Job, store: Store, failure: Failure | None, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, Silent]:
     if failure is not None:
-        monkeypatch.setattr(
-            Session, "attached_in_place_of", lambda session, lm, spec: failure.attached(session, lm, spec)
-        )
+        monkeypatch.setattr(Session, "attached_in_place_of", lambda *given: failure.attached(*given))
     progress = Silent()
     records = Session(job.model_copy(update={"costs": PLAN}), store, progress).execute()
     monkeypatch.setattr(Session, "attached_in_place_of", ATTACHED)

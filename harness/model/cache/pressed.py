@@ -146,6 +146,8 @@ class _Engine:
             return None
         if not isinstance(cache, PressedCache):
             raise MethodError(f"{self._name}: entries of a {type(cache).__name__} cannot go: pass no cache")
+        # a text that is scored after a context of no tokens leaves nothing to press
+        cache.pressed |= context is not None and context.kind == "score" and context.read == 0
         self._running = self._forward(arguments, cache, context, continued=bool(continued))
         if self._running.decoding and "prefill" in self._when and cache.get_seq_length() and not cache.pressed:
             raise MethodError(
