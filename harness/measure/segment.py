@@ -288,7 +288,8 @@ def _own_of(segment: Segment, length: int, before: int) -> Own:
     if not segment.own or (length == segment.queries and not before):
         return segment.own
     queries, positions = length / segment.queries, 1 - before / segment.context
-    shares = {"attention": queries, "scores": queries * positions, "mlp": queries, "cache": 1.0}
+    head = queries if segment.head >= segment.queries else 1.0
+    shares = {"attention": queries, "scores": queries * positions, "mlp": queries, "cache": 1.0, "head": head}
     return {
         part: {layer: Work(round(work.macs * shares[part]), work.bytes) for layer, work in layers.items()}
         for part, layers in segment.own.items()
