@@ -66,7 +66,7 @@ def _trilinear(*args: Any, **_: Any) -> int:
         for place in places:
             sizes.insert(place, 1)
         expanded.append(sizes)
-    return 2 * prod(max(sizes) for sizes in zip(*expanded, strict=True))
+    return 2 * int(prod(max(sizes) for sizes in zip(*expanded, strict=True)))
 
 
 _ATEN: Final = torch.ops.aten
