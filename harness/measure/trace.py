@@ -100,6 +100,7 @@ class Tracer:
         self._running: Forwards | None = None
         self._pending: list[Charge] = []  # charged between forwards
         self._main: Any = None  # the cache of the latest forward that was no draft
+        self._hides = False  # a cache of the batch keeps what cannot be read
 
     def __enter__(self) -> Self:
         model = self._model
@@ -216,12 +217,11 @@ class Tracer:
                 "continuations of a prompt is not traced"
             )
         if context is not self._context:
-            self._context, self._batch, self._main = context, [], None
+            self._context, self._batch, self._main, self._hides = context, [], None, False
             self._cache.forget()
         cache = kwargs.get("past_key_values")
         seen = seen_by(cache, context.processed)
-        self._cache.met.clear()
-        self._cache.written.clear()
+        self._cache.begin()
         # without a cache the batch is read as it came, or, as guidance does it, from its last token on
         before = context.processed if cache is not None else context.width * (queries < context.width)
         if context.speculating == "draft":  # which may read the whole batch into a cache of its own
@@ -246,6 +246,7 @@ class Tracer:
         forward.keys = self._cache.unusual(seen, forward.queries, attended, padded=padded)
         forward.written = dict(self._cache.written)
         forward.held = self._cache.held(cache)
+        self._hides = self._hides or self._cache.hides(cache, forward.held, forward.queries)
         if not self._batch or not self._batch[-1].extend(forward):
             self._batch.append(forward)
 
@@ -288,7 +289,7 @@ class Tracer:
 
     def _with_caches(self, rows: list[list[Segment]], batch: list[Forwards]) -> list[list[Segment]]:
         """The rows with what their caches held, if that is anything but what ran through the layers."""
-        read = [forwards.held for forwards in batch]
+        read = [None if self._hides else forwards.held for forwards in batch]
         derived = [list(cached_by_shape(self._shape, row)) for row in rows]  # [rows][forwards][layers]
         every = [tuple(map(sum, zip(*of_rows, strict=True))) for of_rows in zip(*derived, strict=True)]
         if all(held is None or held == kept for held, kept in zip(read, every, strict=True)):
