@@ -18,6 +18,7 @@ from importlib.metadata import EntryPoint, distributions, entry_points
 from pathlib import Path
 from typing import Any
 
+from harness.contract.facts import mistyped
 from harness.contract.families import Family, rank, refusal
 from harness.contract.method import Method
 from harness.core.errors import MethodError, UnknownNameError
@@ -192,6 +193,8 @@ def _checked(loaded: Any, what: str) -> type[Method]:
     if "__dataclass_fields__" not in vars(loaded):
         raise MethodError(f"{what} lacks the decorator @dataclass(frozen=True, kw_only=True)")
     method: type[Method] = loaded
+    if wrong := mistyped(method):
+        raise MethodError(f"{what} cannot be used: its declaration {'; '.join(wrong)}")
     if method.family == Family.BASELINE and not method.__module__.startswith("harness."):
         raise MethodError(f"{what} claims to be the baseline, which is dense; choose another family")
     return method

@@ -64,7 +64,8 @@ class Reference:
 
     def segments(self, rows: Iterable[Served]) -> list[Segment]:
         """What dense runs for these rows."""
-        of_rows = (row.segments if self.is_run else row_as_dense(row.segments) for row in rows)
+        windows = [layer.window for layer in self.shape.layers]
+        of_rows = (row.segments if self.is_run else row_as_dense(row.segments, windows) for row in rows)
         return [self._with_its_layers(segment) for segments in of_rows for segment in segments]
 
     def _with_its_layers(self, dense: Segment) -> Segment:

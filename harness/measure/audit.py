@@ -1,9 +1,8 @@
 """The check on the formulas: PyTorch's own count of what the dispatcher ran, on a few requests.
 
 Counting slows a small forward several times over, so it never happens while anything is timed. Operators that
-PyTorch has no formula for read as zero, and a ratio below one then says so; its int8 product and the product of grouped
-experts are given one here, and
-an operator of the harness's own brings its formula when it is defined.
+PyTorch has no formula for read as zero, and a ratio below one then says so; some are given one
+(``harness.measure.formulas``), and an operator of the harness's own brings its formula when it is defined.
 """
 
 from collections.abc import Callable, Iterable
@@ -28,13 +27,10 @@ def count_flops(run: Callable[[], T]) -> tuple[T, int]:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    formulas = {
-        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
-        torch.ops.aten._int_mm: _int_mm_flops,
-        torch.ops.aten._grouped_mm: _grouped_mm_flops,
-    }
+    from harness.measure.formulas import ADDED
+
     # A counter cannot be entered twice: every call takes a fresh one.
-    counter = FlopCounterMode(display=False, custom_mapping=formulas)
+    counter = FlopCounterMode(display=False, custom_mapping=dict(ADDED))
     with torch.no_grad(), counter:
         result = run()
     return result, int(counter.get_total_flops())
@@ -84,20 +80,3 @@ def audit(model: Decoder, serve: Callable[[], Iterable[Segment]]) -> Audit:
     if not stated:
         raise ValueError("nothing ran that the formulas count, so there is nothing to audit")
     return Audit(stated, counted + unseen)
-
-
-def _attention_flops(query: tuple[int, ...], key: tuple[int, ...], value: tuple[int, ...], *_: Any, **__: Any) -> int:
-    """Both products of attention over shapes [batch, heads, tokens, width]."""
-    batch, heads, queries, width = query
-    # query-key, then probability-value
-    return 2 * batch * heads * queries * key[2] * (width + value[3])
-
-
-def _int_mm_flops(x: tuple[int, ...], weight: tuple[int, ...], *_: Any, **__: Any) -> int:
-    """Of [tokens, inputs] times [inputs, outputs]."""
-    return 2 * x[0] * x[1] * weight[1]
-
-
-def _grouped_mm_flops(x: tuple[int, ...], weight: tuple[int, ...], *_: Any, **__: Any) -> int:
-    """Of [tokens, inputs], each times its own expert's [inputs, outputs], out of [experts, inputs, outputs]."""
-    return 2 * x[0] * x[1] * weight[-1]

@@ -2,14 +2,16 @@
 
 A branch is *unchanged* where the dense model's own modules are in their place and run their class's own code, and
 where nothing but linear layers in them has been replaced: then its work follows from the linear layers that are there.
+Hooks that multiply are code as well, unless they are those of the harness's engines, which count for themselves.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
 
-from torch import nn
+from torch import Tensor, nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from harness.contract.linears import LINEAR
@@ -22,6 +24,12 @@ if TYPE_CHECKING:
 
 _SILENT: Final = (nn.Identity, nn.Dropout, nn.ModuleList, nn.Sequential, nn.LayerNorm, nn.RMSNorm)
 """Classes of torch that multiply no matrices; so do its activations, which are in a file of their own."""
+
+
+_FORWARDS: Final = frozenset(kind.forward for kind in LINEAR)
+_ENGINES: Final = ("harness.model.", "harness.measure.", "harness.evaluate.", "harness.contract.")
+"""Where code lies that runs modules and multiplies nothing that it does not count."""
+_LIBRARIES: Final = ("torch.", "transformers.")
 
 
 @dataclass(frozen=True)
@@ -72,6 +80,42 @@ def foreign(model: "Decoder") -> list[nn.Module]:
     return [layer for layer in getattr(model.anatomy.parent, model.anatomy.layers_name) if layer not in dense]
 
 
+def changed_blocks(model: "Decoder") -> list["Block"]:
+    """Layers whose own code, around attention and MLP, may multiply what no branch shows."""
+    attention, mlps = branch_names(model.anatomy.layout)
+    names = frozenset((attention, *mlps))
+    return [block for block in model.live if any(map(_multiplies, _around(block, names)))]
+
+
+def changed_surroundings(model: "Decoder") -> list[nn.Module]:
+    """Modules around the layers that run code of a method's: the stack of layers, the embedding, the last norm."""
+    parent, layers, head = model.anatomy.parent, model.anatomy.layers_name, head_of(model)
+    parts = [part for name, part in parent.named_children() if name != layers and part is not head]
+    own = [] if _runs_its_own(parent) else [parent]
+    return own + [part for part in parts if not all(map(_runs_its_own, part.modules()))]
+
+
+def head_of(model: "Decoder") -> nn.Module:
+    """The language-model head that is in place."""
+    head: nn.Module | None = model.module.get_output_embeddings()
+    return model.anatomy.head if head is None else head
+
+
+def is_changed_head(model: "Decoder") -> bool:
+    """Whether the head is counted as it runs."""
+    head = head_of(model)
+    return head is not model.anatomy.head or not all(map(_is_plain, head.modules()))
+
+
+def inner_linears(module: nn.Module) -> Iterator[nn.Module]:
+    """The linear layers in a module, each of which its declaration or its weight says the work of."""
+    if _is_declared(module) or (isinstance(module, LINEAR) and _is_plain(module)):
+        yield module
+        return
+    for child in module.children():
+        yield from inner_linears(child)
+
+
 def declared(module: nn.Module) -> Iterator[nn.Module]:
     """The linear layers in a module whose work a method declares."""
     if _is_declared(module):
@@ -92,13 +136,64 @@ def _is_plain(module: nn.Module) -> bool:
     if _is_declared(module):
         return True
     kind = type(module)
-    if any(callable(getattr(kind, name, None)) for name in vars(module)):  # code that is set on the instance
+    if not _runs_its_own(module):
         return False
-    if isinstance(module, LINEAR) or kind in _SILENT:
+    if isinstance(module, LINEAR):
+        return kind.forward in _FORWARDS
+    if kind in _SILENT:
         return True
     if kind.__module__ == "torch.nn.modules.activation":
         return kind is not nn.MultiheadAttention
     return kind.__module__.startswith("transformers") and kind.forward.__module__.startswith("transformers")
+
+
+def _multiplies(module: nn.Module) -> bool:
+    """Whether a module that is part of no branch may multiply something."""
+    return isinstance(module, LINEAR) or _is_declared(module) or not _is_plain(module)
+
+
+def _runs_its_own(module: nn.Module) -> bool:
+    """Whether a module runs its class's code: none is set on the instance, and no hook but those of engines."""
+    kind = type(module)
+    hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
+    if not all(_is_of_engine(hook) or _is_library(hook) for hook in hooks):
+        return False
+    code = {name: value for name, value in vars(module).items() if callable(value)}
+    return all(
+        _is_of_engine(value) or (not callable(getattr(kind, name, None)) and _is_library(value))
+        for name, value in code.items()
+        if not isinstance(value, nn.Module | type)
+    )
+
+
+def _is_of_engine(function: Callable[..., Any]) -> bool:
+    first, *inner = _homes(function)
+    return first.startswith(_ENGINES) and all(home.startswith((*_ENGINES, *_LIBRARIES)) for home in inner)
+
+
+def _is_library(function: Callable[..., Any]) -> bool:
+    return all(home.startswith(_LIBRARIES) for home in _homes(function))
+
+
+def _homes(function: Any) -> Iterator[str]:
+    """The modules that a function, and what it says that it wraps, were written in."""
+    while function is not None:
+        if isinstance(function, partial):
+            if any(isinstance(value, Tensor) for value in (*function.args, *function.keywords.values())):
+                yield "a method's tensor"
+            function = function.func
+        written = getattr(function, "__globals__", None)  # a wrapper takes the name of what it wraps, but not these
+        yield f"{written['__name__'] if written else getattr(function, '__module__', None)}."
+        function = getattr(function, "__wrapped__", None)
+
+
+def _around(block: "Block", names: frozenset[str]) -> Iterator[nn.Module]:
+    """A layer, and its modules that are none of its branches."""
+    branches = {*block.attention.modules, *block.mlp.modules}
+    yield block.module
+    for name, child in block.module.named_children():
+        if name not in names and child not in branches:
+            yield from child.modules()
 
 
 def _is_declared(module: nn.Module) -> bool:

@@ -1,5 +1,6 @@
 """The cache as it is: key positions that attention meets, and the bytes that each layer holds, whatever kind it is."""
 
+import logging
 import weakref
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
@@ -16,6 +17,7 @@ from harness.model.layouts import LAYER_INDEX_NAMES
 if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle
 
+_LOG: Final = logging.getLogger(__name__)
 _USUAL: Final = frozenset(
     (
         *("keys", "values", "dtype", "device", "is_initialized", "sliding_window", "cumulative_length"),
@@ -51,6 +53,9 @@ class CacheReader:
         self._layer = 0
         self._watched: dict[int, tuple[Any, Any]] = {}  # caches by identity, with the ``update`` that they had
         self._caches: dict[int, weakref.ref[Any]] = {}  # of the batch, by identity
+        self._handed: dict[int, int] = {}  # numbers that attention was handed, by layer
+        self._shown: dict[int, int | None] = {}  # in which memory
+        self._is_told = False
         self.met: dict[int, int] = {}
         self.written: dict[int, float] = {}
 
@@ -59,6 +64,11 @@ class CacheReader:
         for layer, attention in enumerate(self._attentions):
             if attention is not None:
                 yield attention.register_forward_pre_hook(self._begin(layer), with_kwargs=True)
+
+    def begin(self) -> None:
+        """A forward begins."""
+        for read in (self.met, self.written, self._handed, self._shown):
+            read.clear()
 
     def end(self) -> None:
         """The forward is over: leave every cache as it was."""
@@ -87,6 +97,30 @@ class CacheReader:
         for alive in [alive for each in self._caches.values() if (alive := each()) is not None]:
             self._add(alive, total)
         return tuple(total)
+
+    def hides(self, cache: Any, held: tuple[int, ...] | None, queries: int) -> bool:
+        """Whether a layer's cache keeps numbers where they cannot be read, after a forward.
+
+        It does where it holds less than a bit for each number that attention was handed of earlier forwards, and these
+        are not those of another layer.
+
+        Args:
+            held: bytes that were read of it, by layer.
+            queries: tokens of each row in the forward, which need no cache.
+        """
+        low = [
+            layer
+            for layer, numbers in self._handed.items()
+            if held is not None and self.met.get(layer, 0) > queries and 8 * held[layer] < numbers
+        ]
+        if not low:
+            return False
+        known = {memory for memory, _ in _memories(cache, set())}
+        hides = any(self._shown.get(layer) not in known for layer in low)
+        if hides and not self._is_told:
+            self._is_told = True
+            _LOG.warning("the cache keeps its numbers where they cannot be read: it counts as one that keeps them all")
+        return hides
 
     def length(self, cache: Any) -> int | None:
         """Positions that a cache has now."""
@@ -131,7 +165,10 @@ class CacheReader:
             if layer in self._changed:
                 keys, values = (*args, *kwargs.values())[:2]  # [rows, heads, tokens, head width]
                 self.written[layer] = (keys.nbytes + values.nbytes) / (len(keys) * keys.shape[-2])
-            self.met[layer] = updated[0].shape[-2]  # keys: [rows, heads, positions, head width]
+            keys, values = updated[0], updated[1]  # [rows, heads, positions, head width]
+            self.met[layer] = keys.shape[-2]
+            self._handed[layer] = keys.numel() + values.numel()
+            self._shown[layer] = keys.untyped_storage()._cdata if type(keys) is Tensor else None
             return updated
 
         self._watched[id(cache)] = cache, vars(cache).get("update")
@@ -158,23 +195,34 @@ class CacheReader:
 
 
 def bytes_of(holder: Any) -> int:
-    """Bytes of all numbers that an object holds, directly or in what it holds, each memory once.
+    """Bytes of all memories that an object holds numbers in, directly or in what it holds, each once.
 
-    Of a view, what it shows counts; a counter, of a single number, does not.
+    Of a view, the whole memory that it keeps counts; a counter, of a single number, does not. A slot with a sliding
+    window shows the end of what it was given last, and its window counts.
     """
     names = getattr(holder, "__dict__", {}).keys()
-    if {"keys", "values"} <= names <= _USUAL:  # most are, and this is read in every forward
-        keys, values = holder.keys, holder.values
-        if type(keys) is type(values) is Tensor and keys.data_ptr() != values.data_ptr():
-            return int(keys.nbytes + values.nbytes)
-    shown: dict[int, int] = {}  # bytes, by memory
-    for memory, size, whole in _memories(holder, set()):
-        shown[memory] = min(shown.get(memory, 0) + size, whole)
-    return sum(shown.values())
+    keys, values = getattr(holder, "keys", None), getattr(holder, "values", None)
+    if type(keys) is type(values) is Tensor:
+        pair = {tensor.untyped_storage()._cdata: _kept(tensor, holder) for tensor in (keys, values)}
+        if len(pair) == 2 and names <= _USUAL:  # most are, and this is read in every forward
+            return sum(pair.values())
+        memories = dict(_memories(holder, set()))
+        return sum((memories | pair if len(pair) == 2 else memories).values())
+    return sum(dict(_memories(holder, set())).values())
 
 
-def _memories(value: Any, seen: set[int]) -> Iterator[tuple[int, int, int]]:
-    """What identifies a memory that a value reaches, bytes of it that the value shows, and all of its bytes."""
+def _kept(tensor: Tensor, slot: Any) -> int:
+    """Bytes of a slot's keys or values: all of their memory, or as much as a sliding window keeps of it."""
+    whole, window = tensor.untyped_storage().nbytes(), getattr(slot, "sliding_window", None)
+    if window is None or tensor.ndim < 2:
+        return whole
+    positions = tensor.shape[-2]  # [rows, heads, positions, head width]
+    kept = tensor.nbytes // positions * (window - 1) if positions else 0
+    return min(whole, max(tensor.nbytes, kept))
+
+
+def _memories(value: Any, seen: set[int]) -> Iterator[tuple[int, int]]:
+    """What identifies a memory that a value reaches, and its bytes."""
     if isinstance(value, _PLAIN) or id(value) in seen:
         return
     seen.add(id(value))
@@ -184,9 +232,10 @@ def _memories(value: Any, seen: set[int]) -> Iterator[tuple[int, int, int]]:
                 yield from _memories(getattr(value, name), seen)
         elif value.numel() > 1:
             storage = value.untyped_storage()
-            yield storage._cdata, value.nbytes, storage.nbytes()
+            yield storage._cdata, storage.nbytes()
     elif isinstance(value, np.ndarray):
-        yield id(value), value.nbytes, value.nbytes
+        base = value if value.base is None else value.base
+        yield id(base), getattr(base, "nbytes", value.nbytes)
     elif isinstance(value, list | tuple | set | Mapping):
         for part in value.values() if isinstance(value, Mapping) else value:
             yield from _memories(part, seen)

@@ -1,44 +1,48 @@
-"""A branch that is not the dense model's any more, counted as it runs.
+"""A part of the model that is not the dense model's any more, counted as it runs.
 
 What a layer's attention or MLP costs follows from its linear layers as long as the module is the dense model's own, in
-its place, and nothing but linear layers in it has been replaced. Any other branch is a *changed* one: while it runs,
-the matrix products that Python asks torch for are counted by their shapes. A module that declares its work
-(``macs_per_token``) is believed, and what it multiplies is not counted again.
+its place, and nothing but linear layers in it has been replaced. Any other branch is a *changed* one, and so may be a
+layer's own code around its branches, the head, and what surrounds the layers: while it runs, the matrix products that
+torch dispatches are counted by their shapes. A module that declares its work (``macs_per_token``) is believed, and what
+it multiplies is not counted again.
 
-What no call of torch shows, such as a product in a kernel of a method's own, is declared: by ``macs_per_token``, or by
-``Decoder.charge``.
+What no operator of torch shows, such as a product in a kernel of a method's own, is declared: by ``macs_per_token``, by
+``Decoder.charge``, or by a formula of the operator (``torch.utils.flop_counter.register_flop_formula``). A branch in
+which an operator without a formula ran counts as no less than the dense model's own, and a warning names the operator.
 """
 
-from collections.abc import Callable, Iterator
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from math import prod
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+import torch
 from torch import Tensor, nn
-from torch._ops import OpOverload, OpOverloadPacket
-from torch.overrides import TorchFunctionMode
+from torch._ops import OpOverload
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from harness.measure.audit import count_flops
+from harness.measure.formulas import formula_of, is_unknown
 from harness.measure.shape import Linears
 
 if TYPE_CHECKING:
     from harness.contract.decoder import Decoder
 
+_LOG: Final = logging.getLogger(__name__)
+
 Rows = tuple[int, ...] | None
 """Rows of the batch that ran; None: all of them."""
 
-_PLACES: Final = {
-    **dict.fromkeys(("linear", "matmul", "linalg_matmul", "mm", "bmm", "mv", "dot", "vdot", "_int_mm"), 0),
-    **dict.fromkeys(("addmm", "addmm_", "addmv", "addmv_", "baddbmm", "baddbmm_"), 1),
-}
-"""Products of two tensors that sum over the last dimension of the first, and which argument the first one is."""
-_DISPATCHED: Final = frozenset(
-    (
-        *("einsum", "tensordot", "inner", "chain_matmul", "linalg_multi_dot", "addbmm", "addbmm_", "bilinear"),
-        *("conv1d", "conv2d", "conv3d", "multi_head_attention_forward"),
-        *("_scaled_mm", "scaled_mm", "_grouped_mm", "grouped_mm"),
-    )
-)
-"""Functions that PyTorch's own counter is asked about, because they are seldom used and hard to count."""
+_SECOND: Final = frozenset(("addmm", "addmm_", "addmv", "addmv_", "baddbmm", "baddbmm_", "addbmm", "addbmm_"))
+"""Products whose first factor is the second argument, because something is added to them."""
+OUTSIDE: Final = -2
+"""The member of what surrounds the layers, whose outputs are not all of a token each."""
+IN_BLOCK: Final = -3
+"""The member of a branch that a layer's own code multiplied."""
+
+
+def block_slot(layer: int) -> int:
+    """The slot of a layer's own code, around its branches."""
+    return -1 - layer
 
 
 class Counted(NamedTuple):
@@ -46,11 +50,12 @@ class Counted(NamedTuple):
 
     Attributes:
         member: which module of the branch.
-        tokens: the most that one of its products with weights ran on.
+        tokens: the most that one of the weights was multiplied with.
         linear: multiply-accumulates of products with weights.
         products: those of the others, such as queries with keys.
         bytes: of the weights.
         shapes: of the outputs of the branch's modules.
+        is_unknown: an operator ran in it that nothing counts.
     """
 
     member: int
@@ -59,38 +64,56 @@ class Counted(NamedTuple):
     products: int
     bytes: int
     shapes: tuple[tuple[int, ...], ...]
+    is_unknown: bool = False
+
+
+class _Sums:
+    """What rows multiplied in a running part, for one slot."""
+
+    def __init__(self) -> None:
+        self.tokens: dict[Any, int] = {}  # by weight, which may be multiplied with some tokens at a time
+        self.linear = self.products = self.read = 0
 
 
 class _Frame:
-    """A changed branch that is running."""
+    """A changed part that is running."""
 
     def __init__(self, slot: int, member: int) -> None:
         self.slot, self.member = slot, member
         self.depth = 0  # calls that are open: a module in its place may call the dense model's
         self.paused = 0  # modules that count for themselves that are open
-        self.sums: dict[Rows, list[int]] = {}  # [tokens, linear, products, bytes]
+        self.sums: dict[Rows, dict[int, _Sums]] = {}  # by slot: a layer's own code may do the work of its branches
         self.shapes: dict[Rows, list[tuple[int, ...]]] = {}
+        self.unknown: set[Rows] = set()
 
-    def add(self, rows: Rows, tokens: int, linear: int, products: int, read: int) -> None:
-        total = self.sums.setdefault(rows, [0, 0, 0, 0])
-        total[0] = max(total[0], tokens)
-        total[1] += linear
-        total[2] += products
-        total[3] += read
+    def of(self, rows: Rows, slot: int) -> _Sums:
+        return self.sums.setdefault(rows, {}).setdefault(slot, _Sums())
 
 
-class Counter(TorchFunctionMode):
-    """Counts what changed branches multiply, while one runs.
+class Counter(TorchDispatchMode):
+    """Counts what changed parts multiply, while one runs.
 
     Args:
         model: whose rows are running.
+        slots: the slot of each module that is a dense branch.
+        foreign: the slot of added work.
         count: takes the work of a call: its slot, its rows, and what they did.
     """
 
-    def __init__(self, model: "Decoder", count: Callable[[int, Rows, Counted], None]) -> None:
-        super().__init__()
-        self._model, self._count = model, count
+    def __init__(
+        self,
+        model: "Decoder",
+        slots: Mapping[nn.Module, int],
+        foreign: int,
+        count: Callable[[int, Rows, Counted], None],
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._model, self._count, self._foreign = model, count, foreign
         self._frames: list[_Frame] = []
+        self._warned: set[str] = set()
+        held = [*model.module.parameters(), *model.module.buffers()]
+        self._held = {storage for tensor in held if (storage := _storage(tensor)) is not None}
+        self._slots = {_storage(weight): slot for module, slot in slots.items() for weight in module.parameters()}
 
     def watch(self, slot: int, member: int, module: nn.Module, counts: Callable[[], bool]) -> Iterator[Any]:
         """Hooks that count a module of a changed branch, while ``counts`` says that somebody listens."""
@@ -102,7 +125,8 @@ class Counter(TorchFunctionMode):
         def leave(_: nn.Module, args: Any, output: Any) -> None:
             self._leave(slot, output)
 
-        yield module.register_forward_pre_hook(enter)
+        # around the hooks that a method put there
+        yield module.register_forward_pre_hook(enter, prepend=True)
         yield module.register_forward_hook(leave, always_call=True)
 
     def watch_declared(self, module: nn.Module) -> Iterator[Any]:
@@ -113,7 +137,10 @@ class Counter(TorchFunctionMode):
             frame = self._frames[-1] if self._frames else None
             if frame is not None and not frame.paused and isinstance(output, Tensor):
                 tokens, linears = prod(output.shape[:-1]), Linears.of([module])
-                frame.add(self._rows, tokens, tokens * linears.macs, 0, linears.bytes)
+                sums = frame.of(self._rows, self._slots.get(_storage_of(module), frame.slot))
+                sums.tokens[module] = sums.tokens.get(module, 0) + tokens
+                sums.linear += tokens * linears.macs
+                sums.read += linears.bytes
 
         yield module.register_forward_pre_hook(self._pause)
         # before the branch's own hook, where this module is the branch
@@ -130,23 +157,65 @@ class Counter(TorchFunctionMode):
             self._frames.clear()
             self.__exit__(None, None, None)  # type: ignore[no-untyped-call]
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         frame = self._frames[-1] if self._frames else None
-        if frame is None or frame.paused:
+        if frame is None or frame.paused or not isinstance(func, OpOverload):
             return func(*args, **kwargs)
-        name = getattr(func, "__name__", "")
-        if name in _DISPATCHED or isinstance(func, OpOverload | OpOverloadPacket):
-            output, flops = count_flops(lambda: func(*args, **kwargs))
-            macs = flops // 2
-        else:
-            output = func(*args, **kwargs)
-            macs = _macs(name, args, kwargs, output)
-        if macs:
-            read = sum(tensor.nbytes for tensor in _weights(name, args, kwargs))
-            tokens = prod(output.shape[:-1]) if read and isinstance(output, Tensor) else 0
-            frame.add(self._rows, tokens, macs if read else 0, 0 if read else macs, read)
+        formula = formula_of(func)
+        if formula is None:
+            with self:  # what it is made of
+                output = func.decompose(*args, **kwargs)
+            if output is not NotImplemented:
+                return output
+        output = func(*args, **kwargs)
+        if formula is not None:
+            self._add(frame, func._opname, (*args, *kwargs.values()), formula(*args, **kwargs, out_val=output) // 2)
+        elif is_unknown(func):
+            frame.unknown.add(self._rows)
+            self._warn(str(func._overloadpacket))
         return output
+
+    def _add(self, frame: _Frame, name: str, values: Iterable[Any], macs: int) -> None:
+        """A product ran."""
+        weights = list(self._weights(name, values))
+        if not weights:
+            frame.of(self._rows, frame.slot).products += macs
+            return
+        slots = {self._slots.get(_storage(weight)) for weight in weights} - {None}
+        slot = frame.slot
+        if slot < 0 and len(slots) == 1 and (branch := slots.pop()) is not None and block_slot(branch // 2) == slot:
+            slot = branch
+        sums = frame.of(self._rows, slot)
+        sums.linear += macs
+        for weight in weights:
+            sizes = [size for size, stride in zip(weight.shape, weight.stride(), strict=True) if stride]
+            numbers, groups = prod(sizes), sizes[0] if len(sizes) > 2 and "conv" not in name else 1
+            place = _storage(weight), weight.storage_offset(), weight.numel()
+            sums.tokens[place] = sums.tokens.get(place, 0) + macs * groups // max(numbers, 1)
+            sums.read += numbers * weight.element_size()
+
+    def _weights(self, name: str, values: Iterable[Any]) -> Iterator[Tensor]:
+        """The factors of a product that are weights: what modules hold, and matrices that are not the first factor."""
+        if "scaled_dot_product" in name or "attention" in name:
+            return
+        parts = [part for value in values for part in (value if isinstance(value, list | tuple) else (value,))]
+        first = name in _SECOND
+        for place, tensor in enumerate(part for part in parts if isinstance(part, Tensor)):
+            if tensor.layout is not torch.strided or tensor.ndim < 2:
+                continue
+            is_matrix = tensor.ndim == 2 or (tensor.ndim == 3 and (len(tensor) == 1 or not tensor.stride(0)))
+            if (is_matrix and place > first) or _storage(tensor) in self._held:
+                yield tensor
+
+    def _warn(self, name: str) -> None:
+        if name not in self._warned:
+            self._warned.add(name)
+            _LOG.warning(
+                "an operator %s ran that no formula counts: what it is part of counts as the dense model's own work; "
+                "Decoder.charge, or register_flop_formula of torch.utils.flop_counter, says what it multiplies",
+                name,
+            )
 
     @property
     def _rows(self) -> Rows:
@@ -174,11 +243,32 @@ class Counter(TorchFunctionMode):
         self._frames.pop()
         if not self._frames:
             self.__exit__(None, None, None)  # type: ignore[no-untyped-call]
-        given = prod(shape[:-1]) if shape else 0
-        for rows, (tokens, linear, products, read) in frame.sums.items():
-            ran = min(tokens, given) if tokens and given else tokens or given
-            shapes = tuple(frame.shapes.get(rows, ()))
-            self._count(slot, rows, Counted(frame.member, ran, linear, products, read, shapes))
+        given = prod(shape[:-1]) if shape and frame.member != OUTSIDE else 0
+        for rows in dict.fromkeys((*frame.sums, *frame.unknown)):
+            self._emit(frame, rows, given)
+
+    def _emit(self, frame: _Frame, rows: Rows, given: int) -> None:
+        """Hand on what rows did in a part that ended."""
+        shapes = () if frame.member == OUTSIDE else tuple(frame.shapes.get(rows, ()))
+        unknown, sums = rows in frame.unknown, frame.sums.get(rows, {})
+        layer = -1 - frame.slot
+        if frame.slot < 0:
+            if 2 * layer in sums and frame.slot in sums:  # products without weights are its attention's
+                sums[2 * layer].products += sums[frame.slot].products
+                sums[frame.slot].products = 0
+            if unknown:  # it may have done the work of branches that did not run
+                sums.setdefault(2 * layer, _Sums())
+                sums.setdefault(2 * layer + 1, _Sums())
+        elif unknown:
+            sums.setdefault(frame.slot, _Sums())
+        for slot, total in sums.items():
+            most = max(total.tokens.values(), default=0)
+            tokens = min(most, given) if most and given else most or given
+            work = Counted(frame.member, tokens, total.linear, total.products, total.read, shapes, unknown)
+            if slot >= 0:
+                self._count(slot, rows, work._replace(tokens=given) if unknown and given else work)
+            elif total.linear or total.products:
+                self._count(self._foreign, rows, work._replace(is_unknown=False))
 
     def _pause(self, *_: Any) -> None:
         if self._frames:
@@ -189,24 +279,15 @@ class Counter(TorchFunctionMode):
             self._frames[-1].paused -= 1
 
 
-def _macs(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> int:
-    """Multiply-accumulates of a function of torch by its arguments; 0 of those that multiply no matrices."""
-    if name == "scaled_dot_product_attention":
-        query, key, value = (*args, *kwargs.values())[:3]  # [..., tokens, width]
-        return int(prod(query.shape[:-1]) * key.shape[-2] * (key.shape[-1] + value.shape[-1]))
-    place = _PLACES.get(name)
-    if place is None or not isinstance(output, Tensor):
-        return 0
-    first = args[place] if place < len(args) else kwargs["mat1" if place and "mat1" in kwargs else "input"]
-    return int(output.numel() * first.shape[-1])
+def _storage(tensor: Tensor) -> int | None:
+    """What identifies the memory of a tensor; None of one that has none of the usual kind."""
+    try:
+        storage: int = tensor.untyped_storage()._cdata
+        return storage
+    except (NotImplementedError, RuntimeError):
+        return None
 
 
-def _weights(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[Tensor]:
-    """The factors of a product that are weights: parameters, and matrices that are not the first factor."""
-    if name == "scaled_dot_product_attention":
-        return
-    tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
-    for place, tensor in enumerate(tensors):
-        is_second = place > _PLACES.get(name, 0) and tensor.ndim == 2
-        if is_second or (isinstance(tensor, nn.Parameter) and tensor.ndim > 1):
-            yield tensor
+def _storage_of(module: nn.Module) -> int | None:
+    weight = getattr(module, "weight", None)
+    return _storage(weight) if isinstance(weight, Tensor) else None

@@ -6,9 +6,9 @@ from typing import Any, Literal, NamedTuple
 FILL = "fill"
 """The kind of added work that projects keys and values alone; every other kind decides, predicts or checks."""
 
-Part = Literal["attention", "scores", "mlp", "cache"]
+Part = Literal["attention", "scores", "mlp", "cache", "head"]
 """What of a layer was counted as it ran: attention's projections, its query-key-value products, the MLP, and the bytes
-of keys and values that it wrote."""
+of keys and values that it wrote; and the language-model head, which is of no layer, at 0."""
 
 
 class Extra(NamedTuple):

@@ -93,7 +93,8 @@ def _flops(shape: ModelShape, segments: Iterable[Segment], pairs: Callable[[Segm
                 scores += 2 * layer.pair_macs * met[kind] * attended // segment.queries
             work = segment.work("mlp", index)
             mlp += runs * (layer.mlp.macs * fed if work is None else work.macs)
-        head += runs * shape.head.macs * segment.head
+        work = segment.work("head", 0)
+        head += runs * (shape.head.macs * segment.head if work is None else work.macs)
         other += runs * shape.other.macs * segment.queries
         for name, added in segment.extra.items():
             extra[name] += runs * added.macs

@@ -62,7 +62,7 @@ def roofline(shape: ModelShape, segments: Iterable[Segment], machine: Accelerato
                 scores += 2 * layer.expansion.macs * segment.attended(index, layer.window) * attended / n
             cache += slower(scores, moved[index])
         reads = max(1, -(-segment.head // n)) * shape.head.bytes if segment.head else 0
-        head += times * slower(2 * shape.head.macs * segment.head, reads)
+        head += times * slower(*_of(segment.work("head", 0), shape.head.macs * segment.head, reads, segment.rows))
         added = sum(work.macs for work in segment.extra.values()) + shape.other.macs * n
         filled = sum(tokens * shape.kv_bytes(index) for index, tokens in enumerate(segment.fill))
         weights = sum(work.bytes for work in segment.extra.values()) * segment.rows

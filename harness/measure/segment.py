@@ -7,7 +7,7 @@ model, so a stored trace can be costed again anywhere.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import groupby
+from itertools import groupby, repeat
 from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 from harness.measure.extra import OLDER, Extra, Own, Part, Work, extra_of, own_of
@@ -212,11 +212,14 @@ def as_dense(segment: Segment) -> Segment:
     )
 
 
-def row_as_dense(segments: Iterable[Segment]) -> list[Segment]:
+def row_as_dense(segments: Iterable[Segment], windows: Sequence[int | None] = ()) -> list[Segment]:
     """What the dense model runs for a row's forwards, with all in its cache that the row read and wrote before.
 
     A cache of fixed size, which is larger than its contents, is dense's too; one that holds or shows less is not. Dense
     drafts nothing, and writes the tokens that a verification keeps one by one.
+
+    Args:
+        windows: of the layers that slide over positions, [layers]; empty where none does.
     """
     dense, processed = list[Segment](), 0
     for segment in segments:
@@ -231,7 +234,10 @@ def row_as_dense(segments: Iterable[Segment]) -> list[Segment]:
             processed = before + tokens
             continue
         context = before + segment.queries
-        is_larger = bool(segment.keys) and all(keys >= context for keys in segment.keys)
+        is_larger = bool(segment.keys) and all(
+            keys >= context - before + (before if window is None else min(before, window - 1))
+            for keys, window in zip(segment.keys, windows or repeat(None), strict=False)
+        )
         keys, held = (segment.keys, segment.held) if is_larger else ((), ())
         dense.append(replace(as_dense(segment), context=context, keys=keys, held=held))
         processed = before + segment.forwards * segment.queries
@@ -288,7 +294,8 @@ def _own_of(segment: Segment, length: int, before: int) -> Own:
     if not segment.own or (length == segment.queries and not before):
         return segment.own
     queries, positions = length / segment.queries, 1 - before / segment.context
-    shares = {"attention": queries, "scores": queries * positions, "mlp": queries, "cache": 1.0}
+    head = queries if segment.head >= segment.queries else 1.0
+    shares = {"attention": queries, "scores": queries * positions, "mlp": queries, "cache": 1.0, "head": head}
     return {
         part: {layer: Work(round(work.macs * shares[part]), work.bytes) for layer, work in layers.items()}
         for part, layers in segment.own.items()

@@ -57,6 +57,8 @@ class Tally:
         self._own: defaultdict[Part, dict[int, Work]] = defaultdict(dict)
         self._charged: defaultdict[Part, dict[int, Work]] = defaultdict(dict)
         self._extra: dict[str, Extra] = {}
+        self._unknown: set[int] = set()  # slots of parts in which an operator ran that nothing counts
+        self._unknown_added = 0  # tokens of such work among what was added
 
     def call(self, slot: int, tokens: int, sharing: int) -> None:
         """A module ran on so many of the row's tokens, for as many rows as share it."""
@@ -77,6 +79,14 @@ class Tally:
         read = work.bytes / sharing
         if slot == self._slots.foreign:
             self._add(FOREIGN, Extra(tokens, 1, linear + products, read))
+            if work.is_unknown:
+                self._unknown_added += tokens
+            return
+        if work.is_unknown:
+            self._unknown.add(slot)
+        if slot == self._head:
+            self.call(slot, tokens, sharing)
+            _plus(self._own["head"], 0, Work(linear + products, read))
             return
         members = self._members.setdefault(slot, {})
         before = members.get(work.member, (0, 0.0))
@@ -117,6 +127,8 @@ class Tally:
                 self._tokens[slot], self._reads[slot] = most, read
         tokens, calls, reads, head = self._tokens, self._calls, self._reads, self._slots.head
         fill = self._auxiliaries()
+        if self._unknown_added:
+            self._floor_added(shape)
         segment = Segment(
             attention=tuple(tokens[:head:2]),
             mlp=tuple(tokens[1:head:2]),
@@ -134,6 +146,26 @@ class Tally:
         if own:
             object.__setattr__(segment, "own", own)
         return segment
+
+    def _floor(self, own: dict[Part, dict[int, Work]], shape: ModelShape, segment: Segment) -> None:
+        """What is no less than the dense model's own in parts of which some work is not known."""
+        for slot in self._unknown:
+            layer, is_mlp = (0, 0) if slot == self._head else divmod(slot, 2)
+            branch: tuple[Part, ...] = ("mlp",) if is_mlp else ("attention", "scores")
+            for part in ("head",) if slot == self._head else branch:
+                counted = own.get(part, {}).get(layer)
+                if counted is None or layer in self._charged.get(part, {}):  # the dense model's own, or declared
+                    continue
+                usual = _usual(shape, segment, part, layer)
+                read = max(counted.bytes or 0.0, usual.bytes or 0.0)
+                own[part][layer] = Work(max(counted.macs, usual.macs), read)
+
+    def _floor_added(self, shape: ModelShape) -> None:
+        """The same of a layer that is none of the dense model's."""
+        layer, tokens, added = shape.layers[0], self._unknown_added, self._extra[FOREIGN]
+        macs = tokens * (layer.attention.macs + layer.mlp.macs)
+        read = layer.attention.bytes + layer.mlp_read(tokens)
+        self._extra[FOREIGN] = added._replace(macs=max(added.macs, macs), bytes=max(added.bytes, read))
 
     def _add(self, kind: str, work: Extra) -> None:
         self._extra[kind] = self._extra.get(kind, Extra()).plus(work)
@@ -157,6 +189,7 @@ class Tally:
             for layer, work in charged.items():
                 seen = own.setdefault(part, {}).get(layer)
                 own[part][layer] = work if seen is None or work.bytes is not None else Work(work.macs, seen.bytes)
+        self._floor(own, shape, segment)
         for layer, width in written.items():
             if width != shape.kv_bytes(layer):
                 own.setdefault("cache", {})[layer] = Work(0, width)
@@ -174,16 +207,22 @@ def _plus(layers: dict[int, Work], layer: int, work: Work) -> None:
 
 def _is_usual(shape: ModelShape, segment: Segment, part: Part, layer: int, work: Work) -> bool:
     """Whether a layer's part did what the model's shape says of its tokens."""
+    if part == "cache":
+        return False
+    usual = _usual(shape, segment, part, layer)
+    return work.macs == usual.macs and (work.bytes is None or isclose(work.bytes, usual.bytes or 0.0, abs_tol=1e-6))
+
+
+def _usual(shape: ModelShape, segment: Segment, part: Part, layer: int) -> Work:
+    """What the model's shape says that a part does with the tokens that it ran on."""
+    if part == "head":
+        return Work(shape.head.macs * segment.head, segment.head_reads * shape.head.bytes)
     of_layer, attended, fed = shape.layers[layer], segment.attention[layer], segment.mlp[layer]
     positions = segment.attended(layer, of_layer.window) // segment.forwards
     if part == "mlp":
-        macs, read = of_layer.mlp.macs * fed, segment.mlp_reads[layer] * of_layer.mlp_read(fed * segment.rows)
-    elif part == "attention":
+        return Work(of_layer.mlp.macs * fed, segment.mlp_reads[layer] * of_layer.mlp_read(fed * segment.rows))
+    if part == "attention":
         macs = of_layer.attention.macs * attended
         macs += of_layer.expansion.macs * positions * attended // segment.queries
-        read = segment.attention_reads[layer] * (of_layer.attention.bytes + of_layer.expansion.bytes)
-    else:
-        macs, read = of_layer.pair_macs * positions * attended, 0.0
-        if part == "cache":
-            return False
-    return work.macs == macs and (work.bytes is None or isclose(work.bytes, read, abs_tol=1e-6))
+        return Work(macs, segment.attention_reads[layer] * (of_layer.attention.bytes + of_layer.expansion.bytes))
+    return Work(of_layer.pair_macs * positions * attended, 0.0)

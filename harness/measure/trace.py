@@ -15,9 +15,18 @@ from typing import TYPE_CHECKING, Any, Self
 
 from harness.contract.decoder import Charge, Decoder, ForwardContext, input_shape
 from harness.core.errors import TraceError
-from harness.measure.branches import declared, foreign, placed
+from harness.measure.branches import (
+    changed_blocks,
+    changed_surroundings,
+    declared,
+    foreign,
+    head_of,
+    inner_linears,
+    is_changed_head,
+    placed,
+)
 from harness.measure.cache import CacheReader, seen_by
-from harness.measure.counted import Counted, Counter, Rows
+from harness.measure.counted import OUTSIDE, Counted, Counter, Rows, block_slot
 from harness.measure.segment import Phase, Segment
 from harness.measure.shape import Linears, ModelShape
 from harness.measure.tally import Slots, Tally
@@ -91,6 +100,7 @@ class Tracer:
         self._running: Forwards | None = None
         self._pending: list[Charge] = []  # charged between forwards
         self._main: Any = None  # the cache of the latest forward that was no draft
+        self._hides = False  # a cache of the batch keeps what cannot be read
 
     def __enter__(self) -> Self:
         model = self._model
@@ -102,9 +112,13 @@ class Tracer:
         attentions = [branch.modules[0] if branch.modules else None for branch in branches[::2]]
         changed = [branch for branch in branches if branch.changed]
         self._cache = CacheReader(model, attentions, [branch.slot // 2 for branch in changed])
-        self._counter = Counter(model, self._append) if changed or others else None
+        head, around, blocks = head_of(model), changed_surroundings(model), changed_blocks(model)
+        has_own_head = is_changed_head(model)
+        parts = {part: branch.slot for branch in branches for part in branch.dense}
+        is_counting = changed or others or around or blocks or has_own_head
+        self._counter = Counter(model, parts, self._slots.foreign, self._append) if is_counting else None
         watched = [(branch.slot, branch.modules[-1]) for branch in branches if not branch.changed]
-        watched += [(self._slots.head, model.anatomy.head)]
+        watched += [] if has_own_head else [(self._slots.head, head)]
         watched += [(self._slots.added + index, each.module) for index, each in enumerate(model.auxiliaries)]
         for slot, module in watched:
             self._hook(module.register_forward_hook(self._observer(slot)))
@@ -113,10 +127,17 @@ class Tracer:
         if self._counter is not None:
             regions = [(branch.slot, member, part) for branch in changed for member, part in enumerate(branch.modules)]
             regions += [(self._slots.foreign, 0, part) for part in others]
+            regions += [(block_slot(block.index), 0, block.module) for block in blocks]
+            regions += [(self._slots.foreign, OUTSIDE, part) for part in around]
+            regions += [(self._slots.head, 0, head)] if has_own_head else []
             for slot, member, part in regions:
                 self._hook(*self._counter.watch(slot, member, part, self._listens))
-            for leaf in dict.fromkeys(leaf for _, _, part in regions for leaf in declared(part)):
+            for leaf in dict.fromkeys(leaf for _, member, part in regions for leaf in declared(part) if member >= 0):
                 self._hook(*self._counter.watch_declared(leaf))
+            if around:  # whose linear layers the model's shape counts
+                for part in self._outer():
+                    for leaf in inner_linears(part):
+                        self._hook(*self._counter.leave_out(leaf))
         self._hook(*self._cache.watch())
         whole = model.module
         self._hook(whole.register_forward_pre_hook(self._begin, with_kwargs=True))
@@ -150,6 +171,12 @@ class Tracer:
             for row in range(len(context.rows))
         ]
         return [_merged(row) for row in self._with_caches(rows, batch)]
+
+    def _outer(self) -> list["nn.Module"]:
+        """What surrounds the layers."""
+        anatomy, head = self._model.anatomy, head_of(self._model)
+        children = anatomy.parent.named_children()
+        return [part for name, part in children if name != anatomy.layers_name and part is not head]
 
     def _hook(self, *handles: Any) -> None:
         for handle in handles:
@@ -190,12 +217,11 @@ class Tracer:
                 "continuations of a prompt is not traced"
             )
         if context is not self._context:
-            self._context, self._batch, self._main = context, [], None
+            self._context, self._batch, self._main, self._hides = context, [], None, False
             self._cache.forget()
         cache = kwargs.get("past_key_values")
         seen = seen_by(cache, context.processed)
-        self._cache.met.clear()
-        self._cache.written.clear()
+        self._cache.begin()
         # without a cache the batch is read as it came, or, as guidance does it, from its last token on
         before = context.processed if cache is not None else context.width * (queries < context.width)
         if context.speculating == "draft":  # which may read the whole batch into a cache of its own
@@ -220,6 +246,7 @@ class Tracer:
         forward.keys = self._cache.unusual(seen, forward.queries, attended, padded=padded)
         forward.written = dict(self._cache.written)
         forward.held = self._cache.held(cache)
+        self._hides = self._hides or self._cache.hides(cache, forward.held, forward.queries)
         if not self._batch or not self._batch[-1].extend(forward):
             self._batch.append(forward)
 
@@ -262,7 +289,7 @@ class Tracer:
 
     def _with_caches(self, rows: list[list[Segment]], batch: list[Forwards]) -> list[list[Segment]]:
         """The rows with what their caches held, if that is anything but what ran through the layers."""
-        read = [forwards.held for forwards in batch]
+        read = [None if self._hides else forwards.held for forwards in batch]
         derived = [list(cached_by_shape(self._shape, row)) for row in rows]  # [rows][forwards][layers]
         every = [tuple(map(sum, zip(*of_rows, strict=True))) for of_rows in zip(*derived, strict=True)]
         if all(held is None or held == kept for held, kept in zip(read, every, strict=True)):

@@ -152,8 +152,9 @@ def _weights(shape: ModelShape, segment: Segment) -> float:
         of_mlp = mlp * layer.mlp_read(tokens * segment.rows)
         layers += of_attention if attended is None or attended.bytes is None else attended.bytes
         layers += of_mlp if fed is None or fed.bytes is None else fed.bytes
-    around = segment.head_reads * shape.head.bytes + shape.other.bytes / segment.rows
-    return layers + around + sum(work.bytes for work in segment.extra.values())
+    head = segment.work("head", 0)
+    of_head = segment.head_reads * shape.head.bytes if head is None or head.bytes is None else head.bytes
+    return layers + of_head + shape.other.bytes / segment.rows + sum(work.bytes for work in segment.extra.values())
 
 
 def _passes(tokens: int, queries: int) -> int:

@@ -7,6 +7,7 @@ older records have dense's FLOPs alone. Where the dense run wrote as much, its o
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, Literal
 
+from harness.results.audit import audit_doubt
 from harness.results.baseline import SAME_LENGTH, same_length
 
 Saving = Literal["none", "real", "simulated"]
@@ -31,9 +32,11 @@ def declared(record: Record) -> Saving:
 
 
 def saving(record: Record) -> Saving:
-    """What the run saved: what was declared, unless real work was to be saved, and none was or it took longer."""
+    """What the run saved: what was declared, unless real work was to be saved, and none was, it took longer, or
+    PyTorch's counter saw other work than the savings are computed from.
+    """
     stated = declared(record)
-    is_none = record["method"].get("kernel_slower") or saved_work(record) is False
+    is_none = record["method"].get("kernel_slower") or _doubt(record) or saved_work(record) is False
     return "none" if stated == "real" and is_none else stated
 
 
@@ -43,6 +46,11 @@ def saved_work(record: Record) -> bool | None:
     if any(ratio < 1 - tolerance for _, ratio, tolerance in known):
         return True
     return False if len({name for name, _, _ in known}) == len(_COUNTED) else None
+
+
+def _doubt(record: Record) -> str | None:
+    """Why the counted work is not to be believed."""
+    return audit_doubt((record["flops"] or {}).get("audit_ratio"))
 
 
 def _ratios(record: Record) -> Iterator[tuple[str, float, float]]:
@@ -74,6 +82,8 @@ def why_none(record: Record) -> str:
     """Why a run saved nothing, from what ran."""
     if record["method"].get("kernel_slower"):
         return "the kernel that was asked for is slower than dense on this machine"
+    if doubt := _doubt(record):
+        return f"{doubt}, so that what was saved is not known"
     trace = record["trace"]
     scored = "" if trace["output_tokens"] else "scored text: "
     passes = (trace["attention_layer_tokens"], trace["mlp_layer_tokens"])

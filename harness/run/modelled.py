@@ -112,7 +112,7 @@ def ideal(
         longest = max([longest, *(segment.queries - segment.padding for segments in rows for segment in segments)])
         runtime = _sum(profiles, shape, rows)
         # dense's layers have the windows of the method's
-        dense = _sum(profiles, shape, map(row_as_dense, rows))
+        dense = _sum(profiles, shape, (row_as_dense(row, [layer.window for layer in shape.layers]) for row in rows))
         seconds[key_of(line)] = runtime.total, dense.total
         total += runtime
         if own is not None:

@@ -265,6 +265,22 @@ def test_what_a_base_class_says_of_savings_holds_for_its_heirs(install: Install)
     assert (listed("heir").savings, listed("heir").family) == ("simulated", "pruning")
 
 
+@pytest.mark.parametrize(
+    ("declaration", "says"),
+    [
+        ("savings = 'real'", r"savings='real' is not valid: Input should be an instance of Savings"),
+        ("savings = 1", "savings=1 is not valid"),
+        ("exact = 'yes'", "exact='yes' is not valid"),
+        ("batchable = None", "batchable=None is not valid"),
+    ],
+)
+def test_a_declaration_of_a_wrong_type_is_refused(install: Install, declaration: str, says: str) -> None:
+    install("mine = a_plugin:Mine", a_plugin=source().replace("family =", f"{declaration}\n    family ="))
+    with pytest.raises(MethodError, match=f"cannot be used: its declaration {says}"):
+        registry.get("mine")
+    assert listed("mine").error is not None
+
+
 def test_a_loose_file_works(tmp_path: Path) -> None:
     path = write_method(tmp_path / "my-own.method.py", "Mine", "my-own")
     assert registry.from_file(path, "Mine")(count=3).label == "my-own:count=3"

@@ -30,13 +30,13 @@ def test_dense_agrees(model, batch):
     assert ratio(model, batch("score", 8)) == 1.0
 
 
-def test_work_outside_the_layers_shows(model, batch):
-    class Watched(nn.Linear):
-        def forward(self, hidden_states):
-            return super().forward(hidden_states) + super().forward(hidden_states)
+def test_work_that_no_part_of_the_model_does_shows(model, batch):
+    matrix = torch.randn(259, 259)
 
-    dense = model.module.model.layers[0].mlp.up_proj
-    model.module.model.layers[0].mlp.up_proj = Watched(dense.in_features, dense.out_features, bias=False)
+    def multiply(module, args, output):
+        output.logits @ matrix
+
+    model.module.register_forward_hook(multiply)
     assert ratio(model, batch("score", 8)) > 1.0
 
 

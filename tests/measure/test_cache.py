@@ -1,6 +1,7 @@
 """The cache is read: what a method takes out of it, or keeps in fewer bytes, shows in the trace."""
 
 from contextlib import nullcontext
+from typing import ClassVar
 
 import pytest
 import torch
@@ -116,12 +117,16 @@ def test_numbers_of_fewer_bytes_show(model, batch, rows):
     assert kv_cache(shape, row).bytes < kv_cache(shape, row_as_dense(row)).bytes
 
 
-def test_what_is_taken_out_of_the_layers_by_hand_shows(model, batch):
+@pytest.mark.parametrize(("copied", "stays"), [(True, 4), (False, 9)])
+def test_what_is_taken_out_of_the_layers_by_hand_shows(model, batch, copied, stays):
+    """A view keeps the memory that it shows a part of."""
     cache = DynamicCache(config=model.module.config)
 
     def evict(module, args, output):
         layer = cache.layers[module.layer_idx]
         layer.keys, layer.values = layer.keys[..., -4:, :], layer.values[..., -4:, :]
+        if copied:
+            layer.keys, layer.values = layer.keys.clone(), layer.values.clone()
 
     attention = model.anatomy.blocks[2].attention.modules[0]
     handle = attention.register_forward_hook(evict)
@@ -131,8 +136,8 @@ def test_what_is_taken_out_of_the_layers_by_hand_shows(model, batch):
             (row,) = tracer.collect()
     finally:
         handle.remove()
-    assert [size // WIDTH for size in kv_cache(ModelShape.of(model), row).layers] == [9, 9, 4, 9]
-    assert not keeps_all(ModelShape.of(model), row)
+    assert [size // WIDTH for size in kv_cache(ModelShape.of(model), row).layers] == [9, 9, stays, 9]
+    assert keeps_all(ModelShape.of(model), row) is not copied  # attention met all of it once
 
 
 def test_a_cache_that_holds_what_ran_is_dense_s(model, batch):
@@ -182,7 +187,7 @@ def test_bytes_are_those_that_can_be_reached():
     numbers = torch.zeros(4, 8)
     assert bytes_of(Holder(keys=numbers, values=numbers)) == numbers.nbytes
     assert bytes_of(Holder(keys=numbers[:2], values=numbers[2:])) == numbers.nbytes
-    assert bytes_of(Holder(keys=numbers[:1])) == numbers[:1].nbytes
+    assert bytes_of(Holder(keys=numbers[:1])) == numbers.nbytes  # all of it stays
     assert bytes_of(Holder(keys=torch.zeros(1, 8).expand(100, 8))) == 32
     assert bytes_of(Holder(parts=[(numbers,), {"scale": torch.zeros(3)}])) == numbers.nbytes + 12
     assert bytes_of(Holder(inner=Holder(keys=numbers))) == numbers.nbytes
@@ -257,3 +262,47 @@ def test_charges(model, batch, served):
     assert [tuple(first) for first, _ in work] == [(0, 0, 0, 0.0)] * 3
     assert [tuple(second) for _, second in work] == [(1, 2, 3 + 5, 2.0), (1, 1, 2, 2.0), (1, 2, 2 + 4, 2.0)]
     assert model.charged is None
+
+
+class Elsewhere(DynamicLayer):
+    """A slot whose numbers are in no attribute of its own."""
+
+    store: ClassVar[dict[int, tuple[torch.Tensor, torch.Tensor]]] = {}
+
+    def update(self, keys, values, *_, **__):
+        before = self.store.get(id(self))
+        if before is not None:
+            keys, values = torch.cat([before[0], keys], -2), torch.cat([before[1], values], -2)
+        self.store[id(self)] = keys, values
+        self.is_initialized = True
+        return keys, values
+
+    def get_seq_length(self):
+        return self.store[id(self)][0].shape[-2] if id(self) in self.store else 0
+
+    def get_mask_sizes(self, query_length):
+        return self.get_seq_length() + query_length, 0
+
+
+def test_a_cache_that_keeps_its_numbers_elsewhere_keeps_them_all(model, batch, caplog):
+    dense_shape, dense = Steps(model, batch, DynamicCache(config=model.module.config)).run()
+    cache = DynamicCache(config=model.module.config)
+    cache.layers = [Elsewhere() for _ in cache.layers]
+    with caplog.at_level("WARNING"):
+        shape, row = Steps(model, batch, cache).run()
+    Elsewhere.store.clear()
+    assert kv_cache(shape, row) == kv_cache(dense_shape, dense)
+    assert traffic(shape, row) == traffic(dense_shape, dense)
+    assert "where they cannot be read" in caplog.text
+
+
+def test_a_cache_of_fixed_size_is_dense_s_where_layers_slide(batch):
+    model = tiny_decoder("gemma3_text", layers=2)
+    sizes = {"max_new_tokens": 5, "min_new_tokens": 5, "cache_implementation": "static"}
+    with Tracer(model) as tracer, model.serving(*batch("generate", 9)):
+        model.module.generate(torch.full((1, 9), 5), do_sample=False, **sizes)
+        (row,) = tracer.collect()
+    shape = ModelShape.of(model)
+    dense = row_as_dense(row, [layer.window for layer in shape.layers])
+    assert executed_flops(shape, dense) == executed_flops(shape, row)
+    assert traffic(shape, dense) == traffic(shape, row)

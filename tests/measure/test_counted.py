@@ -402,5 +402,5 @@ def test_an_exception_in_a_changed_branch_leaves_nothing(llama, batch):
         with Tracer(llama) as tracer, llama.serving(*batch("score", 5)), pytest.raises(ZeroDivisionError):
             llama.module(ids)
         assert tracer.collect() == [[]]
-    assert torch.overrides._get_current_function_mode_stack() == []
+    assert torch.utils._python_dispatch._get_current_dispatch_mode_stack() == []
     assert ran_as_dense(audited(llama, batch))

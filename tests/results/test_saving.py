@@ -167,3 +167,13 @@ def test_a_layer_in_another_s_place_is_not_every_layer() -> None:
     swapped = record(routes=routes)
     assert why_none(swapped) == "scored text: as many layers ran as in dense, others of them"
     assert why_none(record(routes=routes | {"identity": 1.0})) == "scored text: every layer ran on every token"
+
+
+@pytest.mark.parametrize("ratio", [0.9, 1.002, 1.5])
+def test_no_saving_is_real_while_the_counter_sees_other_work(ratio: float) -> None:
+    doubtful = record(flops={"total": 4, "audit_ratio": ratio})
+    assert saving(doubtful) == "none"
+    assert "PyTorch's counter" in why_none(doubtful)
+    for agreed in (1.0, 1.0005, None):
+        assert saving(record(flops={"total": 4, "audit_ratio": agreed})) == "real"
+    assert saving(record("simulated", flops={"total": 4, "audit_ratio": ratio})) == "simulated"

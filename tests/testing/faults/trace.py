@@ -29,12 +29,16 @@ class Sparse(Method):
 
 @fault("counts-what-runs")
 class PredictsInAHook(Sparse):
-    """Multiplies by a predictor's matrix in a hook on the MLP, and charges nothing."""
+    """Multiplies by a predictor's matrix in a hook on the whole model, outside of all its parts, and charges nothing."""
 
     def change(self, undo, model, block):
-        predictor = torch.eye(model.config.hidden_size) / 2
-        hook = block.mlp.modules[-1].register_forward_hook(lambda _, args, output: output @ predictor)
-        undo.callback(hook.remove)
+        predictor = torch.eye(model.config.vocab_size) / 2
+
+        def scale(_, args, output):
+            output.logits = output.logits @ predictor
+            return output
+
+        undo.callback(model.module.register_forward_hook(scale).remove)
 
 
 class _Halving(nn.Module):
