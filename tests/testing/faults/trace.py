@@ -29,7 +29,7 @@ class Sparse(Method):
 
 @fault("counts-what-runs")
 class PredictsInAHook(Sparse):
-    """Multiplies by a predictor's matrix in a hook on the whole model, outside of its parts, and charges nothing."""
+    """Multiplies by a predictor's matrix in a hook on the whole model, and charges nothing."""
 
     def change(self, undo, model, block):
         predictor = torch.eye(model.config.vocab_size) / 2
