@@ -82,6 +82,8 @@ def foreign(model: "Decoder") -> list[nn.Module]:
 
 def changed_blocks(model: "Decoder") -> list["Block"]:
     """Layers whose own code, around attention and MLP, may multiply what no branch shows."""
+    if model.anatomy.opaque is not None:
+        return []
     attention, mlps = branch_names(model.anatomy.layout)
     names = frozenset((attention, *mlps))
     return [block for block in model.live if any(map(_multiplies, _around(block, names)))]
@@ -89,6 +91,8 @@ def changed_blocks(model: "Decoder") -> list["Block"]:
 
 def changed_surroundings(model: "Decoder") -> list[nn.Module]:
     """Modules around the layers that run code of a method's: the stack of layers, the embedding, the last norm."""
+    if model.anatomy.opaque is not None:
+        return []
     parent, layers, head = model.anatomy.parent, model.anatomy.layers_name, head_of(model)
     parts = [part for name, part in parent.named_children() if name != layers and part is not head]
     own = [] if _runs_its_own(parent) else [parent]

@@ -127,6 +127,6 @@ def test_the_method_passes_the_checks(harness, tmp_path, engine):
     from harness.testing import checks_for, run
 
     method = load(tmp_path / "my-idea", "harness_my_idea", "MyIdea")
-    results = list(run(checks_for(method, ("llama", "opt"))))
+    results = list(run(checks_for(method, ("llama",))))
     assert len(results) > 15
     assert not [f"{result.name}: {result.message}" for result in results if not result.ok]

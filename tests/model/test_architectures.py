@@ -227,7 +227,7 @@ def test_attention_that_looks_no_function_up_is_not_replaced_or_observed(name):
 
 def test_attention_with_sinks_of_its_own_is_not_replaced():
     model = decoder("gpt_oss")
-    with pytest.raises(UnsupportedModelError, match="its attention has sinks"):
+    with pytest.raises(UnsupportedModelError, match="its attention has learned sinks"):
         parse("window-attention").check_model(lambda: model)
 
 
