@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -182,6 +183,14 @@ def harness(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 def tiny(tiny_folder: Path, tiny_tasks: Path) -> list[object]:
     """Arguments that name the tiny model and the tiny tasks."""
     return ["--pretrained", tiny_folder, "--include_path", tiny_tasks, "--device", "cpu"]
+
+
+@pytest.fixture(scope="session")
+def tiny_job(tiny_folder: Path, tiny_tasks: Path) -> Callable[..., Any]:
+    """Makes a job on the tiny model and the tiny tasks; what is given is what a test is about."""
+    from harness.run.spec import Job
+
+    return partial(Job, pretrained=str(tiny_folder), include_path=str(tiny_tasks), device="cpu")
 
 
 COMMANDS = """

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,15 +20,12 @@ HOSTILE = "[red]x[/red] [link=http://a.b]y[/link] \x1b[31mz\x1b]0;title\x07 \x9b
 
 
 @pytest.fixture(scope="module")
-def results(tiny_folder: Path, tiny_tasks: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def results(tiny_job: Callable[..., Job], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two finished runs."""
     folder = tmp_path_factory.mktemp("results")
-    job = Job(
+    job = tiny_job(
         methods=("layer-drop:layers=1",),
         tasks=("tiny_letters",),
-        pretrained=str(tiny_folder),
-        include_path=str(tiny_tasks),
-        device="cpu",
         limit=3,
     )
     Session(job, Store(folder), Silent()).execute()

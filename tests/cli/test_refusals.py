@@ -210,15 +210,12 @@ def test_task_whose_file_is_broken(refused: Refused, tiny_tasks: Path, tmp_path:
 
 
 @pytest.fixture(scope="module")
-def runs(tiny_folder: Path, tiny_tasks: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def runs(tiny_job: Callable[..., Job], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of results with one finished run: two documents of tiny_letters."""
     folder = tmp_path_factory.mktemp("finished")
-    job = Job(
+    job = tiny_job(
         methods=("dense",),
         tasks=("tiny_letters",),
-        pretrained=str(tiny_folder),
-        include_path=str(tiny_tasks),
-        device="cpu",
         limit=2,
     )
     Session(job, Store(folder), Silent()).execute()

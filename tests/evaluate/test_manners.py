@@ -11,7 +11,6 @@ from harness.contract.method import Method
 from harness.measure.serve import Served
 from harness.results.store import Store
 from harness.run.session import Session
-from harness.run.spec import Job
 from tests.silent import Silent
 
 
@@ -82,15 +81,12 @@ def forwards_as_seconds(monkeypatch):
 
 @pytest.mark.parametrize("batch_size", [1, 3])
 @pytest.mark.usefixtures("forwards_as_seconds", "few_resamples")
-def test_nothing_costs_nothing(batch_size, tiny_folder, tiny_tasks, tmp_path, monkeypatch):
+def test_nothing_costs_nothing(batch_size, tiny_job, tmp_path, monkeypatch):
     monkeypatch.setenv("DISABLE_MULTIPROC", "1")
     asked = {"flops", "ideal", "latency"} if batch_size == 1 else {"flops"}
-    job = Job(
+    job = tiny_job(
         methods=tuple(METHODS if batch_size == 1 else METHODS[:-1]),
         tasks=("tiny_choice",),
-        pretrained=str(tiny_folder),
-        include_path=str(tiny_tasks),
-        device="cpu",
         limit=4,
         batch_size=batch_size,
         score_mode="context-first",

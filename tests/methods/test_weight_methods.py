@@ -22,7 +22,7 @@ from harness.model.weights.savings import savings
 from harness.results.record import RunRecord
 from harness.results.store import Store
 from harness.run.session import Session
-from harness.run.spec import Job, TaskRequest
+from harness.run.spec import TaskRequest
 from harness.testing.tiny import tiny_decoder
 from tests import kernels_here
 from tests.silent import Silent
@@ -49,14 +49,11 @@ METHODS = {
 
 
 @pytest.fixture(scope="module")
-def records(tiny_folder, tiny_tasks, tmp_path_factory) -> dict[str, RunRecord]:
-    job = Job(
+def records(tiny_job, tmp_path_factory) -> dict[str, RunRecord]:
+    job = tiny_job(
         tasks=TASKS,
         methods=tuple(METHODS),
-        pretrained=str(tiny_folder),
-        include_path=str(tiny_tasks),
         limit=3,
-        device="cpu",
     )
     session = Session(job, Store(tmp_path_factory.mktemp("runs")), Silent())
     with kernels_here.timed(tmp_path_factory.mktemp("times")):
@@ -85,16 +82,13 @@ def test_only_what_is_skipped_is_not_counted(records):
     )
 
 
-def test_a_collapsed_layer_marks_the_run(tiny_folder, tiny_tasks, tmp_path: Path, monkeypatch):
+def test_a_collapsed_layer_marks_the_run(tiny_job, tmp_path: Path, monkeypatch):
     monkeypatch.setattr("harness.model.weights.pruning.COLLAPSED", 0.5)
-    job = Job(
+    job = tiny_job(
         tasks=TASKS,
         methods=("magnitude:sparsity=0.99",),
-        pretrained=str(tiny_folder),
-        include_path=str(tiny_tasks),
         limit=1,
         baseline=False,
-        device="cpu",
     )
     (record,) = Session(job, Store(tmp_path), Silent()).execute()
     assert any("28 of 28 pruned linear layers keep less than 50%" in warning for warning in record.warnings)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -44,13 +45,10 @@ def pruned(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def job(pruned: Path, tiny_folder: Path, tiny_tasks: Path) -> Job:
-    return Job(
+def job(pruned: Path, tiny_job: Callable[..., Job]) -> Job:
+    return tiny_job(
         methods=("layer-drop:layers=0/2", f"checkpoint:path={pruned}", f"checkpoint:path={pruned}+ffn-prune:ratio=0.5"),
         tasks=("tiny_choice",),
-        pretrained=str(tiny_folder),
-        include_path=str(tiny_tasks),
-        device="cpu",
         limit=4,
         costs=COSTS,
     )

@@ -1,6 +1,7 @@
 """Costs that are measured one after another, by commands that ask for others, are still of the same requests."""
 
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,13 +33,10 @@ def requests(store: Store, record: RunRecord) -> list:
 
 
 @pytest.fixture(scope="module")
-def job(tiny_folder: Path, tiny_tasks: Path) -> Job:
-    return Job(
+def job(tiny_job: Callable[..., Job]) -> Job:
+    return tiny_job(
         methods=("layer-drop:layers=0/2",),
         tasks=("tiny_choice",),
-        pretrained=str(tiny_folder),
-        include_path=str(tiny_tasks),
-        device="cpu",
         limit=8,
         costs=plan("latency"),
     )

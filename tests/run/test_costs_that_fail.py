@@ -1,7 +1,7 @@
 """A method that raises while its costs are measured has none, and says why; all others have theirs."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,13 +23,10 @@ ATTACHED = Session.attached_in_place_of
 
 
 @pytest.fixture(scope="module")
-def job(tiny_folder: Path, tiny_tasks: Path) -> Job:
-    return Job(
+def job(tiny_job: Callable[..., Job]) -> Job:
+    return tiny_job(
         methods=(GOOD, BAD),
         tasks=("tiny_choice",),
-        pretrained=str(tiny_folder),
-        include_path=str(tiny_tasks),
-        device="cpu",
         limit=6,
         costs=CostPlan(measure={"flops"}),
     )

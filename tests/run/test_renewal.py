@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -27,13 +27,10 @@ PLAN = CostPlan(
 
 
 @pytest.fixture(scope="module")
-def job(tiny_folder: Path, tiny_tasks: Path) -> Job:
-    return Job(
+def job(tiny_job: Callable[..., Job]) -> Job:
+    return tiny_job(
         methods=("layer-drop:layers=0/2",),
         tasks=("tiny_choice",),
-        pretrained=str(tiny_folder),
-        include_path=str(tiny_tasks),
-        device="cpu",
         limit=8,
         costs=PLAN,
     )

@@ -1,6 +1,6 @@
 """What is timed is what was scored: each method's cost pass runs what its evaluation ran, document by document."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -40,14 +40,11 @@ METHODS = {
 
 
 @pytest.fixture(scope="module")
-def session(tiny_folder: Path, tiny_tasks: Path, tmp_path_factory: pytest.TempPathFactory) -> Session:
+def session(tiny_job: Callable[..., Job], tmp_path_factory: pytest.TempPathFactory) -> Session:
     """All methods on all tasks, on one model."""
-    job = Job(
+    job = tiny_job(
         methods=tuple(METHODS.values()),
         tasks=TASKS,
-        pretrained=str(tiny_folder),
-        include_path=str(tiny_tasks),
-        device="cpu",
         limit=3,
         costs=CostPlan(measure={"flops"}, prompts=3),
     )

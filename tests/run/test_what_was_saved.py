@@ -1,6 +1,6 @@
 """Small real runs: what they saved, said of them and not of their methods."""
 
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 
@@ -48,16 +48,13 @@ Runs = dict[tuple[str, str], RunRecord]
 
 
 @pytest.fixture(scope="module")
-def runs(tiny_folder: Path, tiny_tasks: Path, tmp_path_factory: pytest.TempPathFactory) -> Runs:
+def runs(tiny_job: Callable[..., Job], tmp_path_factory: pytest.TempPathFactory) -> Runs:
     folder = tmp_path_factory.mktemp("saved")
     (folder / "favour.py").write_text(LOOSE)
     loose = f"{folder}/favour.py:Favour:token="
-    job = Job(
+    job = tiny_job(
         methods=(DROP, EXIT, NEVER, STACK, f"{loose}e", f"{loose}a", loose.removesuffix(":token=")),
         tasks=("tiny_choice", "tiny_answer"),
-        pretrained=str(tiny_folder),
-        include_path=str(tiny_tasks),
-        device="cpu",
         limit=3,
         costs=PLAN,
     )
