@@ -123,17 +123,11 @@ def tune(
             torch.manual_seed(Random(f"{seed} {step}").getrandbits(63))
             for group in optimizer.param_groups:
                 group["lr"] = rate * 0.5 * (1 + math.cos(math.pi * step / len(batches)))
+            place = f"step {step + 1} of {len(batches)} of its training"
             value = loss(_logits(model, acting(trained), batches[step], method.name), batches[step])
-            _check(value, f"{method.name}: at step {step + 1} of {len(batches)} of its training", rate)
-            gradients = torch.autograd.grad(value, list(trained.values()), allow_unused=True)
-            if all(gradient is None for gradient in gradients):
-                raise MethodError(f"{method.name}: at step {step + 1} of {len(batches)} of its training, {_NOTHING}")
-            for tensor, gradient in zip(trained.values(), gradients, strict=True):
-                tensor.grad = torch.zeros_like(tensor) if gradient is None else gradient
-            optimizer.step()
+            _check(value, f"{method.name}: at {place}", rate)
+            _descend(value, trained, optimizer, method.name, place)
             losses.append(value.item())
-            if not all(bool(torch.isfinite(tensor).all()) for tensor in trained.values()):
-                raise MethodError(f"{method.name}: step {step + 1} of {len(batches)} of its training gives {_TOO_FAST}")
             if len(losses) % EVERY == 0 and len(losses) < len(batches):
                 kept.write(trained, optimizer, losses)
             if bar is not None:
@@ -145,9 +139,28 @@ def tune(
     return Tuned(tensors, losses)
 
 
-_TOO_FAST: Final = "a number that is not finite: try a smaller rate"
-
 _NOTHING: Final = "the loss depends on nothing that is trained"
+
+
+def _descend(
+    value: torch.Tensor, trained: Mapping[str, torch.Tensor], optimizer: torch.optim.Optimizer, method: str, place: str
+) -> None:
+    """Take one step down the gradient of a loss.
+
+    Args:
+        place: the step, in words.
+
+    Raises:
+        MethodError: the loss depends on nothing that is trained, or the step leads nowhere finite.
+    """
+    gradients = torch.autograd.grad(value, list(trained.values()), allow_unused=True)
+    if all(gradient is None for gradient in gradients):
+        raise MethodError(f"{method}: at {place}, {_NOTHING}")
+    for tensor, gradient in zip(trained.values(), gradients, strict=True):
+        tensor.grad = torch.zeros_like(tensor) if gradient is None else gradient
+    optimizer.step()
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in trained.values()):
+        raise MethodError(f"{method}: {place} gives a number that is not finite: try a smaller rate")
 
 
 def _check(value: torch.Tensor, where: str, rate: float) -> None:

@@ -1,6 +1,6 @@
 """Faults of methods that choose what a cache holds."""
 
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import ClassVar
 
 import torch
@@ -28,13 +28,10 @@ class ByHand(Method):
             if cache is not None and goes_on and not context.decoding:
                 self.change(cache.layers[module.layer_idx])
 
-        attentions = [block.attention.modules[0] for block in model.anatomy.blocks]
-        handles = [attention.register_forward_hook(after, with_kwargs=True) for attention in attentions]
-        try:
+        with ExitStack() as undo:
+            for block in model.anatomy.blocks:
+                undo.callback(block.attention.modules[0].register_forward_hook(after, with_kwargs=True).remove)
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
 
 @fault("padding-changes-nothing", "padding-is-never-kept")
@@ -111,10 +108,7 @@ class MasksWhatItKeeps(Method):
             mask = torch.arange(keys) >= keys - 4
             return args, {**kwargs, "attention_mask": mask[None, None, None]}
 
-        attentions = [block.attention.modules[0] for block in model.anatomy.blocks]
-        handles = [attention.register_forward_pre_hook(hide, with_kwargs=True) for attention in attentions]
-        try:
+        with ExitStack() as undo:
+            for block in model.anatomy.blocks:
+                undo.callback(block.attention.modules[0].register_forward_pre_hook(hide, with_kwargs=True).remove)
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
