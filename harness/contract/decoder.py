@@ -191,6 +191,11 @@ class Decoder:
     kernels: Mapping[str, str] = field(default_factory=dict)
 
     @property
+    def kind(self) -> str:
+        """What refusals call the model: its class and its ``model_type``."""
+        return f"{type(self.module).__name__} (model_type {self.module.config.model_type!r})"
+
+    @property
     def config(self) -> Any:
         """The text part of the model's configuration."""
         return self.module.config.get_text_config()

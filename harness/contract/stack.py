@@ -95,8 +95,7 @@ class Stack(Facts):
     def _refuse_opaque(self, model: "Decoder") -> None:
         reason = getattr(getattr(model, "anatomy", None), "opaque", None)  # a stand-in for a model may have no parts
         if reason is not None and not self.is_dense:
-            name = f"{type(model.module).__name__} (model_type {model.module.config.model_type!r})"
-            raise UnsupportedModelError(f"{self.name}: {name} runs as dense alone, because {reason}")
+            raise UnsupportedModelError(f"{self.name}: {model.kind} runs as dense alone, because {reason}")
 
     @property
     def label(self) -> str:

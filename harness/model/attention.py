@@ -67,19 +67,14 @@ def require_attendable(model: Decoder, layers: Collection[int] | None = None) ->
     require_observable(model)
     if getattr(model.config, "attn_logit_softcapping", None) is not None:
         raise UnsupportedModelError(
-            f"{_kind(model)}: it caps attention scores (attn_logit_softcapping), of which an attention function is not "
+            f"{model.kind}: it caps attention scores (attn_logit_softcapping), of which an attention function is not "
             "told"
         )
     chosen = [block for block in model.anatomy.blocks if layers is None or block.index in layers]
     if any(getattr(block.attention.modules[0], "sinks", None) is not None for block in chosen):
         raise UnsupportedModelError(
-            f"{_kind(model)}: its attention has learned sinks beside the keys, of which an attention function is not "
-            "told"
+            f"{model.kind}: its attention has learned sinks beside the keys, of which an attention function is not told"
         )
-
-
-def _kind(model: Decoder) -> str:
-    return f"{type(model.module).__name__} (model_type {model.config.model_type!r})"
 
 
 def require_observable(model: Decoder) -> None:
@@ -93,7 +88,7 @@ def require_observable(model: Decoder) -> None:
         forwards: list[Any] = [inspect.unwrap(type(part).forward) for part in attention.modules()]
         if not any("ALL_ATTENTION_FUNCTIONS" in forward.__code__.co_names for forward in forwards):
             raise UnsupportedModelError(
-                f"{_kind(model)}: its {type(attention).__name__} multiplies queries and keys by itself, without "
+                f"{model.kind}: its {type(attention).__name__} multiplies queries and keys by itself, without "
                 "transformers' registry of attention functions, so no other function can do it or look on"
             )
 
@@ -202,7 +197,7 @@ class _Engine:
         """The function's output as transformers takes it, [rows, queries, heads, head width], or None."""
         if unknown := [option for option, value in options.items() if value is not None and option not in _TOLD]:
             raise UnsupportedModelError(
-                f"{_kind(self._model)}: its attention is given {', '.join(unknown)}, of which {self._name} is not told"
+                f"{self._model.kind}: its attention is given {', '.join(unknown)}, of which {self._name} is not told"
             )
         mask = attention_mask
         if mask is not None and mask.dtype != torch.bool:

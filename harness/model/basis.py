@@ -91,7 +91,7 @@ class Stream:
         anatomy, names = model.anatomy, dense_names(model)
         if any(block.mlp.experts is not None for block in model.live):
             raise UnsupportedModelError(
-                f"{_kind(model)} keeps the weights of all experts of a layer in one tensor, which is no linear layer: "
+                f"{model.kind} keeps the weights of all experts of a layer in one tensor, which is no linear layer: "
                 "the basis of the residual stream changes in models without experts alone"
             )
         linears = {site.module: site for site in sites(model, head=True)}
@@ -160,7 +160,7 @@ def require_layer_norms(model: Decoder) -> Stream:
     for norm in stream.norms:
         if not norm.centres:
             raise UnsupportedModelError(
-                f"{_kind(model)} has RMSNorms already, such as {norm.name}, and only LayerNorms can become RMSNorms"
+                f"{model.kind} has RMSNorms already, such as {norm.name}, and only LayerNorms can become RMSNorms"
             )
     return stream
 
@@ -213,24 +213,20 @@ def _stored(site: Site, weight: torch.Tensor) -> torch.Tensor:
     return site.stored(weight.to(site.weight.dtype))
 
 
-def _kind(model: Decoder) -> str:
-    return f"{type(model.module).__name__} (model_type {model.config.model_type!r})"
-
-
 def _refuse_branch(model: Decoder, layer: int, branch: Branch, known: set[nn.Module]) -> None:
     if branch.post_norm is not None:
         raise UnsupportedModelError(
-            f"{_kind(model)} normalises the outputs of its branches, so that what they write into the residual stream "
+            f"{model.kind} normalises the outputs of its branches, so that what they write into the residual stream "
             "has no other basis"
         )
     if branch.pre_norm is None:
-        raise UnsupportedModelError(f"{_kind(model)} has a branch that reads the residual stream without a norm")
+        raise UnsupportedModelError(f"{model.kind} has a branch that reads the residual stream without a norm")
     for module in branch.modules:
         for path, part in module.named_modules():
             matrices = [each for each in part._parameters.values() if each is not None and each.ndim >= 2]
             if matrices and part not in known:
                 raise UnsupportedModelError(
-                    f"{_kind(model)}: whether {path or type(part).__name__} of layer {layer} reads the residual "
+                    f"{model.kind}: whether {path or type(part).__name__} of layer {layer} reads the residual "
                     "stream, or writes into it, is not known"
                 )
 
@@ -243,7 +239,7 @@ def _refuse_fixed(model: Decoder) -> None:
             buffer.ndim >= 2 and buffer.shape[-1] == width for buffer in part.buffers()
         ):
             raise UnsupportedModelError(
-                f"{_kind(model)}: its {name}, a {type(part).__name__}, adds rows to the residual stream that are no "
+                f"{model.kind}: its {name}, a {type(part).__name__}, adds rows to the residual stream that are no "
                 "weights, so that the stream has no other basis"
             )
 
@@ -256,7 +252,7 @@ def _embeddings(model: Decoder, names: dict[nn.Module, str]) -> Iterator[tuple[s
         if part is anatomy.final_norm or part is anatomy.head or not list(part.parameters()):
             continue
         if not isinstance(part, nn.Embedding) or part.embedding_dim != model.config.hidden_size:
-            raise UnsupportedModelError(f"{_kind(model)} has {names[part]} between its embedding and its head")
+            raise UnsupportedModelError(f"{model.kind} has {names[part]} between its embedding and its head")
         yield f"{names[part]}.weight", part.weight.detach().double()
 
 
@@ -278,7 +274,7 @@ def _norm(model: Decoder, name: str, module: nn.Module, readers: tuple[Site, ...
     expected = torch.full_like(x, 1 + offset), torch.full_like(x, 0.5 if "bias" in parameters else 0.0)
     as_expected = all(torch.allclose(*pair, atol=1e-3) for pair in zip((gain, bias), expected, strict=True))
     if parameters - {"weight", "bias"} or offset not in (0, 1) or not as_expected:
-        raise UnsupportedModelError(f"{_kind(model)}: {name}, a {type(module).__name__}, is no norm of a known form")
+        raise UnsupportedModelError(f"{model.kind}: {name}, a {type(module).__name__}, is no norm of a known form")
     share = ((probe.forward(_SMALL * x) - bias) / gain / x).double().mean()  # s / sqrt(s^2 + eps)
     eps = _SMALL**2 * float(1 / share.square() - 1)
     return Norm(name, module, torch.allclose(shifted, plain, atol=1e-3), offset, max(eps, 0.0), readers)

@@ -119,7 +119,7 @@ def require_supported(model: Decoder, engine: str) -> None:
         UnsupportedModelError: a layer that keeps more than its keys and values in the cache, or another attention
             implementation.
     """
-    name = f"{type(model.module).__name__} (model_type {model.module.config.model_type!r})"
+    name = model.kind
     if reason := _reason(model):
         raise UnsupportedModelError(f"{name}: {engine} are not offered, because {reason}")
     attention = model.config._attn_implementation

@@ -126,7 +126,7 @@ def input_features(linear: nn.Module) -> int:
 
 def unsupported(model: Decoder, block: Block, part: str, reason: str) -> UnsupportedModelError:
     """That a layer's attention, or its MLP, cannot be narrowed."""
-    name = f"{type(model.module).__name__} (model_type {model.module.config.model_type!r})"
+    name = model.kind
     return UnsupportedModelError(f"{name}: the {part} of layer {block.index} cannot be narrowed: {reason}")
 
 

@@ -44,17 +44,16 @@ def require_pressable(model: Decoder) -> None:
     require_supported(model, "presses on the cache")
     if attends_by_place(model):
         raise UnsupportedModelError(
-            f"{type(model.module).__name__} (model_type {model.config.model_type!r}): presses on the cache are not "
+            f"{model.kind}: presses on the cache are not "
             "offered, because its attention goes by the place of a key among those that are left"
         )
     if model.config.model_type in _ACROSS_HEADS:
         raise UnsupportedModelError(
-            f"{type(model.module).__name__} (model_type {model.config.model_type!r}): presses on the cache are not "
-            "offered, because a head's keys meet the values of another head"
+            f"{model.kind}: presses on the cache are not offered, because a head's keys meet the values of another head"
         )
     if kind := holdable(model.config):
         raise UnsupportedModelError(
-            f"{type(model.module).__name__} (model_type {model.config.model_type!r}): its cache has a {kind}, "
+            f"{model.kind}: its cache has a {kind}, "
             "and a press chooses among keys and values of full and of sliding-window attention alone"
         )
 

@@ -140,7 +140,7 @@ def _refuse_experts(model: Decoder, patterns: Sequence[str], layers: set[int]) -
         for name, _ in experts.module.named_parameters():
             if any(fnmatchcase(path := f"{paths[experts.module]}.{name}", pattern) for pattern in patterns):
                 raise UnsupportedModelError(
-                    f"{type(model.module).__name__} (model_type {model.module.config.model_type!r}): {path} holds the "
+                    f"{model.kind}: {path} holds the "
                     "weights of all experts of a layer in one tensor, which methods that change linear layers do not "
                     "reach; give patterns that fit none, such as linears=*self_attn*"
                 )

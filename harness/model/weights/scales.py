@@ -61,7 +61,7 @@ def ending(model: Decoder, block: Block, kind: Kind) -> nn.Module:
     end = branch.post_norm if branch.post_norm is not None or role is None else role.module
     if end is None or getattr(end, "weight", None) is None:
         raise UnsupportedModelError(
-            f"{type(model.module).__name__} (model_type {model.module.config.model_type!r}): the {kind} of layer "
+            f"{model.kind}: the {kind} of layer "
             f"{block.index} ends in no linear layer or norm of its own, so that it cannot be scaled"
         )
     return end
