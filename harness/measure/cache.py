@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import torch
 from torch import Tensor, nn
+from transformers.cache_utils import DynamicLayer
 
 from harness.contract.decoder import Decoder
 from harness.measure.shape import window_of
@@ -54,7 +55,7 @@ class CacheReader:
         self._watched: dict[int, tuple[Any, Any]] = {}  # caches by identity, with the ``update`` that they had
         self._caches: dict[int, weakref.ref[Any]] = {}  # of the batch, by identity
         self._handed: dict[int, int] = {}  # numbers that attention was handed, by layer
-        self._shown: dict[int, int | None] = {}  # in which memory
+        self._shown: dict[int, weakref.ref[Tensor]] = {}  # in which tensor, which the cache keeps or lets go
         self._is_told = False
         self.met: dict[int, int] = {}
         self.written: dict[int, float] = {}
@@ -116,7 +117,8 @@ class CacheReader:
         if not low:
             return False
         known = {memory for memory, _ in _memories(cache, set())}
-        hides = any(self._shown.get(layer) not in known for layer in low)
+        shown = [self._shown[layer]() for layer in low]
+        hides = any(type(keys) is not Tensor or keys.untyped_storage()._cdata not in known for keys in shown)
         if hides and not self._is_told:
             self._is_told = True
             _LOG.warning("the cache keeps its numbers where they cannot be read: it counts as one that keeps them all")
@@ -168,7 +170,7 @@ class CacheReader:
             keys, values = updated[0], updated[1]  # [rows, heads, positions, head width]
             self.met[layer] = keys.shape[-2]
             self._handed[layer] = keys.numel() + values.numel()
-            self._shown[layer] = keys.untyped_storage()._cdata if type(keys) is Tensor else None
+            self._shown[layer] = weakref.ref(keys)
             return updated
 
         self._watched[id(cache)] = cache, vars(cache).get("update")
@@ -203,8 +205,12 @@ def bytes_of(holder: Any) -> int:
     names = getattr(holder, "__dict__", {}).keys()
     keys, values = getattr(holder, "keys", None), getattr(holder, "values", None)
     if type(keys) is type(values) is Tensor:
+        if type(holder) is DynamicLayer and names <= _USUAL:  # most are, and this is read in every forward
+            first, second = keys.untyped_storage(), values.untyped_storage()
+            if first._cdata != second._cdata:
+                return first.nbytes() + second.nbytes()
         pair = {tensor.untyped_storage()._cdata: _kept(tensor, holder) for tensor in (keys, values)}
-        if len(pair) == 2 and names <= _USUAL:  # most are, and this is read in every forward
+        if len(pair) == 2 and names <= _USUAL:
             return sum(pair.values())
         memories = dict(_memories(holder, set()))
         return sum((memories | pair if len(pair) == 2 else memories).values())
