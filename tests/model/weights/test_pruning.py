@@ -212,7 +212,7 @@ def test_memory_does_not_grow_with_depth():
         run({block.mlp.linears()[0]: lambda x: None})
         if block.index in (1, 7):
             gc.collect()  # what other tests have left is gone at both counts
-            tensors = [part for part in gc.get_objects() if type(part) is torch.Tensor]
+            tensors = [part for part in gc.get_objects() if type(part) is torch.Tensor and not part.is_nested]
             states[block.index] = len({part.data_ptr() for part in tensors if part.shape == (1, 40, 32)})
         return masked([])
 
