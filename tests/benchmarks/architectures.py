@@ -2,17 +2,21 @@
 
     python -m tests.benchmarks.architectures [model_type ...] [--markdown]
 
-Layer-drop, layer paths and per-token depth are compared with recomputation without a cache, the FLOPs of a score and of
+Layer-drop, layer paths, per-token depth and a pressed cache are compared with recomputation without a cache, attention
+by a function with the model's own, a narrowed model with the same units multiplied by zero, the FLOPs of a score and of
 a generation with the count of PyTorch's dispatcher.
 """
 
 import argparse
+import re
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 import transformers
+from torch.nn.functional import scaled_dot_product_attention
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
@@ -20,16 +24,21 @@ from harness.contract.decoder import Decoder, Row
 from harness.core.errors import HarnessError
 from harness.measure.audit import audit
 from harness.measure.trace import Tracer
+from harness.model.attention import attending, visible
 from harness.model.layouts import dissect
 from harness.model.paths.controller import FixedPaths
 from harness.model.paths.layer_path import routed
 from harness.model.paths.path_evaluator import PathEvaluator
+from harness.model.reshape import Keep, narrowed
 from harness.model.surgery import without_blocks, without_branches
 from harness.model.tokens.token_depth import token_depth
+from harness.model.units import heads_of
 from harness.testing.tiny import _randomise, tiny_tokenizer
+from tests.model.cache import test_pressed
 from tests.model.dropping import bypassed, logits
 from tests.model.paths.test_layer_path import LENGTHS, ROUTES, generate, recomputed
 from tests.model.paths.test_path_evaluator import naive, paths, questions
+from tests.model.test_reshape import masked as zeroed
 from tests.model.tokens.test_token_depth import Table, cached, masked, pattern
 
 LARGEST = 3_000_000
@@ -202,6 +211,59 @@ def exits(model: Decoder) -> float:
         return _apart(cached(model, ids), expected)
 
 
+@torch.no_grad()
+def pressing(model: Decoder) -> float:
+    """Other entries kept in each layer, head and row, and decoding against a forward in which the rest is masked."""
+    ids, lengths = test_pressed.texts(3), (12, 9, 12)
+    steps, history, _ = test_pressed.cached(model, test_pressed.scattered, ids, lengths)
+    return max(
+        _apart(steps[row], test_pressed.recomputed(model, ids, row, length, history))
+        for row, length in enumerate(lengths)
+    )
+
+
+def dense(
+    layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None, scale: float
+) -> tuple[torch.Tensor, int]:
+    """Plain attention, written out, and its query-key products; see ``attending``."""
+    groups = q.shape[1] // k.shape[1]
+    k, v = (tensor.repeat_interleave(groups, 1) for tensor in (k, v))
+    allowed = visible(mask, q.shape[2], k.shape[2], q.device)
+    output = scaled_dot_product_attention(q, k, v, allowed, scale=scale)
+    return output, q.shape[0] * q.shape[1] * q.shape[2] * k.shape[2]
+
+
+@torch.no_grad()
+def attention(model: Decoder) -> float:
+    """Attention written out in a function, in place of the model's own; a padded row among the prompts."""
+    ids, mask = prompts()
+    inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": (mask.cumsum(1) - 1).clamp(min=0)}
+    expected = model.module(**inputs).logits
+    with attending(model, dense, name="written out"):
+        actual = model.module(**inputs).logits
+    return max(_apart(actual[row, -length:], expected[row, -length:]) for row, length in enumerate(LENGTHS))
+
+
+def narrowing(units: str) -> Callable[[Decoder], float]:
+    """Heads or neurons out of two layers, against the model whose columns that read them are zero."""
+
+    @torch.no_grad()
+    def compare(model: Decoder) -> float:
+        ids = prompts()[0].clamp(min=3)
+        if units == "neurons":
+            keeps = {0: Keep(neurons=(0, 5)), 2: Keep(neurons=(1,))}
+        elif heads_of(model, 0).groups == 1:
+            keeps = {0: Keep(heads=(0, 3)), 2: Keep(heads=(1,))}
+        else:
+            keeps = {0: Keep(groups=(0,)), 2: Keep(groups=(1,))}
+        with narrowed(model, keeps):
+            actual = logits(model, ids)
+        with zeroed(model, keeps):
+            return _apart(actual, logits(model, ids))
+
+    return compare
+
+
 def counting(model: Decoder) -> float:
     """How far PyTorch's count is from the formulas', relatively; padded generation and scoring."""
     ids, mask = prompts()
@@ -234,23 +296,44 @@ CHECKS: dict[str, tuple[Callable[[Decoder], float], float]] = {
     "layer-drop": (dropping, 1e-5),
     "paths": (routing, 1e-5),
     "token depth": (exits, 1e-5),
+    "cache": (pressing, 1e-5),
+    "attention": (attention, 1e-5),
+    "heads out": (narrowing("heads"), 1e-5),
+    "neurons out": (narrowing("neurons"), 1e-5),
     "FLOPs": (counting, 1e-9),
 }
 
 
-def examine(name: str) -> dict[str, str]:
-    """What each check says of an architecture: "exact", "refused: why", or what is wrong."""
+@dataclass
+class Examined:
+    """What is said of an architecture.
+
+    Attributes:
+        layout: of its layers; None if there is none, with the reason in ``refusal``.
+        built: whether transformers builds and runs the tiny configuration.
+        outcomes: of each check: "exact", "refused: why", or what is wrong.
+    """
+
+    layout: str | None = None
+    refusal: str = ""
+    built: bool = True
+    outcomes: dict[str, str] = field(default_factory=dict)
+
+
+def examine(name: str) -> Examined:
+    """Build an architecture, read its layout and put it to every check."""
     try:
         module = tiny(name)
         with torch.no_grad():
             module(torch.tensor([[5, 6, 7, 8]]))
     except Exception as error:
-        return {"built": f"{type(error).__name__}: {error}".splitlines()[0][:120]}
+        return Examined(built=False, refusal=f"{type(error).__name__}: {error}".splitlines()[0][:120])
     try:
         model = Decoder(module, tiny_tokenizer(), dissect(module), name)
     except HarnessError as error:
-        return {"layout": f"refused: {error}"}
-    return {"layout": model.anatomy.layout} | {check: _outcome(name, check) for check in CHECKS}
+        return Examined(refusal=_reason(error))
+    outcomes = {} if model.anatomy.opaque else {check: _outcome(name, check) for check in CHECKS}
+    return Examined(model.anatomy.layout, outcomes=outcomes)
 
 
 def _outcome(name: str, check: str) -> str:
@@ -259,7 +342,7 @@ def _outcome(name: str, check: str) -> str:
         try:
             worst = compare(decoder(name, attention=attention))
         except HarnessError as error:
-            return f"refused: {error}"
+            return f"refused: {_reason(error)}"
         except Exception as error:
             return f"FAILED: {type(error).__name__}: {error}".splitlines()[0][:200]
         if not worst <= tolerance:
@@ -267,8 +350,13 @@ def _outcome(name: str, check: str) -> str:
     return "exact"
 
 
+def _reason(error: HarnessError) -> str:
+    """A refusal without the model's name, which the row says."""
+    return re.sub(r"^\w+( \(model_type '[^']*'\))?: ", "", str(error))
+
+
 def main() -> None:
-    """Print a line of the table for every architecture, in Markdown."""
+    """Print the table in Markdown, reasons below it, and what is in no table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", help="architectures by model_type; all of them if none is given")
     chosen = parser.parse_args().names
@@ -276,14 +364,32 @@ def main() -> None:
     warnings.filterwarnings("ignore")
     print("| architecture | layout |", " | ".join(CHECKS), "|")
     print("|---" * (2 + len(CHECKS)), "|", sep="")
+    kinds: dict[str, Examined] = {}
+    reasons: list[str] = []
     for name in chosen or sorted([*MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, *VARIANTS]):
-        print(row(name, examine(name)), flush=True)
+        kinds[name] = kind = examine(name)
+        if kind.outcomes:
+            print(row(name, kind, reasons), flush=True)
+    for number, reason in enumerate(reasons, 1):
+        print(f"{number}. {reason}")
+    print("dense alone:", ", ".join(name for name, kind in kinds.items() if kind.layout and not kind.outcomes))
+    for name, kind in kinds.items():
+        if kind.built and not kind.layout:
+            print(f"| `{name}` | {kind.refusal} |")
+    print("not built:", ", ".join(name for name, kind in kinds.items() if not kind.built))
 
 
-def row(name: str, outcomes: dict[str, str]) -> str:
-    """A line of the table; what is refused before any check says so once."""
-    cells = [outcomes.get("built", outcomes.get("layout", ""))] + [outcomes.get(check, "") for check in CHECKS]
-    return f"| `{name}` | " + " | ".join(cell.replace("|", "/") for cell in cells) + " |"
+def row(name: str, kind: Examined, reasons: list[str]) -> str:
+    """A line of the table; a refusal is added to the reasons, and its number stands in the cell."""
+    cells = []
+    for outcome in kind.outcomes.values():
+        refusal = outcome.removeprefix("refused: ")
+        if refusal != outcome:
+            if refusal not in reasons:
+                reasons.append(refusal)
+            outcome = f"refused ({reasons.index(refusal) + 1})"
+        cells.append(outcome.replace("|", "/"))
+    return f"| `{name}` | {kind.layout} | " + " | ".join(cells) + " |"
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from harness.core.errors import MethodError, UnsupportedModelError
@@ -12,18 +11,10 @@ from harness.model.windows import windowed
 from harness.testing.snapshot import changes, model_snapshot
 from harness.testing.tiny import tiny_decoder
 from tests.benchmarks.architectures import decoder as architecture
+from tests.benchmarks.architectures import dense
 from tests.model.conftest import usual
 
 LONG = 150  # longer than the shortest block of a window
-
-
-def dense(layer, q, k, v, mask, scale):
-    """Plain attention, written out."""
-    groups = q.shape[1] // k.shape[1]
-    k, v = (tensor.repeat_interleave(groups, 1) for tensor in (k, v))
-    allowed = visible(mask, q.shape[2], k.shape[2], q.device)
-    output = scaled_dot_product_attention(q, k, v, allowed, scale=scale)
-    return output, q.shape[0] * q.shape[1] * q.shape[2] * k.shape[2]
 
 
 def near(mask, q, k, window, sinks):
