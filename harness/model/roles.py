@@ -74,9 +74,16 @@ def roles_of(layer: nn.Module, attention: nn.Module, mlp: Iterable[nn.Module], c
             if name in _MLP and isinstance(part, LINEAR):
                 roles[_MLP[name]] = Slice(part)
             elif name == "gate_up_proj" and isinstance(part, LINEAR):
-                half = output_features(part) // 2
-                roles.update(Fused(name, 1, {"gate": half, "up": half}).slices(part))
+                roles.update(_halves(name, part))
+    up, down = roles.get("up"), roles.get("down")
+    if up and down and "gate" not in roles and output_features(up.module) == 2 * input_features(down.module):
+        roles.update(_halves("up", up.module))  # Moshi's fc1 is of both
     return roles
+
+
+def _halves(name: str, linear: nn.Module) -> Iterator[tuple[Role, Slice]]:
+    half = output_features(linear) // 2
+    return Fused(name, 1, {"gate": half, "up": half}).slices(linear)
 
 
 def fused_attention(attention: Any, config: Any) -> Fused | None:
@@ -116,6 +123,11 @@ def head_width(attention: Any, config: Any) -> int:
 def output_features(linear: nn.Module) -> int:
     """The width of a linear layer's output."""
     return int(cast("Any", linear).nf if hasattr(linear, "nf") else cast("Any", linear).out_features)
+
+
+def input_features(linear: nn.Module) -> int:
+    """The width of what a linear layer reads."""
+    return int(cast("Any", linear).nx if hasattr(linear, "nx") else cast("Any", linear).in_features)
 
 
 def expansion(attention: Any) -> list[nn.Module]:

@@ -7,7 +7,7 @@ units hang together otherwise than by their linear layers is refused by name: ta
 import inspect
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import nn
@@ -16,7 +16,7 @@ from transformers.pytorch_utils import Conv1D
 from harness.contract.anatomy import Block, Branch, Role, Slice
 from harness.contract.decoder import Decoder
 from harness.core.errors import MethodError, UnsupportedModelError
-from harness.model.roles import head_width, output_features, roles_of
+from harness.model.roles import head_width, input_features, output_features, roles_of
 
 
 @dataclass(frozen=True)
@@ -117,11 +117,6 @@ def positions(part: Slice) -> torch.Tensor:
     """Where in the output of its linear layer the features of a role are, in their order, [features]."""
     every = torch.arange(output_features(part.module))
     return every if part.outputs is None else every[part.outputs]
-
-
-def input_features(linear: nn.Module) -> int:
-    """The width of a linear layer's input."""
-    return int(cast("Any", linear).nx if isinstance(linear, Conv1D) else cast("Any", linear).in_features)
 
 
 def unsupported(model: Decoder, block: Block, part: str, reason: str) -> UnsupportedModelError:

@@ -36,13 +36,17 @@ def masked(decoder, keeps):
     for layer, keep in keeps.items():
         block = decoder.anatomy.blocks[layer]
         heads = decoder.config.num_attention_heads
-        per_group = getattr(block.attention.modules[0], "num_key_value_groups", 1)
+        attention = block.attention.modules[0]
+        if getattr(attention, "new_decoder_architecture", False):  # Falcon's
+            per_group = heads // attention.num_kv_heads
+        else:
+            per_group = getattr(attention, "num_key_value_groups", 1)
         gone = set()
         if keep.groups is not None:
             gone |= {head for head in range(heads) if head // per_group not in keep.groups}
         if keep.heads is not None:
             gone |= set(range(heads)) - set(keep.heads)
-        cuts = [(block.roles["output"].module, gone, heads)]
+        cuts = [(block.roles["output"].module, gone, heads)] if gone else []
         if keep.neurons is not None:
             down = block.roles["down"].module
             size = down.nx if isinstance(down, Conv1D) else down.in_features

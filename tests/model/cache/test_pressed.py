@@ -92,6 +92,8 @@ def recomputed(decoder, ids, row, length, history):
                     positions, tokens = kept[layer, row]
                     gone = torch.ones(len(positions), tokens, dtype=torch.bool).scatter(1, positions, value=False)
                     readable[0, :, query, :tokens] &= ~gone.repeat_interleave(groups, 0)
+            if torch.equal(readable, readable[:, :1].expand_as(readable)):  # XGLM takes one mask for all heads
+                readable = readable[:, :1]
             if decoder.config._attn_implementation == "eager":
                 readable = torch.where(readable, 0.0, torch.finfo(torch.float32).min)
             return args, {**kwargs, "attention_mask": readable}
