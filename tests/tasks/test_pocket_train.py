@@ -8,13 +8,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from harness.tasks.pocket import mixture, tokenizer
+from harness.tasks.pocket import mixture, probe, tokenizer
 from harness.tasks.pocket.export import export
 from harness.tasks.pocket.network import Network, Shape
 from harness.tasks.pocket.splits import Draw
-from harness.tasks.pocket.train import Log, Plan, run
+from harness.tasks.pocket.train import CHECKPOINT, Log, Plan, Trainer, run
 
 TINY = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 2}
+FAST = {"warmup": 5, "skip_ramp": 2, "matrix_rate": 0.02, "other_rate": 0.02}
 
 
 @pytest.fixture(scope="module")
@@ -139,24 +140,60 @@ def test_the_exported_model_is_the_trained_network(tiny, codec, tmp_path):
     assert torch.allclose(got, expected, atol=1e-4)
 
 
+@pytest.fixture
+def _brief(codec, monkeypatch):
+    """A tokenizer that is there already, and probes of few documents."""
+    monkeypatch.setattr(tokenizer, "train", lambda: codec)
+    monkeypatch.setattr(probe, "KINDS", {name: (kind, 1) for name, (kind, _) in probe.KINDS.items()})
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(("workers", "steps"), [(1, 15), (2, 3)])
-def test_a_few_steps_learn_and_a_resumed_run_ends_with_the_same_weights(workers, steps, tiny, tmp_path):
-    fast = {"warmup": 5, "skip_ramp": 2, "matrix_rate": 0.02, "other_rate": 0.02}
-    plan = Plan(steps=steps, decay=steps // 3, workers=workers, compile=False, **fast)
+@pytest.mark.usefixtures("_brief")
+def test_a_few_steps_learn_and_a_resumed_run_ends_with_the_same_weights(tiny, tmp_path):
+    plan = Plan(steps=12, decay=4, workers=1, compile=False, **FAST)
     rows, whole = trained(plan, tmp_path / "whole", tiny)
     losses = [row["packed"] for row in rows]
-    assert len(losses) == steps
-    if steps > 10:
-        assert sum(losses[-3:]) < 0.8 * sum(losses[:3])
+    assert len(losses) == plan.steps
+    assert sum(losses[-3:]) < 0.8 * sum(losses[:3])
 
-    trained(replace(plan, steps=steps - plan.decay, decay=0), tmp_path / "parts", tiny)
+    trained(replace(plan, steps=plan.steps - plan.decay, decay=0), tmp_path / "parts", tiny)
     again, parts = trained(plan, tmp_path / "parts", tiny)
     assert whole.keys() == parts.keys()
     for name, weight in whole.items():
         assert torch.equal(weight, parts[name]), name
     for row, row_again in zip(rows, again, strict=True):
         assert row | {"seconds": 0} == row_again | {"seconds": 0}
+
+
+@pytest.mark.slow
+def test_two_workers_go_on_with_the_mean_of_their_gradients(tiny, codec, tmp_path, monkeypatch):
+    """Two processes that continue from a checkpoint end as one does that reads what both read."""
+    plan = Plan(steps=2, decay=1, workers=2, compile=False, **FAST)
+    first, second = (Trainer(plan, tiny, codec, rank) for rank in range(2))
+    advance_together(first, second, monkeypatch)
+    first.save(tmp_path)
+    second.load(tmp_path)
+    run(plan, tmp_path, shape=tiny)
+    weights = torch.load(tmp_path / CHECKPOINT, weights_only=True)["network"]
+    advance_together(first, second, monkeypatch)
+    for name, weight in first.network.state_dict().items():
+        torch.testing.assert_close(weights[name], weight, rtol=0, atol=1e-3, msg=name)
+
+
+def advance_together(first: Trainer, second: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step of the first, with the mean of the gradients of both."""
+
+    def keep(flat: torch.Tensor) -> None:
+        gradients.append(flat)
+        raise InterruptedError
+
+    gradients: list[torch.Tensor] = []
+    monkeypatch.setattr(torch.distributed, "all_reduce", keep)
+    with pytest.raises(InterruptedError):
+        second.advance()
+    second.network.zero_grad(set_to_none=True)
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda flat: flat.add_(gradients[0]))
+    first.advance()
 
 
 def trained(plan: Plan, folder: Path, shape: Shape) -> tuple[list[dict], dict[str, torch.Tensor]]:
