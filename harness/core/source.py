@@ -173,7 +173,7 @@ def _locate(module: str, folder: Path | None) -> Path | None:
     """A module's source file: of the module in memory, else beside the importing file, else on the search path."""
     loaded = getattr(sys.modules.get(module), "__file__", None)
     if loaded:
-        return Path(loaded).resolve() if str(loaded).endswith(".py") and Path(loaded).is_file() else None
+        return _resolved(loaded) if str(loaded).endswith(".py") and Path(loaded).is_file() else None
     parent, _, leaf = module.rpartition(".")
     search: list[str] | None = None
     if parent:
@@ -188,6 +188,12 @@ def _locate(module: str, folder: Path | None) -> Path | None:
     spec = _spec_of(module, search)
     origin = spec.origin if spec else None
     return Path(origin).resolve() if origin and origin.endswith(".py") and Path(origin).is_file() else None
+
+
+@cache
+def _resolved(file: str) -> Path:
+    """Where a loaded module's file lies; asked for thousands of times."""
+    return Path(file).resolve()
 
 
 def _spec_of(module: str, search: list[str] | None) -> ModuleSpec | None:

@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import suppress
-from functools import cache
+from functools import cache, lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
@@ -49,15 +49,22 @@ def known_names() -> dict[str, Known]:
     stamp = f"{version('lm_eval')} {root} {root.stat().st_mtime_ns}"
     cache = cache_folder() / "lm-eval-tasks.json"
     try:
-        stored = parse_json(cache.read_bytes())
-        if stored["stamp"] == stamp:
-            return {name: Known(*known) for name, known in stored["names"].items()}
+        return _stored(cache.read_bytes(), stamp)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         pass  # no cache yet, or not this version's: scan
     names = scan(root)
     with suppress(DiskError):  # without a cache the next start scans again
         write_atomic(cache, json.dumps({"stamp": stamp, "names": names}))
     return names
+
+
+@lru_cache(maxsize=1)
+def _stored(content: bytes, stamp: str) -> dict[str, Known]:
+    """The names in a cache's content; decoding them takes longer than reading them again."""
+    stored = parse_json(content)
+    if stored["stamp"] != stamp:
+        raise ValueError(f"cached for {stored['stamp']}")
+    return {name: Known(*known) for name, known in stored["names"].items()}
 
 
 def scan(root: Path) -> dict[str, Known]:
