@@ -6,6 +6,7 @@ far from zero, norms differ from identity, and windows are short enough to slide
 
 import hashlib
 import math
+from copy import deepcopy
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -83,6 +84,19 @@ def tiny_model(
         seed: decides every weight.
         config: fields of the Hugging Face configuration to set or override.
     """
+    key = repr((family, layers, attention, seed, sorted(config.items())))
+    if key not in _MADE:
+        _MADE[key] = _made(family, layers, attention, seed, config)
+    return deepcopy(_MADE[key])
+
+
+_MADE: dict[str, "PreTrainedModel"] = {}
+"""Models that were asked for before: a copy is made in half of the time."""
+
+
+def _made(
+    family: str, layers: int, attention: Attention | None, seed: int, config: dict[str, Any]
+) -> "PreTrainedModel":
     model_type, fields = _CONFIGS[family]
     fields = {**fields, "num_hidden_layers": layers, **config}
     if family in ("gemma2", "gemma3_text"):
