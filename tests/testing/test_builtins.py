@@ -1,26 +1,14 @@
 """Every built-in method passes every check, at several settings; an exception would be listed with its reason."""
 
-from harness.contract import registry
-from harness.testing import parametrize_methods
+import pytest
 
-METHODS = ("dense", "layer-drop")
-LOADED = ("checkpoint:path=model",)
-ENGINES = (
-    "int8-dynamic",
-    "wanda",
-    "magnitude",
-    "sparse-gpt",
-    "rms-fold",
-    "block-sparse",
-    "mue",
-    "calm",
-    "repair",
-    "ffn-prune",
-    "skip-decode",
-    "ngram",
-)
-CHOOSING = ("knorm", "streaming", "window-attention")
-ROUTED = ("dr-llm", "polar", "random-skip", "static-path")
+from harness.contract import registry
+from tests.testing.failing import failing
+
+LOADED = "checkpoint:path=model"
+WEIGHTS = ("int8-dynamic", "wanda", "magnitude", "sparse-gpt", "rms-fold", "block-sparse", "ffn-prune")
+DEPTH = ("dense", "mue", "calm", "repair", "skip-decode", "ngram", "dr-llm", "polar", "random-skip", "static-path")
+KEYS = ("knorm", "streaming", "window-attention")
 SETTINGS = (
     "wanda:pattern=16x1,sparsity=0.75,samples=2,length=48+block-sparse:number=fp32",
     "layer-drop:layers=1+int8-dynamic",
@@ -37,36 +25,34 @@ SETTINGS = (
 )
 
 
-@parametrize_methods(METHODS)
-def test_a_built_in_method(check):
-    check()
+def test_on_every_family_of_the_checks():
+    assert failing("layer-drop") == {}
 
 
-@parametrize_methods(ENGINES, families=["llama", "gpt2"])
-def test_a_built_in_method_whose_engine_is_tested_on_every_family(check):
-    check()
+@pytest.mark.parametrize("method", WEIGHTS)
+def test_a_method_on_weights_where_they_are_stored_the_other_way_round(method):
+    assert failing(method, ["gpt2"]) == {}
 
 
-@parametrize_methods(CHOOSING, families=["qwen3", "opt"])
-def test_a_built_in_method_that_chooses_keys(check):
-    check()
+@pytest.mark.parametrize("method", DEPTH)
+def test_a_method_on_layers_tokens_or_text(method):
+    assert failing(method, ["llama"]) == {}
 
 
-@parametrize_methods(ROUTED, families=["llama"])
-def test_a_built_in_method_of_layer_paths(check):
-    check()
+@pytest.mark.parametrize("method", KEYS)
+def test_a_method_that_chooses_keys_where_positions_turn_and_where_they_are_learned(method):
+    assert failing(method, ["qwen3", "opt"]) == {}
 
 
-@parametrize_methods(SETTINGS, families=["qwen3"])
-def test_a_built_in_method_at_other_settings(check):
-    check()
+@pytest.mark.parametrize("method", SETTINGS)
+def test_a_method_at_other_settings(method):
+    assert failing(method, ["qwen3"]) == {}
 
 
-@parametrize_methods(LOADED, families=["llama"])
-def test_a_built_in_method_that_is_another_model(check):
-    check()
+def test_a_method_that_is_another_model():
+    assert failing(LOADED, ["llama"]) == {}
 
 
 def test_every_built_in_method_is_checked():
-    checked = {name.partition(":")[0] for name in (*METHODS, *ENGINES, *ROUTED, *LOADED, *CHOOSING)}
+    checked = {"layer-drop", LOADED.partition(":")[0], *WEIGHTS, *DEPTH, *KEYS}
     assert checked == {listing.name for listing in registry.listings() if listing.built_in}

@@ -8,6 +8,7 @@ from harness.contract.stack import Stack, parse
 from harness.core.errors import MethodError
 from harness.testing import Outcome, checks_for, run
 from harness.testing.checks import saving
+from tests.testing.failing import failing
 from tests.testing.faults import FAULTS
 from tests.testing.faults.speculation import Drafting, Unverified
 from tests.testing.sound import Sound
@@ -36,19 +37,14 @@ def _keep_functions():
     AttentionInterface._global_mapping.update(functions)
 
 
-def failing(method, *families, names=None):
-    checks = [check for check in checks_for(method, families) if names is None or check.name in names]
-    return {result.name: result.message for result in run(checks) if result.outcome is Outcome.FAILED}
-
-
 def test_the_sound_method_passes():
-    assert failing(Sound, "llama", "gpt2") == {}
+    assert failing(Sound, ["llama", "gpt2"]) == {}
 
 
 @pytest.mark.parametrize("method", FAULTS, ids=lambda method: method.__name__)
 def test_a_fault_is_caught(method):
     families = ("llama", "gpt2") if method.__name__ in NEEDS_GPT2 else ("llama",)
-    caught = failing(method, *families, names=FAULTS[method] | ALWAYS)
+    caught = failing(method, families, FAULTS[method] | ALWAYS)
     assert set(caught) == FAULTS[method], caught
 
 
@@ -67,7 +63,7 @@ def test_a_stack_that_cannot_be_is_refused_before_it_is_checked():
 def test_a_patch_at_import_is_caught():
     from tests.testing.patches_torch import PatchesAtImport
 
-    caught = failing(PatchesAtImport, "llama", names=ALWAYS | {"imports-cleanly"})
+    caught = failing(PatchesAtImport, ["llama"], ALWAYS | {"imports-cleanly"})
     assert set(caught) == {"imports-cleanly"}, caught
     assert "torch.nn.functional.softsign" in caught["imports-cleanly"]
 
