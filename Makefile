@@ -12,7 +12,7 @@ run: $(VENV)/installed
 
 # Everything that CI checks: style, types, all tests.
 test: $(VENV)/installed-dev lint types chromium
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "slow or not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "slow or not slow"
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
