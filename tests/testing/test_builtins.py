@@ -16,7 +16,6 @@ SETTINGS = (
     "layer-drop:layers=1+repair:target=text,steps=2,rows=2,length=32,control=same-training",
     "int8-dynamic:linears=*.q_proj/*.mlp.*,layers=1/3,head=true",
     "layer-drop:unit=attention,count=2,samples=2,length=32",
-    "layer-drop:unit=mlp,count=2,samples=2,length=32",
     "layer-drop:unit=joint,count=3,samples=2,length=32",
     "knorm:keep=0.3+ngram:tokens=4",
     "mue:quantile=0,start=0,samples=4,length=64",
