@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import permutations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -160,9 +161,9 @@ class Stack(Facts):
             alone=not self.batchable,
         )
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
-        """Digest of the parts in their order."""
+        """Digest of the parts in their order, as their sources were when it was first asked for."""
         return hashlib.sha256("+".join(part.fingerprint for part in self.parts).encode()).hexdigest()
 
     @contextmanager
