@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from pydantic import BaseModel
 
-from harness.contract.stack import parse
+from harness.contract.stack import Stack, parse
 from harness.run.spec import CostPlan, Job, RunSpec
 
 _FLAGS: Final = {
@@ -36,7 +36,7 @@ def command(spec: RunSpec) -> str:
     job = spec.job
     samples = job.samples and {name: chosen for name, chosen in job.samples.items() if name in spec.task.tasks}
     # as typed, since the label of a loose method does not name its file
-    method = next((text for text in job.methods if _fingerprint(job, text) == spec.stack.fingerprint), spec.stack.label)
+    method = next((text for text in job.methods if _is(spec.stack, job, text)), spec.stack.label)
     alone = {
         "methods": (method,),
         "method_args": {} if spec.stack.is_dense else job.method_args,
@@ -50,8 +50,9 @@ def command(spec: RunSpec) -> str:
     return shlex.join(["harness", "run", *flags(Job.model_validate(job.model_dump() | alone))])
 
 
-def _fingerprint(job: Job, text: str) -> str:
-    return parse(text, job.method_args if text != "dense" else None).fingerprint
+def _is(stack: Stack, job: Job, text: str) -> bool:
+    named = parse(text, job.method_args if text != "dense" else None)
+    return named.label == stack.label and named.fingerprint == stack.fingerprint  # the label is there at once
 
 
 def flags(job: Job) -> list[str]:

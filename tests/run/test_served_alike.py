@@ -20,7 +20,7 @@ from tests.silent import Silent
 
 TASKS = ("tiny_letters", "tiny_answer")
 SMALL = "samples=2,length=48"
-SEARCHED = "goal=likelihood,questions=4"
+SEARCHED = "goal=likelihood,questions=2"
 METHODS = {
     "dense": "dense",
     "layer-drop": "layer-drop:unit=attention,layers=0/2",
@@ -32,8 +32,8 @@ METHODS = {
     "calm": "calm:confidence=saturation,threshold=0.95,every=1,decay=4",
     "skip-decode": "skip-decode",
     "mue": f"mue:quantile=0.5,start=0.2,{SMALL}",
-    "dr-llm": f"dr-llm:{SEARCHED},simulations=4,epochs=2,hidden=8",
-    "polar": f"polar:{SEARCHED},simulations=4,epochs=2",
+    "dr-llm": f"dr-llm:{SEARCHED},simulations=2,epochs=1,hidden=8",
+    "polar": f"polar:{SEARCHED},simulations=2,epochs=1",
     "static-path": f"static-path:{SEARCHED},skip=1",
     "random-skip": "random-skip:executed=0.5,first=1,last=0",
 }
