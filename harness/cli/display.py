@@ -2,7 +2,8 @@
 
 import json
 import sys
-from collections.abc import Collection, Iterator, Sequence
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.core import environment
+from harness.core.duration import in_words
 from harness.core.text import printable
 
 if TYPE_CHECKING:
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
     from harness.run.spec import RunSpec
 
 _WIDTH = 100
+_PAUSE_S = 20.0
+"""Seconds between two lines about progress in a file."""
 
 
 def stdout() -> Console:
@@ -116,6 +120,26 @@ class _Bar:
         self._progress.advance(self._task, requests)
 
 
+class _Lines:
+    """Progress where nothing can be drawn over, as into a file: a line now and then."""
+
+    def __init__(self, say: Callable[[str], None], title: str) -> None:
+        self._say, self._title = say, title
+        self._began = self._said = time.monotonic()
+        self._expected = self._done = 0
+
+    def expect(self, requests: int) -> None:
+        self._expected += requests
+
+    def advance(self, requests: int) -> None:
+        self._done += requests
+        now = time.monotonic()
+        if now - self._said >= _PAUSE_S:
+            self._said = now
+            left = (now - self._began) * max(self._expected / self._done - 1, 0)
+            self._say(f"{self._title}: {self._done}/{self._expected}, {in_words(left)} left")
+
+
 class Reporter:
     """Reports a session's progress on stderr."""
 
@@ -128,8 +152,11 @@ class Reporter:
         self._console.print(plain(message), style="dim")
 
     @contextmanager
-    def bar(self, title: str) -> Iterator[_Bar]:
-        """A progress bar with elapsed and remaining time."""
+    def bar(self, title: str) -> Iterator[_Bar | _Lines]:
+        """A progress bar with elapsed and remaining time; in a file, a line now and then."""
+        if not self._console.is_terminal:
+            yield _Lines(self.say, title)
+            return
         columns = (
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
@@ -160,7 +187,9 @@ def plan(session: "Session", *, as_json: bool) -> None:
     for row in rows:
         table.add_row(*(plain(row[key]) for key in ("id", "method", "model", "task", "documents", "state")))
     stdout().print(table)
-    for note in session.plan.notes:
+    with redirect_stdout(sys.stderr):
+        estimate = session.estimate()
+    for note in [*session.plan.notes, *(estimate.lines() if estimate else ())]:
         stdout().print(plain(f"· {note}"), style="dim")
 
 

@@ -126,7 +126,9 @@ def run(
         bool, Option("--resume/--no_resume", help="Keep finished runs and documents, or compute them again.")
     ] = True,
     offline: Annotated[bool, Option("--offline", help="Never use the network.")] = False,
-    dry_run: Annotated[bool, Option("--dry_run", help="Print the plan and the run ids, and stop.")] = False,
+    dry_run: Annotated[
+        bool, Option("--dry_run", help="Print the plan, the run ids and how long it will take, and stop.")
+    ] = False,
     as_json: Annotated[bool, Option("--json", help="Print records as JSON.")] = False,
     predict_only: Annotated[
         bool, Option("--predict_only", "-x", help="Keep answers and costs; compute no metrics.")
@@ -204,11 +206,16 @@ def run(
         return
     try:
         with redirect_stdout(sys.stderr):  # libraries and tasks print; standard output is for results
-            records = session.execute()
+            records = session.evaluate()
+        is_first = not as_json and bool(records) and session.lacks_costs
+        if is_first:
+            summary.scores(records)
+        with redirect_stdout(sys.stderr):
+            records = session.measure()
     except KeyboardInterrupt:
         display.Reporter().say("stopped. Finished documents are kept: give the same command again to go on.")
         raise Exit(130) from None
-    summary.results(records, output_path, as_json=as_json)
+    summary.results(records, output_path, as_json=as_json, after_scores=is_first)
     if show_config:
         display.configurations(session, on_stderr=as_json)
 

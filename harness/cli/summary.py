@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -41,29 +42,51 @@ _SHORT: Final = {
 """The ratios that the summary shows, where there are any; a record has more."""
 
 
-def results(records: "Sequence[RunRecord]", folder: Path, *, as_json: bool) -> None:
-    """All records as JSON, or the tables of each task and what a reader must know about them."""
+def scores(records: "Sequence[RunRecord]") -> None:
+    """The scores of each task, while costs are still to come."""
+    console = stdout()
+    for of_task in _by_task(records):
+        _print(console, of_task, _score_tables(of_task, console.width))
+    console.print()
+
+
+def results(records: "Sequence[RunRecord]", folder: Path, *, as_json: bool, after_scores: bool = False) -> None:
+    """All records as JSON, or the tables of each task and what a reader must know about them.
+
+    Args:
+        after_scores: whether the scores have been printed already.
+    """
     if as_json:
         print(json.dumps([record.model_dump(mode="json") for record in records], indent=2))  # noqa: T201
         return
     if not records:  # another process of the launch has them
         return
     console = stdout()
-    for task in dict.fromkeys(record.evaluation.task for record in records):
-        of_task = [record for record in records if record.evaluation.task == task]
+    for of_task in _by_task(records):
         rows = as_rows(record.model_dump(mode="json") for record in of_task)
-        console.print()
-        console.print(_title(of_task[0]))
+        first = [] if after_scores else _score_tables(of_task, console.width)
         costs = _cost_tables(rows, console.width) if any(record.baseline for record in of_task) else []
-        for number, table in enumerate([*_score_tables(of_task, console.width), *costs]):
-            if number:
-                console.print()
-            console.print(table)
+        _print(console, of_task, [*first, *costs])
         console.print()
         for note in _notes(of_task, rows):
             console.print(plain(f"· {note}"), style="dim")
     console.print()
     console.print(plain(f"records in {folder}/ · `harness show ID` for one of them"), style="dim")
+
+
+def _by_task(records: "Sequence[RunRecord]") -> "list[list[RunRecord]]":
+    tasks = dict.fromkeys(record.evaluation.task for record in records)
+    return [[record for record in records if record.evaluation.task == task] for task in tasks]
+
+
+def _print(console: Console, of_task: "Sequence[RunRecord]", tables: Sequence[Table]) -> None:
+    """Tables of a task below each other, under its title."""
+    console.print()
+    console.print(_title(of_task[0]))
+    for number, table in enumerate(tables):
+        if number:
+            console.print()
+        console.print(table)
 
 
 def _title(record: "RunRecord") -> Text:

@@ -37,6 +37,15 @@ class OnText(Method, mixin=True):
         """Tokens of a window on this model."""
         return min(self.length, getattr(model.config, "max_position_embeddings", self.length))
 
+    @property
+    def sweeps(self) -> int:
+        """How often ``prepare`` takes each window through each layer, by which its time is told beforehand."""
+        return 1
+
+    def reads(self, model: "Decoder") -> int:
+        """Tokens of calibration text, at most."""
+        return self.samples * self.window_length(model)
+
     def windows(self, model: "Decoder", study: "Study") -> Iterator["torch.Tensor"]:
         """At most ``samples`` windows of token ids, each [1, length]; the last may be shorter.
 

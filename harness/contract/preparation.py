@@ -2,16 +2,17 @@
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Final
 
 from harness.contract.identity import digest, model_identity, source_of, tokenizer_digest
-from harness.contract.mixins import Shareable
+from harness.contract.mixins import OnText, Shareable
 from harness.contract.prepared import Prepared
 from harness.contract.states import States
-from harness.contract.study import Study
+from harness.contract.study import Study, Workbench
 from harness.core.errors import MethodError
 from harness.core.source import of_modules
 
@@ -64,7 +65,8 @@ class Preparation:
                     os.utime(folder)
                     return state
             self.announce(f"preparing {method.label} on {study.source}")
-            prepared = method.prepare(model, self._with_workbench(study, method, model, below))
+            with _watched(method, model, study.workbench):
+                prepared = method.prepare(model, self._with_workbench(study, method, model, below))
             if not isinstance(prepared, Prepared):
                 raise MethodError(
                     f"{type(method).__name__}.prepare must return Prepared, and returned a {type(prepared).__name__}"
@@ -73,6 +75,12 @@ class Preparation:
             for cleared in self.states.clear(keep=folder):
                 self.announce(f"the states on this machine fill their quota: cleared {cleared.label}, unused longest")
             return Prepared.load(folder, key)  # what later runs will get, in the types that JSON leaves
+
+    def lacks(self, method: "Method", model: "Decoder", below: tuple[str, ...] = ()) -> bool:
+        """Whether the method's state is still to be made."""
+        if not method.needs_preparation or self.calibration is None:
+            return False
+        return not self.states.folder(method.name, self.key(method, model, below)).is_dir()
 
     def beside(self, model: "Decoder") -> "Preparation":
         """The same, with the model as it stands now as the dense one that methods learn from."""
@@ -98,6 +106,22 @@ class Preparation:
             return study
         place = digest([source_of(type(method)).digest, self._surroundings(method, model, below)])
         return replace(study, workbench=replace(workbench, folder=workbench.folder / place[:16]))
+
+
+@contextmanager
+def _watched(method: "Method", model: "Decoder", workbench: Workbench) -> Iterator[None]:
+    """Show how far a method has come that takes calibration windows through the layers: the calls of its layers."""
+    if not isinstance(method, OnText):
+        yield
+        return
+    blocks = model.live
+    with workbench.bar(f"preparing {method.label}") as bar, ExitStack() as hooks:
+        if bar is not None:
+            bar.expect(method.samples * method.sweeps * len(blocks))
+            for block in blocks:
+                handle = block.module.register_forward_pre_hook(lambda *_: bar.advance(1))
+                hooks.callback(handle.remove)
+        yield
 
 
 def _owner(method: "Method", model: "Decoder") -> dict[str, Any]:

@@ -31,6 +31,7 @@ from harness.evaluate.refusals import explained
 from harness.evaluate.score_mode import ContextFirst
 from harness.evaluate.tasks import LoadedTask
 from harness.evaluate.vocabulary import Vocabulary
+from harness.evaluate.workload import Workload
 
 if TYPE_CHECKING:
     from harness.contract.decoder import Decoder
@@ -42,8 +43,8 @@ _SET_BY_LM_EVAL: Final = (
 )
 
 
-def check(lm: "HarnessLM", task: LoadedTask, settings: Settings, context_first: ContextFirst | None = None) -> None:
-    """Build every request of a task, and refuse what the model or its tokenizer cannot serve.
+def check(lm: "HarnessLM", task: LoadedTask, settings: Settings, context_first: ContextFirst | None = None) -> Workload:
+    """Build every request of a task, refuse what the model or its tokenizer cannot serve, and say what they come to.
 
     Args:
         context_first: see ``harness.evaluate.observed.Observed``.
@@ -53,6 +54,7 @@ def check(lm: "HarnessLM", task: LoadedTask, settings: Settings, context_first: 
         HarnessError: the task's own files raised, or lm-eval or transformers refuses a request.
     """
     _refuse_positions(lm)
+    workload = Workload()
     for name, leaf in task.tasks.items():
         _refuse_unsafe(name, leaf, settings)
         with explained(name, settings.batch_size), collected_warnings("lm_eval", "transformers"):
@@ -64,8 +66,10 @@ def check(lm: "HarnessLM", task: LoadedTask, settings: Settings, context_first: 
                 chosen = (settings.samples or {}).get(name, ())
                 if kind == "loglikelihood_rolling":
                     _refuse_empty(lm, name, instances, chosen)
-                with lm.answering(_Checked(lm, name, chosen, context_first)), _encoding(lm, name, instances, chosen):
+                checked = _Checked(lm, name, workload, chosen, context_first)
+                with lm.answering(checked), _encoding(lm, name, instances, chosen):
                     getattr(lm, kind)(instances)
+    return workload
 
 
 def _built(lm: "HarnessLM", name: str, leaf: Any, settings: Settings) -> list[Instance]:
@@ -165,6 +169,7 @@ class _Checked:
 
     lm: "HarnessLM"
     task: str
+    workload: Workload
     chosen: Sequence[int]  # documents of --samples, which lm-eval numbers by their place in the list
     context_first: ContextFirst | None = None
     _keys: list[Request] = field(default_factory=list)
@@ -181,6 +186,7 @@ class _Checked:
         """Nothing is left to do."""
 
     def score(self, requests: Sequence[ScoringRequest]) -> list["Score"]:
+        before: list[int] = []  # the context that is in the cache, where contexts come first
         for key, request in zip(self._keys, requests, strict=False):  # rolling asks in parts
             _, context, continuation = request
             what = f"{self.task}: document {key.document}"
@@ -195,6 +201,9 @@ class _Checked:
                 )
             if self.context_first is not None:
                 held_back(self.lm, request, self.context_first.suffix, what)
+            is_read = self.context_first is not None and context == before
+            self.workload.add(read=(0 if is_read else len(context)) + len(continuation))
+            before = context
         self._keys = self._keys[len(requests) :]
         return [(0.0, False)] * len(requests)
 
@@ -210,6 +219,8 @@ class _Checked:
                 self._arguments.append(instance.args[1])
                 self._document = key.document
                 self._try(instance, longest)
+            written = normalize_gen_kwargs(instance.args[1], self.lm.max_gen_toks)["max_gen_toks"]
+            self.workload.add(read=len(prompt), written=written)
         if self.lm.batch_size > 1:  # shorter prompts are filled up
             self._vocabulary.refuse([self.lm.tokenizer.pad_token_id], f"{self.task}: the padding of a batch")
         return [""] * len(instances)

@@ -7,6 +7,7 @@ from functools import cache, partial
 from itertools import groupby
 from typing import TYPE_CHECKING
 
+from harness.contract.method import Method
 from harness.contract.model_source import ModelSource
 from harness.contract.preparation import Preparation
 from harness.contract.prepared import Prepared
@@ -30,6 +31,8 @@ from harness.run.units import Unit
 
 if TYPE_CHECKING:
     from harness.evaluate.lm import HarnessLM
+    from harness.evaluate.workload import Workload
+    from harness.run.estimate import Estimate
 
 
 @dataclass
@@ -77,18 +80,49 @@ class Session:
 
         On several processes (``accelerate launch``) each calls this; those that do not write return no record.
         """
+        self.evaluate()
+        return self.measure()
+
+    def evaluate(self) -> list[RunRecord]:
+        """Carry out every evaluation that is not done yet; the records of all runs, without costs that are to come."""
         for note in self.plan.notes:
             self.progress.say(note)
-        self._try_out([spec for spec in self.plan.specs if not self._done(spec)])
-        units = self.plan.units()
-        for unit in units:
+        self._try_out(self._pending)
+        for unit in self.plan.units():
             if unit.kind == "quality":
                 self.carry_out(unit)
-        if environment.rank() != 0:
-            return []
-        self._compare()
-        self._costs([unit for unit in units if unit.kind == "costs"])
-        return [self.folder(spec).record() for spec in self.plan.specs]
+        if environment.rank() == 0:
+            self._compare()
+        return self._records
+
+    def measure(self) -> list[RunRecord]:
+        """Measure the costs that evaluated runs lack; the records of all runs, complete."""
+        if environment.rank() == 0:
+            self._costs([unit for unit in self.plan.units() if unit.kind == "costs"])
+        return self._records
+
+    @property
+    def lacks_costs(self) -> bool:
+        """Whether a run that is evaluated has costs to be measured yet."""
+        from harness.run.costs import lacking
+
+        folders = [(spec, self.folder(spec)) for spec in self.plan.specs]
+        return any(lacking(folder.record(), spec, sum(1 for _ in folder.samples())) for spec, folder in folders)
+
+    def estimate(self) -> "Estimate | None":
+        """How long what is not done will take; None where nothing is left to evaluate."""
+        pending = self._pending
+        return self._estimate(pending, self._checked(pending)) if pending else None
+
+    @property
+    def _pending(self) -> list[RunSpec]:
+        """The runs that are to be evaluated."""
+        return [spec for spec in self.plan.specs if not self._done(spec)]
+
+    @property
+    def _records(self) -> list[RunRecord]:
+        """The records of all runs, on the process that writes them."""
+        return [self.folder(spec).record() for spec in self.plan.specs] if environment.rank() == 0 else []
 
     def carry_out(self, unit: Unit) -> None:
         """Carry out one unit here; what is finished already stays as it is."""
@@ -148,21 +182,42 @@ class Session:
         if not pending:
             return
         self.store.check_writable()
-        from harness.evaluate import preflight
         from harness.evaluate.vocabulary import Vocabulary
 
-        for _, runs in groupby(by_model(pending), key=lambda spec: spec.loaded.fingerprint):
+        for number, (_, runs) in enumerate(groupby(by_model(pending), key=lambda spec: spec.loaded.fingerprint)):
             specs = list(runs)
-            lm = self.lm_of(specs[0])
-            for spec in {spec.task.name: spec for spec in specs}.values():
-                with self.progress.bar(f"checking the requests of {spec.task.name}"):
-                    preflight.check(lm, spec.task, spec.job, spec.context_first)
+            workloads = self._checked(specs)
             self.check_calibrations(specs)
-            if note := Vocabulary.of(lm.decoder).note:
+            if note := Vocabulary.of(self.lm_of(specs[0]).decoder).note:
                 self.progress.say(note)
+            if number == 0:
+                self._estimate(pending, workloads).say(self.progress.say)
             for spec in specs:
                 with self.attached(spec):
                     pass
+
+    def _checked(self, specs: Sequence[RunSpec]) -> "dict[str, Workload]":
+        """What each task asks of a model that is shared by these runs, refused where the model cannot serve it."""
+        from harness.evaluate import preflight
+
+        workloads = {}
+        for spec in {spec.task.name: spec for spec in specs}.values():
+            with self.progress.bar(f"checking the requests of {spec.task.name}"):
+                lm = self.lm_of(spec)
+                workloads[spec.task.name] = preflight.check(lm, spec.task, spec.job, spec.context_first)
+        return workloads
+
+    def _estimate(self, pending: Sequence[RunSpec], workloads: "dict[str, Workload]") -> "Estimate":
+        from harness.run.estimate import Estimate
+
+        model = self.lm_of(pending[0]).decoder
+
+        def lacking(spec: RunSpec) -> list[Method]:
+            preparation, parts = self.preparation(spec), spec.stack.parts
+            fingerprints = tuple(part.fingerprint for part in parts)
+            return [part for index, part in enumerate(parts) if preparation.lacks(part, model, fingerprints[:index])]
+
+        return Estimate.of(pending, workloads, model, lacking)
 
     def _done(self, spec: RunSpec) -> bool:
         """Whether the run has a record to keep."""

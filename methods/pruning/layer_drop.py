@@ -40,7 +40,8 @@ class LayerDrop(OnText):
     damage that generation shows; report both.
 
     Deviations: the papers calibrate on 256 windows of 2048 tokens of C4 (LLM-Drop) or on PG-19 (ShortGPT);
-    here the text is the run's calibration text, and less of it by default, so that a CPU takes seconds.
+    here the text is the run's calibration text, 8 windows of 512 tokens of it by default, so that a CPU takes seconds:
+    on SmolLM2-135M (arc_easy), the ten lowest of 30 blocks are those by 32 windows, in the same order.
 
     Reference: tested on small random models of every supported layout: scores equal the formula computed by hand
     in double precision, a model without units equals, to rounding, the dense one whose hooks undo these units, and
@@ -56,6 +57,7 @@ class LayerDrop(OnText):
     unit: Literal["block", "attention", "mlp", "joint"] = "block"
     count: Annotated[int, Ge(0)] = 4
     layers: Indices = ()
+    samples: Annotated[int, Ge(1)] = 8
 
     def check(self) -> None:
         """Make ``layers`` and ``count`` agree, so that one way of dropping has one fingerprint."""

@@ -68,6 +68,11 @@ class SparseGPT(Zeros, OnLinears, OnText):
 
     in_turn: bool = False
 
+    @property
+    def sweeps(self) -> int:
+        """Once for each group of linear layers that is looked at, once to see what the layer gives with zeros."""
+        return 5 if self.in_turn else 2
+
     def prepare(self, model: "Decoder", study: "Study") -> Prepared:
         """Choose the weights that go, and the values of those that stay.
 

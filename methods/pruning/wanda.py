@@ -45,6 +45,11 @@ class Wanda(Zeros, OnLinears, OnText):
     examples = tuple({"sparsity": sparsity, "samples": 2, "length": 48} for sparsity in (0.25, 0.5, 0.75))
     neutral = {"sparsity": 0, "samples": 2, "length": 48}
 
+    @property
+    def sweeps(self) -> int:
+        """Once to look at what a layer reads, once to see what it gives with zeros."""
+        return 2
+
     def prepare(self, model: "Decoder", study: "Study") -> Prepared:
         """Choose the weights that go.
 

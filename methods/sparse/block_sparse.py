@@ -79,6 +79,11 @@ class BlockSparse(OnLinears, OnText, HasKernels):
                 if any(site.place in places and by_layer[site.layer or 0] for site in part.sites(model)):
                     refuse_pattern(part.pattern, self.pattern, part.name)
 
+    @property
+    def sweeps(self) -> int:
+        """Once to look at what a layer reads, once to see what it gives with zeros."""
+        return 2
+
     def prepare(self, model: "Decoder", study: "Study") -> Prepared:
         """Choose the blocks that go, unless a method before has done it: then the facts say ``as pruned``.
 

@@ -73,10 +73,30 @@ def test_dry_run_promises_the_ids_of_the_run(harness: Harness, tiny: list[object
 def test_dry_run_for_people(harness: Harness, tiny: list[object]) -> None:
     done = harness("run", *tiny, "--tasks", "tiny_letters", "tiny_choice", "--dry_run")
     assert done.code == 0
-    assert [line.split()[1:4] for line in done.out.splitlines()[1:]] == [
+    lines = done.out.splitlines()[1:]
+    assert [line.split()[1:4] for line in lines[:2]] == [
         ["dense", "tiny-llama", "tiny_letters"],
         ["dense", "tiny-llama", "tiny_choice"],
     ]
+    assert "tokens to read" in lines[2]
+    assert "scores in about" in lines[-1]
+    assert not Path("runs").exists()
+
+
+def test_scores_are_shown_before_costs_are_measured(
+    harness: Harness, tiny: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    args = ("run", *tiny, "-t", "tiny_choice", "-L", 3, "-m", "layer-drop:layers=1", "--measure", "flops,memory")
+    with monkeypatch.context() as patch:
+        patch.setattr("harness.run.costs.measure_costs", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        stopped = harness(*args)
+    assert stopped.code == 130
+    assert "against dense" in stopped.out
+    assert "cost, dense" not in stopped.out
+    done = harness(*args)
+    assert done.out.count("against dense") == 1
+    assert done.out.index("against dense") < done.out.index("cost, dense = 1.00x")
+    assert harness(*args).out.count("cost, dense = 1.00x") == 1
 
 
 def test_same_run_again_is_not_computed(harness: Harness, tiny: list[object], monkeypatch: pytest.MonkeyPatch) -> None:

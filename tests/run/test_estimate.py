@@ -1,0 +1,80 @@
+"""How long a job will take is said beforehand, of what it will really ask of the model."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from harness.core.duration import in_words
+from harness.results.store import Store
+from harness.run import estimate
+from harness.run.estimate import Speed
+from harness.run.session import Session
+from harness.run.spec import CostPlan, Job
+from tests.silent import Silent
+
+
+@pytest.fixture
+def slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that takes a second for a token that it reads, and ten for one that it writes."""
+    monkeypatch.setattr(Speed, "timed", classmethod(lambda *_: Speed(1.0, 10.0)))
+    monkeypatch.setattr(estimate, "kept_profile", lambda _: None)
+
+
+@pytest.mark.parametrize("mode", [None, "context-first"])
+def test_what_is_asked_is_what_is_read(tiny_job: Callable[..., Job], tmp_path: Path, mode: str | None) -> None:
+    """Tokens that the model will read, against those that it read."""
+    job = tiny_job(methods=("dense",), tasks=("tiny_choice",), limit=4, score_mode=mode)
+    session = Session(job, Store(tmp_path), Silent())
+    guess = session.estimate()
+    (record,) = session.execute()
+    [(load, _)] = guess.scoring.values()
+    lines = list(session.folder(session.plan.specs[0]).samples())
+    assert load.requests == sum(len(row["requests"]) for line in lines for row in line["rows"])
+    read = sum(line["prompt_tokens"] for line in lines)
+    assert load.read == pytest.approx(read, rel=0.1)  # of an answer, the last token is not read
+    assert session.estimate() is None
+    assert record.scores
+
+
+@pytest.mark.usefixtures("slow")
+def test_parts_are_added_up(tiny_job: Callable[..., Job], tmp_path: Path) -> None:
+    costs = CostPlan(measure=frozenset({"flops", "ideal", "latency"}), prompts=2, rounds=2, warmup=0, budget_s=7)
+    job = tiny_job(
+        methods=("layer-drop:count=1,samples=3,length=32", "wanda:samples=2,length=16"),
+        tasks=("tiny_answer",),
+        limit=3,
+        calibration="bundled",
+        costs=costs,
+    )
+    session = Session(job, Store(tmp_path), Silent())
+    guess = session.estimate()
+    [(load, seconds)] = guess.scoring.values()
+    assert load.written > 0
+    assert seconds == load.read + 10 * load.written
+    assert [seconds for _, seconds in guess.preparing.values()] == [3 * 32, 2 * 2 * 16]
+    assert guess.scores_s == 3 * seconds + 96 + 64
+    request_s = load.read / 3 + 10 * min(load.written / 3, costs.new_tokens)
+    assert guess.costs_s == pytest.approx(7 + 4 * request_s * 2 * (2 + 1))
+    assert "3 runs" in guess.lines()[0]
+    progress = Silent()
+    Session(job, Store(tmp_path), progress).evaluate()
+    assert any("then costs in about" in line for line in progress.said)
+    assert any(title.startswith("preparing wanda") for title in progress.titles)
+    again = Session(job, Store(tmp_path / "again"), Silent()).estimate()
+    assert not again.preparing  # their states are kept
+
+
+def test_a_real_speed_is_of_both_kinds(tiny_job: Callable[..., Job], tmp_path: Path) -> None:
+    job = tiny_job(methods=("dense",), tasks=("tiny_letters",), limit=2)
+    progress = Silent()
+    session = Session(job, Store(tmp_path), progress)
+    speed = Speed.timed(session.lm.decoder, rows=2, length=40)
+    assert 0 < speed.read_s < speed.write_s
+    session.execute()
+    assert not any("about" in line for line in progress.said)  # a short job needs no words
+
+
+@pytest.mark.parametrize(("seconds", "words"), [(0.2, "1 s"), (89, "89 s"), (120, "2 min"), (9000, "2.5 h")])
+def test_durations_in_words(seconds: float, words: str) -> None:
+    assert in_words(seconds) == words
