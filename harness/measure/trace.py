@@ -165,7 +165,8 @@ class Tracer:
         if self._pending:
             batch = _charged_last(batch, self._pending)
             self._pending = []
-        kept = _kept(batch, self._cache.length(self._main))
+        verifies = any(forwards.phase == "verify" for forwards in batch)
+        kept = _kept(batch, self._cache.length(self._main)) if verifies else [None] * len(batch)
         rows = [
             [self._segment(row, context, forwards, stayed) for forwards, stayed in zip(batch, kept, strict=True)]
             for row in range(len(context.rows))
