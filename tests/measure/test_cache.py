@@ -8,6 +8,8 @@ import torch
 from transformers import DynamicCache
 from transformers.cache_utils import Cache, DynamicLayer
 
+from harness.evaluate.journal import Request, Served
+from harness.evaluate.outcome import UNREAD, summary
 from harness.measure.audit import count_flops
 from harness.measure.cache import bytes_of
 from harness.measure.flops import executed_flops
@@ -315,6 +317,9 @@ def test_a_cache_that_keeps_its_numbers_elsewhere_keeps_them_all(model, batch):
     assert all(segment.unread for segment in row)
     assert [Segment.from_json(segment.to_json()) for segment in row] == row
     assert not any(segment.unread for segment in dense + row_as_dense(row))
+    # so that a run that is resumed says it too
+    served = [Served((Request("t", 0, 0, 0),), ("",), 9, 3, tuple(row))]
+    assert summary({"results": {}, "samples": {}}, served, shape, None).warnings == [UNREAD]
 
 
 def test_a_cache_of_fixed_size_is_dense_s_where_layers_slide(batch):

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from harness.contract.anatomy import Block
-from harness.contract.decoder import Decoder, ForwardContext
+from harness.contract.decoder import Decoder, ForwardContext, only
 from harness.core.errors import MethodError, UnsupportedModelError
 from harness.model.attention import observing
 from harness.model.cache.layers import FullLayer, SlidingLayer
@@ -231,7 +231,8 @@ class _Engine:
             if running is not None and running.presses:
                 states = args[0] if args else kwargs["hidden_states"]
                 layer = running.cache.layers[_slot(module)]
-                self._choose(running, block.index, layer, states)
+                with self._model.adding("decision"):
+                    self._choose(running, block.index, layer, states)
 
         return after
 
@@ -248,6 +249,9 @@ class _Engine:
             stored = there[group].nonzero()[:, 2].view(len(group), there.shape[1], -1)  # [rows, kv heads, entries]
             entries = self._entries(running, index, layer, states, group, stored)
             chosen = checked(self._press(entries), entries, self._name)
+            with only(self._model, tuple(group)):
+                # its time counts by the call; products with queries are counted with attention's
+                self._model.charge("press", layer=index, macs=0, tokens=entries.states.shape[:2].numel())
             if layer.memory is not None and entries.memory is not None:
                 layer.memory[group] = layer.memory[group].scatter(-1, stored, entries.memory)
             kept.append((group, stored.gather(-1, chosen)))

@@ -284,7 +284,7 @@ def test_a_press_may_read_states_and_queries():
 
 def heavy_hitters(entries):
     """H2O (arXiv:2306.14048): those that received most attention so far stay."""
-    rows, heads, count, width = entries.keys.shape
+    heads, count, width = entries.keys.shape[1:]
     queries = entries.queries.unflatten(1, (heads, -1))  # [rows, kv heads, groups, tokens, width]
     tokens = queries.shape[3]
     later = torch.ones(tokens, count).triu(count - tokens + 1).bool()
