@@ -132,6 +132,9 @@ def _notes(comparison: "Comparison", margin: float) -> list[str]:
         if info.reason:
             names.setdefault(info.reason, []).append(_titled(name)[0])
     notes += [f"no interval of {', '.join(of_reason)}: {reason}" for reason, of_reason in names.items()]
+    for name, record in (("A", comparison.a), ("B", comparison.b)):
+        if record.flops is None:
+            notes.append(f"no FLOPs and bytes moved of {name}: {record.missing.get('flops', 'no reason was kept')}")
     length = comparison.baseline.output_tokens
     if not same_length(length):
         notes.append(f"B wrote {length:.2f}x the tokens of A: its costs are of the same tokens, totals of all of them")

@@ -72,6 +72,7 @@ class ForwardContext:
         speculating: what the forwards are for where tokens are guessed first: "draft" guesses them, and counts as
             nothing processed; "verify" looks at what was guessed; None for all other forwards.
         read: tokens of each row of a "score" that are read first; None where texts are scored in one forward.
+        ends_in_guess: the text ended in a guessed token that was right.
     """
 
     rows: tuple[Row, ...]
@@ -82,6 +83,7 @@ class ForwardContext:
     active: tuple[int, ...] | None = field(default=None)
     speculating: Literal["draft", "verify"] | None = field(default=None)
     read: int | None = field(default=None)
+    ends_in_guess: bool = field(default=False)
 
     @property
     def padding(self) -> Literal["left", "right"]:

@@ -9,7 +9,7 @@ from typing import Any, Final
 from harness.evaluate.journal import Served
 from harness.measure.audit import Audit
 from harness.measure.drafts import drafts
-from harness.measure.flops import causal_flops, executed_flops
+from harness.measure.flops import causal_flops, executed_flops, unknown_flops
 from harness.measure.routes import routes
 from harness.measure.segment import READING, WRITING, Segment, depth, ran_as_dense, row_as_dense, unpadded
 from harness.measure.shape import ModelShape
@@ -21,6 +21,7 @@ from harness.results.record import Routes, TraceTotals
 from harness.results.samples import SampleLine
 from harness.results.scores import Score
 
+UNREAD: Final = "the cache keeps its numbers where they cannot be read: it counts as one that keeps them all"
 BROKEN_WRITING: Final = "answers were written from logits that are not a number"
 
 
@@ -33,7 +34,8 @@ class Outcome:
         lines: one per document, for the samples file.
         trace: work in tokens and layers.
         routes: the paths that rows took; None for dense, and where what ran are no paths of layers.
-        flops: arithmetic and traffic, and the dense model's on the same tokens.
+        flops: arithmetic and traffic, and the dense model's on the same tokens; None where they are not known.
+        unknown_flops: why they are not.
         drafts: what came of guessed tokens; None where none were verified.
         cache: the largest key-value cache that one row held.
         dense_kv_peak: bytes of dense's largest for the same tokens.
@@ -45,6 +47,7 @@ class Outcome:
     trace: TraceTotals
     routes: Routes | None
     flops: FlopsInfo | None
+    unknown_flops: str | None
     drafts: Drafts | None
     cache: Cached
     dense_kv_peak: int
@@ -100,17 +103,24 @@ def summary(
     executed = None if dense is None else not _same_work(served, shape, dense)
     routes = None if dense is None else _routes(served)
     reference = Reference(dense or shape, is_run=dense is None)
+    every = [segment for row in served for segment in row.segments]
+    unknown = unknown_flops(shape, every)
     caches = [kv_cache(shape, row.segments) for row in served]
     return Outcome(
         scores=_scores(results),
         lines=list(sample_lines(results, served, shape, reference, samples)),
         trace=_trace_totals(served, known=known, executed=executed),
         routes=routes,
-        flops=_flops(served, shape, reference, audit) if known else None,
-        drafts=drafts(shape, (segment for row in served for segment in row.segments)),
+        flops=_flops(served, shape, reference, audit) if unknown is None else None,
+        unknown_flops=unknown,
+        drafts=drafts(shape, every),
         cache=max(caches, key=lambda cache: cache.bytes, default=Cached((), 0)),
         dense_kv_peak=max((kv_cache_bytes(reference.shape, reference.segments([row])) for row in served), default=0),
-        warnings=[*_broken_answers(served), *([doubt] if audit and (doubt := audit_doubt(audit.ratio)) else [])],
+        warnings=[
+            *_broken_answers(served),
+            *([UNREAD] if any(segment.unread for segment in every) else []),
+            *([doubt] if audit and (doubt := audit_doubt(audit.ratio)) else []),
+        ],
     )
 
 
@@ -232,7 +242,7 @@ def _work(place: tuple[str, int], rows: Sequence[Served], shape: ModelShape, den
         "depth": depth(segments, *READING, *WRITING).mean,
         **(
             {"flops": None}
-            if shape.uncounted
+            if unknown_flops(shape, segments)
             else {
                 "flops": executed_flops(shape, segments).total,
                 "dense_flops": executed_flops(dense.shape, dense.segments(rows)).total,

@@ -12,7 +12,7 @@ from math import prod
 from typing import Any, TypeVar
 
 from harness.contract.decoder import Decoder
-from harness.measure.flops import executed_flops
+from harness.measure.flops import executed_flops, unknown_flops
 from harness.measure.segment import Segment
 from harness.measure.shape import ModelShape
 
@@ -63,8 +63,6 @@ def audit(model: Decoder, serve: Callable[[], Iterable[Segment]]) -> Audit:
         ValueError: the requests ran nothing, or nothing that the formulas count.
     """
     shape = ModelShape.of(model)
-    if shape.uncounted is not None:
-        raise ValueError(shape.uncounted)
     elementwise = [added.module for added in model.auxiliaries if getattr(added.module, "is_elementwise", False)]
     unseen = 0
 
@@ -75,7 +73,9 @@ def audit(model: Decoder, serve: Callable[[], Iterable[Segment]]) -> Audit:
     with ExitStack() as hooks:
         for module in elementwise:
             hooks.callback(module.register_forward_hook(add).remove)
-        segments, counted = count_flops(serve)
+        segments, counted = count_flops(lambda: list(serve()))
+    if (reason := unknown_flops(shape, segments)) is not None:
+        raise ValueError(reason)
     stated = executed_flops(shape, segments).total
     if not stated:
         raise ValueError("nothing ran that the formulas count, so there is nothing to audit")

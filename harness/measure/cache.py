@@ -1,6 +1,5 @@
 """The cache as it is: key positions that attention meets, and the bytes that each layer holds, whatever kind it is."""
 
-import logging
 import weakref
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
@@ -18,7 +17,6 @@ from harness.model.layouts import LAYER_INDEX_NAMES
 if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle
 
-_LOG: Final = logging.getLogger(__name__)
 _USUAL: Final = frozenset(
     (
         *("keys", "values", "dtype", "device", "is_initialized", "sliding_window", "cumulative_length"),
@@ -56,7 +54,6 @@ class CacheReader:
         self._caches: dict[int, weakref.ref[Any]] = {}  # of the batch, by identity
         self._handed: dict[int, int] = {}  # numbers that attention was handed, by layer
         self._shown: dict[int, weakref.ref[Tensor]] = {}  # in which tensor, which the cache keeps or lets go
-        self._is_told = False
         self.met: dict[int, int] = {}
         self.written: dict[int, float] = {}
 
@@ -114,15 +111,9 @@ class CacheReader:
             for layer, numbers in self._handed.items()
             if held is not None and self.met.get(layer, 0) > queries and 8 * held[layer] < numbers
         ]
-        if not low:
-            return False
-        known = {memory for memory, _ in _memories(cache, set())}
+        known = {memory for memory, _ in _memories(cache, set())} if low else set[int]()
         shown = [self._shown[layer]() for layer in low]
-        hides = any(type(keys) is not Tensor or keys.untyped_storage()._cdata not in known for keys in shown)
-        if hides and not self._is_told:
-            self._is_told = True
-            _LOG.warning("the cache keeps its numbers where they cannot be read: it counts as one that keeps them all")
-        return hides
+        return any(type(keys) is not Tensor or keys.untyped_storage()._cdata not in known for keys in shown)
 
     def length(self, cache: Any) -> int | None:
         """Positions that a cache has now."""

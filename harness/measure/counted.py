@@ -7,11 +7,10 @@ torch dispatches are counted by their shapes. A module that declares its work (`
 it multiplies is not counted again.
 
 What no operator of torch shows, such as a product in a kernel of a method's own, is declared: by ``macs_per_token``, by
-``Decoder.charge``, or by a formula of the operator (``torch.utils.flop_counter.register_flop_formula``). A branch in
-which an operator without a formula ran counts as no less than the dense model's own, and a warning names the operator.
+``Decoder.charge``, or by a formula of the operator (``torch.utils.flop_counter.register_flop_formula``). What a branch
+multiplied in which an operator without a formula ran is not known, and the operator is named.
 """
 
-import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from math import prod
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -26,8 +25,6 @@ from harness.measure.shape import Linears
 
 if TYPE_CHECKING:
     from harness.contract.decoder import Decoder
-
-_LOG: Final = logging.getLogger(__name__)
 
 Rows = tuple[int, ...] | None
 """Rows of the batch that ran; None: all of them."""
@@ -55,7 +52,7 @@ class Counted(NamedTuple):
         products: those of the others, such as queries with keys.
         bytes: of the weights.
         shapes: of the outputs of the branch's modules.
-        is_unknown: an operator ran in it that nothing counts.
+        uncounted: operators that ran in it which nothing counts.
     """
 
     member: int
@@ -64,7 +61,7 @@ class Counted(NamedTuple):
     products: int
     bytes: int
     shapes: tuple[tuple[int, ...], ...]
-    is_unknown: bool = False
+    uncounted: tuple[str, ...] = ()
 
 
 class _Sums:
@@ -84,7 +81,7 @@ class _Frame:
         self.paused = 0  # modules that count for themselves that are open
         self.sums: dict[Rows, dict[int, _Sums]] = {}  # by slot: a layer's own code may do the work of its branches
         self.shapes: dict[Rows, list[tuple[int, ...]]] = {}
-        self.unknown: set[Rows] = set()
+        self.uncounted: dict[Rows, set[str]] = {}
 
     def of(self, rows: Rows, slot: int) -> _Sums:
         return self.sums.setdefault(rows, {}).setdefault(slot, _Sums())
@@ -110,7 +107,6 @@ class Counter(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]
         self._model, self._count, self._foreign = model, count, foreign
         self._frames: list[_Frame] = []
-        self._warned: set[str] = set()
         held = [*model.module.parameters(), *model.module.buffers()]
         self._held = {storage for tensor in held if (storage := _storage(tensor)) is not None}
         self._slots = {_storage(weight): slot for module, slot in slots.items() for weight in module.parameters()}
@@ -172,8 +168,7 @@ class Counter(TorchDispatchMode):
         if formula is not None:
             self._add(frame, func._opname, (*args, *kwargs.values()), formula(*args, **kwargs, out_val=output) // 2)
         elif is_unknown(func):
-            frame.unknown.add(self._rows)
-            self._warn(str(func._overloadpacket))
+            frame.uncounted.setdefault(self._rows, set()).add(str(func._overloadpacket))
         return output
 
     def _add(self, frame: _Frame, name: str, values: Iterable[Any], macs: int) -> None:
@@ -208,15 +203,6 @@ class Counter(TorchDispatchMode):
             if (is_matrix and place > first) or _storage(tensor) in self._held:
                 yield tensor
 
-    def _warn(self, name: str) -> None:
-        if name not in self._warned:
-            self._warned.add(name)
-            _LOG.warning(
-                "an operator %s ran that no formula counts: what it is part of counts as the dense model's own work; "
-                "Decoder.charge, or register_flop_formula of torch.utils.flop_counter, says what it multiplies",
-                name,
-            )
-
     @property
     def _rows(self) -> Rows:
         context = self._model.context
@@ -244,31 +230,31 @@ class Counter(TorchDispatchMode):
         if not self._frames:
             self.__exit__(None, None, None)  # type: ignore[no-untyped-call]
         given = prod(shape[:-1]) if shape and frame.member != OUTSIDE else 0
-        for rows in dict.fromkeys((*frame.sums, *frame.unknown)):
+        for rows in dict.fromkeys((*frame.sums, *frame.uncounted)):
             self._emit(frame, rows, given)
 
     def _emit(self, frame: _Frame, rows: Rows, given: int) -> None:
         """Hand on what rows did in a part that ended."""
         shapes = () if frame.member == OUTSIDE else tuple(frame.shapes.get(rows, ()))
-        unknown, sums = rows in frame.unknown, frame.sums.get(rows, {})
+        uncounted, sums = tuple(sorted(frame.uncounted.get(rows, ()))), frame.sums.get(rows, {})
         layer = -1 - frame.slot
         if frame.slot < 0:
             if 2 * layer in sums and frame.slot in sums:  # products without weights are its attention's
                 sums[2 * layer].products += sums[frame.slot].products
                 sums[frame.slot].products = 0
-            if unknown:  # it may have done the work of branches that did not run
+            if uncounted:  # it may have done the work of branches that did not run
                 sums.setdefault(2 * layer, _Sums())
                 sums.setdefault(2 * layer + 1, _Sums())
-        elif unknown:
+        elif uncounted:
             sums.setdefault(frame.slot, _Sums())
         for slot, total in sums.items():
             most = max(total.tokens.values(), default=0)
             tokens = min(most, given) if most and given else most or given
-            work = Counted(frame.member, tokens, total.linear, total.products, total.read, shapes, unknown)
+            work = Counted(frame.member, tokens, total.linear, total.products, total.read, shapes, uncounted)
             if slot >= 0:
-                self._count(slot, rows, work._replace(tokens=given) if unknown and given else work)
+                self._count(slot, rows, work._replace(tokens=given) if uncounted and given else work)
             elif total.linear or total.products:
-                self._count(self._foreign, rows, work._replace(is_unknown=False))
+                self._count(self._foreign, rows, work._replace(uncounted=()))
 
     def _pause(self, *_: Any) -> None:
         if self._frames:

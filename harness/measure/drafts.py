@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from harness.measure.flops import executed_flops
+from harness.measure.flops import executed_flops, unknown_flops
 from harness.measure.segment import WRITING, Segment
 from harness.measure.shape import ModelShape
 from harness.results.drafts import Drafts
@@ -15,17 +15,19 @@ def drafts(shape: ModelShape, segments: Iterable[Segment]) -> Drafts | None:
     if not verified:
         return None
     lengths = [segment.queries - 1 for segment in verified for _ in range(segment.forwards)]  # of drafts
-    stayed = [_kept(segment) for segment in verified for _ in range(segment.forwards)]  # accepted, and one
+    stayed = [_kept(segment) for segment in verified for _ in range(segment.forwards)]  # as many were written
+    accepted = [_accepted(segment) for segment in verified for _ in range(segment.forwards)]
     reached = [sum(length >= place for length in lengths) for place in range(1, max(lengths) + 1)]
-    right = [sum(tokens > place for tokens in stayed) for place in range(1, max(lengths) + 1)]
+    right = [sum(tokens >= place for tokens in accepted) for place in range(1, max(lengths) + 1)]
     written = sum(stayed) + sum(segment.forwards for segment in writing if segment.phase == "decode")
+    guessing = [segment for segment in writing if segment.phase == "draft"]
     return Drafts(
         verifications=len(stayed),
         drafted=sum(lengths),
-        accepted=sum(stayed) - len(stayed),
+        accepted=sum(accepted),
         tokens_per_verification=sum(stayed) / len(stayed),
         acceptance=[part / whole for part, whole in zip(right, reached, strict=True)],
-        draft_flops=executed_flops(shape, [segment for segment in writing if segment.phase == "draft"]).total,
+        draft_flops=None if unknown_flops(shape, guessing) else executed_flops(shape, guessing).total,
         passes_per_token=sum(map(_passes, writing)) / written,
     )
 
@@ -33,6 +35,11 @@ def drafts(shape: ModelShape, segments: Iterable[Segment]) -> Drafts | None:
 def _kept(segment: Segment) -> int:
     """Tokens of a verification that stayed: as many were written, since the last of them is not in the cache yet."""
     return segment.queries if segment.kept is None else segment.kept
+
+
+def _accepted(segment: Segment) -> int:
+    """Guesses that were right: what was written but for the model's own token after them, if the text went on to it."""
+    return min(_kept(segment) - (not segment.ends_in_guess), segment.queries - 1)
 
 
 def _passes(segment: Segment) -> float:

@@ -47,6 +47,17 @@ class Flops:
         return {name: getattr(self, name) for name in named} | dict(self.extra)
 
 
+def unknown_flops(shape: ModelShape, segments: Iterable[Segment]) -> str | None:
+    """Why it is not known what some forwards multiplied; None where it is."""
+    operators = sorted({name for segment in segments for name in segment.uncounted})
+    if shape.uncounted is not None or not operators:
+        return shape.uncounted
+    return (
+        f"no formula counts {', '.join(operators)}, which ran: Decoder.charge, or register_flop_formula of "
+        "torch.utils.flop_counter, says what an operator multiplies"
+    )
+
+
 def executed_flops(shape: ModelShape, segments: Iterable[Segment]) -> Flops:
     """FLOPs that the running code multiplied, padding included: 2 n lin + 2 H (dk + dv) n c in a layer.
 

@@ -5,7 +5,7 @@ the work stays the same from token to token, one more segment for all decode ste
 model, so a stored trace can be costed again anywhere.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby, repeat
 from typing import TYPE_CHECKING, Any, Final, Literal, Self
@@ -57,6 +57,9 @@ class Segment:
         held: bytes that each layer's cache held for the row after the last of the forwards, [layers], where a row's
             caches held other than all that ran; else empty.
         kept: of a verification, how many of ``queries`` stayed in the cache; None where all of them did.
+        ends_in_guess: a verification's text ended in a guess that was right, which is not in the cache.
+        uncounted: operators that ran which nothing counts: what the forwards multiplied is not known.
+        unread: a cache of the batch kept numbers where they cannot be read, so that all that ran counts as held.
     """
 
     phase: Phase
@@ -79,6 +82,9 @@ class Segment:
     keys: tuple[int, ...] = ()
     held: tuple[int, ...] = ()
     kept: int | None = None
+    ends_in_guess: bool = False
+    uncounted: tuple[str, ...] = ()
+    unread: bool = False
 
     def work(self, part: Part, layer: int) -> Work | None:
         """What a part of a layer did in a forward, where it was counted as it ran."""
@@ -120,7 +126,7 @@ class Segment:
 
     def to_json(self) -> "SegmentLine":
         """The segment as JSON values; like neighbouring layers are one (tokens, reads, layers)."""
-        names = ("checks", "check_calls", "fill", "extra")
+        names = ("checks", "check_calls", "fill", "extra", "ends_in_guess", "uncounted", "unread")
         added: dict[str, Any] = {name: value for name in names if (value := getattr(self, name))}
         for name in ("keys", "held"):
             if values := getattr(self, name):
@@ -150,7 +156,7 @@ class Segment:
         rest["attention"], rest["attention_reads"] = _unpacked(plain["attention"])
         rest["mlp"], rest["mlp_reads"] = _unpacked(plain["mlp"])
         rest["head"], rest["head_reads"] = plain["head"]
-        rest["fill"] = tuple(plain.get("fill", ()))
+        rest |= {name: tuple(plain.get(name, ())) for name in ("fill", "uncounted")}
         rest["extra"], rest["own"] = extra_of(plain), own_of(plain)
         for name in ("keys", "held"):
             rest[name] = tuple(value for value, layers in plain.get(name, ()) for _ in range(layers))
@@ -209,7 +215,24 @@ def as_dense(segment: Segment) -> Segment:
         fill=(),
         extra={},
         own={},
+        ends_in_guess=False,
+        uncounted=(),
+        unread=False,
     )
+
+
+def positions_before(segments: Iterable[Segment]) -> Iterator[int]:
+    """Positions of the row's text before each of its segments, whether caches kept them or not.
+
+    A cache that a method shortens by hand has fewer, and its length does not say so.
+    """
+    processed = 0
+    for segment in segments:
+        cached = segment.context - segment.queries
+        before = max(processed, cached) if cached else 0  # without a cache another sequence begins
+        yield before
+        if segment.phase != "draft":
+            processed = before + segment.forwards * _as_written(segment)
 
 
 def row_as_dense(segments: Iterable[Segment], windows: Sequence[int | None] = ()) -> list[Segment]:
@@ -221,17 +244,14 @@ def row_as_dense(segments: Iterable[Segment], windows: Sequence[int | None] = ()
     Args:
         windows: of the layers that slide over positions, [layers]; empty where none does.
     """
-    dense, processed = list[Segment](), 0
-    for segment in segments:
+    dense, row = list[Segment](), list(segments)
+    for segment, before in zip(row, positions_before(row), strict=True):
         if segment.phase == "draft":
             continue
-        starts = segment.context == segment.queries  # nothing is cached
-        before = 0 if starts else max(processed, segment.context - segment.queries)
         if segment.phase == "verify":
             tokens = _as_written(segment)
             single = replace(segment, phase="decode", queries=1, context=before + 1, forwards=tokens, head=1, checks=0)
             dense += [replace(as_dense(single), keys=(), held=(), kept=None)] * (tokens > 0)
-            processed = before + tokens
             continue
         context = before + segment.queries
         is_larger = bool(segment.keys) and all(
@@ -240,7 +260,6 @@ def row_as_dense(segments: Iterable[Segment], windows: Sequence[int | None] = ()
         )
         keys, held = (segment.keys, segment.held) if is_larger else ((), ())
         dense.append(replace(as_dense(segment), context=context, keys=keys, held=held))
-        processed = before + segment.forwards * segment.queries
     return dense
 
 
@@ -253,6 +272,7 @@ def ran_as_dense(segments: Iterable[Segment]) -> bool:
         not segment.checks
         and not segment.extra
         and not segment.own
+        and not segment.uncounted
         and segment.phase not in ("draft", "verify")
         and all(tokens == segment.queries for tokens in (*segment.attention, *segment.mlp))
         for segment in segments

@@ -57,8 +57,7 @@ class Tally:
         self._own: defaultdict[Part, dict[int, Work]] = defaultdict(dict)
         self._charged: defaultdict[Part, dict[int, Work]] = defaultdict(dict)
         self._extra: dict[str, Extra] = {}
-        self._unknown: set[int] = set()  # slots of parts in which an operator ran that nothing counts
-        self._unknown_added = 0  # tokens of such work among what was added
+        self._uncounted: defaultdict[int, set[str]] = defaultdict(set)  # operators that nothing counts, by slot
 
     def call(self, slot: int, tokens: int, sharing: int) -> None:
         """A module ran on so many of the row's tokens, for as many rows as share it."""
@@ -77,13 +76,11 @@ class Tally:
         tokens = share(work.tokens, sharing, number)
         linear, products = share(work.linear, sharing, number), share(work.products, sharing, number)
         read = work.bytes / sharing
+        if work.uncounted:
+            self._uncounted[slot].update(work.uncounted)
         if slot == self._slots.foreign:
             self._add(FOREIGN, Extra(tokens, 1, linear + products, read))
-            if work.is_unknown:
-                self._unknown_added += tokens
             return
-        if work.is_unknown:
-            self._unknown.add(slot)
         if slot == self._head:
             self.call(slot, tokens, sharing)
             _plus(self._own["head"], 0, Work(linear + products, read))
@@ -127,8 +124,6 @@ class Tally:
                 self._tokens[slot], self._reads[slot] = most, read
         tokens, calls, reads, head = self._tokens, self._calls, self._reads, self._slots.head
         fill = self._auxiliaries()
-        if self._unknown_added:
-            self._floor_added(shape)
         segment = Segment(
             attention=tuple(tokens[:head:2]),
             mlp=tuple(tokens[1:head:2]),
@@ -145,27 +140,22 @@ class Tally:
         own = self._counted(shape, segment, written)
         if own:
             object.__setattr__(segment, "own", own)
+        if self._uncounted:
+            object.__setattr__(segment, "uncounted", self._unknown(shape, segment))
         return segment
 
-    def _floor(self, own: dict[Part, dict[int, Work]], shape: ModelShape, segment: Segment) -> None:
-        """What is no less than the dense model's own in parts of which some work is not known."""
-        for slot in self._unknown:
-            layer, is_mlp = (0, 0) if slot == self._head else divmod(slot, 2)
-            branch: tuple[Part, ...] = ("mlp",) if is_mlp else ("attention", "scores")
-            for part in ("head",) if slot == self._head else branch:
-                counted = own.get(part, {}).get(layer)
-                if counted is None or layer in self._charged.get(part, {}):  # the dense model's own, or declared
-                    continue
-                usual = _usual(shape, segment, part, layer)
-                read = max(counted.bytes or 0.0, usual.bytes or 0.0)
-                own[part][layer] = Work(max(counted.macs, usual.macs), read)
-
-    def _floor_added(self, shape: ModelShape) -> None:
-        """The same of a layer that is none of the dense model's."""
-        layer, tokens, added = shape.layers[0], self._unknown_added, self._extra[FOREIGN]
-        macs = tokens * (layer.attention.macs + layer.mlp.macs)
-        read = layer.attention.bytes + layer.mlp_read(tokens)
-        self._extra[FOREIGN] = added._replace(macs=max(added.macs, macs), bytes=max(added.bytes, read))
+    def _unknown(self, shape: ModelShape, segment: Segment) -> tuple[str, ...]:
+        """The operators that nothing counts, without those of branches whose work is charged."""
+        unknown = set[str]()
+        for slot, operators in self._uncounted.items():
+            layer, is_mlp = divmod(slot, 2)
+            is_known = layer in self._charged.get("mlp" if is_mlp else "scores", ())
+            if is_known and not is_mlp:  # of attention its products are charged, and no projections
+                usual = _usual(shape, segment, "attention", layer)
+                is_known = self._own["attention"].get(layer, usual).macs >= usual.macs
+            if slot >= self._slots.head or not is_known:
+                unknown |= operators
+        return tuple(sorted(unknown))
 
     def _add(self, kind: str, work: Extra) -> None:
         self._extra[kind] = self._extra.get(kind, Extra()).plus(work)
@@ -189,7 +179,6 @@ class Tally:
             for layer, work in charged.items():
                 seen = own.setdefault(part, {}).get(layer)
                 own[part][layer] = work if seen is None or work.bytes is not None else Work(work.macs, seen.bytes)
-        self._floor(own, shape, segment)
         for layer, width in written.items():
             if width != shape.kv_bytes(layer):
                 own.setdefault("cache", {})[layer] = Work(0, width)

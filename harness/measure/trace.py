@@ -165,11 +165,16 @@ class Tracer:
         if self._pending:
             batch = _charged_last(batch, self._pending)
             self._pending = []
-        kept = _kept(batch, self._cache.length(self._main))
+        verifies = any(forwards.phase == "verify" for forwards in batch)
+        kept = _kept(batch, self._cache.length(self._main)) if verifies else [None] * len(batch)
         rows = [
             [self._segment(row, context, forwards, stayed) for forwards, stayed in zip(batch, kept, strict=True)]
             for row in range(len(context.rows))
         ]
+        if context.ends_in_guess and batch and batch[-1].phase == "verify":
+            rows = [[*row[:-1], replace(row[-1], ends_in_guess=True)] for row in rows]
+        if self._hides:
+            rows = [[replace(segment, unread=True) for segment in row] for row in rows]
         return [_merged(row) for row in self._with_caches(rows, batch)]
 
     def _outer(self) -> list["nn.Module"]:

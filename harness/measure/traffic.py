@@ -8,7 +8,7 @@ and fused attention is assumed: scores never leave the chip.
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from harness.measure.segment import Segment
+from harness.measure.segment import Segment, positions_before
 from harness.measure.shape import ModelShape
 
 
@@ -92,8 +92,8 @@ def kv_cache(shape: ModelShape, segments: Iterable[Segment]) -> Cached:
     """
     largest = Cached((0,) * len(shape.layers), 0)
     row = list(segments)
-    for segment, derived in zip(row, cached_by_shape(shape, row), strict=True):
-        cached = Cached(segment.held or derived, _positions(segment))
+    for segment, before, derived in zip(row, positions_before(row), cached_by_shape(shape, row), strict=True):
+        cached = Cached(segment.held or derived, before + segment.forwards * segment.queries)
         if cached.bytes >= largest.bytes:
             largest = cached
     return largest

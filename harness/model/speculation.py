@@ -207,6 +207,8 @@ class _Speculation:
             ids = torch.cat([ids, chosen], -1)
             text.append(int(chosen))
             if criteria(ids, None).all():
+                if self._model.context is not None:
+                    self._model.context.ends_in_guess = text[-1] == draft
                 return ids, True
             if text[-1] != draft:
                 break

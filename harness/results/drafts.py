@@ -9,9 +9,10 @@ class Drafts(Section):
     Attributes:
         verifications: forwards of the whole model over guessed tokens.
         drafted, accepted: tokens that were guessed, and that the model would have written itself.
-        tokens_per_verification: tokens that a verification wrote: those accepted, and the model's own after them.
+        tokens_per_verification: tokens that a verification wrote: those accepted, and the model's own after them where
+            the text went on.
         acceptance: by place in a draft, of the drafts that reach it, the share that was right up to there.
-        draft_flops: of all FLOPs, those of guessing.
+        draft_flops: of all FLOPs, those of guessing; null where the run's FLOPs are.
         passes_per_token: passes over the layers' weights for each token written after a text's first, drafts included;
             1 in dense.
     """
@@ -21,5 +22,5 @@ class Drafts(Section):
     accepted: int
     tokens_per_verification: float
     acceptance: list[float]
-    draft_flops: int
+    draft_flops: int | None
     passes_per_token: float

@@ -197,7 +197,8 @@ class Flops(Section):
         dense_weight_bytes, dense_kv_bytes: the bytes that it would have moved for them; null in older records.
         audit_ratio: dispatcher's count over our formula on a few real requests; 1 is agreement.
         audit_stated, audit_counted: FLOPs of those requests, by our formula and by the dispatcher's count.
-        weight_bytes, kv_bytes: bytes of weights read, of keys and values read and written.
+        weight_bytes, kv_bytes: bytes of weights read, of keys and values read and written. Of experts, as many count as
+            the tokens of a forward can hit: exact for one token, an upper bound for more.
     """
 
     total: int

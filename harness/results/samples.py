@@ -42,6 +42,7 @@ class SegmentLine(OlderSegmentLine):
         extra: added work by kind: tokens, calls, multiply-accumulates, bytes.
         own: parts of layers that were counted as they ran: layer, multiply-accumulates, bytes.
         keys, held: values, and how many neighbouring layers have them.
+        uncounted: names of operators.
     """
 
     phase: str
@@ -61,6 +62,9 @@ class SegmentLine(OlderSegmentLine):
     keys: NotRequired[list[tuple[int, int]]]
     held: NotRequired[list[tuple[int, int]]]
     kept: NotRequired[int]
+    ends_in_guess: NotRequired[bool]
+    uncounted: NotRequired[list[str]]
+    unread: NotRequired[bool]
 
 
 class RowLine(TypedDict):

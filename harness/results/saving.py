@@ -32,11 +32,12 @@ def declared(record: Record) -> Saving:
 
 
 def saving(record: Record) -> Saving:
-    """What the run saved: what was declared, unless real work was to be saved, and none was, it took longer, or
-    PyTorch's counter saw other work than the savings are computed from.
+    """What the run saved: what was declared, unless real work was to be saved, and none was, or none that is known; it
+    took longer; or PyTorch's counter saw other work than the savings are computed from.
     """
-    stated = declared(record)
-    is_none = record["method"].get("kernel_slower") or _doubt(record) or saved_work(record) is False
+    stated, saved = declared(record), saved_work(record)
+    is_unknown = record["flops"] is None and not saved
+    is_none = record["method"].get("kernel_slower") or _doubt(record) or saved is False or is_unknown
     return "none" if stated == "real" and is_none else stated
 
 
@@ -89,6 +90,8 @@ def why_none(record: Record) -> str:
     passes = (trace["attention_layer_tokens"], trace["mlp_layer_tokens"])
     if None in passes:
         return "its layers are not seen"
+    if record["flops"] is None:
+        return f"what it multiplies is not known: {(record.get('missing') or {}).get('flops', 'no reason is kept')}"
     ran, every = sum(passes) / 2, trace["layer_tokens_total"]
     if ran > every:
         return f"layers ran {ran / every:.2f} times as often as in dense"

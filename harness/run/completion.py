@@ -149,6 +149,8 @@ def give_up(folder: RunFolder, record: RunRecord, wanted: frozenset[Measure], re
 
 
 def _rooflines(run: Subject, requests: Sequence[RequestLine]) -> dict[str, costs.RooflineInfo]:
+    if run.record.flops is None:
+        return {}
     plan, table = run.spec.job.costs, prices().usd_per_hour
     machines = [
         this_host(run.spec.environment, run.dtype) if name == HOST else accelerator(name) for name in plan.accelerators

@@ -31,7 +31,7 @@ from harness.run.bench import Bench
 from harness.run.completion import Latencies, Observed, Subject, complete, give_up
 from harness.run.measured import EnergyWindows, Serving, draw_requests
 from harness.run.modelled import Profiles, RequestTimes, request_times
-from harness.run.renewal import stored_profiles
+from harness.run.renewal import adds, stored_profiles
 from harness.run.spec import Measure, RunSpec
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class _Run:
     Attributes:
         lacking: what was asked for and is not in its record, or was measured with other settings.
         participant: the run in the measured passes.
-        shape, key: of the model with its methods attached; ``adds`` whether they add modules to it.
+        shape, key: of the model with its methods attached; ``adds`` whether they add work to it.
     """
 
     spec: RunSpec
@@ -158,7 +158,7 @@ class _CostPass:
         for run in self.runs:
             with self._contained(run, "attaching"), run.participant.attach():
                 run.shape, run.key = ModelShape.of(self.lm.decoder), profile_key(self.lm.decoder)
-                run.adds = bool(self.lm.decoder.auxiliaries)
+                run.adds = bool(self.lm.decoder.auxiliaries) or any(map(adds, run.lines))
         self._announce()
         if self._profiled:
             self._profile()

@@ -118,7 +118,7 @@ def evaluate(
         missing=MISSING
         | ({"time": f"latency was not asked for, and {NOT_IDEALIZED}"} if spec.checkpoint else {})
         | missing_scores(evaluated.results, outcome.scores)
-        | _uncounted(dense, evaluated.replay.reason),
+        | _uncounted(dense, outcome.unknown_flops, evaluated.replay.reason),
         warnings=outcome.warnings + evaluated.warnings,
     )
     record.method.savings = saving(record.model_dump(mode="json"))
@@ -154,11 +154,13 @@ def _evaluate(
         return _Evaluated(results, served, states, shape, saved, kernels, replay, warnings)
 
 
-def _uncounted(shape: ModelShape, reason: str | None) -> dict[str, str]:
-    """What of the counted work is null, and why; ``reason`` is that of a missing audit."""
+def _uncounted(shape: ModelShape, unknown_flops: str | None, no_audit: str | None) -> dict[str, str]:
+    """What of the counted work is null, and why."""
     if shape.uncounted is not None:
         return dict.fromkeys(_UNCOUNTED, shape.uncounted)
-    return {"flops.audit_ratio": reason} if reason else {}
+    if unknown_flops is not None:
+        return dict.fromkeys(("flops", "time.roofline"), unknown_flops)
+    return {"flops.audit_ratio": no_audit} if no_audit else {}
 
 
 def _method_info(spec: RunSpec, evaluated: _Evaluated) -> MethodInfo:

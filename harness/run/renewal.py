@@ -88,7 +88,7 @@ def _remodelled(folder: RunFolder, run: StoredRun) -> StoredRun:
     lines = list(run.samples.values())
     if time.ideal is None or profiles is None or machines is None or not all("rows" in line for line in lines):
         return run
-    if profiles.added is None and any(map(_adds, lines)):
+    if profiles.added is None and any(map(adds, lines)):
         return run  # of an older run, which did not measure what its method adds to the layers
     requests = requests_of(run.costs.values())
     try:
@@ -102,7 +102,7 @@ def _remodelled(folder: RunFolder, run: StoredRun) -> StoredRun:
     return replace(remodelled, costs=idealized_lines(lines, run.costs, seconds, times))
 
 
-def _adds(line: SampleLine) -> bool:
+def adds(line: SampleLine) -> bool:
     """Whether a method added work to the layers for a document, or checked exits."""
     return any(segment.extra or segment.checks for segments in rows_of(line) for segment in segments)
 

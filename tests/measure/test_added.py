@@ -9,12 +9,14 @@ from torch import nn
 from harness.contract.decoder import Auxiliary
 from harness.measure import added
 from harness.measure.added import AddedTimer, fitted
+from harness.measure.audit import audit
 from harness.measure.extra import Extra
 from harness.measure.interleave import Participant
 from harness.measure.segment import Segment
 from harness.measure.serve import CostRequest, serve
 from harness.measure.trace import Tracer
 from harness.methods.routing.router import RouterController, new_router
+from harness.model.cache.pressed import pressed
 from harness.model.paths.layer_path import routed
 from harness.model.tokens.confidence import Saturation, SoftmaxResponse
 from harness.model.tokens.exits import EarlyExit
@@ -22,6 +24,7 @@ from harness.model.tokens.token_depth import token_depth
 from harness.run.measured import Serving
 from harness.run.spec import CostPlan
 from harness.testing.tiny import tiny_decoder
+from tests.model.cache.test_pressed import heavy_hitters
 from tests.silent import Silent
 
 LAYERS = 4
@@ -115,6 +118,22 @@ def test_what_declares_no_decision_has_its_modules_timed(model, ticks):
         ticks.pass_by(3)
         assert timer.seconds() == {"decision": 5}
         handle.remove()
+
+
+def test_what_a_press_chooses_is_timed_and_counted(model, ticks):
+    def choose(entries):
+        ticks.pass_by(1)
+        return heavy_hitters(entries)
+
+    options = {"name": "mine", "reads_queries": True, "remembers": True}
+    with pressed(model, choose, ("prefill", "decode"), **options), Tracer(model) as tracer:
+        with AddedTimer(model, "wall") as timer:
+            serve(model, PROMPT)
+        assert timer.seconds() == {"decision": LAYERS * 4}
+        prefill, *steps = tracer.collect()[0]
+        assert prefill.extra["press"] == Extra(LAYERS * 12, LAYERS, 0, 0.0)
+        assert steps[0].extra["press"] == Extra(LAYERS, LAYERS, 0, 0.0)
+        assert audit(model, lambda: (serve(model, PROMPT), tracer.collect()[0])[1]).ratio == 1
 
 
 def test_prices_are_found_from_requests(dense_segment):

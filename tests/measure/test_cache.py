@@ -1,6 +1,6 @@
 """The cache is read: what a method takes out of it, or keeps in fewer bytes, shows in the trace."""
 
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from typing import ClassVar
 
 import pytest
@@ -8,10 +8,12 @@ import torch
 from transformers import DynamicCache
 from transformers.cache_utils import Cache, DynamicLayer
 
+from harness.evaluate.journal import Request, Served
+from harness.evaluate.outcome import UNREAD, summary
 from harness.measure.audit import count_flops
 from harness.measure.cache import bytes_of
 from harness.measure.flops import executed_flops
-from harness.measure.segment import depth, ran_as_dense, row_as_dense
+from harness.measure.segment import Segment, depth, ran_as_dense, row_as_dense
 from harness.measure.shape import ModelShape
 from harness.measure.trace import Tracer
 from harness.measure.traffic import keeps_all, kv_cache, traffic
@@ -138,6 +140,26 @@ def test_what_is_taken_out_of_the_layers_by_hand_shows(model, batch, copied, sta
         handle.remove()
     assert [size // WIDTH for size in kv_cache(ModelShape.of(model), row).layers] == [9, 9, stays, 9]
     assert keeps_all(ModelShape.of(model), row) is not copied  # attention met all of it once
+
+
+def test_bytes_for_a_token_are_of_all_tokens_where_a_cache_is_cut_by_hand(model, batch):
+    """Its length then says what is left, not what was seen."""
+    cache = DynamicCache(config=model.module.config)
+
+    def evict(module, args, kwargs, output):
+        if kwargs["hidden_states"].shape[1] > 1:  # the prompt
+            layer = cache.layers[module.layer_idx]
+            layer.keys, layer.values = layer.keys[..., -4:, :].clone(), layer.values[..., -4:, :].clone()
+
+    with ExitStack() as undo:
+        for block in model.anatomy.blocks:
+            attention = block.attention.modules[0]
+            undo.callback(attention.register_forward_hook(evict, with_kwargs=True).remove)
+        shape, row = Steps(model, batch, cache).run()
+    cached = kv_cache(shape, row)
+    assert (cached.layers, cached.positions) == ((7 * WIDTH,) * LAYERS, 12)
+    assert cached.per_token == LAYERS * 7 * WIDTH / 12
+    assert kv_cache(shape, row_as_dense(row)).per_token == LAYERS * WIDTH
 
 
 def test_a_cache_that_holds_what_ran_is_dense_s(model, batch):
@@ -284,16 +306,20 @@ class Elsewhere(DynamicLayer):
         return self.get_seq_length() + query_length, 0
 
 
-def test_a_cache_that_keeps_its_numbers_elsewhere_keeps_them_all(model, batch, caplog):
+def test_a_cache_that_keeps_its_numbers_elsewhere_keeps_them_all(model, batch):
     dense_shape, dense = Steps(model, batch, DynamicCache(config=model.module.config)).run()
     cache = DynamicCache(config=model.module.config)
     cache.layers = [Elsewhere() for _ in cache.layers]
-    with caplog.at_level("WARNING"):
-        shape, row = Steps(model, batch, cache).run()
+    shape, row = Steps(model, batch, cache).run()
     Elsewhere.store.clear()
     assert kv_cache(shape, row) == kv_cache(dense_shape, dense)
     assert traffic(shape, row) == traffic(dense_shape, dense)
-    assert "where they cannot be read" in caplog.text
+    assert all(segment.unread for segment in row)
+    assert [Segment.from_json(segment.to_json()) for segment in row] == row
+    assert not any(segment.unread for segment in dense + row_as_dense(row))
+    # so that a run that is resumed says it too
+    served = [Served((Request("t", 0, 0, 0),), ("",), 9, 3, tuple(row))]
+    assert summary({"results": {}, "samples": {}}, served, shape, None).warnings == [UNREAD]
 
 
 def test_a_cache_of_fixed_size_is_dense_s_where_layers_slide(batch):

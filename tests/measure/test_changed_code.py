@@ -1,16 +1,14 @@
 """Wherever a method puts code of its own, and whatever it multiplies with, FLOPs are those that PyTorch counts."""
 
-import logging
-
 import pytest
 import torch
 from torch import nn
 from torch.nn.functional import linear, relu, scaled_dot_product_attention, silu
 
-from harness.measure.audit import count_flops
+from harness.measure.audit import audit, count_flops
 from harness.measure.branches import changed_blocks, changed_surroundings, is_changed_head, placed
-from harness.measure.flops import executed_flops
-from harness.measure.segment import depth, ran_as_dense
+from harness.measure.flops import executed_flops, unknown_flops
+from harness.measure.segment import Segment, as_dense, depth, ran_as_dense
 from harness.measure.shape import ModelShape
 from harness.measure.trace import Tracer
 from harness.measure.traffic import traffic
@@ -348,19 +346,20 @@ def quantized():
     [(lambda: Operator(None), "changed_code_test.mlp"), (quantized, "quantized.linear_dynamic")],
     ids=["custom", "quantized"],
 )
-def test_an_operator_without_a_formula_saves_nothing(llama, layers, batch, caplog, made, name):
-    dense, of_dense, _ = served(llama, batch)
-    for layer in layers:
-        layer.mlp = made()
-    with caplog.at_level(logging.WARNING):
-        segments, stated, counted = served(llama, batch)
-    assert stated == of_dense > counted
-    assert segments == dense
-    assert len([record for record in caplog.records if f"operator {name} " in record.getMessage()]) == 1
-
-
-def test_an_operator_in_a_block_saves_nothing(llama, layers, batch):
+def test_what_an_operator_without_a_formula_multiplies_is_not_known(llama, layers, batch, made, name):
     dense, *_ = served(llama, batch)
+    layers[1].mlp = made()
+    segments, *_ = served(llama, batch)
+    assert {segment.uncounted for segment in segments} == {(name,)}
+    assert f"no formula counts {name}, which ran" in unknown_flops(ModelShape.of(llama), segments)
+    assert not ran_as_dense(segments)
+    assert [Segment.from_json(segment.to_json()) for segment in segments] == segments
+    assert unknown_flops(ModelShape.of(llama), [*dense, *map(as_dense, segments)]) is None
+    with pytest.raises(ValueError, match=f"no formula counts {name}"):
+        audit(llama, lambda: segments)
+
+
+def test_an_operator_in_a_block_is_not_known(llama, layers, batch):
     weights = Mlp(None)
     for layer in layers:
 
@@ -370,7 +369,7 @@ def test_an_operator_in_a_block_saves_nothing(llama, layers, batch):
 
         layer.forward = forward
     segments, *_ = served(llama, batch)
-    assert segments == dense
+    assert all(segment.uncounted == ("changed_code_test.mlp",) for segment in segments)
 
 
 def test_an_operator_whose_work_is_charged_is_believed(llama, layers, batch):
@@ -382,3 +381,4 @@ def test_an_operator_whose_work_is_charged_is_believed(llama, layers, batch):
     layers[0].mlp = Charged(None)
     segments, *_ = served(llama, batch)
     assert segments[0].own["mlp"][0].macs == TOKENS * 10
+    assert not any(segment.uncounted for segment in segments)

@@ -52,6 +52,31 @@ def test_drafts_are_counted_by_place(llama):
     assert drafts(shape, [segment("prefill", 9), segment("decode", 1), replace(guessing)]) is None
 
 
+def test_a_right_guess_that_ends_the_text_is_accepted(llama):
+    shape, ended = ModelShape.of(llama), replace(segment("verify", 4, 2), ends_in_guess=True)
+    assert Segment.from_json(ended.to_json()) == ended
+    of = drafts(shape, [segment("prefill", 9), segment("verify", 4, 3), ended])
+    assert (of.verifications, of.drafted, of.accepted, of.tokens_per_verification) == (2, 6, 4, 2.5)
+    assert of.acceptance == [1.0, 1.0, 0.0]
+
+
+@pytest.mark.parametrize("guess", [True, False])
+def test_the_end_of_a_text_within_a_draft_is_a_guess(llama, guess):
+    _, _, dense = written(llama, lambda *_: [], 3)
+    place = next(place for place in range(14, 32) if dense[place] not in dense[12:place])  # the third token or later
+    options = {"max_new_tokens": 20, "eos_token_id": dense[place], "do_sample": False, "pad_token_id": 0}
+    at = place - 13  # how many are written before the end after the prompt's own token
+
+    def draft(text, count):
+        return [] if len(text) < 13 else [*dense[13 : 13 + at], dense[place] if guess else dense[place] - 1, 5]
+
+    rows = [Row("", 0, (0,), 12, 12)]
+    with torch.no_grad(), speculated(llama, draft, at + 2), Tracer(llama) as tracer, llama.serving(rows, "generate"):
+        assert llama.module.generate(PROMPT, **options)[0].tolist() == dense[: place + 1]
+        of = drafts(ModelShape.of(llama), tracer.collect()[0])
+    assert (of.verifications, of.accepted, of.tokens_per_verification) == (1, at + guess, at + 1)
+
+
 @torch.no_grad()
 def written(decoder, draft, tokens, steps=20):
     """What ran for a generation with drafts, PyTorch's count of its FLOPs, and its tokens."""

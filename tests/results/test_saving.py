@@ -47,6 +47,14 @@ def test_a_run_that_did_dense_s_work_saved_nothing(declared: str) -> None:
     assert saving(record(declared, flops={"total": 9, "parts": {"mlp": 9}})) == {"real": "none"}.get(declared, declared)
 
 
+def test_work_that_is_not_known_is_not_saved() -> None:
+    unknown = {**record(), "flops": None, "missing": {"flops": "no formula counts it"}}
+    assert saving(unknown) == "none"
+    assert why_none(unknown) == "what it multiplies is not known: no formula counts it"
+    unknown["memory"]["weights"] = ALIKE["memory"]["dense_weights"] - 1
+    assert saving(unknown) == "real"
+
+
 @pytest.mark.parametrize(
     ("section", "name"),
     [

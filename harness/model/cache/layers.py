@@ -6,6 +6,7 @@ and each entry keeps its position, so that a mask over all tokens seen gives the
 nothing is gone, a layer is transformers' own to the last bit.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -23,6 +24,9 @@ class _Thinned:
             [rows, kv heads, entries]; -1 in the columns by which a row has fewer entries than others. None as long as
             the layer holds what transformers' own would.
         fillers: whether some of the positions are -1.
+        memory: a number for each entry, float32 [rows, kv heads, entries], 0 where nobody wrote one; it goes where the
+            entry goes. None where the press remembers nothing.
+        remembers: whether there is one.
         seen: tokens of each row that the layer was given, padding included.
     """
 
@@ -33,7 +37,8 @@ class _Thinned:
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.positions: torch.Tensor | None = None
-        self.fillers = False
+        self.memory: torch.Tensor | None = None
+        self.fillers = self.remembers = False
 
     def stored(self) -> torch.Tensor:
         """The column of each entry, whether entries are gone or not, [rows, kv heads, entries]."""
@@ -53,6 +58,8 @@ class _Thinned:
         index, filler = entries.clamp(min=0), entries < 0
         self.positions = self.stored().gather(-1, index).masked_fill(filler, -1)
         self.fillers = bool(filler.any())
+        if self.memory is not None:
+            self.memory = self.memory.gather(-1, index).masked_fill(filler, 0.0)
         self.keys, self.values = (
             tensor.gather(2, index[..., None].expand(-1, -1, -1, tensor.shape[-1]))
             for tensor in (self.keys, self.values)
@@ -73,6 +80,9 @@ class _Thinned:
             self.values = torch.cat([self.values, value_states], -2)
             read = self.keys, self.values
         self.seen = start + tokens
+        if self.remembers:
+            new = key_states.new_zeros(key_states.shape[:3], dtype=torch.float32)
+            self.memory = self._last(new if self.memory is None else torch.cat([self.memory, new], -1))
         return read
 
     def get_seq_length(self) -> int:
@@ -82,7 +92,7 @@ class _Thinned:
     def reset(self) -> None:
         """Forget everything."""
         super().reset()  # type: ignore[misc]
-        self.positions, self.fillers, self.seen = None, False, 0
+        self.positions, self.memory, self.fillers, self.seen = None, None, False, 0
 
     def crop(self, tokens_to_remove: int) -> None:
         """Forget the last tokens, whose number is given as a negative one.
@@ -93,6 +103,8 @@ class _Thinned:
         seen, count = self.seen, -tokens_to_remove
         if self.positions is None:
             super().crop(tokens_to_remove)  # type: ignore[misc]
+            if self.memory is not None:
+                self.memory = self._last(self.memory[..., : self.memory.shape[-1] - count])
         elif count > 0:
             last = torch.arange(seen - count, seen, device=self.positions.device)
             if self.positions.shape[-1] < count or (self.positions[..., -count:] != last).any():
@@ -102,27 +114,33 @@ class _Thinned:
 
     def _cut(self, entries: slice) -> None:
         """Hold this part of the stored entries."""
-        assert self.positions is not None
-        self.positions = self.positions[..., entries]
+        self._follow(lambda numbers: numbers[..., entries])
         self.keys, self.values = self.keys[..., entries, :], self.values[..., entries, :]
+
+    def _last(self, memory: torch.Tensor) -> torch.Tensor:
+        """The memory of what is stored, of one that a window has let go the first entries of."""
+        return memory[..., memory.shape[-1] - self.keys.shape[-2] :]
+
+    def _follow(self, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        """Do with what is known of each entry, [rows, kv heads, entries], what is done with the entries."""
+        self.positions, self.memory = (
+            None if numbers is None else change(numbers) for numbers in (self.positions, self.memory)
+        )
 
     def reorder_cache(self, beam_idx: torch.Tensor) -> None:
         """Put the rows into another order."""
         super().reorder_cache(beam_idx)  # type: ignore[misc]
-        if self.positions is not None:
-            self.positions = self.positions.index_select(0, beam_idx.to(self.positions.device))
+        self._follow(lambda numbers: numbers.index_select(0, beam_idx.to(numbers.device)))
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         """Repeat each row."""
         super().batch_repeat_interleave(repeats)  # type: ignore[misc]
-        if self.positions is not None:
-            self.positions = self.positions.repeat_interleave(repeats, 0)
+        self._follow(lambda numbers: numbers.repeat_interleave(repeats, 0))
 
     def batch_select_indices(self, indices: torch.Tensor) -> None:
         """Hold these rows alone."""
         super().batch_select_indices(indices)  # type: ignore[misc]
-        if self.positions is not None:
-            self.positions = self.positions[indices, ...]
+        self._follow(lambda numbers: numbers[indices, ...])
 
     def mask(self, mask: torch.Tensor | None, queries: int, groups: int) -> torch.Tensor | None:
         """The part of a mask that is about what this layer stores and about the new tokens.

@@ -24,6 +24,7 @@ class Presses(Method, mixin=True):
     Attributes:
         when: when it chooses (``harness.model.cache.pressed``).
         reads_queries: whether it looks at queries.
+        remembers: whether it keeps a number for each entry.
     """
 
     family = Family.CACHE
@@ -31,6 +32,7 @@ class Presses(Method, mixin=True):
     chooses_keys = True
     when: ClassVar[tuple[Literal["prefill", "decode"], ...]] = ("prefill",)
     reads_queries: ClassVar[bool] = False
+    remembers: ClassVar[bool] = False
 
     @property
     def takes_back(self) -> bool:
@@ -55,4 +57,5 @@ class Presses(Method, mixin=True):
         """Run the model with a cache that holds the chosen entries."""
         from harness.model.cache.pressed import pressed
 
-        return pressed(model, self.choose, self.when, name=self.name, reads_queries=self.reads_queries)
+        asked = {"reads_queries": self.reads_queries, "remembers": self.remembers}
+        return pressed(model, self.choose, self.when, name=self.name, **asked)

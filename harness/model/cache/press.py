@@ -23,6 +23,9 @@ class Entries:
             width].
         queries: their queries, after rotary embedding, [rows, heads, tokens, head width], where they are asked for
             (``pressed``).
+        memory: a number for each entry that the press wrote when it was asked before, 0 of a new one, float32 [rows, kv
+            heads, entries], where it is asked for (``pressed``). What is written into it, in place, stays with the
+            entry until that goes; one that accumulates attention adds to it: ``entries.memory.add_(received)``.
         decoding: False right after the prompt was read, True in decode steps.
     """
 
@@ -33,6 +36,7 @@ class Entries:
     positions: torch.Tensor
     states: torch.Tensor
     queries: torch.Tensor | None
+    memory: torch.Tensor | None
     decoding: bool
 
     def __len__(self) -> int:

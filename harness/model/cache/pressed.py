@@ -10,13 +10,14 @@ import inspect
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final, Literal
 
 import torch
 from torch import nn
 
 from harness.contract.anatomy import Block
-from harness.contract.decoder import Decoder, ForwardContext
+from harness.contract.decoder import Decoder, ForwardContext, only
 from harness.core.errors import MethodError, UnsupportedModelError
 from harness.model.attention import observing
 from harness.model.cache.layers import FullLayer, SlidingLayer
@@ -60,7 +61,13 @@ def require_pressable(model: Decoder) -> None:
 
 @contextmanager
 def pressed(
-    model: Decoder, press: Press, when: Collection[When] = PREFILL, *, name: str, reads_queries: bool = False
+    model: Decoder,
+    press: Press,
+    when: Collection[When] = PREFILL,
+    *,
+    name: str,
+    reads_queries: bool = False,
+    remembers: bool = False,
 ) -> Iterator[None]:
     """Let the press choose what the cache holds, for all that runs inside the ``with`` block.
 
@@ -69,13 +76,14 @@ def pressed(
             forward after that.
         name: the method's, for messages.
         reads_queries: give the press the queries of the forward too (``Entries.queries``).
+        remembers: keep a number for each entry that the press writes and finds again (``Entries.memory``).
 
     Raises:
         UnsupportedModelError: see ``require_pressable``; or queries are to be read that cannot be (``observing``).
         MethodError: another method directs the layers or holds the cache.
     """
     require_pressable(model)
-    engine = _Engine(model, press, frozenset(when), name)
+    engine = _Engine(model, press, frozenset(when), name, remembers)
     with ExitStack() as undo:
         replace_forward(undo, model.module, engine.prepare_cache, "_prepare_cache_for_generation")
         whole = model.module
@@ -114,8 +122,9 @@ class _Forward:
 
 
 class _Engine:
-    def __init__(self, model: Decoder, press: Press, when: frozenset[str], name: str) -> None:
+    def __init__(self, model: Decoder, press: Press, when: frozenset[str], name: str, remembers: bool) -> None:
         self._model, self._press, self._when, self._name = model, press, when, name
+        self._new_cache = partial(PressedCache, model.config, remembers=remembers)
         self._names = list(inspect.signature(model.module.forward).parameters)
         self._running: _Forward | None = None
 
@@ -128,7 +137,7 @@ class _Engine:
             raise MethodError(f"{self._name}: entries of a {kind!r} cache cannot go; leave cache_implementation out")
         mask = model_kwargs.get("attention_mask")  # transformers drops a mask without padding and notes its length
         width = getattr(generation_config, "_mask_length", None) if mask is None else mask.shape[1]
-        model_kwargs["past_key_values"] = PressedCache(self._model.config, width)
+        model_kwargs["past_key_values"] = self._new_cache(width)
 
     def begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Before a forward: put the engine's cache in, and settle whether the press chooses."""
@@ -136,7 +145,7 @@ class _Engine:
         context, cache, use_cache = self._model.context, arguments.get("past_key_values"), arguments.get("use_cache")
         continued = use_cache or cache is not None  # a text that is scored in one forward is not
         if cache is None and (self._model.config.use_cache if use_cache is None else use_cache):
-            arguments["past_key_values"] = cache = PressedCache(self._model.config)
+            arguments["past_key_values"] = cache = self._new_cache()
         if cache is None:
             if context is not None and context.decoding:
                 raise MethodError(
@@ -222,7 +231,8 @@ class _Engine:
             if running is not None and running.presses:
                 states = args[0] if args else kwargs["hidden_states"]
                 layer = running.cache.layers[_slot(module)]
-                self._choose(running, block.index, layer, states)
+                with self._model.adding("decision"):
+                    self._choose(running, block.index, layer, states)
 
         return after
 
@@ -239,6 +249,11 @@ class _Engine:
             stored = there[group].nonzero()[:, 2].view(len(group), there.shape[1], -1)  # [rows, kv heads, entries]
             entries = self._entries(running, index, layer, states, group, stored)
             chosen = checked(self._press(entries), entries, self._name)
+            with only(self._model, tuple(group)):
+                # its time counts by the call; products with queries are counted with attention's
+                self._model.charge("press", layer=index, macs=0, tokens=entries.states.shape[:2].numel())
+            if layer.memory is not None and entries.memory is not None:
+                layer.memory[group] = layer.memory[group].scatter(-1, stored, entries.memory)
             kept.append((group, stored.gather(-1, chosen)))
         if all(indices.shape[-1] == counts[group[0]] for group, indices in kept):
             return  # nothing goes; padding is hidden by the mask, as in dense
@@ -265,6 +280,7 @@ class _Engine:
                 for tensor in (keys, values)
             )
         positions = layer.stored()[rows].long().gather(-1, stored)
+        memory = None if layer.memory is None else layer.memory[rows].gather(-1, stored)
         states, queries = states[rows], running.queries.get(index)
         queries = None if queries is None else queries[rows]
         if running.present is not None:
@@ -274,7 +290,7 @@ class _Engine:
             row, token = present[:, -running.tokens :].nonzero().view(len(rows), -1, 2).unbind(-1)  # [rows, tokens]
             states = states[row, token]
             queries = None if queries is None else queries.transpose(1, 2)[row, token].transpose(1, 2)
-        return Entries(index, tuple(rows), keys, values, positions, states, queries, running.decoding)
+        return Entries(index, tuple(rows), keys, values, positions, states, queries, memory, running.decoding)
 
 
 def _alike(counts: list[int], tokens: list[int] | None) -> list[list[int]]:

@@ -15,10 +15,15 @@ class PressedCache(Cache):  # type: ignore[misc] # transformers has no type info
     Attributes:
         width: tokens of each row's prompt, padding included; None before that is known.
         pressed: whether the prompt's entries have been chosen from.
+
+    Args:
+        remembers: each layer keeps a number for each of its entries.
     """
 
-    def __init__(self, config: Any, width: int | None = None) -> None:
+    def __init__(self, config: Any, width: int | None = None, *, remembers: bool = False) -> None:
         super().__init__(layers=[_thinned(layer) for layer in DynamicCache(config=config).layers])
+        for layer in self.layers:
+            layer.remembers = remembers
         self.width = width
         self.pressed = False
 

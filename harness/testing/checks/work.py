@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from harness.contract.facts import Phase, Savings
 from harness.core.errors import TraceError
 from harness.measure.audit import audit
-from harness.measure.flops import executed_flops
+from harness.measure.flops import executed_flops, unknown_flops
 from harness.measure.shape import ModelShape
 from harness.measure.traffic import traffic
 from harness.model.weights.savings import is_said_by_layers, savings
@@ -54,6 +54,8 @@ class _Served:
     def cost(self) -> tuple[int, int]:
         """FLOPs, and bytes of weights and cache moved."""
         segments = self.segments()
+        if (reason := unknown_flops(self.shape, segments)) is not None:
+            raise Failed(f"its work is not known: {reason}")
         moved = traffic(self.shape, segments)
         # rounded, because the rows of a batch share the bytes of weights in fractions
         return executed_flops(self.shape, segments).total, round(moved.weights) + moved.kv

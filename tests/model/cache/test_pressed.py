@@ -282,6 +282,90 @@ def test_a_press_may_read_states_and_queries():
     assert queries.shape == (4, 7, 8)
 
 
+def heavy_hitters(entries):
+    """H2O (arXiv:2306.14048): those that received most attention so far stay."""
+    heads, count, width = entries.keys.shape[1:]
+    queries = entries.queries.unflatten(1, (heads, -1))  # [rows, kv heads, groups, tokens, width]
+    tokens = queries.shape[3]
+    later = torch.ones(tokens, count).triu(count - tokens + 1).bool()
+    scores = (queries @ entries.keys[:, :, None].mT / width**0.5).masked_fill(later, -torch.inf)
+    entries.memory.add_(scores.softmax(-1).sum((2, 3)))  # [rows, kv heads, entries]
+    return entries.select(entries.memory, 7)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("lengths", [(12, 7), (12, 12)])
+def test_a_press_that_accumulates_attention_keeps_its_memory_with_the_entries(lengths):
+    """The reference adds up, by position, what attention itself says it gave to each key."""
+    decoder, ids, received = tiny_decoder("llama", layers=2), texts(2), {}
+    decoder.module.set_attn_implementation("eager")
+    mask = (torch.arange(ids.shape[1]) >= PROMPT - torch.tensor(lengths)[:, None]).long()
+    rows = [Row("text", row, (0,), length, length) for row, length in enumerate(lengths)]
+    options = {"name": "mine", "reads_queries": True, "remembers": True}
+    cache, start = None, 0
+    with (
+        pressed(decoder, heavy_hitters, ("prefill", "decode"), **options),
+        decoder.serving(rows, "generate", PROMPT),
+    ):
+        for end in range(PROMPT, ids.shape[1] + 1):
+            before = None if cache is None else [layer.stored() for layer in cache.layers]
+            output = decoder.module(
+                input_ids=ids[:, start:end] * mask[:, start:end],
+                attention_mask=mask[:, :end],
+                position_ids=((mask.cumsum(-1) - 1).clamp(min=0))[:, start:end],
+                past_key_values=cache,
+                use_cache=True,
+                output_attentions=True,
+            )
+            cache = output.past_key_values
+            for layer, given in enumerate(output.attentions):  # [rows, heads, queries, keys]
+                new = torch.arange(start, end, dtype=torch.int32).expand(2, 2, -1)
+                columns = new if before is None else torch.cat([before[layer], new], -1)
+                given = given * mask[:, None, start:end, None]
+                given = given.unflatten(1, (2, -1)).sum((2, 3))  # [rows, kv heads, keys]
+                held = cache.layers[layer]
+                for row in range(2):
+                    for head in range(2):
+                        total = received.setdefault((layer, row, head), {})
+                        for column, share in zip(columns[row, head].tolist(), given[row, head].tolist(), strict=True):
+                            if column >= 0 and mask[row, column]:
+                                total[column] = total.get(column, 0.0) + share
+                        best = sorted(sorted(total, key=total.get)[-7:])
+                        kept = [place for place in held.stored()[row, head].tolist() if place >= 0]
+                        assert kept == best
+                        memory = held.memory[row, head][held.stored()[row, head] >= 0]
+                        torch.testing.assert_close(memory, torch.tensor([total[place] for place in best]))
+                        received[layer, row, head] = {place: total[place] for place in best}
+            start = end
+
+
+@torch.no_grad()
+def test_memory_follows_rows_windows_and_what_is_taken_back():
+    def count(entries):
+        entries.memory.copy_(entries.positions + 1.0)
+        return ends(entries)
+
+    decoder, ids = tiny_decoder("gemma3_text"), texts(2, PROMPT + 12)
+    with pressed(decoder, count, name="mine", remembers=True):
+        cache = decoder.module(ids[:, :PROMPT], use_cache=True).past_key_values
+        decoder.module(ids[:, PROMPT:], past_key_values=cache)
+        cache.batch_repeat_interleave(2)
+        cache.batch_select_indices(torch.tensor([3, 0]))
+        cache.reorder_cache(torch.tensor([1, 0]))
+        for layer in cache.layers:
+            positions = layer.stored()
+            assert layer.memory.shape == positions.shape == layer.keys.shape[:3]
+            assert torch.equal(layer.memory, torch.where(positions < PROMPT, positions + 1.0, 0.0))
+        taken = tiny_decoder("llama", layers=2)
+    with pressed(taken, count, name="mine", remembers=True):
+        cache = taken.module(ids[:, :PROMPT], use_cache=True).past_key_values
+        taken.module(ids[:, :3], past_key_values=cache)
+        cache.crop(-3)
+        assert cache.layers[0].memory.tolist() == [[[1.0, *range(7, PROMPT + 1)]] * 2] * 2
+        cache.reset()
+        assert cache.layers[0].memory is None
+
+
 @torch.no_grad()
 def test_layers_without_attention_are_none_of_the_press():
     decoder, layers = tiny_decoder("llama"), set()
