@@ -20,7 +20,9 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from harness.cli.lines import Lines
 from harness.core import environment
+from harness.core.progress import Bar
 from harness.core.text import printable
 
 if TYPE_CHECKING:
@@ -128,8 +130,11 @@ class Reporter:
         self._console.print(plain(message), style="dim")
 
     @contextmanager
-    def bar(self, title: str) -> Iterator[_Bar]:
-        """A progress bar with elapsed and remaining time."""
+    def bar(self, title: str) -> Iterator[Bar]:
+        """A progress bar with elapsed and remaining time; lines where there is no terminal to draw one on."""
+        if not self._console.is_terminal:
+            yield Lines(self.say, title)
+            return
         columns = (
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),

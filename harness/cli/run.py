@@ -121,6 +121,14 @@ def run(
         float | None, Option("--carbon_intensity", min=0, help="Grams of CO2 for a kilowatt-hour.")
     ] = None,
     baseline: Annotated[bool, Option("--baseline/--no_baseline", help="Run dense too, to compare with.")] = True,
+    controls: Annotated[
+        bool,
+        Option(
+            "--controls",
+            help="Run beside routing methods what they must beat at the share of the layers that each was seen to run: "
+            "one fixed path, and layers drawn at random.",
+        ),
+    ] = False,
     output_path: Annotated[Path, Option("--output_path", "-o", help="Folder of results.")] = Path("runs"),
     resume: Annotated[
         bool, Option("--resume/--no_resume", help="Keep finished runs and documents, or compute them again.")
@@ -196,6 +204,7 @@ def run(
         ),
     )
     from harness.results.store import Store
+    from harness.run.controls import execute_with_controls
     from harness.run.session import Session
 
     session = Session(job, Store(output_path), display.Reporter())
@@ -204,7 +213,7 @@ def run(
         return
     try:
         with redirect_stdout(sys.stderr):  # libraries and tasks print; standard output is for results
-            records = session.execute()
+            records = execute_with_controls(session) if controls else session.execute()
     except KeyboardInterrupt:
         display.Reporter().say("stopped. Finished documents are kept: give the same command again to go on.")
         raise Exit(130) from None

@@ -11,6 +11,7 @@ import torch
 from harness.contract.decoder import Manner
 from harness.core.errors import DiskError, HarnessError, MethodError, TraceError
 from harness.core.strangers import message_of, refusal_of
+from harness.core.text import duration
 from harness.measure.energy import energy
 from harness.measure.interleave import Participant, ParticipantError, Turns
 from harness.measure.memory import Peak
@@ -283,9 +284,9 @@ class _CostPass:
             everybody = [run.participant for run in self._present]
             everybody += [each for pair in self.references.values() for each in pair if each not in everybody]
             seconds += self._together("a first request", partial(self.serving.seconds_for, passes), everybody)
-        profiles = f", {_words(budgets)} of it for cost profiles" if budgets else ""
+        profiles = f", {duration(budgets)} of it for cost profiles" if budgets else ""
         count = f"{len(self._present)} run{'' if len(self._present) == 1 else 's'}"
-        self.bench.progress.say(f"costs: about {_words(seconds)} for {count}{profiles}")
+        self.bench.progress.say(f"costs: about {duration(seconds)} for {count}{profiles}")
 
     @property
     def _reference(self) -> _Run:
@@ -376,7 +377,3 @@ class _CostPass:
             weights=times.seconds if times else (),
             intensity_g_per_kwh=self.plan.carbon_intensity,
         )
-
-
-def _words(seconds: float) -> str:
-    return f"{max(seconds, 1):.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"

@@ -71,17 +71,17 @@ class DrLLM(Searched):
         of held-out questions.
 
         Raises:
-            MethodError: no path is right on any question.
+            MethodError: too few questions have a right path to learn from.
             UnsupportedModelError: the layer-path engine does not know the model.
         """
         from harness.methods.routing.features import collect
         from harness.methods.routing.training import Recipe, quality, train
 
         labels = self.labels(model, study)
-        examples = collect(model, labels.kept, self.windows)
+        examples = collect(model, labels.kept, self.windows, study.workbench)
         recipe = Recipe(self.hidden, self.epochs, rate=self.rate, beta=self.beta, gamma=self.gamma)
         training, judged = self.held_out(len(examples.labels))
-        routers = train(examples, training, recipe, self.seed)
+        routers = train(examples, training, recipe, self.seed, study.workbench)
         facts = labels.facts(len(model.anatomy.blocks))
         if len(judged):
             predicted = examples.predicted(routers, judged).flatten()
