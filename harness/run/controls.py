@@ -37,10 +37,10 @@ def _controls(session: Session, spec: RunSpec) -> Iterator[str]:
     if len(spec.stack.parts) > 1:
         return
     trace = session.folder(spec).record().trace
-    passes = (trace.attention_layer_tokens, trace.mlp_layer_tokens)
-    if passes[0] is None or passes[1] is None or not trace.layer_tokens_total:
+    attention, mlp = trace.attention_layer_tokens, trace.mlp_layer_tokens
+    if attention is None or mlp is None or not trace.layer_tokens_total:
         return
-    share = sum(passes) / 2 / trace.layer_tokens_total
+    share = (attention + mlp) / 2 / trace.layer_tokens_total
     layers = len(session.plan.outline(spec.checkpoint).anatomy.blocks)
     controls = spec.stack.parts[0].controls(share, layers)
     if controls:
