@@ -225,10 +225,11 @@ def _announce(
     most = pace.seconds(texts, settings.simulations)
     least = pace.seconds(texts, 1) if settings.stop_early else most
     known = f", {total - count} are known from before" if count < total else ""
-    range_ = f"about {duration(most)}" if least == most else f"{duration(least)} to {duration(most)}"
-    ends = ", by when their searches end" if settings.stop_early else ""
+    takes = f"about {duration(most)}"
+    if least < most:
+        takes = f"{duration(least)} to {duration(most)}, by when their searches end"
     workbench.say(
-        f"searching paths for {count} questions{known}, at most {settings.simulations} each: {range_}{ends}, "
+        f"searching paths for {count} questions{known}, at most {settings.simulations} each: {takes}, "
         "estimated from three paths; finished questions are kept when it is stopped"
     )
 
