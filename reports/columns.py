@@ -59,7 +59,8 @@ class Ratio:
     reason: str | None = None
 
 
-_SHOWN_ABOVE: Final = 1.005
+SHOWN_ABOVE: Final = 1.005
+"""A ratio from here on is above 1 in two decimals."""
 
 # headings are narrower than the titles of harness.results.baseline
 _TITLES = {
@@ -264,7 +265,7 @@ def costs_more(against: Ratio, column: Column) -> bool:
     least = against.low
     if least is None and column.kind in ("counted", "modelled"):
         least = against.value
-    return least is not None and least > 1 and against.value > _SHOWN_ABOVE
+    return least is not None and least > 1 and against.value > SHOWN_ABOVE
 
 
 def estimate(record: Mapping[str, Any], *, of_clock: bool = False) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from harness.reports.columns import at
+from harness.reports.columns import BY_KEY, SHOWN_ABOVE, at, ratio
 from harness.results.audit import audit_doubt
 from harness.results.model_names import dense_of, distinct_names
 from harness.results.record import UNSAID, scoring
@@ -73,8 +73,14 @@ class Row:
 
     @cached_property
     def saving(self) -> str:
-        """What the run saved: real, simulated, or none, which is "none here" of a method that elsewhere saves."""
+        """What the run saved: real, simulated, or none, which is "none here" of a method that elsewhere saves.
+
+        A real saving of bytes by a run of more FLOPs than dense's is "bytes alone".
+        """
         saved, kernels = saving(self.record), self.record["method"].get("kernels")
+        if saved == "real":
+            flops = ratio(self.record, self.dense, BY_KEY["flops"])
+            return "bytes alone" if flops is not None and flops.value > SHOWN_ABOVE else saved
         return "none here" if saved == "none" and (declared(self.record) != "none" or kernels) else saved
 
     @cached_property

@@ -2,8 +2,7 @@
 
 import json
 import sys
-import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +20,9 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from harness.cli.lines import Lines
 from harness.core import environment
-from harness.core.duration import in_words
+from harness.core.progress import Bar
 from harness.core.text import printable
 
 if TYPE_CHECKING:
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from harness.run.spec import RunSpec
 
 _WIDTH = 100
-_PAUSE_S = 20.0
-"""Seconds between two lines about progress in a file."""
 
 
 def stdout() -> Console:
@@ -120,26 +118,6 @@ class _Bar:
         self._progress.advance(self._task, requests)
 
 
-class _Lines:
-    """Progress where nothing can be drawn over, as into a file: a line now and then."""
-
-    def __init__(self, say: Callable[[str], None], title: str) -> None:
-        self._say, self._title = say, title
-        self._began = self._said = time.monotonic()
-        self._expected = self._done = 0
-
-    def expect(self, requests: int) -> None:
-        self._expected += requests
-
-    def advance(self, requests: int) -> None:
-        self._done += requests
-        now = time.monotonic()
-        if now - self._said >= _PAUSE_S:
-            self._said = now
-            left = (now - self._began) * max(self._expected / self._done - 1, 0)
-            self._say(f"{self._title}: {self._done}/{self._expected}, {in_words(left)} left")
-
-
 class Reporter:
     """Reports a session's progress on stderr."""
 
@@ -152,10 +130,10 @@ class Reporter:
         self._console.print(plain(message), style="dim")
 
     @contextmanager
-    def bar(self, title: str) -> Iterator[_Bar | _Lines]:
-        """A progress bar with elapsed and remaining time; in a file, a line now and then."""
+    def bar(self, title: str) -> Iterator[Bar]:
+        """A progress bar with elapsed and remaining time; lines where there is no terminal to draw one on."""
         if not self._console.is_terminal:
-            yield _Lines(self.say, title)
+            yield Lines(self.say, title)
             return
         columns = (
             TextColumn("{task.description}", markup=False),

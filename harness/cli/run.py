@@ -121,6 +121,14 @@ def run(
         float | None, Option("--carbon_intensity", min=0, help="Grams of CO2 for a kilowatt-hour.")
     ] = None,
     baseline: Annotated[bool, Option("--baseline/--no_baseline", help="Run dense too, to compare with.")] = True,
+    controls: Annotated[
+        bool,
+        Option(
+            "--controls",
+            help="Run beside routing methods what they must beat at the share of the layers that each was seen to run: "
+            "one fixed path, and layers drawn at random.",
+        ),
+    ] = False,
     output_path: Annotated[Path, Option("--output_path", "-o", help="Folder of results.")] = Path("runs"),
     resume: Annotated[
         bool, Option("--resume/--no_resume", help="Keep finished runs and documents, or compute them again.")
@@ -198,6 +206,7 @@ def run(
         ),
     )
     from harness.results.store import Store
+    from harness.run.controls import with_controls
     from harness.run.session import Session
 
     session = Session(job, Store(output_path), display.Reporter())
@@ -206,12 +215,13 @@ def run(
         return
     try:
         with redirect_stdout(sys.stderr):  # libraries and tasks print; standard output is for results
-            records = session.evaluate()
-        is_first = not as_json and bool(records) and session.lacks_costs
+            sessions = with_controls(session) if controls else [session]
+            records = [record for each in sessions for record in each.evaluate()]
+        is_first = not as_json and bool(records) and any(each.lacks_costs for each in sessions)
         if is_first:
             summary.scores(records)
         with redirect_stdout(sys.stderr):
-            records = session.measure()
+            records = [record for each in sessions for record in each.measure()]
     except KeyboardInterrupt:
         display.Reporter().say("stopped. Finished documents are kept: give the same command again to go on.")
         raise Exit(130) from None

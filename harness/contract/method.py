@@ -131,6 +131,15 @@ class Method(Facts, ABC):
     def attach(self, model: "Decoder", prepared: "Prepared") -> AbstractContextManager[Any]:
         """Apply the method to the model for the length of a ``with`` block and restore everything after it."""
 
+    def controls(self, share: float, layers: int) -> tuple[str, ...]:
+        """Methods, as written on the command line, that this one must beat where it ran that share of the layers.
+
+        Args:
+            share: layers that ran over all of them, as observed.
+            layers: how many the model has.
+        """
+        return ()
+
     @property
     def needs_preparation(self) -> bool:
         """Whether ``prepare`` does anything for this method."""

@@ -1,4 +1,4 @@
-"""Strangers' text made fit to show: nothing in it steers a terminal or breaks a file."""
+"""Text made fit to show: nothing in a stranger's steers a terminal or breaks a file; a time as people say it."""
 
 import io
 import sys
@@ -14,3 +14,10 @@ def write_what_can_be() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
+
+
+def duration(seconds: float) -> str:
+    """A time in its largest whole unit: 8 s, 12 min, 3.5 h."""
+    if seconds < 90:
+        return f"{max(round(seconds), 1)} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, TypeVar
 import torch
 
 from harness.contract.decoder import Manner
-from harness.core.duration import in_words
 from harness.core.errors import DiskError, HarnessError, MethodError, TraceError
 from harness.core.strangers import message_of, refusal_of
+from harness.core.text import duration
 from harness.measure.energy import energy
 from harness.measure.interleave import Participant, ParticipantError, Turns
 from harness.measure.memory import Peak
@@ -284,9 +284,9 @@ class _CostPass:
             everybody = [run.participant for run in self._present]
             everybody += [each for pair in self.references.values() for each in pair if each not in everybody]
             seconds += self._together("a first request", partial(self.serving.seconds_for, passes), everybody)
-        profiles = f", {in_words(budgets)} of it for cost profiles" if budgets else ""
+        profiles = f", {duration(budgets)} of it for cost profiles" if budgets else ""
         count = f"{len(self._present)} run{'' if len(self._present) == 1 else 's'}"
-        self.bench.progress.say(f"costs: about {in_words(seconds)} for {count}{profiles}")
+        self.bench.progress.say(f"costs: about {duration(seconds)} for {count}{profiles}")
 
     @property
     def _reference(self) -> _Run:

@@ -10,7 +10,7 @@ import torch
 from harness.contract.decoder import Decoder
 from harness.contract.method import Method
 from harness.contract.mixins import OnText
-from harness.core.duration import in_words
+from harness.core.text import duration
 from harness.evaluate.workload import Workload
 from harness.measure.clock import synchronize
 from harness.measure.modules import profile_key
@@ -138,15 +138,15 @@ class Estimate:
             runs = f" a run, {self.runs[task]} runs" if self.runs[task] > 1 else ""
             lines.append(
                 f"{task}: {load.requests:,} requests, {load.read:,} tokens to read{written}: about "
-                f"{in_words(seconds)}{runs}"
+                f"{duration(seconds)}{runs}"
             )
         lines += [
-            f"preparing {name}: {tokens:,} tokens of calibration text, about {in_words(seconds)}"
+            f"preparing {name}: {tokens:,} tokens of calibration text, about {duration(seconds)}"
             for name, (tokens, seconds) in self.preparing.items()
         ]
-        costs = "" if self.costs_s is None else f", then costs in about {in_words(self.costs_s)}"
+        costs = "" if self.costs_s is None else f", then costs in about {duration(self.costs_s)}"
         less = "" if self.costs_s is None else "--measure flops leaves the costs out, "
-        lines.append(f"scores in about {in_words(self.scores_s)}{costs}; {less}--limit takes fewer documents")
+        lines.append(f"scores in about {duration(self.scores_s)}{costs}; {less}--limit takes fewer documents")
         return lines
 
 

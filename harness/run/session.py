@@ -75,6 +75,12 @@ class Session:
             self._models[source.fingerprint] = loading.load(settings, source, self.plan.device, self.progress)
         return self._models[source.fingerprint]
 
+    def followed_by(self, job: Job) -> "Session":
+        """A session of another job on the same model, which stays loaded."""
+        following = Session(job, self.store, self.progress)
+        following._models = self._models
+        return following
+
     def execute(self) -> list[RunRecord]:
         """Carry out every unit that is not done yet; the records of all runs, in order.
 

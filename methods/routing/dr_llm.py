@@ -41,11 +41,13 @@ class DrLLM(Searched):
 
     Limits: a text without a prompt (rolling perplexity) has no path and is refused. A written answer counts as right
     when it is the task's target word for word, so goal=likelihood is for tasks whose targets are free solutions.
+    Where less than a tenth of the questions are answered right, by the model or along a path, no router is trained.
 
-    Deviations: a repeated layer repeats alone (f(f(h))), where the paper's search also repeats blocks; beta is
-    0.99999, as the paper's 0.999 balances hardly at all; fewer questions by default, so that a CPU takes minutes, and
-    100 epochs over them, not 25; the released code decides anew for every generated token, here the paper's one
-    decision per prompt is kept.
+    Deviations: beta is 0.99999, as the paper's 0.999 balances hardly at all; fewer questions by default, so that a CPU
+    takes minutes, and 100 epochs over them, not 25; a search stops at one saved layer and what it finds is kept as it
+    comes, where the released code asks for two (least_saved) and tops up with corrected questions (corrected); the
+    released code decides anew for every generated token, here the paper's one decision per prompt is kept. All of them
+    are in the table of docs/routing.md.
 
     Reference: cached decoding equals recomputation without a cache on every supported architecture; pooling, class
     weights and the search are tested against hand-computed cases. The paper's tables have not been reproduced.
@@ -71,17 +73,17 @@ class DrLLM(Searched):
         of held-out questions.
 
         Raises:
-            MethodError: no path is right on any question.
+            MethodError: too few questions have a right path to learn from.
             UnsupportedModelError: the layer-path engine does not know the model.
         """
         from harness.methods.routing.features import collect
         from harness.methods.routing.training import Recipe, quality, train
 
         labels = self.labels(model, study)
-        examples = collect(model, labels.kept, self.windows)
+        examples = collect(model, labels.kept, self.windows, study.workbench)
         recipe = Recipe(self.hidden, self.epochs, rate=self.rate, beta=self.beta, gamma=self.gamma)
         training, judged = self.held_out(len(examples.labels))
-        routers = train(examples, training, recipe, self.seed)
+        routers = train(examples, training, recipe, self.seed, study.workbench)
         facts = labels.facts(len(model.anatomy.blocks))
         if len(judged):
             predicted = examples.predicted(routers, judged).flatten()

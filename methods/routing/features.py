@@ -2,17 +2,21 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import torch
 from torch import nn
 
+from harness.contract.study import Workbench
 from harness.methods.routing.labels import Label, groups
 from harness.methods.routing.router import pool
 from harness.model.paths.path_evaluator import PathEvaluator
 
 if TYPE_CHECKING:
     from harness.contract.decoder import Decoder
+
+NOWHERE: Final = Workbench()
+"""The workbench of work that is neither kept nor reported."""
 
 
 @dataclass(frozen=True)
@@ -49,16 +53,21 @@ def logits_of(router: nn.Module, features: torch.Tensor, windows: torch.Tensor) 
     return summed / windows[:, None]
 
 
-def collect(model: "Decoder", labels: Sequence[Label], windows: int) -> Examples:
+def collect(model: "Decoder", labels: Sequence[Label], windows: int, workbench: Workbench = NOWHERE) -> Examples:
     """The input of each router, with every question run along its label's path (teacher forcing)."""
     layers, width = len(model.anatomy.blocks), model.config.hidden_size
     features = [torch.zeros(len(labels), windows, width, dtype=model.module.dtype) for _ in range(layers)]
     counts = torch.zeros(len(labels), dtype=torch.long)
-    for number, label, evaluator, place in _evaluated(model, labels):
-        for layer, states in enumerate(evaluator.states(place, label.path)[:layers]):
-            pooled = pool(states.float(), windows)
-            features[layer][number, : len(pooled)] = pooled.cpu()
-            counts[number] = len(pooled)
+    with workbench.bar("reading what routers see") as bar:
+        if bar is not None:
+            bar.expect(len(labels))
+        for number, label, evaluator, place in _evaluated(model, labels):
+            for layer, states in enumerate(evaluator.states(place, label.path)[:layers]):
+                pooled = pool(states.float(), windows)
+                features[layer][number, : len(pooled)] = pooled.cpu()
+                counts[number] = len(pooled)
+            if bar is not None:
+                bar.advance(1)
     return Examples(features, counts, torch.tensor([label.path for label in labels]))
 
 

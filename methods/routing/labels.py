@@ -1,24 +1,24 @@
 """From a task's training questions to labels: for each question the shortest path that answers it.
 
 Questions are searched in lockstep, so that the next path of every search is evaluated in one batch. A finished group is
-written to the workbench at once: a killed preparation resumes after it, and all methods with the same search share it.
+written to the workbench at once: a killed preparation goes on after it, and all settings of a method that search alike
+share it.
 """
 
-import hashlib
-import json
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from harness.contract.identity import model_identity
-from harness.contract.study import Question, Study
+from harness.contract.study import Question, Study, Workbench
 from harness.core.errors import MethodError
-from harness.core.files import parse_json, write_atomic
+from harness.core.text import duration
+from harness.methods.routing.journal import Journal
 from harness.methods.routing.mcts import Reward, Search, SearchResult, Settings, search
 
 if TYPE_CHECKING:
     from harness.contract.decoder import Decoder
+    from harness.core.progress import Bar
     from harness.model.paths.path_evaluator import PathEvaluator, Scored
     from harness.model.paths.routed_cache import LayerPath
     from harness.model.paths.texts import Texts
@@ -26,7 +26,12 @@ if TYPE_CHECKING:
 Goal = Literal["answer", "likelihood"]
 """What a path must do: give the right answer, or make the right one as likely as the full path does."""
 
-GROUP = 32
+GROUP = 8
+"""Questions searched together: what a killed search loses. More are padded further, and no faster on a real model."""
+LEAST = 0.1
+"""Share of the questions that must have a right path to learn from."""
+PROBE = 16
+"""Questions after which a search ends that has come across no right answer."""
 SLACK = 0.01
 """Nats per token that a path may lose and still count as no less likely."""
 
@@ -117,20 +122,33 @@ class Labels:
     Attributes:
         searched: all of them.
         goal: what paths had to do.
+        corrected: the least share, among those kept, of questions that the full path answers wrong.
     """
 
     searched: tuple[Label, ...]
     goal: Goal
+    corrected: float = 0.0
 
     @property
-    def kept(self) -> list[Label]:
+    def answered(self) -> list[Label]:
         """The questions with a right path."""
         return [label for label in self.searched if label.result.path is not None]
 
+    @property
+    def kept(self) -> list[Label]:
+        """The questions to learn from: the first that dense answers leave until enough of the others are corrected."""
+        if self.corrected:
+            right = [label for label in self.answered if label.result.dense_right]
+            wrong = len(self.answered) - len(right)
+            allowed = int(wrong * (1 - self.corrected) / self.corrected + 1e-9)
+            leaving = {label.asked.question.digest for label in right[: max(len(right) - allowed, 0)]}
+            return [label for label in self.answered if label.asked.question.digest not in leaving]
+        return self.answered
+
     def facts(self, layers: int) -> dict[str, Any]:
         """What a reader of the prepared state must know about the search."""
-        kept = self.kept
-        lengths = [sum(label.result.path or ()) for label in kept]
+        kept, answered = self.kept, self.answered
+        lengths = [sum(label.path) for label in kept]
         corrected = sum(not label.result.dense_right for label in kept)
         return {
             "goal": self.goal,
@@ -142,39 +160,102 @@ class Labels:
             "layers saved per kept question": sum(layers - length for length in lengths) / len(kept) if kept else None,
             # with the right answers in view: an upper bound for any router, never a method's score
             "oracle": {
-                "accuracy": len(kept) / len(self.searched),
-                "executed": sum(lengths) / (layers * len(kept)) if kept else None,
+                "accuracy": len(answered) / len(self.searched),
+                "executed": sum(sum(label.path) for label in answered) / (layers * len(answered)) if answered else None,
             },
         }
 
 
-def find(model: "Decoder", study: Study, count: int, goal: Goal, settings: Settings) -> Labels:
+def find(model: "Decoder", study: Study, count: int, goal: Goal, settings: Settings, corrected: float = 0.0) -> Labels:
     """Search a path for each of the calibration's questions, or of questions made of its text.
 
     Raises:
-        MethodError: no path is right on any question, so there is nothing to learn.
+        MethodError: too few questions have a right path to learn from.
     """
     asked = questions(model, study, count)
-    journal = _Journal(study.workbench.folder, model, asked, goal, settings)
-    labels: dict[str, SearchResult] = journal.read()
+    digests = [each.question.digest for each in asked]
+    journal = Journal(study.workbench.folder, "paths", model, digests, [goal, asdict(settings)])
+    results = _restored(journal.read())
+    pending = [group for group in groups(asked) if any(each.question.digest not in results for each in group)]
+    _announce(study.workbench, model, pending, len(asked), settings)
+    # lengths mixed, so that the time left can be told from the pace so far
+    pending.sort(key=lambda group: group[0].question.digest)
     with study.workbench.bar("searching paths") as bar:
         if bar is not None:
-            bar.expect(len(asked))
-        for group in groups(asked):
-            if any(question.question.digest not in labels for question in group):
-                # the whole group, so that a resumed search computes what an uninterrupted one does
-                results = _search(model, group, goal, settings)
-                labels |= {question.question.digest: result for question, result in zip(group, results, strict=True)}
-                journal.write(labels)
-            if bar is not None:
-                bar.advance(len(group))
-    searched = Labels(tuple(Label(question, labels[question.question.digest]) for question in asked), goal)
-    if not searched.kept:
+            bar.expect(sum(map(len, pending)) * (settings.simulations + 1))
+        for group in pending:
+            _require_enough(results.values(), len(asked))
+            # the whole group, so that a resumed search computes what an uninterrupted one does
+            searched = _search(model, group, goal, settings, bar)
+            results |= {question.question.digest: result for question, result in zip(group, searched, strict=True)}
+            journal.write({key: [each.path, each.dense_right, each.evaluations] for key, each in results.items()})
+    _require_enough(results.values(), len(asked))
+    labels = Labels(tuple(Label(question, results[question.question.digest]) for question in asked), goal, corrected)
+    if len(labels.kept) < _least(len(asked)):
         raise MethodError(
-            f"on none of {len(asked)} training questions does any path give the right answer, so there is nothing to "
-            "learn; goal=likelihood asks only that the right answer stays as likely as it is for the full model"
+            f"corrected={corrected} leaves {len(labels.kept)} of {len(asked)} training questions, as a path corrects "
+            f"{sum(not label.result.dense_right for label in labels.answered)} that the whole model answers wrong: too "
+            "few to learn from, so no router is trained"
         )
-    return searched
+    return labels
+
+
+def _restored(stored: dict[str, Any]) -> dict[str, SearchResult]:
+    """Results as they were stored; none where they are not what was written."""
+    try:
+        return {
+            digest: SearchResult(None if path is None else tuple(path), bool(dense), int(evaluations))
+            for digest, (path, dense, evaluations) in stored.items()
+        }
+    except (ValueError, TypeError):
+        return {}
+
+
+def _announce(
+    workbench: Workbench, model: "Decoder", pending: Sequence[list[Asked]], total: int, settings: Settings
+) -> None:
+    """Say how long the search will take."""
+    if not pending:
+        return
+    from harness.methods.routing.pace import Pace
+
+    count = sum(map(len, pending))
+    texts = [[each.texts for each in group] for group in pending]
+    pace = Pace.of(model, texts[len(texts) // 2])
+    most = pace.seconds(texts, settings.simulations)
+    least = pace.seconds(texts, 1) if settings.stop_early else most
+    known = f", {total - count} are known from before" if count < total else ""
+    takes = f"about {duration(most)}"
+    if least < most:
+        takes = f"{duration(least)} to {duration(most)}, by when their searches end"
+    workbench.say(
+        f"searching paths for {count} questions{known}, at most {settings.simulations} each: {takes}, "
+        "estimated from three paths; finished questions are kept when it is stopped"
+    )
+
+
+def _least(total: int) -> int:
+    """How many questions must have a right path; of a handful, which only tries things out, one."""
+    return 1 if total < 8 else max(2, math.ceil(LEAST * total))
+
+
+def _require_enough(results: Collection[SearchResult], total: int) -> None:
+    """End a search in which too few answers are right.
+
+    Raises:
+        MethodError: enough cannot come any more, or none has come.
+    """
+    answered = sum(result.path is not None for result in results)
+    left = total - len(results)
+    if answered + left >= _least(total) and (answered or len(results) < PROBE):
+        return
+    dense = sum(result.dense_right for result in results)
+    raise MethodError(
+        f"on {f'only {answered}' if answered else 'none'} of {len(results)} training questions"
+        f"{f' (of {total})' if left else ''} does the whole model ({dense or 'none'}) or any path that was tried give "
+        "the right answer: too few to learn from, so no router is trained; goal=likelihood asks only that the right "
+        "answer stays as likely as it is for the full model"
+    )
 
 
 def questions(model: "Decoder", study: Study, count: int) -> list[Asked]:
@@ -195,25 +276,43 @@ def groups(asked: Sequence[Asked]) -> Iterator[list[Asked]]:
         yield by_length[begin : begin + GROUP]
 
 
-def _search(model: "Decoder", group: list[Asked], goal: Goal, settings: Settings) -> list[SearchResult]:
+def _search(
+    model: "Decoder", group: list[Asked], goal: Goal, settings: Settings, bar: "Bar | None"
+) -> list[SearchResult]:
     """Search a group in lockstep."""
     from harness.model.paths.path_evaluator import PathEvaluator
 
     layers = len(model.anatomy.blocks)
     evaluator = PathEvaluator(model, [question.texts for question in group])
-    return lockstep(group, evaluator, goal, lambda question: search(layers, settings, question.question.digest))
+
+    def start(question: Asked) -> Search:
+        return search(layers, settings, question.question.digest)
+
+    def advance(evaluated: int, ended: Sequence[SearchResult]) -> None:
+        if bar is not None:  # a search that ends early will not ask for the rest of its paths
+            bar.advance(evaluated + sum(settings.simulations + 1 - result.evaluations for result in ended))
+
+    return lockstep(group, evaluator, goal, start, advance)
 
 
 def lockstep(
-    group: list[Asked], evaluator: "PathEvaluator", goal: Goal, start: Callable[[Asked], Search]
+    group: list[Asked],
+    evaluator: "PathEvaluator",
+    goal: Goal,
+    start: Callable[[Asked], Search],
+    advance: Callable[[int, Sequence[SearchResult]], None] = lambda evaluated, ended: None,
 ) -> list[SearchResult]:
-    """Run searches together: one batch for the next path of each."""
+    """Run searches together: one batch for the next path of each.
+
+    Args:
+        advance: told after each batch how many paths were in it, and the results of searches that it ended.
+    """
     searches = [start(question) for question in group]
     wanted: dict[int, LayerPath] = {place: next(running) for place, running in enumerate(searches)}
     results: dict[int, SearchResult] = {}
     dense: dict[int, float] = {}
     while wanted:
-        scores = evaluator.evaluate(list(wanted.items()))
+        scores, ended = evaluator.evaluate(list(wanted.items())), list[SearchResult]()
         for (place, _), scored in zip(list(wanted.items()), scores, strict=True):
             reward = group[place].reward(scored, goal, dense.get(place))
             dense.setdefault(place, reward.margin)  # the full path comes first
@@ -221,7 +320,9 @@ def lockstep(
                 wanted[place] = searches[place].send(reward)
             except StopIteration as finished:
                 results[place] = finished.value
+                ended.append(finished.value)
                 del wanted[place]
+        advance(len(scores), ended)
     return [results[place] for place in range(len(group))]
 
 
@@ -234,33 +335,3 @@ def _from_text(texts: Sequence[str]) -> Iterator[Question]:
             if len(part) >= 8:
                 half = len(part) // 2
                 yield Question(" ".join(part[:half]), (" " + " ".join(part[half:]),), 0, "text")
-
-
-class _Journal:
-    """Search results by question, in a file whose name says what they depend on."""
-
-    def __init__(
-        self, folder: Path | None, model: "Decoder", asked: Sequence[Asked], goal: Goal, settings: Settings
-    ) -> None:
-        depends = [model_identity(model), goal, asdict(settings), [question.question.digest for question in asked]]
-        digest = hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()
-        self._file = None if folder is None else folder / f"paths-{digest[:16]}.json"
-
-    def read(self) -> dict[str, SearchResult]:
-        """The stored results; none where they cannot be read."""
-        if self._file is None or not self._file.is_file():
-            return {}
-        try:
-            stored = parse_json(self._file.read_bytes())
-            return {
-                digest: SearchResult(None if path is None else tuple(path), bool(dense), int(evaluations))
-                for digest, (path, dense, evaluations) in stored.items()
-            }
-        except (OSError, ValueError, TypeError, AttributeError):
-            return {}
-
-    def write(self, labels: dict[str, SearchResult]) -> None:
-        """Store all results so far."""
-        if self._file is not None:
-            plain = {key: [result.path, result.dense_right, result.evaluations] for key, result in labels.items()}
-            write_atomic(self._file, json.dumps(plain))

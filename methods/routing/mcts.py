@@ -27,7 +27,8 @@ class Settings:
         length_penalty: lambda in UCB; it acts in selection alone.
         random_child: probability of selecting a random child.
         widening: w, children per square root of visits.
-        stop_early: stop at the first path that corrects a wrong answer or is shorter and right.
+        stop_early: stop at the first path that corrects a wrong answer, or is right and saves ``least_saved`` layers.
+        least_saved: layers that a right path must save to stop the search; the released code asks for 2.
     """
 
     simulations: int = 50
@@ -36,6 +37,7 @@ class Settings:
     random_child: float = 0.1
     widening: float = 2.0
     stop_early: bool = True
+    least_saved: int = 1
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,7 @@ def search(layers: int, settings: Settings, seed: str) -> Search:
         if trail is None:  # every path has been tried
             break
         tree.record(trail, (yield trail[-1].path))
-        improved = tree.best is not None and (not dense_right or sum(tree.best) < layers)
+        improved = tree.best is not None and (not dense_right or sum(tree.best) <= layers - settings.least_saved)
         if settings.stop_early and improved:
             break
     return SearchResult(tree.best, dense_right, len(tree.rewards))

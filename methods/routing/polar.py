@@ -63,7 +63,7 @@ class Polar(Searched):
         """Search paths, then train the predictor on the questions' embeddings.
 
         Raises:
-            MethodError: no path is right on any question.
+            MethodError: too few questions have a right path to learn from.
             UnsupportedModelError: the layer-path engine does not know the model.
         """
         import torch
@@ -77,7 +77,7 @@ class Polar(Searched):
         states = first_states(model, labels.kept)
         training, judged = (indices.tolist() for indices in self.held_out(len(paths)))
         chosen = [states[i] for i in training], [paths[i] for i in training]
-        predictor = train(*chosen, self.width, self.epochs, self.rate, self.seed)
+        predictor = train(*chosen, self.width, self.epochs, self.rate, self.seed, study.workbench)
         facts = labels.facts(len(model.anatomy.blocks))
         if judged:
             predicted = self._paths(predictor, [states[i] for i in judged])

@@ -14,12 +14,8 @@ from harness.core.errors import MethodError
 from harness.methods.routing.routed import Routed
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from harness.contract.decoder import Decoder
     from harness.contract.study import Study
-    from harness.methods.routing.labels import Asked
-    from harness.model.paths.path_evaluator import PathEvaluator
     from harness.model.paths.routed_cache import LayerPath
 
 
@@ -70,30 +66,25 @@ class StaticPath(Routed):
         Raises:
             MethodError: ``skip`` is more layers than the model has.
         """
-        from harness.methods.routing import labels
-        from harness.model.paths.path_evaluator import PathEvaluator
+        from harness.methods.routing.labels import questions
+        from harness.methods.routing.trials import Trials
 
         self.check_model(model)
         layers = len(model.anatomy.blocks)
         path: LayerPath = (1,) * layers
+        if not self.skip:
+            return Prepared(facts={"path": list(path), "steps": []})
         steps: list[dict[str, Any]] = []
-        asked = labels.questions(model, study, self.questions) if self.skip else []
-        groups = [
-            (group, PathEvaluator(model, [question.texts for question in group])) for group in labels.groups(asked)
-        ]
-        for _ in range(self.skip):
-            shorter = [(*path[:i], 0, *path[i + 1 :]) for i in range(layers) if path[i]]
-            right, _, path = max((*self._worth(groups, candidate), candidate) for candidate in shorter)
-            steps.append({"path": list(path), "right": right / len(asked)})
+        asked = questions(model, study, self.questions)
+        trials = Trials(model, asked, self.goal, study.workbench)
+        trials.announce(f"searching {self.label}", sum(layers - step for step in range(self.skip)))
+        with study.workbench.bar(f"searching {self.label}") as bar:
+            for _ in range(self.skip):
+                shorter = [(*path[:i], 0, *path[i + 1 :]) for i in range(layers) if path[i]]
+                worth = trials.worth(shorter, bar)
+                right, _, path = max((*values, each) for values, each in zip(worth, shorter, strict=True))
+                steps.append({"path": list(path), "right": right / len(asked)})
         return Prepared(facts={"path": list(path), "steps": steps})
-
-    def _worth(self, groups: "Sequence[tuple[list[Asked], PathEvaluator]]", path: "LayerPath") -> tuple[int, float]:
-        """How many questions the path answers right, and the sum of their margins."""
-        rewards = []
-        for group, evaluator in groups:
-            scores = evaluator.evaluate([(place, path) for place in range(len(group))])
-            rewards += [question.reward(score, self.goal, None) for question, score in zip(group, scores, strict=True)]
-        return sum(reward.right for reward in rewards), sum(reward.margin for reward in rewards)
 
     def attach(self, model: "Decoder", prepared: Prepared) -> AbstractContextManager[Any]:
         """Run every input along the path."""

@@ -7,15 +7,24 @@ is that of its own layer's loss, scaled; Adam is invariant to the scale.
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from torch import nn
 from torch.nn.functional import log_softmax
 
-from harness.methods.routing.features import Examples, logits_of
+from harness.contract.study import Workbench
+from harness.core.text import duration
+from harness.methods.routing.features import NOWHERE, Examples, logits_of
 from harness.methods.routing.router import CLASSES, new_router
+
+if TYPE_CHECKING:
+    from harness.core.progress import Bar
+
+TIMED: Final = 5
+"""Steps of a throwaway router that tell how long a training takes."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +57,9 @@ def focal_loss(logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor
     return (-weights[labels] * (1 - logp.exp()) ** gamma * logp).mean()
 
 
-def train(examples: Examples, chosen: torch.Tensor, recipe: Recipe, seed: int) -> list[nn.Sequential]:
+def train(
+    examples: Examples, chosen: torch.Tensor, recipe: Recipe, seed: int, workbench: Workbench = NOWHERE
+) -> list[nn.Sequential]:
     """One router for each layer.
 
     Args:
@@ -56,15 +67,32 @@ def train(examples: Examples, chosen: torch.Tensor, recipe: Recipe, seed: int) -
         chosen: indices of the samples to learn from.
         recipe: the hyper-parameters.
         seed: of the weights and of the order of the samples.
+        workbench: where the time that it takes is said, and how far it is.
     """
     counts = torch.bincount(examples.labels[chosen].flatten(), minlength=CLASSES).tolist()
     weights = class_weights(counts, recipe.beta)
     layers = range(len(examples.features))
-    return [_train_one(examples, layer, chosen, weights, recipe, seed + layer) for layer in layers]
+    began = perf_counter()
+    _train_one(examples, 0, chosen[: recipe.batch], weights, replace(recipe, epochs=TIMED), seed)
+    steps = len(layers) * recipe.epochs * math.ceil(len(chosen) / recipe.batch)
+    about = duration((perf_counter() - began) / TIMED * steps)
+    workbench.say(
+        f"training {len(layers)} routers on {len(chosen)} questions: about {about}, by {TIMED} of {steps} steps"
+    )
+    with workbench.bar("training routers") as bar:
+        if bar is not None:
+            bar.expect(steps)
+        return [_train_one(examples, layer, chosen, weights, recipe, seed + layer, bar) for layer in layers]
 
 
 def _train_one(
-    examples: Examples, layer: int, chosen: torch.Tensor, weights: torch.Tensor, recipe: Recipe, seed: int
+    examples: Examples,
+    layer: int,
+    chosen: torch.Tensor,
+    weights: torch.Tensor,
+    recipe: Recipe,
+    seed: int,
+    bar: "Bar | None" = None,
 ) -> nn.Sequential:
     features, labels = examples.features[layer], examples.labels[:, layer]  # [samples, W, width], [samples]
     generator = torch.Generator().manual_seed(seed)
@@ -78,7 +106,7 @@ def _train_one(
         logits = logits_of(router, features[batch], examples.windows[batch])  # [batch, classes]
         return focal_loss(logits, labels[batch], weights, recipe.gamma)
 
-    fit(loss, optimizer, schedule, chosen, epochs=recipe.epochs, batch=recipe.batch, generator=generator)
+    fit(loss, optimizer, schedule, chosen, epochs=recipe.epochs, batch=recipe.batch, generator=generator, bar=bar)
     return router.requires_grad_(False)
 
 
@@ -91,6 +119,7 @@ def fit(
     epochs: int,
     batch: int,
     generator: torch.Generator | None = None,
+    bar: "Bar | None" = None,
 ) -> None:
     """Minimise a loss on batches of samples, in a new random order for each epoch.
 
@@ -99,6 +128,7 @@ def fit(
         samples: indices of all samples, shape [samples].
         batch: samples in a batch; the last of an epoch may have fewer.
         generator: draws the orders; the global one where there is none.
+        bar: counts the steps.
     """
     with torch.enable_grad():
         for _ in range(epochs):
@@ -107,6 +137,8 @@ def fit(
                 torch.autograd.backward(loss(chosen))
                 optimizer.step()
                 schedule.step()
+                if bar is not None:
+                    bar.advance(1)
 
 
 def quality(predicted: torch.Tensor, labels: torch.Tensor) -> dict[str, Any]:

@@ -53,6 +53,16 @@ def test_nothing_is_said_of_a_row_that_says_it_all() -> None:
 
 
 @pytest.mark.parametrize(
+    ("flops", "saving"), [(1.4, "bytes alone"), (1.006, "bytes alone"), (1.004, "real"), (0.9, "real")]
+)
+@pytest.mark.parametrize("method", ["real", "simulated"])
+def test_no_saving_is_real_where_flops_are_above_dense_s(flops: float, saving: str, method: str) -> None:
+    dearer = with_ratios(flops={"value": flops, "low": 0.8, "high": 2.0}, weight_bytes={"value": 0.5})
+    row = rows(pair(method={"savings": method}, baseline=dearer))[1]
+    assert row.saving == (saving if method == "real" else method)
+
+
+@pytest.mark.parametrize(
     ("info", "dearer"),
     [
         ({"value": 1.4}, "counted"),  # what was measured once may be chance

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from harness.core.duration import in_words
 from harness.results.store import Store
 from harness.run import estimate
 from harness.run.estimate import Speed
@@ -73,8 +72,3 @@ def test_a_real_speed_is_of_both_kinds(tiny_job: Callable[..., Job], tmp_path: P
     assert 0 < speed.read_s < speed.write_s
     session.execute()
     assert not any("about" in line for line in progress.said)  # a short job needs no words
-
-
-@pytest.mark.parametrize(("seconds", "words"), [(0.2, "1 s"), (89, "89 s"), (120, "2 min"), (9000, "2.5 h")])
-def test_durations_in_words(seconds: float, words: str) -> None:
-    assert in_words(seconds) == words

@@ -1,6 +1,7 @@
 """The controls: random paths of the share that was asked for, and the static path that misses least."""
 
 import random
+from dataclasses import replace
 from itertools import combinations
 
 import pytest
@@ -9,15 +10,19 @@ from torch import nn
 
 from harness.contract.decoder import Row
 from harness.contract.prepared import Prepared
-from harness.contract.study import Question, Study
+from harness.contract.stack import parse
+from harness.contract.study import Question, Study, Workbench
 from harness.core.errors import MethodError
 from harness.measure.flops import executed_flops
 from harness.measure.shape import ModelShape
 from harness.measure.trace import Tracer
 from harness.methods.pruning.layer_drop import LayerDrop
 from harness.methods.routing import labels
+from harness.methods.routing.dr_llm import DrLLM
+from harness.methods.routing.polar import Polar
 from harness.methods.routing.random_skip import RandomSkip
 from harness.methods.routing.static_path import StaticPath
+from harness.methods.routing.trials import Trials
 from harness.model.paths.controller import FixedPaths
 from harness.model.paths.layer_path import routed
 from harness.model.paths.path_evaluator import PathEvaluator
@@ -79,6 +84,47 @@ def test_the_layer_that_is_missed_least_goes_first(goal):
     best = max(combinations(range(4), 1), key=worth)
     assert found["path"] == [int(layer not in best) for layer in range(4)]
     assert found["steps"][0]["right"] == worth(best)[0] / 10
+
+
+def test_a_killed_choice_of_layers_goes_on_and_says_how_long_it_takes(tmp_path, monkeypatch):
+    decoder, method, said = tiny_decoder("llama"), StaticPath(skip=2, questions=10), []
+    whole = method.prepare(decoder, asked())
+    study = replace(asked(), workbench=Workbench(tmp_path, said.append))
+    real, tried = Trials._worth, []
+
+    def killed(*args):
+        tried.append(args[-1])
+        if len(tried) == 11:  # in the second step; 2 groups, 4 and 3 paths
+            raise KeyboardInterrupt
+        return real(*args)
+
+    monkeypatch.setattr(Trials, "_worth", killed)
+    with pytest.raises(KeyboardInterrupt):
+        method.prepare(decoder, study)
+    assert method.prepare(decoder, study).facts == whole.facts
+    assert len(tried) == 11 + 6
+    assert [line.split(", about")[0] for line in said] == [
+        "searching static-path:skip=2,questions=10: 7 paths on 10 questions"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("share", "layers", "controls"),
+    [
+        (0.9, 30, ("static-path:skip=3,questions=64,goal=answer", "random-skip:executed=0.9")),
+        (0.99, 30, ("random-skip:executed=0.99",)),
+        (0.5, 4, ("static-path:skip=2,questions=64,goal=answer", "random-skip:executed=0.5,first=0,last=0")),
+        (0.05, 30, ("static-path:skip=28,questions=64,goal=answer", "random-skip:executed=0.05,first=0,last=0")),
+        (1.0, 30, ()),
+        (1.4, 30, ()),
+    ],
+)
+@pytest.mark.parametrize("method", [DrLLM, Polar])
+def test_what_a_router_must_beat_runs_the_same_share(method, share, layers, controls):
+    assert method(questions=64).controls(share, layers) == controls
+    for control in controls:
+        (part,) = parse(control).parts
+        assert not isinstance(part, RandomSkip) or len(part.path(layers, b"a")) == layers
 
 
 def test_the_static_path_is_layer_drop_of_the_same_layers():

@@ -2,6 +2,7 @@
 
 import random
 import string
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -10,7 +11,8 @@ import torch
 from harness.contract.study import Question, Study, Workbench
 from harness.core.errors import MethodError
 from harness.methods.routing import labels
-from harness.methods.routing.mcts import Settings
+from harness.methods.routing.dr_llm import DrLLM
+from harness.methods.routing.mcts import SearchResult, Settings
 from harness.model.paths.controller import FixedPaths
 from harness.model.paths.layer_path import routed
 from harness.model.paths.path_evaluator import PathEvaluator
@@ -32,8 +34,8 @@ def choices(count, seed=0):
     )
 
 
-def calibration(questions, folder=None):
-    return Study(("a text",), "a test", tuple(questions), Workbench(folder))
+def calibration(questions, folder=None, **reports):
+    return Study(("a text",), "a test", tuple(questions), Workbench(folder, **reports))
 
 
 def written(decoder, prompt, path, steps):
@@ -91,25 +93,50 @@ def test_as_likely_as_the_full_path():
     assert asked.reward(scores[1], "likelihood", dense).right == (none >= dense - labels.SLACK)
 
 
-def test_a_killed_search_goes_on_to_the_same_labels(tmp_path, monkeypatch):
-    decoder, given = tiny_decoder("llama"), choices(70)
-    whole = labels.find(decoder, calibration(given), 70, "answer", SETTINGS)
-    real, groups_done = labels._search, []
+@pytest.fixture
+def killing(monkeypatch):
+    """Kill the search while a group is searched, by its number from 1; the groups that were begun."""
+    real, begun = labels._search, []
 
-    def killed(*args):
-        groups_done.append(args)
-        if len(groups_done) == 2:
-            raise KeyboardInterrupt
-        return real(*args)
+    def at(number):
+        def search(*args):
+            begun.append(args)
+            if len(begun) == number:
+                raise KeyboardInterrupt
+            return real(*args)
 
-    monkeypatch.setattr(labels, "_search", killed)
+        monkeypatch.setattr(labels, "_search", search)
+        return begun
+
+    return at
+
+
+def test_a_killed_search_goes_on_to_the_same_labels(tmp_path, killing):
+    decoder, given, count = tiny_decoder("llama"), choices(2 * labels.GROUP + 1), 2 * labels.GROUP + 1
+    whole = labels.find(decoder, calibration(given), count, "answer", SETTINGS)
+    begun = killing(2)
     with pytest.raises(KeyboardInterrupt):
-        labels.find(decoder, calibration(given, tmp_path), 70, "answer", SETTINGS)
-    resumed = labels.find(decoder, calibration(given, tmp_path), 70, "answer", SETTINGS)
+        labels.find(decoder, calibration(given, tmp_path), count, "answer", SETTINGS)
+    resumed = labels.find(decoder, calibration(given, tmp_path), count, "answer", SETTINGS)
     assert [label.result for label in resumed.searched] == [label.result for label in whole.searched]
-    assert len(groups_done) == 4  # three groups, of which the second was begun twice
-    labels.find(decoder, calibration(given, tmp_path), 70, "answer", SETTINGS)
-    assert len(groups_done) == 4
+    assert len(begun) == 4  # three groups, of which the second was begun twice
+    labels.find(decoder, calibration(given, tmp_path), count, "answer", SETTINGS)
+    assert len(begun) == 4
+
+
+def test_a_killed_preparation_goes_on_to_the_same_routers(tmp_path, killing):
+    decoder, count = tiny_decoder("llama"), 2 * labels.GROUP
+    method = DrLLM(questions=count, simulations=4, epochs=1, hidden=4)
+    whole = method.prepare(decoder, calibration(choices(count)))
+    begun = killing(2)
+    with pytest.raises(KeyboardInterrupt):
+        method.prepare(decoder, calibration(choices(count), tmp_path))
+    resumed = method.prepare(decoder, calibration(choices(count), tmp_path))
+    assert len(begun) == 3
+    assert resumed.facts == whole.facts
+    assert resumed.tensors.keys() == whole.tensors.keys()
+    assert all(torch.equal(tensor, whole.tensors[name]) for name, tensor in resumed.tensors.items())
+    assert [file.suffix for file in tmp_path.iterdir()] == [".json"]
 
 
 @pytest.mark.parametrize(
@@ -123,6 +150,36 @@ def test_another_search_has_other_labels(tmp_path, other, monkeypatch):
     labels.find(decoder, calibration(choices(4), tmp_path), **ask)
     labels.find(decoder, calibration(choices(4), tmp_path), **(ask | other))
     assert len(searches) == 2
+
+
+def test_another_model_is_searched_anew(tmp_path, killing):
+    begun = killing(0)
+    for family in ("llama", "qwen3", "llama"):
+        labels.find(tiny_decoder(family), calibration(choices(4), tmp_path), 4, "answer", SETTINGS)
+    assert len(begun) == 2
+
+
+@pytest.mark.parametrize("stop_early", [True, False])
+def test_the_time_is_said_before_the_search_and_counted_during_it(tmp_path, stop_early):
+    said, expected, done = [], [], []
+
+    class Bar:
+        expect, advance = expected.append, done.append
+
+    def bar(title):
+        assert len(said) == 1  # beforehand
+        return nullcontext(Bar)
+
+    count, settings = labels.GROUP + 2, replace(SETTINGS, stop_early=stop_early)
+    for _ in range(2):
+        study = calibration(choices(count), tmp_path, say=said.append, bar=bar)
+        labels.find(tiny_decoder("llama"), study, count, "answer", settings)
+    assert len(said) == 1  # nothing is left to search
+    assert said[0].startswith(f"searching paths for {count} questions, at most 8 each: ")
+    assert (" to " in said[0]) == stop_early
+    assert "estimated from three paths" in said[0]
+    assert expected == [count * 9, 0]
+    assert sum(done) == count * 9
 
 
 def test_labels_of_a_damaged_file_are_searched_again(tmp_path):
@@ -146,6 +203,52 @@ def test_nothing_right_is_said_in_words():
     impossible = Question("the keeper", (" \u2603\u2603\u2603\u2603",), 0, "answer", ("#",))
     with pytest.raises(MethodError, match=r"on none of 1 training questions .* goal=likelihood"):
         labels.find(tiny_decoder("llama"), calibration([impossible]), 4, "answer", SETTINGS)
+
+
+def unanswerable(count):
+    """Questions whose answer this model writes along no path."""
+    return [Question(f"the keeper {i}", (" \u2603\u2603\u2603\u2603",), 0, "answer", ("#",)) for i in range(count)]
+
+
+def test_a_search_that_finds_no_right_answer_ends_soon_and_trains_nothing(tmp_path, killing):
+    begun = killing(0)
+    for _ in range(2):  # what was searched is kept, and says so again
+        with pytest.raises(
+            MethodError, match=r"on none of 16 training questions \(of 40\) .* no router is trained"
+        ) as e:
+            DrLLM(questions=40, simulations=2).prepare(tiny_decoder("llama"), calibration(unanswerable(40), tmp_path))
+        assert "whole model (none)" in str(e.value)
+        assert len(begun) == 2
+
+
+def test_too_few_right_answers_are_nothing_to_learn_from():
+    right = Question("a text", (" that goes on",), 0, "text")
+    given = [right, *unanswerable(15)]
+    with pytest.raises(MethodError, match=r"on only 1 of 16 training questions does the whole model \(1\) or any path"):
+        labels.find(tiny_decoder("llama"), calibration(given), 16, "answer", replace(SETTINGS, simulations=1))
+
+
+def label(number, dense_right):
+    asked = labels.ask(tiny_decoder("llama"), choices(12)[number])
+    return labels.Label(asked, SearchResult((1, 1, 0, 1), dense_right, 2))
+
+
+@pytest.mark.parametrize(
+    ("corrected", "kept"),
+    [(0.0, range(10)), (0.3, range(10)), (0.5, [0, 1, 2, 7, 8, 9]), (1.0, [0, 1, 2]), (0.31, [0, 1, 2, *range(4, 10)])],
+)
+def test_right_questions_leave_until_enough_are_corrected(corrected, kept):
+    """Of three corrected ones, and seven that dense answers."""
+    searched = tuple(label(number, number > 2) for number in range(10))
+    every = labels.Labels(searched, "answer", corrected)
+    assert every.kept == [searched[number] for number in kept]
+    assert every.facts(4)["oracle"]["accuracy"] == 1.0
+
+
+def test_a_share_of_corrected_questions_that_leaves_too_few_is_said():
+    text = Study((" ".join(WORDS * 20),), "a test")
+    with pytest.raises(MethodError, match=r"corrected=1\.0 leaves 0 of 3 .* no router is trained"):
+        labels.find(tiny_decoder("llama"), text, 3, "answer", SETTINGS, corrected=1.0)
 
 
 def test_running_text_gives_questions_where_there_are_none():

@@ -44,6 +44,17 @@ def test_the_search_stops_at_the_first_improvement_and_goes_on_where_asked():
     assert sum(found.path) < sum(solve(always)[0].path)
 
 
+def test_the_search_may_have_to_save_two_layers_before_it_stops():
+    reward = lambda path: Reward(path[0] == 1)  # noqa: E731
+    for least in (1, 2, 3):
+        found, asked = solve(reward, Settings(simulations=200, least_saved=least))
+        assert sum(found.path) <= LAYERS - least
+        assert all(sum(path) > LAYERS - least or not reward(path).right for path in asked[:-1])
+    found, asked = solve(lambda path: Reward(path[3] == 2), Settings(simulations=200, least_saved=2))
+    assert found.path[3] == 2  # a corrected answer needs to save nothing
+    assert asked[-1][3] == 2
+
+
 def test_no_path_is_right():
     assert solve(lambda path: Reward(False), Settings(simulations=20))[0] == SearchResult(None, False, 21)
 
