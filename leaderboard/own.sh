@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The project's own board, from this machine, in a clean checkout: the built-in methods on the bundled model, or on another
-# model and the tasks of the suite "board"; each row is put into leaderboard/data when it is finished.
+# model and the tasks of leaderboard/tasks; each row is put into leaderboard/data when it is finished.
 # Usage: leaderboard/own.sh [--model NAME] [--hours N] [METHOD[:ARGS] ...]; without methods, all that are built in.
 # With --hours, a row is begun if the longest one of its kind so far would still fit in, and stopped at their end. The same
 # command again goes on where it stopped. HARNESS_MEASURE=flops takes the scores alone, on a machine that is not quiet;
@@ -21,7 +21,8 @@ if [ "$model" = pocket ]; then
     tasks=${TASKS:-pocket_choice pocket_math pocket_recall_generate pocket_text} methods=() loading=() batch=${BATCH:-1}
 else
     [ "$model" != smollm2 ] || model=smollm2-135m
-    tasks=${TASKS:-arc_easy_500 lambada_openai_500 squad_200} loading=(--model_args dtype=float32) batch=${BATCH:-8}
+    tasks=${TASKS:-arc_easy_500 lambada_openai_500 squad_200} batch=${BATCH:-8}
+    loading=(--model_args dtype=float32 --include_path leaderboard/tasks)
     methods=(dense layer-drop:unit={block,attention,mlp},count={3,6} static-path dr-llm int8-dynamic wanda calm)
 fi
 mapfile -t others < <("$harness" ls methods --json | python3 -c '
@@ -34,11 +35,13 @@ mkdir -p "$runs"
 touch "$runs/seconds" # seconds, kind, task, method of every row that was begun
 
 submit() { # whatever is finished, costs included, and not published yet
-    for record in "$runs"/*/record.json; do
-        id=$(basename "$(dirname "$record")") id=${id##*_}
-        [ -f "$record" ] && [ ! -d "$data/$id" ] || continue
-        python3 -c 'import json, sys; sys.exit("latency" not in json.load(open(sys.argv[1]))["measured"])' "$record" || continue
-        "$harness" submit "$id" --results "$runs" -o "$data" || echo "not submitted: $id" >&2
+    python3 -c '
+import json, pathlib, sys
+for record in pathlib.Path(sys.argv[1]).glob("*/record.json"):
+    name = record.parent.name.rpartition("_")[2]
+    if not (pathlib.Path(sys.argv[2]) / name).exists() and "latency" in json.loads(record.read_bytes())["measured"]:
+        print(name)' "$runs" "$data" | while read -r id; do
+        "$harness" submit "$id" --results "$runs" -o "$data" </dev/null || echo "not submitted: $id" >&2
     done
 }
 

@@ -25,39 +25,44 @@ def main() -> None:
     parser.add_argument("--limit", default="40")
     parser.add_argument("--batch_size", default="1")
     args = parser.parse_args()
+    common = ["--tasks", args.tasks, "--limit", args.limit, "--batch_size", args.batch_size, "--device", "cpu"]
+    common += ["--model_args", f"pretrained={args.pretrained},dtype=float32"]
+    with tempfile.TemporaryDirectory() as folder:
+        runs = of_harness(common, Path(folder) / "harness")
+        references = of_lm_eval(common, Path(folder) / "lm-eval")
     print("| task | documents | score | harness | lm-eval | same answers |\n|---|---|---|---|---|---|")
-    equal = True
-    for task in args.tasks.split(","):
-        common = ["--tasks", task, "--limit", args.limit, "--batch_size", args.batch_size, "--device", "cpu"]
-        common += ["--model_args", f"pretrained={args.pretrained},dtype=float32"]
-        with tempfile.TemporaryDirectory() as folder:
-            scores, answers = of_harness(common, Path(folder) / "harness")
-            reference_scores, reference_answers = of_lm_eval(common, Path(folder) / "lm-eval", task)
+    equal = runs.keys() == references.keys()
+    for task, (scores, answers) in runs.items():
+        reference_scores, reference_answers = references[task]
+        count = len(reference_answers)
         alike = sum(answers.get(document) == answer for document, answer in reference_answers.items())
         for name, value in scores.items():
-            reference = reference_scores[name]
-            count = len(reference_answers)
-            print(f"| `{task}` | {count} | {name} | {value!r} | {reference!r} | {alike} of {count} |", flush=True)
-            equal &= value == reference and alike == count == len(answers)
+            print(f"| `{task}` | {count} | {name} | {value!r} | {reference_scores[name]!r} | {alike} of {count} |")
+            equal &= value == reference_scores[name] and alike == count == len(answers)
     sys.exit(not equal)
 
 
-def of_harness(common: list[str], folder: Path) -> tuple[dict[str, Any], dict[int, Any]]:
-    """Scores by metric and filter, and each document's responses."""
+def of_harness(common: list[str], folder: Path) -> dict[str, tuple[dict[str, Any], dict[int, Any]]]:
+    """By task: scores by metric and filter, and each document's responses."""
     _module("harness", "run", "--method", "dense", "--measure", "flops", *common, "--output_path", str(folder))
-    (run,) = Store(folder).folders()
-    scores = {f"{score.metric},{score.filter}": score.value for score in run.record().scores}
-    return scores, {line["doc_id"]: _texts(line["responses"]) for line in run.samples()}
+    runs = {}
+    for run in Store(folder).folders():
+        record = run.record()
+        scores = {f"{score.metric},{score.filter}": score.value for score in record.scores}
+        runs[record.evaluation.task] = scores, {line["doc_id"]: _texts(line["responses"]) for line in run.samples()}
+    return runs
 
 
-def of_lm_eval(common: list[str], folder: Path, task: str) -> tuple[dict[str, Any], dict[int, Any]]:
+def of_lm_eval(common: list[str], folder: Path) -> dict[str, tuple[dict[str, Any], dict[int, Any]]]:
     """The same of lm-eval's own files."""
     _module("lm_eval", "run", "--model", "hf", *common, "--log_samples", "--output_path", str(folder))
     (results,) = folder.rglob("results_*.json")
-    (samples,) = folder.rglob(f"samples_{task}_*.jsonl")
-    lines = [json.loads(line) for line in samples.read_text(encoding="utf-8").splitlines()]
-    answers = {line["doc_id"]: _texts(line["resps"]) for line in lines}
-    return json.loads(results.read_text(encoding="utf-8"))["results"][task], answers
+    runs = {}
+    for task, scores in json.loads(results.read_text(encoding="utf-8"))["results"].items():
+        (samples,) = folder.rglob(f"samples_{task}_*.jsonl")
+        lines = [json.loads(line) for line in samples.read_text(encoding="utf-8").splitlines()]
+        runs[task] = scores, {line["doc_id"]: _texts(line["resps"]) for line in lines}
+    return runs
 
 
 def _texts(value: Any) -> Any:

@@ -3,9 +3,10 @@
 import re
 import string
 from collections import Counter
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from datasets import Dataset
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 SCORED: Final = 500
 """Documents of ``arc_easy_500`` and ``lambada_openai_500``: those of ``--limit 500``."""
@@ -15,12 +16,12 @@ _ARTICLES: Final = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION: Final = str.maketrans("", "", string.punctuation)
 
 
-def first(documents: Dataset) -> Dataset:
+def first(documents: "Dataset") -> "Dataset":
     """The first documents of a test split; other splits whole, for methods that learn from them."""
     return documents.select(range(min(SCORED, len(documents)))) if documents.split == "test" else documents
 
 
-def answerable(documents: Dataset) -> Dataset:
+def answerable(documents: "Dataset") -> "Dataset":
     """Questions with an answer; of the validation split a fixed number, evenly over its articles."""
     chosen = [index for index, answers in enumerate(documents["answers"]) if answers["text"]]
     if documents.split == "validation":
