@@ -112,13 +112,13 @@ def depths(record: RunRecord) -> str:
     from scipy.stats import spearmanr
 
     state = record.method.state[0]
-    influence, layers = state["scores"]["block"], len(state["scores"]["block"])
-    deep = sum(layer >= layers / 2 for _, layer in state["dropped"])
-    correlation = spearmanr(range(layers), influence)
-    low, high = correlation_interval(correlation.statistic, layers)
+    influence, dropped = state["scores"]["block"], [layer for _, layer in state["dropped"]]
+    deep = sum(layer >= len(influence) / 2 for layer in dropped)
+    correlation = spearmanr(range(len(influence)), influence).statistic
+    low, high = correlation_interval(correlation, len(influence))
     return (
-        f"Least influence: {deep} of {len(state['dropped'])} blocks in the deeper half; Spearman's correlation of influence and depth "
-        f"{correlation.statistic:+.2f} [{low:+.2f}, {high:+.2f}] over {layers} blocks"
+        f"Least influence: {deep} of {len(dropped)} blocks in the deeper half; Spearman's correlation of influence and "
+        f"depth {correlation:+.2f} [{low:+.2f}, {high:+.2f}] over {len(influence)} blocks"
     )
 
 
