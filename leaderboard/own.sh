@@ -21,7 +21,7 @@ if [ "$model" = pocket ]; then
     tasks=${TASKS:-pocket_choice pocket_math pocket_recall_generate pocket_text} methods=() loading=() batch=${BATCH:-1}
 else
     [ "$model" != smollm2 ] || model=smollm2-135m
-    tasks=${TASKS:-arc_easy_500 lambada_openai_500 squad_200} batch=${BATCH:-8}
+    tasks=${TASKS:-arc_easy_500 lambada_openai_500 lambada_written_200} batch=${BATCH:-8}
     loading=(--model_args dtype=float32 --include_path leaderboard/tasks)
     methods=(dense layer-drop:unit={block,attention,mlp},count={3,6} static-path dr-llm int8-dynamic wanda calm)
 fi

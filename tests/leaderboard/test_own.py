@@ -85,7 +85,7 @@ def test_no_row_is_begun_that_would_end_after_the_hours(own, tmp_path: Path) -> 
     calls, said = own("--model", "smollm2", "--hours", "1", "calm", "dr-llm")
     assert ("calm", "arc_easy_500") not in ran(calls)
     assert ("dr-llm", "arc_easy_500") in ran(calls)
-    assert ("calm", "squad_200") in ran(calls)
+    assert ("calm", "lambada_written_200") in ran(calls)
     assert "no time left for calm on arc_easy_500, about 66 min" in said
 
 
