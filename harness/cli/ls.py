@@ -56,6 +56,7 @@ def tasks(
             "kind": chosen[name].kind.removeprefix("PY_").lower(),
             "from": "bundled" if name in bundled else "lm-eval",
             "data": catalogue.summary(name),
+            **_known_scores(catalogue.metadata(name)),
         }
         for name in sorted(chosen)
         if pattern is None or fnmatch(name, pattern)
@@ -147,6 +148,16 @@ def states(as_json: _Json = False) -> None:
     if not as_json:
         total = sum(state.size for state in kept)
         typer.echo(f"{len(kept)} states, {total / 1e6:.1f} MB of {cache.quota / 1e6:.0f} MB", err=True)
+
+
+def _known_scores(metadata: dict[str, Any]) -> dict[str, str]:
+    """What a bundled task's file says of it: which score models reach by guessing, and what dense ones reach."""
+    scores = metadata.get("scores", {})
+    return {
+        "chance": str(metadata.get("chance", "")),
+        "dense": ", ".join(f"{model} {score}" for model, score in scores.items()) if isinstance(scores, dict) else "",
+        "for": str(metadata.get("made_for", "any model")),
+    }
 
 
 def _facts(folder: Path) -> dict[str, str]:

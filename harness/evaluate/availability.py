@@ -72,6 +72,16 @@ class Catalogue:
             return str(next(iter(states)))
         return f"{states[State.HERE] + states[State.BUNDLED]} of {states.total()} here"
 
+    def metadata(self, name: str) -> dict[str, Any]:
+        """What the YAML of one task says beside its definition; nothing of a group, a tag or what cannot be read."""
+        known = self.names.get(name)
+        try:
+            config = _read(known.path) if known is not None and known.path is not None else {}
+        except (OSError, yaml.YAMLError, TypeError, ValueError, RecursionError):
+            return {}
+        metadata = config.get("metadata")
+        return metadata if isinstance(metadata, dict) else {}
+
     def _leaves(self, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
         known = self.names.get(name) or _of_file(name)
         if known.path is None:

@@ -1,7 +1,7 @@
 """From what the cost pass observed of a run to its files: ``costs.jsonl``, and the sections of its record."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -24,6 +24,7 @@ from harness.results.record import RunRecord
 from harness.results.samples import SampleLine, key_of
 from harness.results.sources import digest
 from harness.results.store import RunFolder
+from harness.run.command import command
 from harness.run.measured import clock_of, latency_of, timings_of
 from harness.run.modelled import (
     NOT_KEPT,
@@ -115,11 +116,13 @@ def complete(run: Subject, observed: Observed, dense: RunFolder | None) -> None:
     time = costs.Time(
         settings=settings or old.settings, latency=latency or old.latency, ideal=modelled, roofline=bounds
     )
+    measured = {*run.record.measured, *observed.measured}
     sections: dict[str, object] = {
+        "command": _whole_command(run.spec, measured),
         "time": time if time.latency or time.ideal else None,
         "memory": _memory(run, observed),
         "energy": observed.energy or run.record.energy,
-        "measured": sorted({*run.record.measured, *observed.measured}),
+        "measured": sorted(measured),
     }
     if observed.profiles is not None:
         modelled_sources = {"time.ideal": digest("time.ideal"), "time.roofline": digest("time.roofline")}
@@ -146,6 +149,12 @@ def give_up(folder: RunFolder, record: RunRecord, wanted: frozenset[Measure], re
         if measure in wanted and value is None:
             missing["time" if path.startswith("time.") and record.time is None else path] = reason
     folder.rewrite(record.model_copy(update={"missing": missing}))
+
+
+def _whole_command(spec: RunSpec, measured: set[str]) -> str:
+    """The command that makes the scores and, in one go, all that was measured of them since."""
+    plan = spec.job.costs.model_copy(update={"measure": frozenset({"flops", *measured})})
+    return command(replace(spec, job=spec.job.model_copy(update={"costs": plan})))
 
 
 def _rooflines(run: Subject, requests: Sequence[RequestLine]) -> dict[str, costs.RooflineInfo]:

@@ -13,6 +13,7 @@ from harness.core.errors import HarnessError, MethodError, UnknownNameError
 from harness.evaluate.calibration_text import calibration_for
 from harness.evaluate.quiet import collected_warnings
 from harness.evaluate.tasks import LoadedTask, Overrides, TaskLoader, refuse_shots, refuse_without_prompt
+from harness.model.source import BUNDLED, BUNDLED_NAME
 from harness.model.weights.computations import HasKernels
 from harness.model.weights.kernel_plan import KernelPlan, check_asked, plan_kernels
 from harness.run.loading import beside, device_of, outline, require_comparable, source_of
@@ -106,7 +107,19 @@ class Plan:
         generating = [spec.task.name for spec in self.specs if spec.score_mode != "context-first"] if asked else []
         if generating:
             notes.append(f"{asked} has no effect on {', '.join(dict.fromkeys(generating))}, where nothing is scored")
-        return notes
+        return notes + self._made_for_another()
+
+    def _made_for_another(self) -> list[str]:
+        """Which tasks were made for the bundled model, where another one is evaluated."""
+        if self.source.folder == BUNDLED:
+            return []
+        leaves = {name: task.config.metadata or {} for spec in self.specs for name, task in spec.task.tasks.items()}
+        return [
+            f"{name} was made for the bundled model: others may do no better than chance there, where no method can be "
+            "seen to lose anything; `harness ls tasks` says what is known"
+            for name, metadata in leaves.items()
+            if metadata.get("made_for") == BUNDLED_NAME
+        ]
 
     def units(self) -> list[Unit]:
         """The parts of the job that can be carried out by themselves, in an order that can be kept: model by model."""

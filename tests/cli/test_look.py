@@ -131,6 +131,15 @@ def test_ls_tasks_finds_names_by_pattern(harness: Harness) -> None:
     assert harness("ls", "tasks", "no such task*", "--json").json() == []
 
 
+def test_ls_tasks_says_what_models_score_and_which_are_for_the_bundled_one(harness: Harness) -> None:
+    rows = {row["name"]: row for row in harness("ls", "tasks", "--json").json()}
+    choice = rows["pocket_choice"]
+    assert choice["chance"] == "0.25"
+    assert "pocket 0.694" in choice["dense"]
+    assert rows["pocket_math"]["for"] == "pocket"
+    assert rows["pocket"]["for"] == rows["pocket_text"]["for"] == "any model"
+
+
 def test_ls_methods_as_json(harness: Harness) -> None:
     rows = {row["name"]: row for row in harness("ls", "methods", "--json").json()}
     assert (rows["layer-drop"]["family"], rows["layer-drop"]["saving"]) == ("pruning", "real")

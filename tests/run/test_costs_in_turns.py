@@ -78,6 +78,12 @@ def test_requests_that_were_measured_first_are_priced_later(both: Path) -> None:
     assert "ideal_requests" in method.baseline.ratios
 
 
+def test_the_command_of_a_record_asks_for_all_that_was_measured(job: Job, both: Path, tmp_path: Path) -> None:
+    for record in measure(job, copied(both, tmp_path), plan("memory")):
+        assert "--measure flops,ideal,latency,memory" in record.command
+        assert record.memory.peak is not None or "memory.peak" in record.missing
+
+
 def test_requests_without_a_trace_are_not_priced_and_say_so(job: Job, timed: Path, tmp_path: Path) -> None:
     store = copied(timed, tmp_path)
     for folder in store.folders():
