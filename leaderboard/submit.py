@@ -10,9 +10,10 @@ from typing import Any
 
 from harness.core.errors import SubmitError
 from harness.core.files import staged_folder
+from harness.leaderboard.case import SUBMISSION
 from harness.leaderboard.evidence import answer_text
 from harness.leaderboard.results import PACKED_COSTS, PACKED_SAMPLES, Result, load
-from harness.leaderboard.rules import SUBMISSION, judge
+from harness.leaderboard.rules import judge
 from harness.reports.columns import at
 from harness.results.store import MANIFEST, RECORD, Store
 

@@ -2,16 +2,20 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from harness.core.errors import HarnessError
 from harness.core.text import printable
+from harness.leaderboard.case import Case, Finding
+from harness.leaderboard.packing import is_board, strays
+from harness.leaderboard.pairs import against_dense, renamed_dense, same_conditions
 from harness.leaderboard.results import Result, load_all
-from harness.leaderboard.rules import Finding, judge
+from harness.leaderboard.rules import findings, judged, read
 from harness.reports.columns import BY_KEY, at, ratio
 from harness.reports.numbers import PAGE
 from harness.reports.rows import Row, difference, rows
-from harness.results.record import UNSAID
 
 
 @dataclass(frozen=True)
@@ -39,39 +43,40 @@ def validate(root: Path, published: Path | None = None) -> Verdict:
         ResultError: no such folder.
     """
     results, refused = load_all(root)
-    findings = [Finding(folder, "error", "schema", reason) for folder, reason in refused.items()]
-    for result in results:
-        findings += judge(result)
-    findings += _pairs(results)
     before = {result.record["id"]: result for result in load_all(published)[0]} if published else {}
-    findings += _unchanged(before, {result.record["id"]: result for result in results}, root)
-    return Verdict(len(results), findings, _table(results, before))
-
-
-def _pairs(results: list[Result]) -> Iterator[Finding]:
-    """The dense run of each run is among the results, and differences are those of the two scores."""
-    by_id = {result.record["id"]: result for result in results}
+    folders = [*refused, *(result.folder for result in results)]
+    board = published is not None or is_board(root, folders)
+    verdict = [Finding(folder, "error", "schema", reason) for folder, reason in refused.items()]
+    if board and root not in folders:
+        verdict += [Finding(path, "error", "files", reason) for path, reason in strays(root, set(folders))]
+    cases: dict[str, Case] = {}
     for result in results:
-        dense_id = at(result.record, "baseline/run_id")
+        renewed = published is not None and result.record["id"] not in before
+        try:
+            case = read(result, published=board, renewed=renewed)
+        except Exception as error:
+            reason = str(error) if isinstance(error, HarnessError) else f"{type(error).__name__}: {str(error)!a:.200}"
+            verdict.append(Finding(result.folder, "error", "files", reason))
+            continue
+        cases[result.record["id"]] = case
+        verdict += judged(case)
+    verdict += _pairs(cases)
+    verdict += _unchanged(before, {result.record["id"]: result for result in results}, root)
+    return Verdict(len(results), verdict, _table(results, before))
+
+
+def _pairs(cases: Mapping[str, Case]) -> Iterator[Finding]:
+    """The dense run of each run is among the results, and what is said of the two is that of their files."""
+    for case in cases.values():
+        folder, dense_id = case.result.folder, at(case.record, "baseline/run_id")
         if dense_id is None:
             continue
-        dense = by_id.get(dense_id)
+        dense = cases.get(dense_id)
         if dense is None:
-            yield Finding(result.folder, "error", "baseline", f"its dense run {dense_id} is not among the results")
+            yield Finding(folder, "error", "baseline", f"its dense run {dense_id} is not among the results")
             continue
-        if dense.record["evaluation"]["data"] != result.record["evaluation"]["data"]:
-            yield Finding(result.folder, "error", "baseline", "its dense run scored other documents")
-        if any(dense.record["evaluation"][name] != result.record["evaluation"][name] for name in UNSAID):
-            yield Finding(result.folder, "error", "baseline", "its dense run was scored in another way (score_mode)")
-        values = {(s["task"], s["metric"], s["filter"]): s["value"] for s in dense.record["scores"]}
-        for each in result.record["scores"]:
-            change, base = difference(each), values.get((each["task"], each["metric"], each["filter"]))
-            if change is None or base is None or each["value"] is None:
-                continue
-            if abs(change["difference"] - (each["value"] - base)) > 1e-6:
-                claim = f"{each['metric']}: {change['difference']:+.6f} against dense is claimed"
-                text = f"{claim}, {each['value'] - base:+.6f} is the difference of the scores"
-                yield Finding(result.folder, "error", "baseline", text)
+        for rule in (same_conditions, renamed_dense, against_dense):
+            yield from findings(folder, rule.__name__, "error", partial(rule, case, dense))
 
 
 def _unchanged(before: Mapping[str, Result], now: Mapping[str, Result], root: Path) -> Iterator[Finding]:

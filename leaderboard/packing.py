@@ -1,0 +1,79 @@
+"""Rules of a packed run's files: those that ``harness submit`` writes, all of them, no others, unchanged."""
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from harness.core.errors import ResultError
+from harness.leaderboard.case import STATES, SUBMISSION, Case, is_packed
+from harness.leaderboard.results import PACKED_COSTS, PACKED_SAMPLES
+from harness.leaderboard.strict_json import decode
+from harness.results.store import MANIFEST, RECORD
+
+MAX_FOLDER = 10 << 20  # bytes of a packed run
+_MAX_SUBMISSION = 10_000  # bytes
+_REQUIRED = {RECORD, MANIFEST, PACKED_SAMPLES, SUBMISSION}
+
+
+def files(case: Case) -> Iterator[str]:
+    """A packed run has its few small files, whose digests are those that it was packed with."""
+    folder = case.result.folder
+    present = {path.name: path for path in folder.iterdir()}
+    if any(path.is_symlink() or not path.is_file() for path in present.values()):
+        yield "it holds something that is not a plain file"
+        return
+    if not case.packed:
+        return
+    known = {*_REQUIRED, PACKED_COSTS, *filter(STATES.fullmatch, present)}
+    if extra := sorted(present.keys() - known):
+        yield f"unexpected files: {', '.join(ascii(name) for name in extra[:5])}"
+    if missing := sorted(_REQUIRED - present.keys()):
+        yield f"no {', '.join(missing)}: `harness submit` packs a run with all its files"
+    if (size := sum(path.stat().st_size for path in present.values())) > MAX_FOLDER:
+        yield f"{size:,} bytes; a packed run has at most {MAX_FOLDER:,}"
+    if SUBMISSION in present:
+        yield from _digests(case, {name: present[name] for name in (known & present.keys()) - {SUBMISSION}})
+
+
+def _digests(case: Case, present: dict[str, Path]) -> Iterator[str]:
+    path = case.result.folder / SUBMISSION
+    if path.stat().st_size > _MAX_SUBMISSION:
+        yield f"{SUBMISSION} has {path.stat().st_size:,} bytes; at most {_MAX_SUBMISSION:,} are read"
+        return
+    try:
+        stated = decode(path.read_bytes(), SUBMISSION)
+    except ResultError as error:
+        yield str(error)
+        return
+    if not isinstance(stated, dict) or stated.keys() != {"id", "sha256"} or not isinstance(stated["sha256"], dict):
+        yield f"{SUBMISSION} does not have the id and the sha256 of each file, and nothing else"
+        return
+    if stated["id"] != case.record["id"]:
+        yield f"{SUBMISSION} is of run {stated['id']!a:.40}"
+    for name in sorted({*present, *stated["sha256"]}):
+        is_same = name in present and hashlib.sha256(present[name].read_bytes()).hexdigest() == stated["sha256"].get(
+            name
+        )
+        if not is_same:
+            yield f"{ascii(name)[1:-1]:.60} is not the file that was packed: its sha256 differs"
+
+
+def place(case: Case) -> Iterator[str]:
+    """A packed run lies in a folder of its id."""
+    if case.packed and case.result.folder.name != case.record["id"]:
+        yield f"folder {case.result.folder.name} holds run {case.record['id']}"
+
+
+def strays(root: Path, runs: set[Path]) -> Iterator[tuple[Path, str]]:
+    """What lies in a folder of published runs and belongs to none of them, each with what is wrong with it."""
+    for path in sorted(root.iterdir()):
+        if path.is_symlink() or not path.is_dir():
+            yield path, "a file beside the runs: each run has a folder, and nothing else lies there"
+        elif path not in runs:
+            empty = next(path.iterdir(), None) is None
+            yield path, "an empty folder" if empty else f"a folder without {RECORD}: no run lies there"
+
+
+def is_board(root: Path, folders: list[Path]) -> bool:
+    """Whether these are published runs: those of a folder of packed ones."""
+    return any(folder.parent == root and is_packed(folder) for folder in folders)
