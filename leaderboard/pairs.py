@@ -69,8 +69,12 @@ def against_dense(case: Case, dense: Case) -> Iterator[str]:
     yield from _answers(case, dense, claimed.answers_changed, baseline.answers_changed)
     stated_ratios = {name: ratio.model_dump() for name, ratio in claimed.ratios.items()}
     counted = {name: ratio.model_dump() for name, ratio in baseline.ratios.items()}
-    share = _OF_WIDTH if case.renewed else _OF_WIDTH_BEFORE
-    yield from _ratios({n: r for n, r in stated_ratios.items() if n not in MEASURED}, counted, share)
+    of_files = {n: r for n, r in stated_ratios.items() if n not in MEASURED}
+    if case.renewed:
+        yield from _ratios(of_files, counted)
+    else:  # older versions made fewer ratios and intervals
+        shown = {name: _without_bounds(ratio, of_files[name]) for name, ratio in counted.items() if name in of_files}
+        yield from _ratios(of_files, shown, _OF_WIDTH_BEFORE)
     yield from _measured(case, dense, stated_ratios, run)
 
 
@@ -201,6 +205,11 @@ def _ratios(stated: Mapping[str, Any], computed: Mapping[str, Any], share: float
             yield f"{name}: {ours['value']:.6g} of dense is claimed, {theirs['value']:.6g} is the ratio of the two runs"
         else:
             yield from _bounds(f"the ratio of {name}", ours, [theirs], share)
+
+
+def _without_bounds(computed: Mapping[str, Any], stated: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What was computed, without bounds where none are stated."""
+    return {**computed, "low": None, "high": None} if stated["low"] is stated["high"] is None else computed
 
 
 def _measured(case: Case, dense: Case, stated: Mapping[str, Any], run: StoredRun) -> Iterator[str]:
