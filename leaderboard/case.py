@@ -14,8 +14,8 @@ from harness.results.record import RunRecord
 from harness.results.samples import SampleLine, key_of
 
 SUBMISSION: Final = "submission.json"
-STATES: Final = re.compile(r"state(-\d)?\.(json|safetensors)")
-"""Files of what a trained method learned, a pair for each part of a stack that has any."""
+STATES: Final = re.compile(r"state\.(json|safetensors)")
+"""Files of what a trained method learned."""
 Severity = Literal["error", "warning"]
 
 
@@ -57,7 +57,7 @@ class Case:
 
     @cached_property
     def stored(self) -> StoredRun:
-        """The run as the project's own comparison takes it; documents go by the part of their digest that packing keeps."""
+        """The run as comparisons take it; documents go by the part of their digest that packing keeps."""
         samples: list[SampleLine] = [{**line, "doc_hash": line["doc_hash"][:16]} for line in self.samples]
         costs: list[CostLine] = [{**line, "doc_hash": line["doc_hash"][:16]} for line in self.costs]
         record = RunRecord.model_validate(self.record)

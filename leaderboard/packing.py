@@ -5,12 +5,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from harness.core.errors import ResultError
+from harness.leaderboard import texts
 from harness.leaderboard.case import STATES, SUBMISSION, Case, is_packed
 from harness.leaderboard.results import PACKED_COSTS, PACKED_SAMPLES
 from harness.leaderboard.strict_json import decode
 from harness.results.store import MANIFEST, RECORD
 
 MAX_FOLDER = 10 << 20  # bytes of a packed run
+MAX_STATE = 4 << 20  # bytes of what a method learned
 _MAX_SUBMISSION = 10_000  # bytes
 _REQUIRED = {RECORD, MANIFEST, PACKED_SAMPLES, SUBMISSION}
 
@@ -31,8 +33,31 @@ def files(case: Case) -> Iterator[str]:
         yield f"no {', '.join(missing)}: `harness submit` packs a run with all its files"
     if (size := sum(path.stat().st_size for path in present.values())) > MAX_FOLDER:
         yield f"{size:,} bytes; a packed run has at most {MAX_FOLDER:,}"
+    yield from _state(present)
     if SUBMISSION in present:
         yield from _digests(case, {name: present[name] for name in (known & present.keys()) - {SUBMISSION}})
+
+
+def _state(present: dict[str, Path]) -> Iterator[str]:
+    """What a method learned is a pair of small files, JSON and safetensors, and nothing else."""
+    learned = {path.suffix: path for name, path in present.items() if STATES.fullmatch(name)}
+    if not learned:
+        return
+    if len(learned) != 2:
+        yield "a prepared state is state.json and state.safetensors, both"
+        return
+    if (size := sum(path.stat().st_size for path in learned.values())) > MAX_STATE:
+        yield f"a prepared state of {size:,} bytes; at most {MAX_STATE:,} travel"
+        return
+    tensors = learned[".safetensors"].read_bytes()
+    length = int.from_bytes(tensors[:8], "little")
+    try:
+        facts = decode(learned[".json"].read_bytes(), "state.json")
+        decode(tensors[8 : 8 + length] if length <= len(tensors) - 8 else b"", "the head of state.safetensors")
+    except ResultError as error:
+        yield str(error)
+        return
+    yield from (f"state.json: {problem}" for problem in texts.problems(facts))
 
 
 def _digests(case: Case, present: dict[str, Path]) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from math import isclose, sqrt
+from statistics import median
 from typing import Any, Final
 
 from harness.core.errors import HarnessError
@@ -51,15 +52,16 @@ def against_dense(case: Case, dense: Case) -> Iterator[str]:
         return
     for stated, computed in zip(run.record.scores, scores, strict=True):
         name = f"{stated.task} {stated.metric},{stated.filter}"
-        pair = [score.vs_baseline and score.vs_baseline.model_dump() for score in (stated, computed)]
-        if pair[0] is None or pair[1] is None:
-            if pair[0] is not pair[1]:
-                yield f"{name}: {'no' if pair[0] is None else 'a'} difference to dense is stated, and the runs have {'one' if pair[1] else 'none'}"
+        if stated.vs_baseline is None or computed.vs_baseline is None:
+            if stated.vs_baseline is not computed.vs_baseline:
+                known, has = ("no" if each.vs_baseline is None else "a" for each in (stated, computed))
+                yield f"{name}: {known} difference to dense is stated, and the two runs give {has.replace('a', 'one')}"
             continue
-        computations = [pair[1]]
+        claim, files = stated.vs_baseline.model_dump(), computed.vs_baseline.model_dump()
+        computations = [files]
         if not case.renewed and (former := _normal(stated, [*base.samples.values()], [*run.samples.values()])):
-            computations.append(pair[1] | former)
-        yield from _paired(name, pair[0], computations, rises=stated.higher_is_better is not False)
+            computations.append(files | former)
+        yield from _paired(name, claim, computations, rises=stated.higher_is_better is not False)
     claimed = run.record.baseline
     assert claimed is not None
     for field in ("documents", "output_tokens"):
@@ -103,7 +105,8 @@ def same_conditions(case: Case, dense: Case) -> Iterator[str]:
             yield f"its dense run was on another machine or software: {name} {theirs!a:.60}, not {ours!a:.60}"
     documents, of_dense = ({key(line): line.get("target") for line in each.samples} for each in (case, dense))
     if documents.keys() != of_dense.keys():
-        yield f"its dense run has other documents: {len(documents.keys() ^ of_dense.keys())} are in one of the two alone"
+        alone = len(documents.keys() ^ of_dense.keys())
+        yield f"its dense run scored other documents: {alone} are in one of the two alone"
     elif other := [name for name, target in documents.items() if str(target)[:120] != str(of_dense[name])[:120]]:
         yield f"{len(other)} documents have another target than in the dense run"
 
@@ -151,7 +154,7 @@ def _paired(
 
 
 def _normal(score: Score, before: Sequence[SampleLine], after: Sequence[SampleLine]) -> dict[str, Any] | None:
-    """The normal interval of the mean paired difference, and what it finds in four of five tries, as older runs have."""
+    """The normal interval of the mean paired difference, and what it finds in four of five tries: older runs."""
     pairs = [values_of(score, lines) for lines in (before, after)]  # [documents, parts] each
     if pairs[0] is None or pairs[1] is None or pairs[0].shape != pairs[1].shape or pairs[0].shape[1] != 1:
         return None
@@ -184,7 +187,7 @@ def _interval(bounds: Mapping[str, Any]) -> str:
 
 
 def _answers(case: Case, dense: Case, stated: float | None, computed: float | None) -> Iterator[str]:
-    """The share of changed answers: as computed where both runs have all that was answered, else no less than is seen."""
+    """The share of changed answers: as computed where both runs have all answers, else no less than is seen."""
     if computed is not None:
         if not _same(stated, computed):
             yield f"baseline.answers_changed: the record says {stated}, the two runs say {computed}"
@@ -213,7 +216,7 @@ def _without_bounds(computed: Mapping[str, Any], stated: Mapping[str, Any]) -> M
 
 
 def _measured(case: Case, dense: Case, stated: Mapping[str, Any], run: StoredRun) -> Iterator[str]:
-    """Measured ratios are those of the rounds that both ran; of older runs, which kept none, they are plausible ones."""
+    """Measured ratios are those of the rounds that both ran; of older runs, which kept none, plausible ones."""
     claimed = {name: ratio for name, ratio in stated.items() if name in MEASURED}
     beside = run.record.baseline.beside if run.record.baseline else None
     bare = run.record.model_copy(update={"baseline": None})
@@ -240,7 +243,8 @@ def _plausible(record: Mapping[str, Any], dense: Mapping[str, Any], claimed: Map
         if ours is None:
             yield f"a ratio of {name} is stated, and no {name} was measured"
         elif theirs and not 1 / _APART <= ratio["value"] / (ours / theirs) <= _APART:
-            yield f"{name}: {ratio['value']:.4g} of dense is claimed, {ours / theirs:.4g} is the ratio of the two records"
+            claim = f"{name}: {ratio['value']:.4g} of dense is claimed"
+            yield f"{claim}, {ours / theirs:.4g} is the ratio of the two records"
         low, high = ratio["low"], ratio["high"]
         if low is not None and high is not None and not low <= ratio["value"] * (1 + 1e-9) <= high * (1 + 2e-9):
             yield f"{name}: a ratio of {ratio['value']:.4g} outside of its own interval"
@@ -252,8 +256,11 @@ def _plausible_dense(run: StoredRun, dense: Case) -> Iterator[str]:
         each for request in requests_of(run.costs.values()) for each in request.get("dense", {}).get("latency", ())
     ]
     own = at(dense.record, "time/latency/end_to_end")
-    if times and own and not own["min"] / (2 * _APART) <= sorted(times)[len(times) // 2] <= own["median"] * 2 * _APART:
-        yield f"dense beside it took {sorted(times)[len(times) // 2]:.3g} s a request, {own['median']:.3g} s in its own run"
+    if not times or not own:
+        return
+    beside = median(times)
+    if not own["min"] / (2 * _APART) <= beside <= own["median"] * 2 * _APART:
+        yield f"dense beside it took {beside:.3g} s a request, {own['median']:.3g} s in its own run"
 
 
 def _same(stated: Any, computed: Any, tolerance: float = 1e-6) -> bool:

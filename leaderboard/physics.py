@@ -1,4 +1,4 @@
-"""Rules of what was measured: numbers are those of the raw measurements, and no machine is faster or thriftier than any.
+"""Rules of what was measured: numbers are those of the raw measurements, and no machine does what none can.
 
 Limits are wide: they catch what no machine can do, not what few can.
 """
@@ -44,7 +44,7 @@ def latency(case: Case) -> Iterator[str]:
     elif not isclose(min(raw), summary["min"], rel_tol=1e-3):
         yield f"the least latency is {summary['min']}, that of its measurements is {min(raw)}"
     yield from _ordered(section)
-    times = [request["run"] for request in requests_of(case.costs)]
+    times: list[Mapping[str, Any]] = [dict(request["run"]) for request in requests_of(case.costs)]
     if times and case.renewed and sorted(each["latency"] for each in times) != sorted(section["raw"]):
         yield "the latencies of the record are not those of the requests in costs.jsonl"
     for name in ("ttft", "tpot"):
@@ -83,9 +83,9 @@ def speed(case: Case) -> Iterator[str]:
     if ideal is None:
         return
     if ideal["requests_s"] and section["typical_s"] < _OF_IDEAL * ideal["requests_s"]:
-        yield f"{section['typical_s']:.2g} s a request, where this host's own profile allows {ideal['requests_s']:.2g} s"
+        yield f"{section['typical_s']:.2g} s a request: {ideal['requests_s']:.2g} s by this host's profile"
     elif section["typical_s"] < _OF_IDEAL / 10 * ideal["ref_s"]:  # a document has a few requests
-        yield f"{section['typical_s']:.2g} s a request, where its documents take {ideal['ref_s']:.2g} s by this host's profile"
+        yield f"{section['typical_s']:.2g} s a request: documents take {ideal['ref_s']:.2g} s by this host's profile"
     if ideal["overhead_ratio"] is not None and ideal["overhead_ratio"] < _OF_IDEAL:
         yield f"{ideal['overhead_ratio']:.2g} times its own idealized time"
 
@@ -98,8 +98,8 @@ def _of_arithmetic(case: Case, peak: float) -> Iterator[str]:
         return
     for request in requests_of(case.costs):
         work = 0.5 * flops["total"] / tokens * (request["prompt_tokens"] + request["new_tokens"])
-        if min(request["run"]["latency"]) < work / peak:
-            yield f"a request in {min(request['run']['latency']):.2g} s: its {work:.2g} FLOPs take longer on any machine"
+        if (seconds := min(request["run"]["latency"])) < work / peak:
+            yield f"a request in {seconds:.2g} s: its {work:.2g} FLOPs take longer on any machine"
             return
     per_token, weights = at(record, "time/latency/tpot/median"), record["memory"]["weights"]
     depth, drafts = record["trace"]["mean_depth_decode"], record.get("drafts")
@@ -182,4 +182,5 @@ def _most_watts(environment: Mapping[str, Any]) -> float:
         return 1.2 * max(stated)
     if not environment["device"].startswith("cpu"):
         return _DEVICE_W
-    return min(_MACHINE_W + _CORE_W * environment["cpus"], _MOST_W)
+    cores: int = environment["cpus"]
+    return min(_MACHINE_W + _CORE_W * cores, _MOST_W)

@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -48,9 +49,9 @@ def judge(result: Result) -> Iterator[Finding]:
 def judged(case: Case) -> Iterator[Finding]:
     """All findings about one result whose files were read."""
     for rule in ERRORS:
-        yield from findings(case.result.folder, rule.__name__, "error", lambda rule=rule: rule(case))
+        yield from findings(case.result.folder, rule.__name__, "error", partial(rule, case))
     for rule in WARNINGS:
-        yield from findings(case.result.folder, rule.__name__, "warning", lambda rule=rule: rule(case))
+        yield from findings(case.result.folder, rule.__name__, "warning", partial(rule, case))
 
 
 def findings(folder: Path, name: str, severity: Severity, rule: Callable[[], Iterator[str]]) -> Iterator[Finding]:
@@ -143,7 +144,7 @@ def recomputed(case: Case) -> Iterator[str]:
 
 
 def numbers(case: Case) -> Iterator[str]:
-    """Every number is in the range of its unit, scores that are shares among 0 and 1, and weights fit the parameters."""
+    """Numbers are in the range of their unit, shares between 0 and 1, and weights fit the parameters."""
     yield from quantities.problems(case.record)
     yield from (f"manifest: {problem}" for problem in quantities.problems(case.manifest))
     for line in chain(case.samples, case.costs):

@@ -1,4 +1,4 @@
-"""JSON from anybody, as one reading alone: no key twice, no number beyond reason, no more and no deeper than a run has."""
+"""JSON from anybody, with one reading alone: no key twice, no number beyond reason, bounded in size and depth."""
 
 import json
 from collections.abc import Iterator

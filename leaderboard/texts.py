@@ -85,9 +85,9 @@ def _problem(path: Path, text: str, *, free: bool) -> str | None:
         return problem
     if is_name and any(char in text for char in "<>"):
         return f"the name contains markup: {text!r:.80}"
-    if text.isascii():
-        if text.isprintable() or (is_configuration and text.replace("\n", "").replace("\t", "").isprintable()):
-            return None
+    shown = text.replace("\n", "").replace("\t", "") if is_configuration else text
+    if text.isascii() and shown.isprintable():
+        return None
     for word in _words(text):
         if problem := _word_problem(word, lines=is_configuration, name=is_name):
             return f"{problem} in {text!a:.80}"

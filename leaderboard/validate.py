@@ -11,6 +11,7 @@ from harness.core.text import printable
 from harness.leaderboard.case import Case, Finding
 from harness.leaderboard.packing import is_board, strays
 from harness.leaderboard.pairs import against_dense, renamed_dense, same_conditions
+from harness.leaderboard.rerun import Rerun, rerun
 from harness.leaderboard.results import Result, load_all
 from harness.leaderboard.rules import findings, judged, read
 from harness.reports.columns import BY_KEY, at, ratio
@@ -24,11 +25,13 @@ class Verdict:
 
     Attributes:
         table: Markdown for the reviewer: the new runs among those of their group.
+        reruns: what came of running documents again, where that was asked for.
     """
 
     runs: int
     findings: list[Finding]
     table: str
+    reruns: tuple[Rerun, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -36,8 +39,11 @@ class Verdict:
         return all(finding.severity != "error" for finding in self.findings)
 
 
-def validate(root: Path, published: Path | None = None) -> Verdict:
+def validate(root: Path, published: Path | None = None, rerun_documents: int = 0) -> Verdict:
     """Check every result under a folder; against those of ``published``, none may be gone or changed.
+
+    Args:
+        rerun_documents: how many documents of each run are run again; beside ``published``, of each new run.
 
     Raises:
         ResultError: no such folder.
@@ -62,7 +68,12 @@ def validate(root: Path, published: Path | None = None) -> Verdict:
         verdict += judged(case)
     verdict += _pairs(cases)
     verdict += _unchanged(before, {result.record["id"]: result for result in results}, root)
-    return Verdict(len(results), verdict, _table(results, before))
+    table = _table(results, before)
+    refused_folders = {finding.folder for finding in verdict if finding.severity == "error"}
+    asked = [case for run_id, case in cases.items() if rerun_documents and run_id not in before]
+    reruns = tuple(rerun(case, rerun_documents) for case in asked if case.result.folder not in refused_folders)
+    verdict += [Finding(each.folder, "error", "rerun", text) for each in reruns for text in each.problems]
+    return Verdict(len(results), verdict, table, reruns)
 
 
 def _pairs(cases: Mapping[str, Case]) -> Iterator[Finding]:

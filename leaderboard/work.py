@@ -1,7 +1,7 @@
-"""Rules of the work: FLOPs, tokens and layers agree with each other, with the model's shape and with what was modelled."""
+"""Rules of the work: FLOPs, tokens and layers agree with each other, with the model's shape and modelled times."""
 
 from collections.abc import Iterator, Mapping
-from math import isclose
+from math import inf, isclose
 from typing import Any, Final
 
 from pydantic import ValidationError
@@ -59,7 +59,7 @@ def audit(case: Case) -> Iterator[str]:
 
 
 def by_shape(case: Case) -> Iterator[str]:
-    """FLOPs lie between the least and the most that the shape allows for the layers that ran, and are those of the trace."""
+    """Work lies between the least and the most that the shape allows for what ran, and is that of the traces."""
     given, flops = case.manifest.get("shape"), case.record["flops"]
     if given is None or flops is None or at(case.record, "trace/layer_tokens_total") is None:
         return
@@ -71,8 +71,11 @@ def by_shape(case: Case) -> Iterator[str]:
     if len(shape.layers) != case.record["model"]["layers"]:
         yield f"the manifest's shape has {len(shape.layers)} layers, the record {case.record['model']['layers']}"
         return
+    if case.record["memory"]["weights"] != shape.bytes:
+        yield f"{case.record['memory']['weights']:,} bytes of weights are stated, the shape has {shape.bytes:,}"
     traced = [line for line in case.samples if "rows" in line]
     yield from _of_trace(case, shape, traced) if traced else _between(case.record, shape)
+    yield from _moved(case, shape)
 
 
 def _renewed(shape: Mapping[str, Any]) -> dict[str, Any]:
@@ -105,7 +108,34 @@ def _between(record: Mapping[str, Any], shape: ModelShape) -> Iterator[str]:
     tokens = trace["layer_tokens_total"] / len(shape.layers)
     dense = 2 * tokens * sum(layer.attention.macs + layer.mlp.macs for layer in shape.layers)
     if record["method"]["family"] == "baseline" and record["flops"]["dense_equivalent"] < 0.999 * dense:
-        yield f"dense: {record['flops']['dense_equivalent']:,} FLOPs, and the shape gives {dense:,.0f} for the layers alone"
+        stated = record["flops"]["dense_equivalent"]
+        yield f"dense: {stated:,} FLOPs, and the shape gives {dense:,.0f} for the layers alone"
+
+
+def _moved(case: Case, shape: ModelShape) -> Iterator[str]:
+    """What attention multiplied and what memory moved lie between what so many tokens and forwards need and can use."""
+    trace, flops, layers = case.record["trace"], case.record["flops"], shape.layers
+    lengths = [line["prompt_tokens"] + line["output_tokens"] + line["pad_tokens"] for line in case.samples]
+    runs = max(1.0, trace["attention_layer_tokens"] / max(trace["layer_tokens_total"], 1))
+    drafts = 1 if case.record.get("drafts") is None else 16  # guessed tokens are none of a document
+    pairs = runs * drafts * sum(length * length for length in lengths)
+    depths = [trace[name] for name in ("mean_depth_prefill", "mean_depth_decode") if trace[name] is not None]
+    shallowest = 0.0 if drafts > 1 or not depths else 0.9 * min(1.0, *depths)
+    weights = sum(layer.attention.bytes + layer.mlp.bytes for layer in layers)
+    is_dense = case.record["method"]["family"] == "baseline"
+    written = 0.9 * sum(lengths) * sum(map(shape.kv_bytes, range(len(layers)))) if is_dense else 0
+    bounds = {
+        "attention_scores": (
+            flops["parts"].get("attention_scores", 0),
+            2 * min(layer.pair_macs for layer in layers) * trace["attention_layer_tokens"],
+            2 * sum(layer.pair_macs for layer in layers) * pairs,
+        ),
+        "weight_bytes": (flops["weight_bytes"], shallowest * trace["forwards"] * weights, inf),
+        "kv_bytes": (flops["kv_bytes"], written, 2 * pairs * sum(map(shape.kv_bytes, range(len(layers))))),
+    }
+    for name, (stated, least, most) in bounds.items():
+        if not 0.999 * least <= stated <= 1.001 * most:
+            yield f"{name} of {stated:,}: the shape allows {least:,.0f} to {most:,.0f} for these tokens and forwards"
 
 
 def _of_trace(case: Case, shape: ModelShape, lines: list[SampleLine]) -> Iterator[str]:
@@ -134,7 +164,7 @@ def _of_trace(case: Case, shape: ModelShape, lines: list[SampleLine]) -> Iterato
 
 
 def modelled(case: Case) -> Iterator[str]:
-    """Modelled seconds are those of their parts; a roofline is of the machine that it names, and no less than its work."""
+    """Modelled seconds are those of their parts; a roofline is of its machine, and no less than the work takes."""
     record, ideal = case.record, at(case.record, "time/ideal")
     if ideal is not None and not isclose(sum(ideal["parts"].values()), ideal["ref_s"], rel_tol=1e-6):
         yield f"idealized: {ideal['ref_s']} s are stated, their parts sum to {sum(ideal['parts'].values())} s"

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -243,7 +244,7 @@ ATTACKS: dict[str, tuple[Attack, str]] = {
     "a depth that is text": (documents(depth="deep"), "depth"),
     "a depth beyond reason": (documents(depth=1e9), "document 0: depth"),
     "a document's number that is endless": (
-        text_of("samples.jsonl.gz", lambda text: text.replace('"doc_id": 0', '"doc_id": 1e999', 1)),
+        text_of("samples.jsonl.gz", lambda text: re.sub(r"\"doc_id\":\s*0", '"doc_id":1e999', text, count=1)),
         "a number beyond",
     ),
     "a share above one": (record(lambda r: r["time"]["latency"]["conditions"].update(steal_share=7)), "is no share"),
