@@ -13,8 +13,8 @@ from typing import Any
 from harness.core.errors import ResultError
 from harness.leaderboard import quantities, texts
 from harness.leaderboard.aggregates import aggregations, disagreements, idealized_disagreements
-from harness.leaderboard.case import Case, Finding, Rule, Severity
-from harness.leaderboard.packing import files, place
+from harness.leaderboard.case import Case, Finding, Rule, Severity, is_packed
+from harness.leaderboard.packing import MAX_FOLDER, files, packed_size, place
 from harness.leaderboard.pairs import own_intervals
 from harness.leaderboard.physics import energy, latency, speed
 from harness.leaderboard.results import Result
@@ -33,6 +33,8 @@ def read(result: Result, *, published: bool = False, renewed: bool = False) -> C
     Raises:
         ResultError: a file is absent, too large, or no JSON of its kind.
     """
+    if (published or is_packed(result.folder)) and (size := packed_size(result.folder)) > MAX_FOLDER:
+        raise ResultError(f"{size:,} bytes; a packed run has at most {MAX_FOLDER:,}")
     return Case(result, result.manifest(), list(result.samples()), list(result.costs()), published, renewed)
 
 

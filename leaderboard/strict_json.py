@@ -20,7 +20,7 @@ def decode(text: bytes, name: str) -> Any:
     Raises:
         ResultError: it is no JSON in UTF-8, says a key twice, or is too deep, too long or too large.
     """
-    if text.count(b":") > MAX_VALUES * 4:  # before memory is taken for them
+    if max(text.count(b":"), text.count(b",")) > 4 * MAX_VALUES:  # before memory is taken for them
         raise ResultError(f"{name} has more than {MAX_VALUES:,} values")
     try:
         value = _DECODER.decode(text.decode("utf-8"))
