@@ -86,8 +86,19 @@ def speed(case: Case) -> Iterator[str]:
         yield f"{section['typical_s']:.2g} s a request: {ideal['requests_s']:.2g} s by this host's profile"
     elif section["typical_s"] < _OF_IDEAL / 10 * ideal["ref_s"]:  # a document has a few requests
         yield f"{section['typical_s']:.2g} s a request: documents take {ideal['ref_s']:.2g} s by this host's profile"
-    if ideal["overhead_ratio"] is not None and ideal["overhead_ratio"] < _OF_IDEAL:
-        yield f"{ideal['overhead_ratio']:.2g} times its own idealized time"
+    yield from _overhead(case, ideal["overhead_ratio"])
+
+
+def _overhead(case: Case, stated: float | None) -> Iterator[str]:
+    """Observed time over idealized time is that of the requests, and no more than what software adds."""
+    if stated is None:
+        return
+    if not _OF_IDEAL <= stated <= 1 / _OF_IDEAL:
+        yield f"{stated:.2g} times its own idealized time"
+    pairs = [(request["run"]["latency"], request.get("ideal_s")) for request in requests_of(case.costs)]
+    ratios = [median(rounds) / ideal for rounds, ideal in pairs if ideal]
+    if ratios and len(ratios) == len(pairs) and not isclose(median(ratios), stated, rel_tol=1e-3):
+        yield f"{stated:.4g} times its idealized time is stated, {median(ratios):.4g} is that of its requests"
 
 
 def _of_arithmetic(case: Case, peak: float) -> Iterator[str]:

@@ -18,7 +18,7 @@ from harness.leaderboard.packing import MAX_FOLDER, files, packed_size, place
 from harness.leaderboard.pairs import own_intervals
 from harness.leaderboard.physics import energy, latency, speed
 from harness.leaderboard.results import Result
-from harness.leaderboard.work import audit, by_shape, modelled, work
+from harness.leaderboard.work import audit, by_shape, depth, modelled, work
 from harness.reports.columns import at
 from harness.reports.rows import Row
 from harness.results.record import UNSAID
@@ -210,6 +210,7 @@ ERRORS: tuple[Rule, ...] = (
     own_intervals,
     work,
     by_shape,
+    depth,
     modelled,
     audit,
     numbers,

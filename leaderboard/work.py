@@ -46,6 +46,24 @@ def work(case: Case) -> Iterator[str]:
         yield f"{flops['total']:.3g} FLOPs in {record['duration_s']} s: faster than any machine"
 
 
+def depth(case: Case) -> Iterator[str]:
+    """The layers that ran are those of the documents, and of prompts and texts."""
+    trace, drafts = case.record["trace"], case.record.get("drafts")
+    ran = (trace["attention_layer_tokens"], trace["mlp_layer_tokens"])
+    if None in ran or not trace["layer_tokens_total"] or drafts is not None:
+        return
+    share = sum(ran) / 2 / trace["layer_tokens_total"]
+    phases = [trace[name] for name in ("mean_depth_prefill", "mean_depth_decode") if trace[name] is not None]
+    if phases and not 0.98 * min(phases) <= share <= 1.02 * max(phases):
+        yield f"{share:.4f} of the layers ran, and {' and '.join(f'{each:.4f}' for each in phases)} are stated by phase"
+    known = [(line["depth"], line["prompt_tokens"] + line["output_tokens"]) for line in case.samples]
+    if any(each is None for each, _ in known) or not (tokens := sum(count for _, count in known)):
+        return
+    of_documents = sum((each or 0.0) * count for each, count in known) / tokens
+    if not isclose(share, of_documents, rel_tol=0.05):
+        yield f"{share:.4f} of the layers ran, the documents say {of_documents:.4f}"
+
+
 def audit(case: Case) -> Iterator[str]:
     """PyTorch's counter saw the FLOPs that are stated, by the ratio and by the two counts."""
     flops = case.record["flops"] or {}

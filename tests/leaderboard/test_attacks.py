@@ -11,12 +11,16 @@ from typing import Any
 import pytest
 
 from harness.leaderboard import strict_json
+from harness.leaderboard.results import load
+from harness.leaderboard.rules import read
 from harness.leaderboard.site import build
 from harness.leaderboard.validate import validate
+from harness.leaderboard.work import by_shape
 from tests.conftest import ROOT
 from tests.leaderboard.generated import groups, runs, write_all
 from tests.leaderboard.tampered import Json, Submission
 
+DENSE = "16c078779538"  # a published run
 Attack = Callable[[Submission], object]
 
 
@@ -183,6 +187,21 @@ ATTACKS: dict[str, tuple[Attack, str]] = {
         record(lambda r: r["flops"].update(audit_stated=100, audit_counted=500)),
         "5 times the FLOPs",
     ),
+    "fewer layers than the documents ran": (
+        record(
+            lambda r: r["trace"].update(
+                attention_layer_tokens=r["trace"]["attention_layer_tokens"] // 3,
+                mlp_layer_tokens=r["trace"]["mlp_layer_tokens"] // 3,
+                mean_depth_prefill=r["trace"]["mean_depth_prefill"] / 3,
+            )
+        ),
+        "of the layers ran, the documents say",
+    ),
+    "a shallow prompt": (record(lambda r: r["trace"].update(mean_depth_prefill=0.01)), "are stated by phase"),
+    "hardly any idealized time": (
+        record(lambda r: r["time"]["ideal"].update(overhead_ratio=5000.0)),
+        "5e+03 times its own idealized time",
+    ),
     # who ran it
     "a machine that did not run it": (
         record(lambda r: r["environment"].update(device_name="NVIDIA B200")),
@@ -311,6 +330,31 @@ def test_a_submission_that_cannot_be_read_does_not_hide_the_others(board: Path, 
 def test_what_is_published_passes_today() -> None:
     verdict = validate(ROOT / "leaderboard" / "data")
     assert verdict.findings == []
+
+
+SHAPE_ATTACKS: dict[str, tuple[Callable[[Json], object], str]] = {
+    "half of the weights": (lambda r: r["memory"].update(weights=r["memory"]["weights"] // 2), "the shape has"),
+    "half of the reads": (
+        lambda r: r["flops"].update(weight_bytes=r["flops"]["weight_bytes"] // 2),
+        "weight_bytes of",
+    ),
+    "hardly any cache": (lambda r: r["flops"].update(kv_bytes=r["flops"]["kv_bytes"] // 9), "kv_bytes of"),
+    "FLOPs of another part": (
+        lambda r: r["flops"]["parts"].update(mlp=r["flops"]["parts"]["mlp"] // 2, other=10**9),
+        "mlp: ",
+    ),
+    "another head": (lambda r: r["trace"].update(head_tokens=5), "head: "),
+    "more layers": (lambda r: r["model"].update(layers=24), "the manifest's shape has 12 layers"),
+}
+
+
+@pytest.mark.parametrize("name", SHAPE_ATTACKS)
+def test_work_is_that_of_the_shape(name: str, tmp_path: Path) -> None:
+    folder = shutil.copytree(ROOT / "leaderboard" / "data" / DENSE, tmp_path / DENSE)
+    change, sentence = SHAPE_ATTACKS[name]
+    Submission(folder).edit(change)
+    texts = list(by_shape(read(load(folder))))
+    assert any(sentence in text for text in texts), texts
 
 
 def test_new_runs_among_published_ones_keep_all_that_a_check_needs(board: Path, tmp_path: Path) -> None:
