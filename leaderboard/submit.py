@@ -77,14 +77,14 @@ def _pack(result: Result, folder: Path) -> None:
     }
     if costs := "".join(_cost_lines(result)):
         contents[PACKED_COSTS] = gzip.compress(costs.encode(), 9, mtime=0)
-    contents |= _learned(result)
+    contents |= learned(result)
     for name, content in contents.items():
         (folder / name).write_bytes(content)
     digests = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
     (folder / SUBMISSION).write_text(json.dumps({"id": record["id"], "sha256": digests}, indent=1) + "\n")
 
 
-def _learned(result: Result) -> dict[str, bytes]:
+def learned(result: Result) -> dict[str, bytes]:
     """The files of what a method learned that can be given what it learned, if they are here and small."""
     method, model = result.record["method"], result.record["model"]
     if len(method["params"]) != 1 or "state" not in method["params"][0]:

@@ -10,6 +10,7 @@ from typing import Any
 from tests.leaderboard.generated import manifest_of
 
 Json = dict[str, Any]
+PACKED = {"record.json", "manifest.json", "samples.jsonl.gz", "costs.jsonl.gz", "state.json", "state.safetensors"}
 
 
 class Submission:
@@ -48,10 +49,6 @@ class Submission:
         self.sign()
 
     def sign(self) -> None:
-        names = [
-            name
-            for name in ("record.json", "manifest.json", "samples.jsonl.gz", "costs.jsonl.gz")
-            if (self.folder / name).is_file()
-        ]
+        names = sorted({path.name for path in self.folder.iterdir() if path.is_file()} & PACKED)
         digests = {name: hashlib.sha256((self.folder / name).read_bytes()).hexdigest() for name in names}
         (self.folder / "submission.json").write_text(json.dumps({"id": self.folder.name, "sha256": digests}))

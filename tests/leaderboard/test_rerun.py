@@ -1,10 +1,17 @@
 """Documents that are run again are compared within what two machines may differ by."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from harness.contract.prepared import Prepared
 from harness.leaderboard.rerun import arguments, compared
+from harness.leaderboard.results import Result, load
+from harness.leaderboard.submit import learned as learned_files
+from harness.leaderboard.validate import validate
+from tests.leaderboard.tampered import Submission
 
 RECORD: dict[str, Any] = {"model": {"dtype": "float32"}, "method": {"kernels": {}}}
 
@@ -63,3 +70,25 @@ def test_the_command_is_made_of_known_fields_and_no_value_becomes_a_flag() -> No
     assert {"--tasks=--config=x", "--pretrained=-x", "--seed=0,1,2,None", '--samples={"t": [0, 1]}'} <= set(command)
     assert {"--offline", "--no_baseline"} <= set(command)
     assert not any("evil" in word for word in command)
+
+
+def test_what_a_method_learned_travels_with_it_if_it_is_small(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, victim: Submission, board: Path
+) -> None:
+    monkeypatch.setenv("HARNESS_CACHE", str(tmp_path / "cache"))
+    result = load(victim.folder)
+    method, model = dict(result.record["method"]), result.record["model"]
+    method |= {"params": [{"state": None}], "state": [{"chosen": [1]}]}
+    learned = Result(result.folder, {**result.record, "method": method})
+    assert learned_files(learned) == {}
+    key = {"name": method["name"], "model": model["fingerprint"]}
+    folder = tmp_path / "cache" / "prepared" / "a"
+    Prepared({"weight": torch.ones(2)}, {"chosen": [1]}).save(folder, key)
+    files = learned_files(learned)
+    assert files.keys() == {"state.json", "state.safetensors"}
+    for name, content in files.items():
+        (victim.folder / name).write_bytes(content)
+    victim.sign()
+    assert validate(board).findings == []
+    (victim.folder / "state.safetensors").write_bytes(b"\xff" * 100)
+    assert any("state.safetensors" in finding.text for finding in validate(board).findings)
