@@ -5,17 +5,16 @@ them) or ``samples.jsonl.gz`` (as a submission packs them), with what they cost 
 """
 
 import gzip
-import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from math import isfinite
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
 from harness.core.errors import ResultError
+from harness.leaderboard.strict_json import decode
 from harness.results.cost_lines import COST_LINE, CostLine
 from harness.results.record import RunRecord
 from harness.results.samples import SAMPLE_LINE, SampleLine
@@ -23,7 +22,6 @@ from harness.results.store import COSTS, MANIFEST, RECORD, SAMPLES
 
 MAX_RECORD, MAX_MANIFEST, MAX_SAMPLES = 1 << 20, 4 << 20, 256 << 20  # bytes, unpacked
 MAX_LINES = 200_000
-MAX_LARGEST = 1e30  # no quantity of a run is larger
 PACKED_SAMPLES, PACKED_COSTS = f"{SAMPLES}.gz", f"{COSTS}.gz"
 _Line = TypeVar("_Line")
 
@@ -41,7 +39,7 @@ class Result:
         Raises:
             ResultError: absent, too large, or not a JSON object.
         """
-        manifest = _json(_read(self.folder / MANIFEST, MAX_MANIFEST), MANIFEST, _STRICT)
+        manifest = decode(_read(self.folder / MANIFEST, MAX_MANIFEST), MANIFEST)
         if not isinstance(manifest, dict):
             raise ResultError(f"{MANIFEST} is not a JSON object")
         return manifest
@@ -71,13 +69,13 @@ def load(folder: Path) -> Result:
         ResultError: absent, too large, of another schema, or with a value that is not a number.
     """
     text = _read(folder / RECORD, MAX_RECORD)
-    data = _json(text, RECORD, _STRICT)
+    data = decode(text, RECORD)
     version = data.get("schema_version") if isinstance(data, dict) else None
     known = RunRecord.model_fields["schema_version"].default
     if isinstance(version, int) and version != known:
         raise ResultError(f"{RECORD} has schema version {version}; this harness reads version {known}")
     try:
-        record = RunRecord.model_validate_json(text)
+        record = RunRecord.model_validate_json(text, strict=True)
     except ValidationError as error:
         problem = error.errors()[0]
         where = ".".join(str(part) for part in problem["loc"]) or "the document"
@@ -130,42 +128,13 @@ def _read(path: Path, limit: int) -> bytes:
         raise ResultError(f"{path.name} cannot be read: {error.strerror}") from error
 
 
-def _json(text: bytes, name: str, decoder: json.JSONDecoder) -> Any:
-    try:
-        return decoder.decode(text.decode("utf-8"))
-    except RecursionError as error:
-        raise ResultError(f"{name} is nested too deep") from error
-    except ValueError as error:
-        raise ResultError(f"{name} is not JSON: {error}") from error
-
-
-def _no_number(word: str) -> NoReturn:
-    raise ValueError(f"{word} is not a number that JSON has")
-
-
-def _float(text: str) -> float:
-    number = float(text)
-    if not isfinite(number) or abs(number) > MAX_LARGEST:
-        raise ValueError(f"a number beyond {MAX_LARGEST:g}")
-    return number
-
-
-def _int(text: str) -> int:
-    if len(text) > 31:
-        raise ValueError(f"a number beyond {MAX_LARGEST:g}")
-    return int(text)
-
-
-_STRICT = json.JSONDecoder(parse_constant=_no_number, parse_float=_float, parse_int=_int)
-_QUICK = json.JSONDecoder(parse_constant=_no_number)  # for documents, which are many; whatever uses a number checks it
-
-
 def _typed(folder: Path, name: str, kind: TypeAdapter[_Line]) -> Iterator[_Line]:
     """The lines of a file, each checked to be of its kind."""
     for number, line in enumerate(_lines(folder, name), 1):
         place = f"line {number} of {name}"
         try:
-            yield kind.validate_python(_json(line, place, _QUICK))
+            decode(line, place)
+            yield kind.validate_json(line, strict=True)
         except ValidationError as error:
             problem = error.errors()[0]
             where = ".".join(str(part) for part in problem["loc"]) or "the line"

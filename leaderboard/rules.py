@@ -2,120 +2,73 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from itertools import chain, islice
-from math import isclose
 from pathlib import Path
-from statistics import median
-from typing import Any, Literal
+from typing import Any
 
 from harness.core.errors import ResultError
-from harness.core.files import parse_json
+from harness.leaderboard import quantities, texts
 from harness.leaderboard.aggregates import aggregations, disagreements, idealized_disagreements
-from harness.leaderboard.results import PACKED_COSTS, PACKED_SAMPLES, Result
-from harness.measure.accelerators import of_device
-from harness.measure.energy import ROUNDS as LEAST_WINDOWS
-from harness.measure.energy import WINDOW_S
+from harness.leaderboard.case import Case, Finding, Rule, Severity, is_packed
+from harness.leaderboard.packing import MAX_FOLDER, files, packed_size, place
+from harness.leaderboard.pairs import own_intervals
+from harness.leaderboard.physics import energy, latency, speed
+from harness.leaderboard.results import Result
+from harness.leaderboard.work import audit, by_shape, depth, modelled, work
 from harness.reports.columns import at
 from harness.reports.rows import Row
-from harness.results.audit import audit_doubt
-from harness.results.cost_lines import CostLine
-from harness.results.costs import typical
 from harness.results.record import UNSAID
-from harness.results.samples import SampleLine
-from harness.results.store import MANIFEST, RECORD
 
-SUBMISSION = "submission.json"
-MAX_FOLDER = 10 << 20  # bytes of a packed run
-_FASTEST = 1e19  # FLOP/s of no machine
-_MOST_WATTS = 20_000.0  # of no single machine
-_DEEPEST = 64.0  # mean depth of no method: guesses that are thrown away count in what ran
+_LONGEST = 900  # characters of a finding
 _MOST = 5  # findings of a rule that are worth reading
 
-Severity = Literal["error", "warning"]
 
+def read(result: Result, *, published: bool = False, renewed: bool = False) -> Case:
+    """The case of a result.
 
-@dataclass(frozen=True)
-class Finding:
-    """What a rule says of a result: an error keeps it out, a warning is for the reviewer."""
-
-    folder: Path
-    severity: Severity
-    rule: str
-    text: str
-
-
-@dataclass(frozen=True)
-class Case:
-    """A result with its files read."""
-
-    result: Result
-    manifest: Mapping[str, Any]
-    samples: Sequence[SampleLine]
-    costs: Sequence[CostLine]
-
-    @property
-    def record(self) -> Mapping[str, Any]:
-        """The run's record."""
-        return self.result.record
-
-    @property
-    def packed(self) -> bool:
-        """Whether ``harness submit`` packed it."""
-        return (self.result.folder / SUBMISSION).is_file()
-
-
-Rule = Callable[[Case], Iterator[str]]
+    Raises:
+        ResultError: a file is absent, too large, or no JSON of its kind.
+    """
+    if (published or is_packed(result.folder)) and (size := packed_size(result.folder)) > MAX_FOLDER:
+        raise ResultError(f"{size:,} bytes; a packed run has at most {MAX_FOLDER:,}")
+    return Case(result, result.manifest(), list(result.samples()), list(result.costs()), published, renewed)
 
 
 def judge(result: Result) -> Iterator[Finding]:
     """All findings about one result."""
     try:
-        case = Case(result, result.manifest(), list(result.samples()), list(result.costs()))
+        case = read(result)
     except ResultError as error:
         yield Finding(result.folder, "error", "files", str(error))
         return
+    yield from judged(case)
+
+
+def judged(case: Case) -> Iterator[Finding]:
+    """All findings about one result whose files were read."""
     for rule in ERRORS:
-        yield from _findings(case, rule, "error")
+        yield from findings(case.result.folder, rule.__name__, "error", partial(rule, case))
     for rule in WARNINGS:
-        yield from _findings(case, rule, "warning")
+        yield from findings(case.result.folder, rule.__name__, "warning", partial(rule, case))
 
 
-def _findings(case: Case, rule: Rule, severity: Severity) -> list[Finding]:
-    """The first findings of one rule; a rule that cannot read the files is an error of them, whatever it looks for."""
+def findings(folder: Path, name: str, severity: Severity, rule: Callable[[], Iterator[str]]) -> Iterator[Finding]:
+    """The first findings of one rule; one that cannot read the files is an error of them, whatever it looks for."""
+    texts_ = list[str]()
     try:
-        texts = list(islice(rule(case), _MOST))
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, ZeroDivisionError) as error:
-        severity = "error"
-        texts = [f"the files do not have the form that a run leaves: {type(error).__name__}: {error}"]
-    return [Finding(case.result.folder, severity, rule.__name__, text) for text in texts]
+        for text in islice(rule(), _MOST):
+            texts_.append(text)
+    except Exception as error:
+        yield Finding(folder, "error", name, _unreadable(error))
+    yield from (Finding(folder, severity, name, text[:_LONGEST]) for text in texts_)
 
 
-def files(case: Case) -> Iterator[str]:
-    """A packed run has four small files, five with its costs, whose digests are those that it was packed with."""
-    folder = case.result.folder
-    present = {path.name: path for path in folder.iterdir()}
-    if any(path.is_symlink() or not path.is_file() for path in present.values()):
-        yield "it holds something that is not a plain file"
-    if not case.packed:
-        return
-    expected = {RECORD, MANIFEST, PACKED_SAMPLES, PACKED_COSTS, SUBMISSION}
-    if extra := sorted(present.keys() - expected):
-        yield f"unexpected files: {', '.join(extra[:5])}"
-    if (size := sum(path.stat().st_size for path in present.values())) > MAX_FOLDER:
-        yield f"{size:,} bytes; a packed run has at most {MAX_FOLDER:,}"
-    stated = parse_json((folder / SUBMISSION).read_bytes())["sha256"]
-    for name in sorted(expected - {SUBMISSION}):
-        if name in present and hashlib.sha256(present[name].read_bytes()).hexdigest() != stated.get(name):
-            yield f"{name} is not the file that was packed: its sha256 differs"
-
-
-def place(case: Case) -> Iterator[str]:
-    """A packed run lies in a folder of its id."""
-    if case.packed and case.result.folder.name != case.record["id"]:
-        yield f"folder {case.result.folder.name} holds run {case.record['id']}"
+def _unreadable(error: Exception) -> str:
+    return f"the files do not have the form that a run leaves: {type(error).__name__}: {str(error)!a:.200}"
 
 
 def identity(case: Case) -> Iterator[str]:
@@ -132,6 +85,42 @@ def identity(case: Case) -> Iterator[str]:
         "evaluation": ({**UNSAID, **stated["evaluation"]}, record["evaluation"]),
     }
     yield from (f"manifest and record differ in the {name}" for name, (asked, ran) in pairs.items() if asked != ran)
+    yield from _machine(manifest, record)
+
+
+def _machine(manifest: Mapping[str, Any], record: Mapping[str, Any]) -> Iterator[str]:
+    """The machine and the software of the record are those that the manifest and the id name."""
+    ran, known = record["environment"], manifest.get("environment")
+    pairs = {name: (known.get(name), ran[name]) for name in ran if name != "load_average"} if known else {}
+    asked = manifest["identity"].get("environment") or {}
+    if asked:
+        pairs |= {f"{name} of the id": (asked[name], ran.get(name)) for name in ("versions",) if name in asked}
+        pairs["device of the id"] = (asked.get("device"), ran["device_name"])
+        if asked.get("python") is not None:
+            pairs["python of the id"] = (asked["python"], ran["python"].rpartition(".")[0])
+        if asked.get("instructions") is not None:
+            pairs["instructions of the id"] = (asked["instructions"], ran["instructions"])
+    for name, (stated, claimed) in pairs.items():
+        if _bare(stated) != _bare(claimed):
+            yield f"manifest and record differ in the {name}: {stated!a:.60} and {claimed!a:.60}"
+
+
+def _bare(value: Any) -> Any:
+    """Versions without the harness's own, which a run's id does not depend on."""
+    return {name: v for name, v in value.items() if name != "efficiency-harness"} if isinstance(value, dict) else value
+
+
+def dense(case: Case) -> Iterator[str]:
+    """Dense is called dense, is the reference, and has nothing set; nothing else is called so."""
+    method = case.record["method"]
+    names = {"".join(filter(str.isalnum, method[part].casefold())) for part in ("name", "label")}
+    is_reference = method["family"] == "baseline"
+    if is_reference != ("dense" in names) or (is_reference and names != {"dense"}):
+        yield f"a run of family {method['family']} is called {method['label']!r}: only the unchanged model is dense"
+    if is_reference and (case.record["baseline"] is not None or any(method["params"]) or method["savings"] != "none"):
+        yield "dense has a setting, a saving, or a dense run beside it"
+    if is_reference and case.record["trace"]["executed"] is False:
+        yield "dense is said not to have run"
 
 
 def whole(case: Case) -> Iterator[str]:
@@ -156,81 +145,20 @@ def recomputed(case: Case) -> Iterator[str]:
         yield f"{each.quantity}: the record says {each.claimed}, the documents say {each.computed}"
 
 
-def work(case: Case) -> Iterator[str]:
-    """FLOPs, tokens and layers agree with each other and with the model's shape."""
-    record, flops, trace, model = case.record, case.record["flops"], case.record["trace"], case.record["model"]
-    if flops is None:
-        yield from () if at(record, "missing").get("flops") else ("no FLOPs, and no reason why",)
-        return
-    if sum(flops["parts"].values()) != flops["total"]:
-        yield f"the parts of the FLOPs sum to {sum(flops['parts'].values())}, not to {flops['total']}"
-    if not 0 <= flops["useful"] <= flops["total"] or not 0 <= flops["causal"] <= flops["total"]:
-        yield "useful or causal FLOPs exceed the total"
-    if record["method"]["family"] == "baseline" and flops["total"] != flops["dense_equivalent"]:
-        yield "dense did not do dense's work"
-    if None in (trace["layer_tokens_total"], trace["attention_layer_tokens"], trace["mlp_layer_tokens"]):
-        yield "FLOPs are stated, and not how many tokens ran the layers"
-        return
-    tokens = trace["layer_tokens_total"] / model["layers"]
-    executions = max(trace["attention_layer_tokens"], trace["mlp_layer_tokens"], 1)
-    if not tokens.is_integer() or trace["forwards"] > max(tokens, executions):  # drafts are no tokens of dense
-        yield "layer tokens do not fit the model's layers, or there are more forwards than tokens"
-    linear = flops["parts"].get("attention_linear", 0) + flops["parts"].get("mlp", 0)
-    if linear > 2 * model["parameters"] / model["layers"] * executions:
-        yield "more FLOPs in the layers than their parameters allow"
-    if flops["total"] <= 0 or flops["total"] / max(record["duration_s"], 1e-3) > _FASTEST:
-        yield f"{flops['total']:.3g} FLOPs in {record['duration_s']} s: faster than any machine"
-    for name in ("mean_depth_prefill", "mean_depth_decode"):
-        if trace[name] is not None and not 0 <= trace[name] <= _DEEPEST:
-            yield f"{name} of {trace[name]}"
-
-
-def audit(case: Case) -> Iterator[str]:
-    """PyTorch's counter saw the FLOPs that are stated."""
-    if doubt := audit_doubt(at(case.record, "flops/audit_ratio")):
-        yield doubt
-
-
 def numbers(case: Case) -> Iterator[str]:
-    """Scores have sensible errors, and nothing that counts is negative."""
+    """Numbers are in the range of their unit, shares between 0 and 1, and weights fit the parameters."""
+    yield from quantities.problems(case.record)
+    yield from (f"manifest: {problem}" for problem in quantities.problems(case.manifest))
+    # scores and answers of a document are finite as they are read, and of any size
+    plain = ({name: value for name, value in line.items() if type(value) in (int, float)} for line in case.samples)
+    for line in chain(plain, case.costs):
+        yield from (f"document {line['doc_id']}: {problem}" for problem in quantities.problems(line))
     for score in case.record["scores"]:
         share = score["metric"].startswith(("acc", "exact_match", "f1")) and score["value"] is not None
         if share and not 0 <= score["value"] <= 1:
             yield f"{score['metric']} of {score['value']} is no share"
-        if score["stderr"] is not None and score["stderr"] < 0:
-            yield f"{score['metric']} has a negative standard error"
-    counts = [*(case.record["flops"] or {}).items(), *case.record["memory"].items(), *case.record["trace"].items()]
-    yield from (f"{name} is negative" for name, value in counts if isinstance(value, int | float) and value < 0)
     if case.record["memory"]["weights"] > 16 * max(case.record["model"]["parameters"], 1) + (1 << 20):
         yield "weights take more than 16 bytes a parameter"
-
-
-def measured(case: Case) -> Iterator[str]:
-    """Times are those of their raw measurements; energy was read in steady state, at a power that the machine has."""
-    latency = at(case.record, "time/latency")
-    if latency is not None:
-        raw = [seconds for rounds in latency["raw"] for seconds in rounds]
-        summary = latency["end_to_end"]
-        if not raw or min(raw) <= 0 or len(raw) != summary["n"]:
-            yield f"{summary['n']} latencies are stated and {len(raw)} are recorded, or some are not positive"
-        elif not isclose(median(raw), summary["median"], rel_tol=1e-3):
-            yield f"the median latency is {summary['median']}, that of its measurements is {median(raw)}"
-        elif not isclose(typical(latency["raw"]), latency["typical_s"], rel_tol=1e-3):
-            yield f"the typical latency is {latency['typical_s']}, that of its requests is {typical(latency['raw'])}"
-    energy = case.record.get("energy")
-    if energy is None or energy["measured_j"] is None:
-        return
-    if energy["windows"] < LEAST_WINDOWS or energy["window_s"] < WINDOW_S:
-        yield f"energy of {energy['windows']} windows of {energy['window_s']:.1f} s: no steady state"
-    most = _most_watts(case.record["environment"]["device_name"])
-    if energy.get("busy_w") is not None and energy["busy_w"] > most:
-        yield f"{energy['busy_w']:.0f} W are more than the {most:.0f} W that such a machine takes"
-
-
-def _most_watts(device: str) -> float:
-    """A fifth over the stated power of the accelerator that has this name, else more than any machine takes."""
-    stated = [entry.tdp for entry in of_device(device) if entry.tdp is not None]
-    return 1.2 * max(stated) if stated else _MOST_WATTS
 
 
 def date(case: Case) -> Iterator[str]:
@@ -242,19 +170,24 @@ def date(case: Case) -> Iterator[str]:
 
 
 def text(case: Case) -> Iterator[str]:
-    """Names are of a length that people write, printable, and without markup."""
-    method, model, asked = case.record["method"], case.record["model"], case.record["evaluation"]
-    names = [method["label"], method["name"], method["family"], model["name"], model["pretrained"], asked["task"]]
-    for name in (*names, case.record["environment"]["device_name"]):
-        if len(name) > 300:
-            yield f"a name of {len(name)} characters"
-        elif not name.isprintable() or any(char in name for char in "<>"):
-            yield f"the name contains markup or unprintable characters: {name!r:.80}"
+    """What is read is what is written: see ``harness.leaderboard.texts``."""
+    yield from texts.problems(case.record)
+    yield from texts.problems(case.manifest)
+    if case.packed:  # packing cleans what models and data sets wrote
+        for line in chain(case.samples, case.costs):
+            yield from (f"document {line['doc_id']}: {problem}" for problem in texts.problems(line, free=True))
 
 
 def ranking(case: Case) -> Iterator[str]:
     """Why the row will be shown apart and not ranked."""
     yield from Row(case.record, None).apart
+
+
+def commit(case: Case) -> Iterator[str]:
+    """A commit is named by its digest."""
+    name = at(case.manifest, "git/commit")
+    if name is not None and not (isinstance(name, str) and re.fullmatch(r"[0-9a-f]{7,64}", name)):
+        yield f"the commit {name!a:.40} is no digest"
 
 
 def code(case: Case) -> Iterator[str]:
@@ -270,14 +203,22 @@ ERRORS: tuple[Rule, ...] = (
     files,
     place,
     identity,
+    dense,
     whole,
     documents,
     recomputed,
+    own_intervals,
     work,
+    by_shape,
+    depth,
+    modelled,
     audit,
     numbers,
-    measured,
+    latency,
+    speed,
+    energy,
     date,
     text,
+    commit,
 )
 WARNINGS: tuple[Rule, ...] = (ranking, code)

@@ -5,19 +5,27 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from harness.contract.prepared import FACTS, TENSORS
+from harness.contract.states import States
 from harness.core.errors import SubmitError
-from harness.core.files import staged_folder
+from harness.core.files import parse_json, staged_folder
+from harness.leaderboard.case import SUBMISSION
 from harness.leaderboard.evidence import answer_text
+from harness.leaderboard.packing import MAX_STATE
 from harness.leaderboard.results import PACKED_COSTS, PACKED_SAMPLES, Result, load
-from harness.leaderboard.rules import SUBMISSION, judge
+from harness.leaderboard.rules import judge
+from harness.leaderboard.texts import cleaned
 from harness.reports.columns import at
+from harness.results.samples import SampleLine
 from harness.results.store import MANIFEST, RECORD, Store
 
-_LEFT_OUT = ("prompt_hash", "target_hash")
+_LEFT_OUT = ("prompt_hash", "target_hash", "rows", "filtered")
 _LONGEST = 120  # characters of an expected answer
+_LONGEST_RESPONSE = 2_000  # characters of one text that a model wrote
 _PATH = re.compile(r"(?<![\w:/.])/(?:[\w.@+-]+/)+([\w.@+-]*)")
 
 
@@ -64,15 +72,33 @@ def _pack(result: Result, folder: Path) -> None:
     identity = manifest.pop("identity", None)  # the id is its digest
     contents = {
         RECORD: (json.dumps(record, indent=1, ensure_ascii=False) + "\n").encode(),
-        MANIFEST: (json.dumps(without_folders(manifest) | {"identity": identity}, indent=1) + "\n").encode(),
+        MANIFEST: (json.dumps(cleaned(without_folders(manifest)) | {"identity": identity}, indent=1) + "\n").encode(),
         PACKED_SAMPLES: gzip.compress("".join(_lines(result)).encode(), 9, mtime=0),
     }
     if costs := "".join(_cost_lines(result)):
         contents[PACKED_COSTS] = gzip.compress(costs.encode(), 9, mtime=0)
+    contents |= learned(result)
     for name, content in contents.items():
         (folder / name).write_bytes(content)
     digests = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
     (folder / SUBMISSION).write_text(json.dumps({"id": record["id"], "sha256": digests}, indent=1) + "\n")
+
+
+def learned(result: Result) -> dict[str, bytes]:
+    """The files of what a method learned that can be given what it learned, if they are here and small."""
+    method, model = result.record["method"], result.record["model"]
+    if len(method["params"]) != 1 or "state" not in method["params"][0]:
+        return {}
+    given = method["params"][0]["state"]
+    folders = [Path(given)] if given else [state.folder for state in States.of_user().all()]
+    for folder in folders:
+        files = [folder / name for name in (FACTS, TENSORS)]
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            about = parse_json(files[0].read_bytes())
+            is_of_run = (about["key"]["name"], about["key"]["model"]) == (method["name"], model["fingerprint"])
+            if is_of_run and [about["facts"]] == method["state"] and sum(f.stat().st_size for f in files) <= MAX_STATE:
+                return {path.name: path.read_bytes() for path in files}
+    return {}
 
 
 def _lines(result: Result) -> Iterator[str]:
@@ -85,9 +111,20 @@ def _lines(result: Result) -> Iterator[str]:
         }
         kept["doc_hash"] = sample["doc_hash"][:16]
         kept["scores"] = sample["scores"]
-        kept["target"] = target if (target := sample["target"]) is None else str(target)[:_LONGEST]
-        kept["answer"] = answer_text(sample)
+        kept["target"] = target if (target := sample["target"]) is None else cleaned(str(target)[:_LONGEST])
+        kept["answer"] = cleaned(answer_text(sample))
+        if (responses := _responses(sample)) is not None:
+            kept["responses"] = responses
         yield json.dumps(kept, ensure_ascii=False, separators=(",", ":")) + "\n"
+
+
+def _responses(sample: SampleLine) -> Any:
+    """What was answered, so that a run again can be compared with it; None where a text is long, or not to be shown."""
+    responses = sample.get("responses")
+    texts = [text for response in responses or () for text in response if isinstance(text, str)]
+    if not responses or any(len(text) > _LONGEST_RESPONSE or cleaned(text) != text for text in texts):
+        return None
+    return responses
 
 
 def _cost_lines(result: Result) -> Iterator[str]:

@@ -1,17 +1,26 @@
 """The check of a folder of results: every rule on every run, no run twice, and no published number changed."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from harness.core.errors import HarnessError
 from harness.core.text import printable
-from harness.leaderboard.results import Result, load_all
-from harness.leaderboard.rules import Finding, judge
+from harness.leaderboard.case import Case, Finding
+from harness.leaderboard.packing import is_board, strays
+from harness.leaderboard.pairs import against_dense, renamed_dense, same_conditions
+from harness.leaderboard.rerun import Rerun, rerun
+from harness.leaderboard.results import PACKED_COSTS, PACKED_SAMPLES, Result, load_all
+from harness.leaderboard.rules import findings, judged, read
 from harness.reports.columns import BY_KEY, at, ratio
 from harness.reports.numbers import PAGE
 from harness.reports.rows import Row, difference, rows
-from harness.results.record import UNSAID
+from harness.results.store import MANIFEST
+
+_FILES = (MANIFEST, PACKED_SAMPLES, PACKED_COSTS)
+"""Files of a published run beside its record, which stay as they are to the byte."""
 
 
 @dataclass(frozen=True)
@@ -20,11 +29,13 @@ class Verdict:
 
     Attributes:
         table: Markdown for the reviewer: the new runs among those of their group.
+        reruns: what came of running documents again, where that was asked for.
     """
 
     runs: int
     findings: list[Finding]
     table: str
+    reruns: tuple[Rerun, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -32,46 +43,77 @@ class Verdict:
         return all(finding.severity != "error" for finding in self.findings)
 
 
-def validate(root: Path, published: Path | None = None) -> Verdict:
+def validate(root: Path, published: Path | None = None, rerun_documents: int = 0) -> Verdict:
     """Check every result under a folder; against those of ``published``, none may be gone or changed.
+
+    Args:
+        rerun_documents: how many documents of each run are run again; beside ``published``, of each new run.
 
     Raises:
         ResultError: no such folder.
     """
     results, refused = load_all(root)
-    findings = [Finding(folder, "error", "schema", reason) for folder, reason in refused.items()]
-    for result in results:
-        findings += judge(result)
-    findings += _pairs(results)
     before = {result.record["id"]: result for result in load_all(published)[0]} if published else {}
-    findings += _unchanged(before, {result.record["id"]: result for result in results}, root)
-    return Verdict(len(results), findings, _table(results, before))
-
-
-def _pairs(results: list[Result]) -> Iterator[Finding]:
-    """The dense run of each run is among the results, and differences are those of the two scores."""
-    by_id = {result.record["id"]: result for result in results}
-    for result in results:
-        dense_id = at(result.record, "baseline/run_id")
-        if dense_id is None:
-            continue
-        dense = by_id.get(dense_id)
-        if dense is None:
-            yield Finding(result.folder, "error", "baseline", f"its dense run {dense_id} is not among the results")
-            continue
-        if dense.record["evaluation"]["data"] != result.record["evaluation"]["data"]:
-            yield Finding(result.folder, "error", "baseline", "its dense run scored other documents")
-        if any(dense.record["evaluation"][name] != result.record["evaluation"][name] for name in UNSAID):
-            yield Finding(result.folder, "error", "baseline", "its dense run was scored in another way (score_mode)")
-        values = {(s["task"], s["metric"], s["filter"]): s["value"] for s in dense.record["scores"]}
-        for each in result.record["scores"]:
-            change, base = difference(each), values.get((each["task"], each["metric"], each["filter"]))
-            if change is None or base is None or each["value"] is None:
+    folders = [*refused, *(result.folder for result in results)]
+    board = published is not None or is_board(root, folders)
+    verdict = [Finding(folder, "error", "schema", reason) for folder, reason in refused.items()]
+    if board and root not in folders:
+        verdict += [Finding(path, "error", "files", reason) for path, reason in strays(root, set(folders))]
+    reruns: list[Rerun] = []
+    for family in _families(results):
+        dense: Case | None = None
+        for result in family:
+            is_new = result.record["id"] not in before
+            renewed = (published is not None and is_new) or bool(result.record["sources"])
+            case = _read(result, published=board, renewed=renewed)
+            if isinstance(case, Finding):
+                verdict.append(case)
                 continue
-            if abs(change["difference"] - (each["value"] - base)) > 1e-6:
-                claim = f"{each['metric']}: {change['difference']:+.6f} against dense is claimed"
-                text = f"{claim}, {each['value'] - base:+.6f} is the difference of the scores"
-                yield Finding(result.folder, "error", "baseline", text)
+            of_run = [*judged(case), *_pair(case, dense)]
+            if rerun_documents and is_new and all(finding.severity != "error" for finding in of_run):
+                reruns.append(rerun(case, rerun_documents))
+                of_run += [Finding(result.folder, "error", "rerun", text) for text in reruns[-1].problems]
+            verdict += of_run
+            dense = dense or case
+    verdict += _unchanged(before, {result.record["id"]: result for result in results}, root)
+    return Verdict(len(results), verdict, _safe_table(results, before), tuple(reruns))
+
+
+def _families(results: Sequence[Result]) -> list[list[Result]]:
+    """The results with those of one dense run together, it first: so no more than two are in memory at once."""
+    families: dict[str, list[Result]] = {}
+    for result in results:
+        families.setdefault(at(result.record, "baseline/run_id") or result.record["id"], []).append(result)
+    return [sorted(family, key=lambda each: each.record["id"] != first) for first, family in families.items()]
+
+
+def _read(result: Result, *, published: bool, renewed: bool) -> Case | Finding:
+    try:
+        return read(result, published=published, renewed=renewed)
+    except HarnessError as error:
+        return Finding(result.folder, "error", "files", str(error))
+    except Exception as error:
+        return Finding(result.folder, "error", "files", f"{type(error).__name__}: {str(error)!a:.200}")
+
+
+def _pair(case: Case, dense: Case | None) -> Iterator[Finding]:
+    """The dense run of a run is among the results, and what is said of the two is that of their files."""
+    folder, dense_id = case.result.folder, at(case.record, "baseline/run_id")
+    if dense_id is None:
+        return
+    if dense is None or dense.record["id"] != dense_id:
+        yield Finding(folder, "error", "baseline", f"its dense run {dense_id} is not among the results")
+        return
+    for rule in (same_conditions, renamed_dense, against_dense):
+        yield from findings(folder, rule.__name__, "error", partial(rule, case, dense))
+
+
+def _safe_table(results: list[Result], before: Mapping[str, Result]) -> str:
+    """The table, or why there is none: a refused run may have what no table can show."""
+    try:
+        return _table(results, before)
+    except Exception as error:
+        return f"No table can be made of these runs: {type(error).__name__}.\n"
 
 
 def _unchanged(before: Mapping[str, Result], now: Mapping[str, Result], root: Path) -> Iterator[Finding]:
@@ -80,9 +122,17 @@ def _unchanged(before: Mapping[str, Result], now: Mapping[str, Result], root: Pa
         if run_id not in now:
             yield Finding(root / run_id, "error", "published", f"run {run_id} was published and is gone")
             continue
+        changed = [name for name in _FILES if _bytes(old.folder / name) != _bytes(now[run_id].folder / name)]
+        if changed:
+            text = f"a published file changed: {', '.join(changed)}"
+            yield Finding(now[run_id].folder, "error", "published", text)
         for path, was, is_now in _changes(old.record, now[run_id].record):
             text = f"a published number changed: {path} was {was!r:.60} and is {is_now!r:.60}"
             yield Finding(now[run_id].folder, "error", "published", text)
+
+
+def _bytes(path: Path) -> bytes | None:
+    return path.read_bytes() if path.is_file() else None
 
 
 def _changes(old: Any, new: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:

@@ -16,7 +16,8 @@ def submit(
 ) -> None:
     """Check runs as `harness validate` does and pack each, with its dense run, into a small folder of its id.
 
-    Packing keeps scores, answers and work of every document, and takes out responses, traces and names of folders.
+    Packing keeps scores, answers and work of every document and what the method learned, if that is small, and takes
+    out traces and names of folders.
     """
     from harness.leaderboard.submit import submit as pack
     from harness.results.store import Store

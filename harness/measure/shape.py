@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Any, Self, cast
 
 from pydantic import BaseModel, ConfigDict
 
-from harness.model.roles import fused_attention
-
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
@@ -204,7 +202,7 @@ def _pair_macs(attention: Any, config: Any) -> int:
 
 
 def _cache_width(attention: Any, config: Any) -> int:
-    from harness.model.roles import expansion
+    from harness.model.roles import expansion, fused_attention
 
     if expansion(attention):
         return int(attention.kv_lora_rank + attention.qk_rope_head_dim)

@@ -6,8 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from harness.leaderboard.results import load_all
 from harness.leaderboard.site import build
-from tests.leaderboard.generated import library
+from harness.leaderboard.submit import submit
+from harness.results.store import Store
+from tests.leaderboard.generated import groups, library, runs, write_all
+from tests.leaderboard.tampered import Submission
 
 FLAGS = (
     "--no-sandbox",
@@ -67,3 +71,25 @@ def opened(chromium: object, site: Path) -> Iterator[Callable[..., object]]:
     for context in contexts:
         context.close()
     assert bad == []
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = list(runs(groups(1, 1, 1)[0], settings=2))
+    results, board = tmp_path_factory.mktemp("runs"), tmp_path_factory.mktemp("packed") / "data"
+    write_all(results, made)
+    for run in made[1:]:
+        submit(run.record["id"], Store(results), board)
+    return board
+
+
+@pytest.fixture
+def board(packed: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(packed, tmp_path / "data")
+
+
+@pytest.fixture
+def victim(board: Path) -> Submission:
+    """The packed run that is not dense."""
+    methods = [result for result in load_all(board)[0] if result.record["method"]["family"] != "baseline"]
+    return Submission(methods[0].folder)

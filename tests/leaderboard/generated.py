@@ -9,7 +9,10 @@ from math import sqrt
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from harness.results.record import RunRecord
+from harness.results.stats.paired import difference, wilson
 
 MODELS = ("tiny-a", "tiny-b", "org/tiny-c")
 TASKS = ("recall", "arithmetic", "reading")
@@ -127,7 +130,7 @@ def _sample(group: Group, number: int, score: float, length: int, flops: int, sh
         "doc_hash": digest(group.task, number),
         "target": number % 4,
         "scores": {"acc,none": score},
-        "filtered": {"none": [[-1.0, False], [-1.0 - score, False]]},
+        "filtered": {"none": [[-1.0, False], [-1.5 + score, False]]},
         "prompt_tokens": length,
         "output_tokens": 0,
         "pad_tokens": 0,
@@ -148,7 +151,8 @@ def manifest_of(record: dict[str, Any]) -> dict[str, Any]:
     command = f"harness run --method {record['method']['label']} --task {record['evaluation']['task']}"
     run_id = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
     git = {"commit": digest("commit"), "changed": False}
-    return {"id": run_id, "command": command, "identity": identity, "git": git}
+    environment = record["environment"]
+    return {"id": run_id, "command": command, "identity": identity, "git": git, "environment": environment}
 
 
 def mean_and_error(scores: list[float]) -> tuple[float, float]:
@@ -232,8 +236,7 @@ def _record(
                 "stderr": error,
                 "n": len(scores),
                 "higher_is_better": True,
-                "low": max(0.0, mean - 1.96 * error),
-                "high": min(1.0, mean + 1.96 * error),
+                **dict(zip(("low", "high"), wilson(int(sum(scores)), len(scores)), strict=True)),
                 "vs_baseline": None
                 if dense is None
                 else _paired(scores, [s["scores"]["acc,none"] for s in dense.samples]),
@@ -265,34 +268,24 @@ def _record(
         "memory": {"weights": weights, "kv_peak": 300_000},
         "time": _time(share, savings, lengths, group.machine),
         "energy": _energy(share) if group.machine.startswith("Accelerator") else None,
-        "baseline": None if dense is None else _baseline(dense, total, weights, share, len(scores)),
+        "baseline": None if dense is None else _baseline(dense, total, weights, share, scores),
         "missing": {"energy": "no meter on this machine", "memory.peak": "not asked for"},
     }
 
 
 def _paired(method: list[float], dense: list[float]) -> dict[str, Any]:
-    """The paired difference with a normal interval."""
-    changes = [score - reference for score, reference in zip(method, dense, strict=True)]
-    mean, error = mean_and_error(changes)
-    return {
-        "difference": mean,
-        "low": mean - 1.96 * error,
-        "high": mean + 1.96 * error,
-        "p": 0.05,
-        "test": "mcnemar",
-        "n": len(changes),
-        "gained": sum(change > 0 for change in changes),
-        "lost": sum(change < 0 for change in changes),
-        "detectable": 0.09,
-        "margin": 0.01,
-        "noninferior": False,
-    }
+    """The paired difference as a run has it."""
+    change = difference(np.array(dense), np.array(method))
+    p = {"p": change.p, "p_adjusted": change.p, "test": change.test}
+    counts = {"n": change.n, "gained": change.gained, "lost": change.lost, "detectable": change.detectable}
+    bounds = {"difference": change.value, "low": change.low, "high": change.high, "reason": change.reason}
+    return bounds | p | counts | {"margin": 0.01, "noninferior": change.noninferior(0.01)}
 
 
 def _time(share: float, savings: str, lengths: list[int], machine: str) -> dict[str, Any]:
     seconds = 0.004 * sum(lengths) / len(lengths)
     observed = seconds * (1.1 if savings == "simulated" else 0.2 + 0.9 * share)
-    summary = {"n": 24, "min": observed * 0.9, "median": observed, "mad": observed * 0.02, "relative_iqr": 0.05}
+    summary = {"n": 24, "min": observed, "median": observed, "mad": observed * 0.02, "relative_iqr": 0.05}
     summary |= {"median_low": observed * 0.98, "median_high": observed * 1.02, "drift": 0.0}
     summary |= dict.fromkeys(("p90", "p95", "p99"))
     quiet = {"threads": 2, "load_before": 0.1, "load_after": 1.0, "others_share": 0.01, "steal_share": 0.0}
@@ -337,17 +330,19 @@ def _energy(share: float) -> dict[str, Any]:
     }
 
 
-def _baseline(dense: Made, total: int, weights: int, share: float, documents: int) -> dict[str, Any]:
+def _baseline(dense: Made, total: int, weights: int, share: float, scores: list[float]) -> dict[str, Any]:
     ratios = {"flops": total / dense.record["flops"]["total"], "weights": weights / dense.record["memory"]["weights"]}
     measured = 0.2 + 0.9 * share
+    pairs = zip(scores, dense.samples, strict=True)
+    changed = sum(score != sample["scores"]["acc,none"] for score, sample in pairs)
     return {
         "run_id": dense.record["id"],
-        "documents": documents,
+        "documents": len(scores),
         "ratios": {name: {"value": ratio} for name, ratio in ratios.items()}
         | {"ideal_ref": {"value": share}}
         | {"latency": {"value": measured, "low": measured * 0.97, "high": measured * 1.04}},
         "noise": {"latency": {"value": 1.0, "low": 0.98, "high": 1.02}},
-        "answers_changed": 0.1,
+        "answers_changed": changed / len(scores),
     }
 
 

@@ -1,7 +1,6 @@
 """Submissions that mean harm: each is refused with a sentence, or shown as the text that it is."""
 
 import gzip
-import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -10,82 +9,12 @@ from typing import Any
 
 import pytest
 
-from harness.leaderboard.results import load_all
 from harness.leaderboard.site import build
-from harness.leaderboard.submit import submit
 from harness.leaderboard.validate import validate
-from harness.results.store import Store
-from tests.leaderboard.generated import groups, manifest_of, runs, write_all
+from tests.leaderboard.tampered import Submission
 
 MARKUP = '<img src=x onerror="window.hacked=1"></script><script>window.hacked=1</script>\'"&{{7*7}}'
 Json = dict[str, Any]
-
-
-class Submission:
-    """A packed run that is about to be tampered with."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def edit(self, change: Callable[[Json], object], name: str = "record.json") -> None:
-        """Change a JSON file, and the digests with it: the thief knows how submissions are packed."""
-        content = json.loads((self.folder / name).read_text())
-        change(content)
-        (self.folder / name).write_text(json.dumps(content))
-        self.sign()
-
-    def edit_consistently(self, change: Callable[[Json], object]) -> None:
-        """Change the record and make id, folder and manifest follow."""
-        record = json.loads((self.folder / "record.json").read_text())
-        change(record)
-        manifest = manifest_of(record)
-        record["id"] = manifest["id"]
-        (self.folder / "record.json").write_text(json.dumps(record))
-        (self.folder / "manifest.json").write_text(json.dumps(manifest))
-        self.folder = self.folder.rename(self.folder.with_name(record["id"]))
-        self.sign()
-
-    def replace(self, text: str, name: str = "record.json") -> None:
-        (self.folder / name).write_text(text)
-        self.sign()
-
-    def samples(self, change: Callable[[list[Json]], object], name: str = "samples") -> None:
-        path = self.folder / f"{name}.jsonl.gz"
-        lines = [json.loads(line) for line in gzip.decompress(path.read_bytes()).splitlines()]
-        change(lines)
-        path.write_bytes(gzip.compress("".join(json.dumps(line) + "\n" for line in lines).encode()))
-        self.sign()
-
-    def sign(self) -> None:
-        names = [
-            name
-            for name in ("record.json", "manifest.json", "samples.jsonl.gz", "costs.jsonl.gz")
-            if (self.folder / name).is_file()
-        ]
-        digests = {name: hashlib.sha256((self.folder / name).read_bytes()).hexdigest() for name in names}
-        (self.folder / "submission.json").write_text(json.dumps({"id": self.folder.name, "sha256": digests}))
-
-
-@pytest.fixture(scope="module")
-def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = list(runs(groups(1, 1, 1)[0], settings=2))
-    results, board = tmp_path_factory.mktemp("runs"), tmp_path_factory.mktemp("packed") / "data"
-    write_all(results, made)
-    for run in made[1:]:
-        submit(run.record["id"], Store(results), board)
-    return board
-
-
-@pytest.fixture
-def board(packed: Path, tmp_path: Path) -> Path:
-    return shutil.copytree(packed, tmp_path / "data")
-
-
-@pytest.fixture
-def victim(board: Path) -> Submission:
-    """The packed run that is not dense."""
-    methods = [result for result in load_all(board)[0] if result.record["method"]["family"] != "baseline"]
-    return Submission(methods[0].folder)
 
 
 def score(record: Json) -> Json:
