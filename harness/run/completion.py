@@ -151,7 +151,7 @@ def give_up(folder: RunFolder, record: RunRecord, wanted: frozenset[Measure], re
     folder.rewrite(record.model_copy(update={"missing": missing}))
 
 
-def _whole_command(spec: RunSpec, measured: set[str]) -> str:
+def _whole_command(spec: RunSpec, measured: set[Measure]) -> str:
     """The command that makes the scores and, in one go, all that was measured of them since."""
     plan = spec.job.costs.model_copy(update={"measure": frozenset({"flops", *measured})})
     return command(replace(spec, job=spec.job.model_copy(update={"costs": plan})))
