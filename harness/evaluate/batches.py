@@ -20,11 +20,12 @@ ScoringRequest = tuple[tuple[str, str] | None, Tokens, Tokens]
 
 def request_keys(instances: Iterable[Instance]) -> list[Request]:
     """A key for each instance; lm-eval repeats an instance that is to be answered several times."""
-    turns: Counter[tuple[str, int, int]] = Counter()
+    turns: Counter[tuple[str, int, int, str]] = Counter()
     keys = []
     for instance in instances:
-        place = (instance.task_name, instance.doc_id, instance.idx)
-        keys.append(Request(*place, turn=turns[place] if turns[place] < instance.repeats else PADDING))
+        place = (instance.task_name, instance.doc_id, instance.idx, instance.request_type)
+        turn = turns[place] if turns[place] < instance.repeats else PADDING
+        keys.append(Request(*place[:3], turn, instance.request_type))
         turns[place] += 1
     return keys
 

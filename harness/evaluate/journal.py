@@ -28,12 +28,14 @@ class Request(NamedTuple):
         part: the request within the document, such as the answer choice.
         turn: the repetition of the same request, or the window of a long text; PADDING for a request that
             lm-eval repeats only to keep the processes of a launch in step.
+        kind: lm-eval's type of request: of each, a document's requests are numbered from 0.
     """
 
     task: str
     document: int
     part: int
     turn: int
+    kind: str = ""
 
 
 @dataclass(frozen=True)

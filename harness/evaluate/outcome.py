@@ -250,7 +250,7 @@ def _work(place: tuple[str, int], rows: Sequence[Served], shape: ModelShape, den
         ),
         "rows": [
             {
-                "requests": [request[2:] for request in row.requests if request[:2] == place],
+                "requests": [(request.part, request.turn) for request in row.requests if request[:2] == place],
                 "segments": [s.to_json() for s in row.segments],
             }
             for row in rows

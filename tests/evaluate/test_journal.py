@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lm_eval.api.instance import Instance
 
 from harness.core.errors import DiskError, HarnessError
+from harness.evaluate.batches import request_keys
 from harness.evaluate.journal import PADDING, Journal, Request, Served
 from harness.measure.segment import Segment
 
@@ -197,3 +199,14 @@ def test_a_fresh_journal_forgets(tmp_path: Path) -> None:
     with Journal(path, fresh=True) as journal:
         assert len(journal) == 0
     assert path.read_bytes() == b""
+
+
+def test_a_document_may_be_asked_in_two_ways():
+    """As SQuAD 2 is: an answer is written, and that there is none is scored; lm-eval numbers both from 0."""
+    asked = [
+        Instance(kind, {}, ("text", "answer"), 0, metadata=("task", 3, 1))
+        for kind in ("generate_until", "loglikelihood")
+    ]
+    keys = [key for instance in asked for key in request_keys([instance])]
+    assert len(set(keys)) == 2
+    assert [key[:4] for key in keys] == [("task", 3, 0, 0)] * 2
