@@ -28,10 +28,7 @@ from harness.reports.notes import notes
 from harness.reports.numbers import PAGE
 from harness.reports.rows import Row, difference, score_interval
 
-_SHOWN = (
-    *("quality", "difference", "flops", "flops_total", "ideal_ref", "ideal_ref_total"),
-    *("ideal_requests", "latency", "energy", "weights"),
-)
+_SHOWN = ("quality", "difference", "flops", "ideal_ref", "ideal_requests", "latency", "energy", "weights")
 """Columns that are shown at first, where known."""
 
 
@@ -183,7 +180,7 @@ def _of_another_length(row: Row, column: Column, form: str) -> str:
     """What is said of a total that is smaller or larger since the run wrote less or more than dense; else nothing."""
     if row.is_dense or wrote_as_much(row.record) or _basis(column, form) != "texts as written":
         return ""
-    return f"wrote {PAGE.ratio(row.record['baseline']['output_tokens'])} dense's tokens: no saving"
+    return f"wrote {PAGE.ratio(row.record['baseline']['output_tokens'])} as much"
 
 
 def _cost(rows: Sequence[Row], column: Column, texts: _Texts) -> tuple[list[dict[str, Any]], dict[str, Any]]:

@@ -32,7 +32,7 @@ class Entry(BaseModel):
 
     Attributes:
         page, data: of the run, relative to the index.
-        model: a name that no other model of the board has; ``pretrained`` is what was given, ``weights`` the fingerprint
+        model: a name that no other model of the board has; ``pretrained`` is what was given, ``weights`` the digest
             by which models are told apart, ``license`` null where no card says it.
         harness: the version that made the run.
         score: of the run's own task or group; null where there is none.

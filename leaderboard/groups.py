@@ -43,7 +43,8 @@ def described(head: Row, members: Sequence[Row]) -> dict[str, Any]:
         "task": short(record["evaluation"]["task"]),
         "hardware": short(head.hardware),
         "settings": short(head.settings),
-        "facts": [short(fact) for fact in (*model_facts(record), *machine_facts(record))],
+        "model_facts": [short(fact) for fact in model_facts(record)],
+        "machine_facts": [short(fact) for fact in machine_facts(record)],
         "weights": short(record["model"]["fingerprint"]),
         "documents": head.score["n"] if head.score else 0,
         "terms": {name: _digest(json.dumps(term, sort_keys=True)) for name, term in head.terms.items()},
@@ -87,7 +88,9 @@ def machine_facts(record: Record) -> list[str]:
     """What tells a processor from others of its name: design, instruction sets, and how fast it read memory."""
     machine = record["environment"]
     processor = machine.get("processor") or {}
-    design = [f"{part} {processor[part]}" for part in ("family", "model", "stepping") if processor.get(part) is not None]
+    design = [
+        f"{part} {processor[part]}" for part in ("family", "model", "stepping") if processor.get(part) is not None
+    ]
     sets = ", ".join(processor.get("instruction_sets") or ())
     used = machine.get("instructions")
     bandwidth = at(record, "time/roofline/this-host/bandwidth")

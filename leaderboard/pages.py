@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from harness.core.errors import ResultError
-from harness.leaderboard.groups import machine_facts, model_rounding, short
 from harness.leaderboard.evidence import Bar, Flips, flips, histogram
+from harness.leaderboard.groups import machine_facts, model_rounding, short
 from harness.leaderboard.results import Result
 from harness.reports.columns import (
     BY_KEY,

@@ -193,8 +193,12 @@ def _write_models(folder: Path, table: Sequence[Row]) -> None:
         _write(folder / "models" / f"{slug(name)}.html", page("model.html", depth=1, section="Models", **content))
         groups = len({row.group for row in members})
         counts = f"{len(members)} run{'s' if len(members) > 1 else ''}, {groups} group{'s' if groups > 1 else ''}"
-        about = " · ".join([*([model["pretrained"]] if model["pretrained"] != name else []), model["fingerprint"], counts])
-        kind = ", ".join(filter(None, [f"{parameters(model['parameters'])} parameters", model.get("license"), rounding]))
+        about = " · ".join(
+            [*([model["pretrained"]] if model["pretrained"] != name else []), model["fingerprint"], counts]
+        )
+        kind = ", ".join(
+            filter(None, [f"{parameters(model['parameters'])} parameters", model.get("license"), rounding])
+        )
         entries.append({"name": name, "kind": kind, "target": f"{slug(name)}.html", "about": about})
     _write_list(folder / "models", "Models", "What methods have been run on.", entries)
 

@@ -196,7 +196,7 @@ def test_keyboard_alone(opened: Open) -> None:
 
 def test_points_of_the_chart_are_walked_with_arrows(opened: Open) -> None:
     page = opened()
-    page.locator("#chart-group").focus()
+    page.locator("#budget").focus()
     page.keyboard.press("Tab")
     first = page.evaluate("document.activeElement.getAttribute('aria-label')")
     page.keyboard.press("ArrowRight")
