@@ -85,9 +85,9 @@ def parameters(count: int) -> str:
 
 
 def machine_facts(record: Record) -> list[str]:
-    """What tells a processor from others of its name: design, instruction sets, and how fast it read memory."""
+    """What tells a processor from others of its name, and how fast the machine read memory; no host's of a device."""
     machine = record["environment"]
-    processor = machine.get("processor") or {}
+    processor = (machine["device"].startswith("cpu") and machine.get("processor")) or {}
     design = [
         f"{part} {processor[part]}" for part in ("family", "model", "stepping") if processor.get(part) is not None
     ]

@@ -172,7 +172,7 @@ def facts(record: Record) -> dict[str, str]:
         "Documents": asked["data"],
         "Device": f"{machine['device_name']} ({machine['device']})",
         "Processor": f"{machine['cpu_model']}, {machine['cpus']} cores, threads used: {machine['threads'] or '?'}",
-        **({"Design": "; ".join(design)} if (design := machine_facts(record)) else {}),
+        **({"Processor design": "; ".join(design)} if (design := machine_facts(record)) else {}),
         "Memory": f"{machine['ram_bytes'] / 1e9:.1f} GB",
         "System": f"{machine['os']}, Python {machine['python']}",
         "Libraries": ", ".join(f"{name} {version}" for name, version in machine["versions"].items()),

@@ -78,12 +78,13 @@ class Row:
         """All that must agree before two runs are compared, by the name that readers have for it."""
         model, machine = self.record["model"], self.record["environment"]
         asked = {**UNSAID, **self.record["evaluation"]}
+        of_processor = ("processor", "instructions") if machine["device"].startswith("cpu") else ()
         named = {name: [asked.pop(key) for key in keys] for name, keys in _ASKED.items()}
         return {
             "model": dense_of(model)["fingerprint"],
             "number format": model["dtype"],
             "attention implementation": model["attention"],
-            "machine": [self.hardware, machine.get("processor"), machine.get("instructions")],
+            "machine": [self.hardware, *(machine.get(part) for part in of_processor)],
             **named,
             **{name.replace("_", " "): value for name, value in asked.items()},
         }

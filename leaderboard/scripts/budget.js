@@ -47,7 +47,8 @@ function drawBudget(points) {
 function verdict([best, ...rest]) {
   if (view.budget === null) return [];
   const [cost, judged] = [columns.get(view.x), columns.get(judgedKey())];
-  if (best === undefined) return [make("strong", {}, "None"), ` that may be ranked has ${cost.title} ${budgetText()}.`];
+  if (best === undefined)
+    return [make("strong", {}, "None"), ` that may be ranked has ${cost.title} of at most ${budgetText()}.`];
   const about = (column) => `${column.title} ${written(number(column.key, best), column)}`;
   const high = intervalOf(view.x, best)?.[1];
   const doubt = high > view.budget ? `, whose interval reaches ${written(high, cost)}` : "";

@@ -56,9 +56,9 @@ function comparedHead(chosen) {
     const away = make("button", { type: "button", class: "plain", "data-away": rows.id[row] }, "Remove");
     away.setAttribute("aria-label", `Remove ${name}`);
     const link = make("a", { href: `runs/${rows.id[row]}.html` }, name);
-    return make("th", { scope: "col" }, symbol(text("family", row), "shape"), link, away);
+    return make("th", { scope: "col", role: "columnheader" }, symbol(text("family", row), "shape"), link, away);
   });
-  return make("thead", {}, make("tr", {}, make("td", {}), ...heads));
+  return make("thead", { role: "rowgroup" }, make("tr", { role: "row" }, make("td", {}), ...heads));
 }
 
 /** The facts: in one cell what is the same for all. */
@@ -68,11 +68,16 @@ function factLines(chosen) {
     .filter((name) => facts.some((each) => each[name]))
     .map((name) => {
       const differs = facts.some((each) => each[name] !== facts[0][name]);
-      const head = make("th", { scope: "row" }, name, differs ? tag("", "not the same for all", "differs") : null);
+      const head = make(
+        "th",
+        { scope: "row", role: "rowheader" },
+        name,
+        differs ? tag("", "not the same for all", "differs") : null,
+      );
       const cells = differs
-        ? facts.map((each) => make("td", {}, each[name] || "–"))
-        : [make("td", { colspan: facts.length, class: "same" }, facts[0][name])];
-      return make("tr", {}, head, ...cells);
+        ? facts.map((each) => make("td", { role: "cell" }, each[name] || "–"))
+        : [make("td", { role: "cell", colspan: facts.length, class: "same" }, facts[0][name])];
+      return make("tr", { role: "row" }, head, ...cells);
     });
 }
 
@@ -84,7 +89,7 @@ function numberLines(chosen, mayBeRanked) {
       const best = mayBeRanked ? surelyBest(key, chosen) : null;
       const small = make("small", { class: "interval" }, [unit, kind, basis].filter(Boolean).join(" · "));
       const cells = chosen.map((row) => numberCell(key, row, row === best));
-      return make("tr", {}, make("th", { scope: "row" }, title, small), ...cells);
+      return make("tr", { role: "row" }, make("th", { scope: "row", role: "rowheader" }, title, small), ...cells);
     });
 }
 
@@ -96,12 +101,12 @@ function numberCell(key, row, isBest) {
   if (value === null) {
     const isReference = rows.dense[row] && column.form === "difference";
     const words = [absolute, isReference ? "reference" : note].filter(Boolean).join("; ");
-    return make("td", {}, make("span", { class: "muted small" }, words));
+    return make("td", { role: "cell" }, make("span", { class: "muted small" }, words));
   }
   const details = [[writtenInterval(intervalOf(key, row), column), absolute].filter(Boolean).join(" · "), note];
   return make(
     "td",
-    {},
+    { role: "cell" },
     make("span", { class: isRanked(key, row) ? null : "unranked" }, written(value, column)),
     isBest ? tag("front", "surely better than the others", "best") : null,
     ...details.filter(Boolean).map((each) => make("span", { class: "interval" }, each)),
@@ -128,7 +133,7 @@ function drawCompared() {
   find("comparability").className = isDoubtful ? "notice" : "muted";
   find("comparability").textContent = words;
   const mayBeRanked = !unlikeTerms(chosen).length && !chosen.some(isApart);
-  const body = make("tbody", {}, ...factLines(chosen), ...numberLines(chosen, mayBeRanked));
+  const body = make("tbody", { role: "rowgroup" }, ...factLines(chosen), ...numberLines(chosen, mayBeRanked));
   const table = find("compared-table");
   table.style.setProperty("--runs", chosen.length);
   table.replaceChildren(table.caption, comparedHead(chosen), body);

@@ -22,8 +22,8 @@ function readAddress() {
   view.x = valid("x", START.x, (key) => columns.get(key)?.known && isCost(columns.get(key)));
   view.y = valid("y", START.y, (key) => columns.get(key)?.known);
   view.chart = valid("chart", null, (slug) => groups.some((group) => group.slug === slug));
-  view.budget = Number(valid("budget", null, (budget) => /\d/.test(budget) && Number(budget) >= 0) ?? NaN);
-  if (!Number.isFinite(view.budget)) view.budget = null;
+  const budget = valid("budget", null, (text) => /^[\d.]/.test(text) && Number.isFinite(Number(text)));
+  view.budget = budget === null ? null : Number(budget);
   const chosen = [...new Set(asked.get("compare")?.split(",").filter(Boolean) ?? [])];
   const known = chosen.filter((id) => rowById.has(id));
   view.compare = known.slice(0, MOST_COMPARED).map((id) => rowById.get(id));
@@ -70,8 +70,10 @@ const shownRows = () => ALL.filter((row) => passes(row));
 const isApart = (row) => text("apart", row) !== "";
 
 /** Runs of one setting in one group, such as of two versions: by group and label, with the newest first. */
-const againBySetting = Map.groupBy(ALL, (row) => `${rows.group[row]} ${rows.label[row]}`);
-const runsOfSetting = (row) => againBySetting.get(`${rows.group[row]} ${rows.label[row]}`);
+const settingOf = (row) => `${rows.group[row]} ${rows.label[row]}`;
+const runsBySetting = new Map(ALL.map((row) => [settingOf(row), []]));
+for (const row of ALL) runsBySetting.get(settingOf(row)).push(row);
+const runsOfSetting = (row) => runsBySetting.get(settingOf(row));
 
 // ---- in which order ------------------------------------------------------------------------------------------------
 

@@ -68,6 +68,8 @@ def test_processors_of_one_name_are_two_machines() -> None:
     told = {**record, "environment": {**record["environment"], "processor": PROCESSOR, "instructions": "AVX2"}}
     host = {"this-host": {"seconds": 1.0, "bandwidth": 1.9e10}}
     told["time"] = record["time"] | {"roofline": host}
+    on_device = {**told, "environment": told["environment"] | {"device": "cuda:0", "instructions": None}}
+    assert machine_facts(on_device) == ["read memory at 19 GB/s"]
     table = rows([record, told])
     assert len({row.group for row in table}) == 2
     assert len({row.hardware for row in table}) == 1
@@ -268,6 +270,25 @@ def test_a_board_of_limited_runs_shows_them_marked(opened: Open, tmp_path: Path)
     assert page.locator("#plot .point").count() == 4
     assert page.locator(".tag.front, .point.kept, #plot .front").count() == 0
     assert page.locator("#within").inner_text().startswith("None")
+
+
+@pytest.mark.slow
+def test_markup_in_what_readers_are_told_of_is_text(opened: Open, tmp_path: Path) -> None:
+    markup = "<img src=x onerror=window.hacked=1>"
+    made = [*runs(groups(1, 2, 1)[0], settings=1), *runs(groups(1, 2, 1)[1], settings=1)]
+    for number, run in enumerate(made):
+        run.record["model"] |= {"license": f"{markup} {number}", "pretrained": markup, "fingerprint": markup}
+        run.record["environment"] |= {"processor": {"instruction_sets": [markup]}, "instructions": markup}
+        run.record["environment"]["versions"] |= {"efficiency-harness": markup, "torch": markup}
+    made.append(again(made[1], "2026-09-01T00:00:00Z", torch=f"{markup} again"))
+    write_all(tmp_path / "runs", made)
+    build(tmp_path / "runs", tmp_path / "site")
+    ids = ",".join(run.record["id"] for run in made[:3])
+    for name in (f"index.html?compare={ids}&x=latency&budget=0.9&license={markup}", "methods/layer-drop.html"):
+        page = opened(name, folder=tmp_path / "site")
+        assert markup in page.locator("main").inner_text()
+        assert page.evaluate("window.hacked") is None
+        assert page.locator("img").count() == 0
 
 
 _BOXES = """(selector) => [...document.querySelectorAll(selector)].map((each) => {
