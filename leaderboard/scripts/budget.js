@@ -52,11 +52,12 @@ function verdict([best, ...rest]) {
   const about = (column) => `${column.title} ${written(number(column.key, best), column)}`;
   const high = intervalOf(view.x, best)?.[1];
   const doubt = high > view.budget ? `, whose interval reaches ${written(high, cost)}` : "";
+  const saving = text("saving", best) === "simulated" ? "; its saving is simulated" : "";
   const ties = rest.filter((row) => !differAt(judgedKey(), best, row)).map((row) => text("label", row));
   const named = ties.length > 3 ? `${ties.slice(0, 3).join(", ")} and ${ties.length - 3} more` : ties.join(", ");
   return [
     make("strong", {}, make("a", { href: `runs/${rows.id[best]}.html` }, text("label", best))),
-    `: ${about(judged)}, ${about(cost)}${doubt}.`,
+    `: ${about(judged)}, ${about(cost)}${doubt}${saving}.`,
     ties.length ? ` Not surely better than ${named}.` : "",
   ];
 }

@@ -58,7 +58,7 @@ function comparedHead(chosen) {
     const link = make("a", { href: `runs/${rows.id[row]}.html` }, name);
     return make("th", { scope: "col", role: "columnheader" }, symbol(text("family", row), "shape"), link, away);
   });
-  return make("thead", { role: "rowgroup" }, make("tr", { role: "row" }, make("td", {}), ...heads));
+  return make("thead", { role: "rowgroup" }, make("tr", { role: "row" }, make("td", { role: "cell" }), ...heads));
 }
 
 /** The facts: in one cell what is the same for all. */
