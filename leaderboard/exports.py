@@ -32,8 +32,8 @@ class Entry(BaseModel):
 
     Attributes:
         page, data: of the run, relative to the index.
-        model: a name that no other model of the board has; ``pretrained`` is what was given, ``weights`` the digest
-            by which models are told apart, ``license`` null where no card says it.
+        model: a name that no other model of the board has; ``pretrained`` is what was given, ``fingerprint`` is
+            what tells models apart, ``license`` null where no card says it.
         harness: the version that made the run.
         score: of the run's own task or group; null where there is none.
         difference: score minus dense's on the same documents.
@@ -57,7 +57,7 @@ class Entry(BaseModel):
     savings: Saving
     model: str
     pretrained: str
-    weights: str
+    fingerprint: str
     parameters: int
     license: str | None
     task: str
@@ -107,7 +107,7 @@ def _entry(row: Row) -> Entry:
         savings=saving(record),
         model=record["model"]["name"],
         pretrained=record["model"]["pretrained"],
-        weights=record["model"]["fingerprint"],
+        fingerprint=record["model"]["fingerprint"],
         parameters=record["model"]["parameters"],
         license=record["model"].get("license"),
         task=record["evaluation"]["task"],
