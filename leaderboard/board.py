@@ -3,11 +3,13 @@
 Every text is kept once and referred to by its number; numbers keep five significant digits, more than any has.
 """
 
-import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from harness.leaderboard.facets import FACETS, choices
+from harness.leaderboard.groups import described, heads, short, software
 from harness.leaderboard.render import families_json
 from harness.reports.columns import (
     Column,
@@ -20,26 +22,13 @@ from harness.reports.columns import (
     value,
     why_missing,
     why_no_ratio,
+    wrote_as_much,
 )
 from harness.reports.notes import notes
 from harness.reports.numbers import PAGE
 from harness.reports.rows import Row, difference, score_interval
 
-FACETS: dict[str, tuple[str, Callable[[Row], str]]] = {
-    "family": ("Family", lambda row: row.record["method"]["family"]),
-    "method": ("Method", lambda row: row.record["method"]["name"]),
-    "model": ("Model", lambda row: row.record["model"]["name"]),
-    "task": ("Task", lambda row: row.record["evaluation"]["task"]),
-    "scoring": ("Scoring", lambda row: row.record["evaluation"]["score_mode"]),
-    "hardware": ("Hardware", lambda row: row.hardware),
-    "output": ("Output", lambda row: "exact" if row.record["method"]["exact"] else "lossy"),
-    "saving": ("Saving", lambda row: row.saving),
-}
-_LONGEST = 200  # characters of a text in a cell
-_SHOWN = (
-    *("quality", "difference", "flops", "flops_total", "ideal_ref", "ideal_ref_total"),
-    *("ideal_requests", "latency", "energy", "weights"),
-)
+_SHOWN = ("quality", "difference", "flops", "ideal_ref", "ideal_requests", "latency", "energy", "weights")
 """Columns that are shown at first, where known."""
 
 
@@ -53,24 +42,23 @@ class _Texts:
         return self.known.setdefault(short(text), len(self.known))
 
 
-def short(text: str) -> str:
-    """A text of bounded length."""
-    return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
-
-
 def data(rows: Sequence[Row]) -> dict[str, Any]:
     """What the page's script reads.
 
-    ``texts`` lists every text; ``facets`` names the text columns that filter; ``groups`` says what the runs of a
-    group share, each under a ``slug`` that later builds keep; ``rows`` holds columns of equal length;
+    ``texts`` lists every text; ``facets`` names the text columns that filter, with their ``choices``; ``groups`` says
+    what the runs of a group share (``groups.described``); ``rows`` holds columns of equal length;
     ``columns`` describes the numeric ones, each with ``value``, ``low`` and ``high`` in ``numbers`` under its key, and
     ``note``, the number of a text that says why there is no value or how far it can be trusted; ``ranked`` is 0 where
-    it is shown and not ranked. ``notes`` are the numbers of texts that must be read with a row. ``families`` has their
+    it is shown and not ranked. ``basis`` says on which text a cost is taken, where some run wrote another length than
+    dense. ``notes`` are the numbers of texts that must be read with a row. ``families`` has their
     outlines, ``notation`` how numbers are written.
     """
     texts = _Texts()
-    heads = sorted({row.group: row for row in reversed(rows)}.values(), key=_place)
-    groups = {row.group: number for number, row in enumerate(heads)}
+    first = heads(rows)
+    groups = {row.group: number for number, row in enumerate(first)}
+    members = defaultdict[str, list[Row]](list)
+    for row in rows:
+        members[row.group].append(row)
     shared: dict[str, list[Any]] = {
         "id": [row.id for row in rows],
         "label": [texts.number(row.record["method"]["label"]) for row in rows],
@@ -80,48 +68,38 @@ def data(rows: Sequence[Row]) -> dict[str, Any]:
         "better": [better(row) for row in rows],
         "documents": [row.score["n"] if row.score else 0 for row in rows],
         "started": [texts.number(row.record["started"][:10]) for row in rows],
+        "software": [texts.number(software(row.record)) for row in rows],
         "dense": [int(row.is_dense) for row in rows],
         "apart": [texts.number("; ".join(row.apart)) for row in rows],
         "notes": [[texts.number(note) for note in notes(row, PAGE, in_cells=True)] for row in rows],
     }
-    for name, (_, text_of) in FACETS.items():
-        shared[name] = [texts.number(text_of(row)) for row in rows]
-    described, numbers = _quality(rows, texts)
-    for column in columns(row.record for row in rows):
+    facets = {}
+    for name, (title, text_of) in FACETS.items():
+        words = [short(text_of(row)) for row in rows]
+        shared[name] = [texts.number(word) for word in words]
+        facets[name] = {"title": title, "choices": choices(name, words)}
+    about, numbers = _quality(rows, texts)
+    costs = columns(row.record for row in rows)
+    alike = not any(column.of_totals for column in costs)
+    for column in costs:
         descriptions, values = _cost(rows, column, texts)
-        described += descriptions
+        if not alike:
+            descriptions = [each | {"basis": _basis(column, each["form"])} for each in descriptions]
+        about += descriptions
         numbers |= values
     known = {key for key, parts in numbers.items() if any(value is not None for value in parts["value"])}
     return {
-        "facets": {name: title for name, (title, _) in FACETS.items()},
-        "groups": [_group(row) for row in heads],
+        "facets": facets,
+        "groups": [described(row, members[row.group]) for row in first],
         "columns": [
             column | {"known": column["key"] in known, "shown": column["key"] in _SHOWN and column["key"] in known}
-            for column in described
+            for column in about
         ],
         "families": families_json(),
         "notation": asdict(PAGE),
         "texts": list(texts.known),
         "rows": shared,
         "numbers": numbers,
-    }
-
-
-def _place(row: Row) -> tuple[str, ...]:
-    """Groups are in the order of model, task and hardware."""
-    record = row.record
-    return record["model"]["name"], record["evaluation"]["task"], row.hardware, row.settings, row.group
-
-
-def _group(row: Row) -> dict[str, Any]:
-    record = row.record
-    return {
-        "slug": hashlib.sha256(row.group.encode()).hexdigest()[:10],
-        "model": short(record["model"]["name"]),
-        "task": short(record["evaluation"]["task"]),
-        "hardware": short(row.hardware),
-        "settings": short(row.settings),
-        "documents": row.score["n"] if row.score else 0,
     }
 
 
@@ -189,6 +167,22 @@ def without_interval(stated: Mapping[str, Any]) -> str:
     return f"no interval: {reason}" if reason and stated.get("low") is None else ""
 
 
+def _basis(column: Column, form: str) -> str:
+    """On which text a cost is taken; empty of a cost that does not grow with it."""
+    if column.key in ("weights", "ttft", "tpot") or column.key.startswith("depth"):
+        return ""
+    if column.kind in ("measured", "estimated") or column.key == "ideal_requests":
+        return "texts of one length"
+    return "same tokens" if form == "ratio" and not column.of_totals else "texts as written"
+
+
+def _of_another_length(row: Row, column: Column, form: str) -> str:
+    """What is said of a total that is smaller or larger since the run wrote less or more than dense; else nothing."""
+    if row.is_dense or wrote_as_much(row.record) or _basis(column, form) != "texts as written":
+        return ""
+    return f"wrote {PAGE.ratio(row.record['baseline']['output_tokens'])} as much"
+
+
 def _cost(rows: Sequence[Row], column: Column, texts: _Texts) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Two columns of a cost: its ratio to dense, and its value."""
     shared = {"kind": column.kind, "help": column.help}
@@ -204,27 +198,34 @@ def _cost(rows: Sequence[Row], column: Column, texts: _Texts) -> tuple[list[dict
         f"not measured: {why_missing(row.record, column)}" if cost is None else words.removeprefix("good")
         for row, cost, (words, _) in zip(rows, values, said, strict=True)
     ]
-    notes_of_values = [texts.number(text) for text in words]
-    ratio_notes = [
-        texts.number(_of_ratio(row, against, column, text) if cost is not None else text)
+    lengths = {form: [_of_another_length(row, column, form) for row in rows] for form in ("ratio", "value")}
+    ranked = {
+        form: [int(may_be_ranked and not length) for (_, may_be_ranked), length in zip(said, of_form, strict=True)]
+        for form, of_form in lengths.items()
+    }
+    ratio_words = [
+        _of_ratio(row, against, column, text) if cost is not None else text
         for row, against, cost, text in zip(rows, ratios, values, words, strict=True)
     ]
-    ranked = [int(may_be_ranked) for _, may_be_ranked in said]
     numbers: dict[str, dict[str, list[Any]]] = {
         column.key: {
             "value": [_rounded(against.value if against else None) for against in ratios],
             "low": [_rounded(against.low if against else None) for against in ratios],
             "high": [_rounded(against.high if against else None) for against in ratios],
-            "note": ratio_notes,
-            "ranked": ranked,
+            "note": _joined(lengths["ratio"], ratio_words, texts),
+            "ranked": ranked["ratio"],
         },
         f"{column.key}_value": {
             "value": [_rounded(cost) for cost in values],
-            "note": notes_of_values,
-            "ranked": ranked,
+            "note": _joined(lengths["value"], words, texts),
+            "ranked": ranked["value"],
         },
     }
     return described, {key: _without_defaults(parts) for key, parts in numbers.items()}
+
+
+def _joined(first: Sequence[str], second: Sequence[str], texts: _Texts) -> list[int]:
+    return [texts.number("; ".join(filter(None, pair))) for pair in zip(first, second, strict=True)]
 
 
 def _of_ratio(row: Row, against: Ratio | None, column: Column, words: str) -> str:

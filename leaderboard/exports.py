@@ -8,6 +8,7 @@ from xml.sax.saxutils import escape, quoteattr
 from pydantic import BaseModel, Field
 
 from harness.core.text import printable
+from harness.leaderboard.facets import version
 from harness.reports.columns import columns, ratio, value
 from harness.reports.notes import notes
 from harness.reports.numbers import PAGE
@@ -31,6 +32,9 @@ class Entry(BaseModel):
 
     Attributes:
         page, data: of the run, relative to the index.
+        model: a name that no other model of the board has; ``pretrained`` is what was given, ``fingerprint`` is
+            what tells models apart, ``license`` null where no card says it.
+        harness: the version that made the run.
         score: of the run's own task or group; null where there is none.
         difference: score minus dense's on the same documents.
         costs: values in SI base units, per document where the cost is a sum over documents.
@@ -52,8 +56,13 @@ class Entry(BaseModel):
     exact: bool
     savings: Saving
     model: str
+    pretrained: str
+    fingerprint: str
+    parameters: int
+    license: str | None
     task: str
     hardware: str
+    harness: str
     settings: str
     metric: str | None
     higher_is_better: bool | None
@@ -97,8 +106,13 @@ def _entry(row: Row) -> Entry:
         exact=method["exact"],
         savings=saving(record),
         model=record["model"]["name"],
+        pretrained=record["model"]["pretrained"],
+        fingerprint=record["model"]["fingerprint"],
+        parameters=record["model"]["parameters"],
+        license=record["model"].get("license"),
         task=record["evaluation"]["task"],
         hardware=row.hardware,
+        harness=version(row),
         settings=row.settings,
         metric=score.get("metric"),
         higher_is_better=score.get("higher_is_better"),

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from harness.core.errors import ResultError
-from harness.leaderboard.board import short
 from harness.leaderboard.evidence import Bar, Flips, flips, histogram
+from harness.leaderboard.groups import machine_facts, model_rounding, short
 from harness.leaderboard.results import Result
 from harness.reports.columns import (
     BY_KEY,
@@ -24,6 +24,7 @@ from harness.reports.columns import (
     value,
     why_missing,
     why_no_ratio,
+    wrote_as_much,
 )
 from harness.reports.notes import notes
 from harness.reports.numbers import PAGE
@@ -39,6 +40,8 @@ class CostRow:
     """A cost of a run beside dense's, which is that on the tokens of this run where the two wrote other lengths.
 
     Attributes:
+        no_saving: it is of whole texts, of which one run wrote more than the other: what a shorter text costs less is
+            no saving.
         of_another_run: dense's was measured in its own run, and not in turns with this one, which the ratio is over.
     """
 
@@ -51,6 +54,7 @@ class CostRow:
     why: str
     why_no_ratio: str
     of_same_tokens: bool
+    no_saving: bool
     of_another_run: bool
     is_dearer: bool
 
@@ -134,6 +138,7 @@ def cost_line(row: Row, column: Column, costs: Iterable[CostLine] = ()) -> CostR
         why,
         why_no_ratio(row.record, column),
         bool(column.same_tokens) and on_own_tokens(row.record),
+        column.of_totals and not wrote_as_much(row.record),
         is_timed and in_turns is None and dense is not None,
         against is not None and costs_more(against, column),
     )
@@ -156,14 +161,18 @@ def facts(record: Record) -> dict[str, str]:
     model, machine, asked = record["model"], record["environment"], record["evaluation"]
     return {
         "Model": model["name"],
+        **({"Given as": model["pretrained"]} if model["pretrained"] != model["name"] else {}),
+        **({"Rounding": rounding} if (rounding := model_rounding(record)) else {}),
         "Weights": model["fingerprint"],
         "Revision": model["revision"] or "none",
+        "License": model.get("license") or "not in the record",
         "Parameters": f"{model['parameters']:,} in {model['layers']} layers, {model['dtype']}, {model['attention']}",
         "Task": asked["task"],
         **({"Scoring": how} if (how := scoring(asked["score_mode"], asked["score_suffix"])) else {}),
         "Documents": asked["data"],
         "Device": f"{machine['device_name']} ({machine['device']})",
         "Processor": f"{machine['cpu_model']}, {machine['cpus']} cores, threads used: {machine['threads'] or '?'}",
+        **({"Processor design": "; ".join(design)} if (design := machine_facts(record)) else {}),
         "Memory": f"{machine['ram_bytes'] / 1e9:.1f} GB",
         "System": f"{machine['os']}, Python {machine['python']}",
         "Libraries": ", ".join(f"{name} {version}" for name, version in machine["versions"].items()),

@@ -11,6 +11,8 @@ from harness.contract.describe import Description, describe, paper_url
 from harness.core.errors import MethodError, ResultError, SiteError
 from harness.core.files import parse_json, staged_folder
 from harness.leaderboard import board, exports, pages
+from harness.leaderboard.groups import model_rounding, parameters
+from harness.leaderboard.history import histories
 from harness.leaderboard.render import ASSETS, BOARD, families_css, inline_json, page, script, slug
 from harness.leaderboard.results import PACKED_COSTS, PACKED_SAMPLES, Result, load_all
 from harness.reports.columns import COLUMNS
@@ -154,7 +156,9 @@ def _write_methods(folder: Path, table: Sequence[Row]) -> None:
             "description": description,
             "paper": paper_url(description.paper) if description and description.paper else None,
             "curves": pages.curves(members),
+            "histories": histories(members),
             "lines": pages.list_lines(members),
+            "paired": difference,
         }
         _write(folder / "methods" / f"{slug(name)}.html", page("method.html", depth=1, section="Methods", **content))
         about = description.summary if description else "not installed where the site was built"
@@ -182,12 +186,19 @@ def _write_models(folder: Path, table: Sequence[Row]) -> None:
         by_name.setdefault(row.record["model"]["name"], []).append(row)
     entries = []
     for name, members in sorted(by_name.items()):
-        model = members[0].record["model"]
-        content = {"name": name, "model": model, "lines": pages.list_lines(members)}
+        records = [row.record for row in members]
+        own = next((each for each in records if each["model"].get("base") is None), records[0])
+        model, rounding = own["model"], model_rounding(own)
+        content = {"name": name, "model": model, "rounding": rounding, "lines": pages.list_lines(members)}
         _write(folder / "models" / f"{slug(name)}.html", page("model.html", depth=1, section="Models", **content))
         groups = len({row.group for row in members})
-        about = f"{len(members)} run{'s' if len(members) > 1 else ''}, {groups} group{'s' if groups > 1 else ''}"
-        kind = f"{model['parameters'] / 1e6:,.1f} million parameters"
+        counts = f"{len(members)} run{'s' if len(members) > 1 else ''}, {groups} group{'s' if groups > 1 else ''}"
+        about = " · ".join(
+            [*([model["pretrained"]] if model["pretrained"] != name else []), model["fingerprint"], counts]
+        )
+        kind = ", ".join(
+            filter(None, [f"{parameters(model['parameters'])} parameters", model.get("license"), rounding])
+        )
         entries.append({"name": name, "kind": kind, "target": f"{slug(name)}.html", "about": about})
     _write_list(folder / "models", "Models", "What methods have been run on.", entries)
 

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Final
 
 from harness.reports.columns import BY_KEY, SHOWN_ABOVE, at, ratio
 from harness.results.audit import audit_doubt
@@ -16,6 +16,16 @@ from harness.results.record import UNSAID, scoring
 from harness.results.saving import declared, saving, unexecuted
 
 Record = Mapping[str, Any]
+
+_ASKED: Final = {
+    "task": ("task",),
+    "documents": ("data", "limit", "samples", "limited"),
+    "few-shot examples": ("num_fewshot", "fewshot_as_multiturn"),
+    "prompt template": ("apply_chat_template", "system_instruction"),
+    "generation": ("gen_kwargs",),
+    "way of scoring": ("score_mode", "score_suffix"),
+}
+"""Readers' names for what lm-eval was asked; whatever is not here goes by its own name."""
 
 
 @dataclass(frozen=True)
@@ -64,12 +74,25 @@ class Row:
         return ", ".join(words)
 
     @cached_property
+    def terms(self) -> dict[str, Any]:
+        """All that must agree before two runs are compared, by the name that readers have for it."""
+        model, machine = self.record["model"], self.record["environment"]
+        asked = {**UNSAID, **self.record["evaluation"]}
+        of_processor = ("processor", "instructions") if machine["device"].startswith("cpu") else ()
+        named = {name: [asked.pop(key) for key in keys] for name, keys in _ASKED.items()}
+        return {
+            "model": dense_of(model)["fingerprint"],
+            "number format": model["dtype"],
+            "attention implementation": model["attention"],
+            "machine": [self.hardware, *(machine.get(part) for part in of_processor)],
+            **named,
+            **{name.replace("_", " "): value for name, value in asked.items()},
+        }
+
+    @cached_property
     def group(self) -> str:
         """Runs of one group may be ranked: same dense model, documents, question, hardware and number format."""
-        model, asked = self.record["model"], {**UNSAID, **self.record["evaluation"]}
-        weights = dense_of(model)["fingerprint"]
-        parts = [weights, model["dtype"], model["attention"], self.hardware, sorted(asked.items())]
-        return json.dumps(parts, sort_keys=True)
+        return json.dumps(self.terms, sort_keys=True)
 
     @cached_property
     def saving(self) -> str:

@@ -29,15 +29,21 @@ _FLAGS: Final = {
 }
 
 
+def described() -> dict[str, str]:
+    """What Linux says of the first processor, such as its "model name"; empty where the system does not tell."""
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return {}
+    lines = (line.partition(":") for line in text.partition("\n\n")[0].splitlines())
+    return {name.strip(): value.strip() for name, _, value in lines}
+
+
 @cache
 def instruction_sets() -> tuple[str, ...] | None:
     """Which vector and matrix instructions this x86 processor has; None where the system does not tell."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return None
-    flags = next((line.partition(":")[2].split() for line in lines if line.startswith("flags")), None)
-    return None if flags is None else tuple(name for flag, name in _FLAGS.items() if flag in flags)
+    flags = described().get("flags")
+    return None if flags is None else tuple(name for flag, name in _FLAGS.items() if flag in flags.split())
 
 
 def kernel_limit() -> str | None:

@@ -14,6 +14,22 @@ from harness.core import cpu
 _PACKAGES = ("efficiency-harness", "lm_eval", "torch", "transformers", "tokenizers", "datasets", "numpy")
 
 
+class Processor(BaseModel):
+    """What tells processors of one name apart; null where the system does not tell.
+
+    Attributes:
+        family, model, stepping: the numbers by which x86 processors name their design.
+        instruction_sets: the vector and matrix instructions that it has, whether they were used or not.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    family: int | None = None
+    model: int | None = None
+    stepping: int | None = None
+    instruction_sets: tuple[str, ...] | None = None
+
+
 class Environment(BaseModel):
     """Hardware and versions. The part that can change a result is in ``identity``.
 
@@ -23,6 +39,7 @@ class Environment(BaseModel):
         instructions: the instruction set that torch computes with, such as "AVX2", and the variables that limit what
             other kernels compute with, where that decides rounding; null on an accelerator and in records that do not
             tell.
+        processor: more of the processor than its name, whatever the device; null in older records.
         ram_bytes: installed memory.
         load_average: one-minute load when the run started, then when it ended.
     """
@@ -39,6 +56,7 @@ class Environment(BaseModel):
     python: str
     versions: dict[str, str]
     instructions: str | None = None
+    processor: Processor | None = None
     load_average: tuple[float, ...] = ()
 
     @property
@@ -69,6 +87,7 @@ def observe(device: str) -> Environment:
         python=platform.python_version(),
         versions=versions(),
         instructions=_instructions() if device == "cpu" else None,
+        processor=_processor(),
         load_average=(load(),),
     )
 
@@ -85,6 +104,13 @@ def device_name(device: str) -> str:
     if device.startswith("cuda"):
         return torch.cuda.get_device_name(device)
     return cpu_model() if device == "cpu" else f"{cpu_model()} ({device.partition(':')[0]})"
+
+
+def _processor() -> Processor:
+    told = cpu.described()
+    numbers = {"family": "cpu family", "model": "model", "stepping": "stepping"}
+    known = {name: int(told[key]) for name, key in numbers.items() if told.get(key, "").isdigit()}
+    return Processor(**known, instruction_sets=cpu.instruction_sets())
 
 
 def _instructions() -> str:
@@ -123,13 +149,7 @@ def versions() -> dict[str, str]:
 @cache
 def cpu_model() -> str:
     """The processor's name as the system gives it."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
+    return cpu.described().get("model name") or platform.processor() or platform.machine()
 
 
 def git_state() -> dict[str, object] | None:

@@ -35,7 +35,7 @@ class Request(NamedTuple):
     document: int
     part: int
     turn: int
-    kind: str = ""
+    kind: str
 
 
 @dataclass(frozen=True)

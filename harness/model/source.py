@@ -15,7 +15,7 @@ from harness.core.files import parse_json
 BUNDLED_NAME = "pocket"
 BUNDLED = Path(harness.tasks.__path__[0]) / "pocket" / "model"
 _HUB_NAME = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
-_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.py")
+_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.py", "README.md")
 _TOKENIZER = ("*.json", "*.model", "*.txt", "*.jinja", "*.tiktoken", "*.py", "additional_chat_templates/*.jinja")
 _IDENTITY = (*_TOKENIZER, "*.safetensors", "*.bin", "*.pt", "*.pth")
 _ELSEWHERE = {"revision", "subfolder", "offload_folder", "cache_dir"}  # in the fingerprint, or mere places

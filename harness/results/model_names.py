@@ -1,7 +1,7 @@
 """Names by which several models are told apart: two checkpoints of one folder name are two models."""
 
 import hashlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
@@ -32,9 +32,11 @@ def distinct_names(models: Iterable[Mapping[str, Any]]) -> dict[str, str]:
         of_name = places[model["name"]]
         known = of_name.get(model["fingerprint"], model["pretrained"])
         of_name[model["fingerprint"]] = min(known, model["pretrained"], key=lambda place: (len(place), place))
-    return {
+    named = {
         fingerprint: name for given, of_name in places.items() for fingerprint, name in _named(given, of_name).items()
     }
+    uses = Counter(named.values())  # the longer name of one model may be the whole name of another
+    return {each: name if uses[name] == 1 else _with_digest(name, each) for each, name in named.items()}
 
 
 def _named(name: str, places: Mapping[str, str]) -> dict[str, str]:
@@ -44,7 +46,11 @@ def _named(name: str, places: Mapping[str, str]) -> dict[str, str]:
         tails = {fingerprint: _tail(place, count) for fingerprint, place in places.items()}
         if len(set(tails.values())) == len(tails):
             return tails
-    return {each: f"{name} ({hashlib.sha256(each.encode()).hexdigest()[:6]})" for each in places}  # fingerprints
+    return {fingerprint: _with_digest(name, fingerprint) for fingerprint in places}
+
+
+def _with_digest(name: str, fingerprint: str) -> str:
+    return f"{name} ({hashlib.sha256(fingerprint.encode()).hexdigest()[:6]})"
 
 
 def _tail(place: str, count: int) -> str:

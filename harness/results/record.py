@@ -73,6 +73,7 @@ class ModelInfo(Section):
         active_parameters: those that one token runs, without the experts that it is not sent to; null in older records,
             and where layers are not seen.
         layout: the anatomy that matched.
+        license: as its model card names it; null where no card says it, and in older records.
         base: the dense model beside which this one, another checkpoint, is a row; null where it is itself the dense
             model of its row.
     """
@@ -88,6 +89,7 @@ class ModelInfo(Section):
     parameters: int
     active_parameters: int | None = None
     args: dict[str, Any] = Field(default={})
+    license: str | None = None
     base: BaseInfo | None = None
 
 

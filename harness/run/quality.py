@@ -19,6 +19,7 @@ from harness.evaluate.outcome import summary
 from harness.evaluate.quiet import collected_warnings
 from harness.evaluate.refusals import explained
 from harness.measure.shape import ModelShape
+from harness.model.card import card_license
 from harness.results.costs import Memory
 from harness.results.intervals import with_intervals
 from harness.results.record import MISSING, BaseInfo, MethodInfo, ModelInfo, RunRecord
@@ -199,6 +200,7 @@ def _model_info(spec: RunSpec, lm: "HarnessLM", shape: ModelShape) -> ModelInfo:
         parameters=shape.parameters,
         active_parameters=shape.active_parameters,
         args=spec.job.model_args,
+        license=card_license(model.folder),
         base=base if spec.checkpoint else None,
     )
 

@@ -7,6 +7,8 @@ function draw() {
   find("mixed").hidden = view.list !== "one";
   updateControls(shown);
   drawChart(shown);
+  drawSuites(shown);
+  drawCompared();
   writeAddress();
 }
 
@@ -36,7 +38,17 @@ function listenToControls() {
   const onChange = (id, settings) => find(id).addEventListener("change", (event) => change(settings(event.target)));
   find("search").addEventListener("input", (event) => change({ q: event.target.value, rows: PAGE }));
   onChange("sort", ({ value }) => ({ sort: value }));
-  onChange("axis-x", ({ value }) => ({ x: value }));
+  onChange("axis-x", ({ value }) => {
+    const isSameScale = [value, view.x].every((key) => columns.get(key).form === "ratio");
+    return { x: value, budget: isSameScale ? view.budget : null };
+  });
+  find("budget").addEventListener("input", (event) => {
+    view.budget = budgetOf(event.target);
+    const shown = shownRows();
+    drawTables(shown);
+    drawChart(shown);
+    writeAddress();
+  });
   onChange("axis-y", ({ value }) => ({ y: value }));
   onChange("chart-group", ({ value }) => ({ chart: value }));
   onChange("one", ({ checked }) => ({ list: checked ? "one" : START.list }));
@@ -82,6 +94,7 @@ function listenToWindow() {
 
 buildControls();
 listenToControls();
+listenToComparison();
 listenToMenus();
 listenToWindow();
 draw();

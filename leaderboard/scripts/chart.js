@@ -42,8 +42,15 @@ const word = (x, y, words, anchor, kind = null) => makeSvg("text", { x, y, "text
 /** A tick of a score with the digits it needs, not with those of a score. */
 const tickText = (tick, column) => (isCost(column) ? written(tick, column) : Number(tick.toPrecision(6)).toString());
 
+/** What the vertical axis shows, above its left end. */
+function titleOfY(points, { lessIsBetter }) {
+  const column = columns.get(view.y);
+  const metric = column.form === "score" ? `: ${text("metric", points[0])}` : "";
+  return `${column.title}${lessIsBetter ? ", less is better" : ""}${metric}`;
+}
+
 function axes(frame, points, height) {
-  const { left, right, top, bottom, xOf, yOf, lessIsBetter } = frame;
+  const { left, right, top, bottom, xOf, yOf } = frame;
   const [columnX, columnY] = [columns.get(view.x), columns.get(view.y)];
   const parts = [];
   for (const tick of frame.ticksX) {
@@ -56,10 +63,10 @@ function axes(frame, points, height) {
   }
   parts.push(lineFrom("axis", [left, bottom], [right, bottom]));
   const hintX = columnX.form === "ratio" ? " — less is better" : "";
-  const hintY = lessIsBetter ? ", less is better" : "";
-  const metric = columnY.form === "score" ? `: ${text("metric", points[0])}` : "";
-  parts.push(word(right, height - 6, `${columnX.title}, ${columnX.unit} (${columnX.kind})${hintX}`, "end", "name"));
-  parts.push(word(left + 6, top + 12, `${columnY.title}${hintY}${metric}`, "start", "name"));
+  const titleX = `${columnX.title}, ${columnX.unit} (${columnX.kind})`;
+  const hasRoom = widthOf(titleX + hintX, "600 12px") < right - 8;
+  parts.push(word(right, height - 6, hasRoom ? titleX + hintX : titleX, "end", "name"));
+  parts.push(word(left + 6, top + 12, titleOfY(points, frame), "start", "name"));
   const dense = points.find((row) => rows.dense[row]);
   if (dense !== undefined) {
     const [x, y] = frame.at(dense);
@@ -79,33 +86,19 @@ function staircase(points) {
   return steps;
 }
 
+/** What lies beyond the budget, in shade. */
+function budgetArea({ left, right, top, bottom, xOf }) {
+  if (view.budget === null) return [];
+  const x = Math.max(left, Math.min(right, xOf(view.budget)));
+  const shade = makeSvg("rect", { class: "beyond", x, y: top, width: right - x, height: bottom - top });
+  return [shade, lineFrom("limit", [x, top], [x, bottom])];
+}
+
 function staircasePath(points, frame) {
   const corners = staircase(points).map(frame.at); // [steps, 2]
   if (corners.length < 2) return [];
   const [[x, y], ...rest] = corners;
   return [makeSvg("path", { class: "front", d: `M${x} ${y}${rest.map(([x, y]) => `H${x}V${y}`).join("")}` })];
-}
-
-/** Names beside points, where there is room for them. */
-function names(members, frame) {
-  const taken = []; // [from, to, y] in pixels
-  const words = [];
-  for (const row of members) {
-    const name = text("label", row).slice(0, 40);
-    const width = name.length * 6.3;
-    const [x, y] = [frame.at(row)[0], frame.at(row)[1] - 12];
-    const isLeft = x + width + 8 > frame.right;
-    const from = isLeft ? x - width - 8 : x + 8;
-    const overlaps = taken.some(
-      ([start, end, level]) => from < end && start < from + width && Math.abs(level - y) < 14,
-    );
-    if (from < 0 || overlaps) continue;
-    taken.push([from, from + width, y]);
-    const label = word(isLeft ? x - 8 : x + 8, y, name, isLeft ? "end" : "start", "beside");
-    label.setAttribute("aria-hidden", "true");
-    words.push(label);
-  }
-  return words;
 }
 
 /** A row's point, a link to its page; `place` is its place among the points from left to right. */
@@ -139,48 +132,53 @@ function picture(points) {
   const width = Math.max(300, Math.min(find("plot").clientWidth || 800, 1400));
   const height = Math.max(240, Math.min(400, width / 2));
   const frame = frameOf(points, width, height);
-  const onFront = new Set(frontRows(points));
+  const ranked = points.filter((row) => !isApart(row));
+  const onFront = new Set(frontRows(ranked));
+  const [best] = withinBudget(ranked);
   const fromLeft = points.toSorted(
     (a, b) => number(view.x, a) - number(view.x, b) || number(view.y, a) - number(view.y, b),
   );
+  const named = [...new Set([best, ...fromLeft.filter((row) => onFront.has(row))])].filter((row) => row !== undefined);
+  const titleBox = { left: frame.left, top: 0, bottom: frame.top + 18 };
+  titleBox.right = frame.left + 6 + widthOf(titleOfY(points, frame), "600 12px");
   const about = `${columns.get(view.y).title} against ${columns.get(view.x).title}, ${points.length} runs`;
   return makeSvg(
     "svg",
     { viewBox: `0 0 ${width} ${height}`, role: "group", "aria-label": about },
+    ...budgetArea(frame),
     ...axes(frame, points, height),
-    ...staircasePath(points, frame),
+    ...staircasePath(ranked, frame),
     ...fromLeft.map((row, place) => pointOf(row, place, frame, onFront.has(row))),
-    ...(width > 560
-      ? names(
-          fromLeft.filter((row) => onFront.has(row)),
-          frame,
-        )
-      : []),
+    ...names(named, points, frame, [titleBox]),
   );
 }
+
+const FILLED = "filled: no other row surely costs less and scores more";
 
 function legend(points) {
   const families = [...new Set(points.map((row) => text("family", row)))].sort(compareFamilies);
   return [
     ...families.map((family) => make("li", {}, symbol(family), family)),
-    make("li", {}, "filled: no other row surely costs less and scores more; bars are 95 % intervals"),
+    make("li", {}, points.some((row) => !isApart(row)) ? FILLED : "none of these may be ranked"),
+    make("li", {}, "bars are 95 % intervals"),
   ];
 }
 
 /** The chart of the chosen group, or of the one with the most rows. */
 function drawChart(shown) {
-  const inGroups = grouped(shown.filter((row) => !isApart(row)));
+  const inGroups = grouped(parted(shown).main);
   const largest = inGroups.toSorted(([, a], [, b]) => b.length - a.length)[0];
   const [group, members] = inGroups.find(([group]) => groups[group].slug === view.chart) ?? largest ?? [null, []];
   const options = inGroups.map(([group]) => [groups[group].slug, groupTitle(group)]);
   fill(find("chart-group"), options, group === null ? "" : groups[group].slug);
   const points = members.filter((row) => number(view.x, row) !== null && number(view.y, row) !== null);
+  drawBudget(points);
   if (points.length) {
     const tip = make("div", { class: "tip", hidden: "", "aria-hidden": "true" });
     find("plot").replaceChildren(picture(points), tip);
     find("legend").replaceChildren(...legend(points));
   } else {
-    const reason = group === null ? "No comparable runs are shown." : "No run of this group has both numbers.";
+    const reason = group === null ? "No runs are shown." : "No run of this group has both numbers.";
     find("plot").replaceChildren(make("p", { class: "muted" }, reason));
     find("legend").replaceChildren();
   }

@@ -20,8 +20,7 @@ function checkbox(name, value, words, small, isChecked, change) {
 }
 
 function facetMenu(name) {
-  const inData = [...new Set(ALL.map((row) => text(name, row)))];
-  inData.sort(name === "family" ? compareFamilies : undefined);
+  const inData = facets[name].choices;
   const values = [...new Set([...inData, ...view[name]])]; // an address may ask for what nobody has
   const choose = (value, isChosen) => {
     if (isChosen) view[name].add(value);
@@ -32,7 +31,10 @@ function facetMenu(name) {
   const entries = values.map((value) =>
     checkbox(name, value, value || "(none)", "", view[name].has(value), (isChosen) => choose(value, isChosen)),
   );
-  return menu(name, facets[name], `Show only ${facets[name].toLowerCase()}`, entries);
+  const { title } = facets[name];
+  const box = menu(name, title, `Show only ${title.toLowerCase()}`, entries);
+  box.hidden = values.length < 2; // a single choice filters nothing
+  return box;
 }
 
 function columnMenu() {
@@ -88,7 +90,7 @@ function updateFacet(name) {
     input.closest("label").querySelector("small").textContent = counts.get(input.value) ?? 0;
   }
   const chosen = view[name].size ? [make("b", {}, `${view[name].size}`)] : [];
-  box.querySelector("summary").replaceChildren(facets[name], ...chosen);
+  box.querySelector("summary").replaceChildren(facets[name].title, ...chosen);
 }
 
 function updateControls(shown) {

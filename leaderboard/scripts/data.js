@@ -35,6 +35,8 @@ const isCost = (column) => ["ratio", "value"].includes(column.form);
 /** 1 where more of a column is better, -1 where less is. */
 const sense = (key, row) => (isCost(columns.get(key)) ? -1 : rows.better[row]);
 
+const rowById = new Map(rows.id.map((id, row) => [id, row]));
+
 const groupTitle = (group) => {
   const { model, task, hardware, settings } = groups[group];
   return [model, task, hardware, settings].join(" · ");

@@ -4,6 +4,7 @@ function asRecords(shown) {
   return shown.map((row) => {
     const record = { id: rows.id[row], method: text("label", row) };
     for (const name of facetNames) record[name === "method" ? "method_name" : name] = text(name, row);
+    record.fingerprint = groups[rows.group[row]].weights;
     record.settings = text("settings", row);
     record.metric = text("metric", row);
     record.documents = rows.documents[row];

@@ -7,6 +7,10 @@ function differ(a, aroundA, b, aroundB, kind) {
   return (aroundA[1] < b && a < aroundB[0]) || (aroundB[1] < a && b < aroundA[0]);
 }
 
+/** Whether two rows differ in a column by more than chance. */
+const differAt = (key, a, b) =>
+  differ(number(key, a), knownWithin(key, a), number(key, b), knownWithin(key, b), columns.get(key).kind);
+
 /** Whether the first point is no worse in both, and in one better by more than chance. */
 function dominates(first, second) {
   if (first.cost > second.cost || first.quality < second.quality) return false;

@@ -57,15 +57,26 @@ function cell(key, row, widest) {
     box.append(make("span", { class: isRanked(key, row) ? "tag note" : "tag note warn", title: part }, part));
   }
   if (small.some(Boolean)) box.append(make("span", { class: "interval" }, small.filter(Boolean).join(" ")));
-  if (column.form === "ratio" && !rows.dense[row]) box.append(ratioBar(value, interval, text("family", row)));
+  // a bar reads as a saving, so that what may not be ranked has none
+  if (column.form === "ratio" && !rows.dense[row] && isRanked(key, row))
+    box.append(ratioBar(value, interval, text("family", row)));
   if (column.form === "difference" && interval) box.append(whisker(value, interval, widest, tone));
   return box;
 }
 
 const tag = (classes, title, words) => make("span", { class: `tag ${classes}`.trim(), title }, words);
 
-function rowLine(row, widest, isOnFront) {
-  const name = make("th", { scope: "row", role: "rowheader" }, symbol(text("family", row), "shape"));
+/** The box that chooses a row for the comparison. */
+function choiceOf(row) {
+  const isChosen = view.compare.includes(row);
+  const box = make("input", { type: "checkbox", "data-compare": rows.id[row], title: "Compare: choose two or three" });
+  box.setAttribute("aria-label", `Compare ${text("label", row)}`);
+  Object.assign(box, { checked: isChosen, disabled: view.compare.length === MOST_COMPARED && !isChosen });
+  return make("label", { class: "choice" }, box);
+}
+
+function rowLine(row, widest, isOnFront, isBest) {
+  const name = make("th", { scope: "row", role: "rowheader" }, choiceOf(row), symbol(text("family", row), "shape"));
   name.append(make("a", { href: `runs/${rows.id[row]}.html` }, text("label", row)));
   if (text("output", row) === "exact" && !rows.dense[row]) {
     name.append(tag("", "greedy output is that of dense", "exact"));
@@ -75,18 +86,38 @@ function rowLine(row, widest, isOnFront) {
   }
   if (text("saving", row) === "none here") name.append(tag("warn", notesOf(row).join("; "), "none here"));
   if (isOnFront) name.append(tag("front", "no other row surely costs less and scores more", "on the front"));
+  if (isBest)
+    name.append(tag("front", `the best that ${columns.get(view.x).title} allows`, `best within ${budgetText()}`));
+  if (isApart(row)) name.append(tag("warn", text("apart", row), "not ranked"));
+  const runs = runsOfSetting(row);
+  if (runs.length > 1) {
+    const age = row === runs[0] ? "the newest" : "not the newest";
+    const words = `run of ${text("started", row)}, harness ${text("version", row)}: ${age} of ${runs.length}`;
+    name.append(make("span", { class: "interval" }, words));
+  }
   if (view.list === "one") name.append(make("span", { class: "interval" }, groupTitle(rows.group[row])));
   for (const note of notesOf(row)) name.append(make("span", { class: "interval" }, note));
   if (isApart(row)) name.append(make("span", { class: "interval" }, `apart: ${text("apart", row)}`));
   const cells = view.cols.map((key) => cell(key, row, widest));
-  return make("tr", { role: "row", class: rows.dense[row] ? "reference" : null }, name, ...cells);
+  const classes = [rows.dense[row] ? "reference" : "", isBest ? "best" : ""].join(" ").trim();
+  return make("tr", { role: "row", class: classes || null }, name, ...cells);
 }
 
 function groupLine(group, count) {
-  const { model, task, hardware, settings, documents } = groups[group];
-  const facts = [hardware, settings, `${documents} documents`, `${count} run${count > 1 ? "s" : ""}`];
+  const { model, task, hardware, settings, documents, model_facts, machine_facts, weights } = groups[group];
+  const facts = [
+    ...model_facts,
+    hardware,
+    ...machine_facts,
+    settings,
+    `${documents} documents`,
+    `${count} run${count > 1 ? "s" : ""}`,
+  ];
   const head = make("th", { colspan: view.cols.length + 1, scope: "rowgroup", role: "rowheader" });
-  head.append(make("strong", {}, `${model} · ${task}`), ...facts.flatMap((fact) => [make("span", {}, fact), " "]));
+  head.append(
+    make("strong", { title: weights }, `${model} · ${task}`),
+    ...facts.flatMap((fact) => [make("span", {}, fact), " "]),
+  );
   return make("tr", { class: "group", role: "row" }, head);
 }
 
@@ -101,8 +132,9 @@ function headLine() {
   const line = make("tr", { role: "row" });
   line.append(heading("label", "Method", "the method and the parameters that differ from its defaults"));
   for (const key of view.cols) {
-    const { title, unit, kind, help } = columns.get(key);
-    line.append(heading(key, title, help, [`${unit} · `, make("span", { class: "kind" }, kind)]));
+    const { title, unit, kind, help, basis } = columns.get(key);
+    const small = [`${unit} · `, make("span", { class: "kind" }, kind), ...(basis ? [make("br"), basis] : [])];
+    line.append(heading(key, title, help, small));
   }
   return line;
 }
@@ -112,7 +144,8 @@ function tableBody(members, group, room) {
   const edges = members.flatMap((row) => intervalOf("difference", row) ?? []).map(Math.abs);
   const widest = Math.max(1e-9, ...edges); // one scale for the differences of a group
   const onFront = new Set(group === null ? [] : frontRows(members.filter((row) => !isApart(row))));
-  const lines = members.slice(0, room).map((row) => rowLine(row, widest, onFront.has(row)));
+  const [best] = group === null ? [] : withinBudget(members);
+  const lines = members.slice(0, room).map((row) => rowLine(row, widest, onFront.has(row), row === best));
   return make("tbody", { role: "rowgroup" }, group === null ? null : groupLine(group, members.length), ...lines);
 }
 
@@ -127,13 +160,19 @@ function drawTable(table, members, limit) {
   table.replaceChildren(table.caption, make("thead", { role: "rowgroup" }, headLine()), ...bodies);
 }
 
+/** The rows that may be ranked and those that stand apart; where there are only such, they are the board. */
+function parted(shown) {
+  const [apart, comparable] = [shown.filter(isApart), shown.filter((row) => !isApart(row))];
+  return comparable.length ? { main: comparable, apart } : { main: apart, apart: [] };
+}
+
 /** Both tables, and what says that there is more. */
 function drawTables(shown) {
-  const apart = shown.filter(isApart);
-  const comparable = shown.filter((row) => !isApart(row));
-  drawTable(find("board"), comparable, view.rows);
+  const { main, apart } = parted(shown);
+  drawTable(find("board"), main, view.rows);
   drawTable(find("apart-board"), apart, view.rows);
   find("apart").hidden = !apart.length;
-  find("scroll").hidden = !comparable.length;
-  find("more").hidden = Math.max(comparable.length, apart.length) <= view.rows;
+  find("scroll").hidden = !main.length;
+  find("unranked").hidden = !main.some(isApart);
+  find("more").hidden = Math.max(main.length, apart.length) <= view.rows;
 }

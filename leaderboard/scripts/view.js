@@ -1,6 +1,7 @@
 // The view: what is searched, filtered, sorted and drawn. The page's address holds all of it.
 
 const PAGE = 50; // rows shown at first, and more at a time
+const MOST_COMPARED = 3; // runs side by side
 const START = { sort: "-quality", x: "flops", y: "quality", rows: PAGE, list: "groups" };
 const shownAtFirst = board.columns.filter((column) => column.shown).map((column) => column.key);
 
@@ -21,6 +22,12 @@ function readAddress() {
   view.x = valid("x", START.x, (key) => columns.get(key)?.known && isCost(columns.get(key)));
   view.y = valid("y", START.y, (key) => columns.get(key)?.known);
   view.chart = valid("chart", null, (slug) => groups.some((group) => group.slug === slug));
+  const budget = valid("budget", null, (text) => /^[\d.]/.test(text) && Number.isFinite(Number(text)));
+  view.budget = budget === null ? null : Number(budget);
+  const chosen = [...new Set(asked.get("compare")?.split(",").filter(Boolean) ?? [])];
+  const known = chosen.filter((id) => rowById.has(id));
+  view.compare = known.slice(0, MOST_COMPARED).map((id) => rowById.get(id));
+  view.gone = chosen.length - known.length;
   view.rows = Math.max(PAGE, Number.parseInt(asked.get("rows"), 10) || PAGE);
   view.list = valid("list", START.list, (list) => list === "one");
   return view;
@@ -31,6 +38,8 @@ function writeAddress() {
   if (view.q) asked.set("q", view.q);
   for (const name of facetNames) for (const value of view[name]) asked.append(name, value);
   for (const name of Object.keys(START)) if (view[name] !== START[name]) asked.set(name, view[name]);
+  if (view.budget !== null) asked.set("budget", view.budget);
+  if (view.compare.length) asked.set("compare", view.compare.map((row) => rows.id[row]).join());
   if (view.chart) asked.set("chart", view.chart);
   if (view.cols.join() !== shownAtFirst.join()) asked.set("cols", view.cols.join());
   const search = asked.toString();
@@ -59,6 +68,12 @@ function passes(row, without = null) {
 
 const shownRows = () => ALL.filter((row) => passes(row));
 const isApart = (row) => text("apart", row) !== "";
+
+/** Runs of one setting in one group, such as of two versions: by group and label, with the newest first. */
+const settingOf = (row) => `${rows.group[row]} ${rows.label[row]}`;
+const runsBySetting = new Map(ALL.map((row) => [settingOf(row), []]));
+for (const row of ALL) runsBySetting.get(settingOf(row)).push(row);
+const runsOfSetting = (row) => runsBySetting.get(settingOf(row));
 
 // ---- in which order ------------------------------------------------------------------------------------------------
 

@@ -21,7 +21,7 @@ SEGMENT = Segment("score", 5, 1, 5, 1, 2, (5, 0, 5), (5, 5, 5), 1, (0.5, 0.0, 0.
 
 
 def row(document: int, *answers: Any) -> Served:
-    requests = tuple(Request("task", document, part, 0) for part in range(len(answers)))
+    requests = tuple(Request("task", document, part, 0, "loglikelihood") for part in range(len(answers)))
     return Served(requests, answers, 5, 0, (SEGMENT,))
 
 
@@ -50,17 +50,17 @@ def test_batches_come_back_as_they_were(path: Path) -> None:
 
 def test_answers_are_found_by_request(path: Path) -> None:
     with Journal(path) as journal:
-        assert journal[Request("task", 0, 1, 0)] == (float("-inf"), False)
-        assert Request("task", 2, 0, 0) in journal
-        assert Request("task", 2, 0, 1) not in journal
-        assert Request("other", 2, 0, 0) not in journal
+        assert journal[Request("task", 0, 1, 0, "loglikelihood")] == (float("-inf"), False)
+        assert Request("task", 2, 0, 0, "loglikelihood") in journal
+        assert Request("task", 2, 0, 1, "loglikelihood") not in journal
+        assert Request("other", 2, 0, 0, "loglikelihood") not in journal
         assert len(journal) == 4
 
 
 def test_answers_are_there_as_soon_as_written(tmp_path: Path) -> None:
     with Journal(tmp_path / "j") as journal:
         journal.write(SECOND)
-        assert journal[Request("task", 2, 0, 0)] == (-1e-300, False)
+        assert journal[Request("task", 2, 0, 0, "loglikelihood")] == (-1e-300, False)
         assert (tmp_path / "j").read_text().count("\n") == 1
 
 
@@ -166,12 +166,12 @@ def test_an_answer_that_was_not_written_is_not_remembered(path: Path) -> None:
     journal._file = FullFile()
     with pytest.raises(DiskError):
         journal.write([row(3, "more")])
-    assert Request("task", 3, 0, 0) not in journal
+    assert Request("task", 3, 0, 0, "loglikelihood") not in journal
 
 
 @pytest.mark.parametrize(("turns", "padding"), [((PADDING,), True), ((PADDING, 0), False), ((0,), False)])
 def test_a_row_that_nobody_asked_for_is_padding(turns: tuple[int, ...], padding: bool) -> None:
-    requests = tuple(Request("task", 0, 0, turn) for turn in turns)
+    requests = tuple(Request("task", 0, 0, turn, "loglikelihood") for turn in turns)
     assert replace(row(0, "a"), requests=requests).is_padding is padding
 
 

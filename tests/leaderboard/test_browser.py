@@ -196,7 +196,7 @@ def test_keyboard_alone(opened: Open) -> None:
 
 def test_points_of_the_chart_are_walked_with_arrows(opened: Open) -> None:
     page = opened()
-    page.locator("#chart-group").focus()
+    page.locator("#budget").focus()
     page.keyboard.press("Tab")
     first = page.evaluate("document.activeElement.getAttribute('aria-label')")
     page.keyboard.press("ArrowRight")
@@ -253,9 +253,16 @@ def test_csv_and_json_are_what_is_shown(opened: Open) -> None:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_nothing(scheme: str, opened: Open, site: Path) -> None:
+    chosen = [Path(run_page(site, label)).stem for label in ("dense", "router:budget=0.8")]
+    view = f"?x=latency&budget=0.8&compare={','.join(chosen)}"
     for name in (*PAGES, run_page(site)):
         for width in (1280, 360) if name == "index.html" else (1280,):
-            page = opened(name, color_scheme=scheme, viewport={"width": width, "height": 900}, bypass_csp=True)
+            page = opened(
+                name + (view if width == 360 else ""),
+                color_scheme=scheme,
+                viewport={"width": width, "height": 900},
+                bypass_csp=True,
+            )
             page.evaluate(AXE)
             violations = page.evaluate(
                 "axe.run({preload: false}).then((r) => r.violations.map((v) => [v.id, v.nodes.map((n) => n.html)]))"

@@ -318,7 +318,7 @@ def test_a_cache_that_keeps_its_numbers_elsewhere_keeps_them_all(model, batch):
     assert [Segment.from_json(segment.to_json()) for segment in row] == row
     assert not any(segment.unread for segment in dense + row_as_dense(row))
     # so that a run that is resumed says it too
-    served = [Served((Request("t", 0, 0, 0),), ("",), 9, 3, tuple(row))]
+    served = [Served((Request("t", 0, 0, 0, "loglikelihood"),), ("",), 9, 3, tuple(row))]
     assert summary({"results": {}, "samples": {}}, served, shape, None).warnings == [UNREAD]
 
 

@@ -206,7 +206,9 @@ def test_what_no_formula_counts_is_null(ids):
     with Tracer(model) as tracer, model.serving([Row("t", 0, (0,), 16, 16), Row("t", 1, (0,), 16, 16)], "score"):
         model.module(ids)
         rows = tracer.collect()
-    served = [Served((Request("t", row, 0, 0),), ((0.0, True),), 16, 0, tuple(rows[row])) for row in (0, 1)]
+    served = [
+        Served((Request("t", row, 0, 0, "loglikelihood"),), ((0.0, True),), 16, 0, tuple(rows[row])) for row in (0, 1)
+    ]
     outcome = summary({"results": {}, "samples": {}, "configs": {}}, served, ModelShape.of(model), None)
     assert outcome.flops is None
     with pytest.raises(ValueError, match="no formula here counts"):

@@ -24,6 +24,14 @@ def test_a_name_has_as_much_of_the_place_as_tells_models_apart(places, names):
     assert distinct_names([*models, alone]) == {str(n): name for n, name in enumerate(names)} | {"x": "pocket"}
 
 
+def test_the_longer_name_of_one_is_not_the_name_of_another():
+    places = {"1": "runs/alice/m", "2": "runs/bob/m"}
+    models = [model("m", place, number) for number, place in places.items()] + [model("alice/m", "x", "3")]
+    names = distinct_names(models)
+    assert len(set(names.values())) == 3
+    assert names["2"] == "bob/m"
+
+
 def test_one_model_in_two_places_has_one_name():
     models = [model("m", "here/m", "1"), model("m", "./deeper/there/m", "1")]
     assert distinct_names(models) == {"1": "m"}
