@@ -117,7 +117,7 @@ def _group(row: Row) -> dict[str, Any]:
     record = row.record
     return {
         "slug": hashlib.sha256(row.group.encode()).hexdigest()[:10],
-        "model": short(record["model"]["name"]),
+        "model": short(row.model),
         "task": short(record["evaluation"]["task"]),
         "hardware": short(row.hardware),
         "settings": short(row.settings),

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from harness.core.errors import ResultError
+from harness.core.rounding import Rounding
 from harness.leaderboard.board import short
 from harness.leaderboard.evidence import Bar, Flips, flips, histogram
 from harness.leaderboard.results import Result
@@ -157,6 +158,7 @@ def facts(record: Record) -> dict[str, str]:
     return {
         "Model": model["name"],
         "Weights": model["fingerprint"],
+        **({"Rounding": f"{rounding.label}: {rounding.sentence}"} if (rounding := Rounding.of(model)) else {}),
         "Revision": model["revision"] or "none",
         "Parameters": f"{model['parameters']:,} in {model['layers']} layers, {model['dtype']}, {model['attention']}",
         "Task": asked["task"],

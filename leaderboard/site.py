@@ -10,6 +10,7 @@ from typing import Any
 from harness.contract.describe import Description, describe, paper_url
 from harness.core.errors import MethodError, ResultError, SiteError
 from harness.core.files import parse_json, staged_folder
+from harness.core.rounding import Rounding
 from harness.leaderboard import board, exports, pages
 from harness.leaderboard.render import ASSETS, BOARD, families_css, inline_json, page, script, slug
 from harness.leaderboard.results import PACKED_COSTS, PACKED_SAMPLES, Result, load_all
@@ -183,7 +184,7 @@ def _write_models(folder: Path, table: Sequence[Row]) -> None:
     entries = []
     for name, members in sorted(by_name.items()):
         model = members[0].record["model"]
-        content = {"name": name, "model": model, "lines": pages.list_lines(members)}
+        content = {"name": name, "model": model, "rounding": Rounding.of(model), "lines": pages.list_lines(members)}
         _write(folder / "models" / f"{slug(name)}.html", page("model.html", depth=1, section="Models", **content))
         groups = len({row.group for row in members})
         about = f"{len(members)} run{'s' if len(members) > 1 else ''}, {groups} group{'s' if groups > 1 else ''}"

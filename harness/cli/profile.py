@@ -55,7 +55,8 @@ def _profile(
     args = arguments.key_values("--model_args", model_args)
     settings = ModelSettings(pretrained=pretrained, model_args=args, device=device)
     progress = Reporter()
-    decoder = loading.load(settings, loading.source_of(settings), loading.device_of(settings), progress).decoder
+    source = loading.source_of(settings, progress.say)
+    decoder = loading.load(settings, source, loading.device_of(settings), progress).decoder
     kept = None if again else kept_profile(profile_key(decoder))
     if kept is not None and not kept.improvable(budget_s):
         return kept

@@ -11,6 +11,7 @@ from typing import Any, Final, Literal
 from pydantic import Field
 
 from harness.core.environment import Environment
+from harness.core.rounding import Rounding
 from harness.results.baseline import Baseline
 from harness.results.costs import Energy, Memory, Time
 from harness.results.drafts import Drafts
@@ -75,6 +76,8 @@ class ModelInfo(Section):
         layout: the anatomy that matched.
         base: the dense model beside which this one, another checkpoint, is a row; null where it is itself the dense
             model of its row.
+        rounding: how the weights were rounded in the GGUF file that they were read from; null where they were given as
+            floats, and in older records.
     """
 
     name: str
@@ -89,6 +92,7 @@ class ModelInfo(Section):
     active_parameters: int | None = None
     args: dict[str, Any] = Field(default={})
     base: BaseInfo | None = None
+    rounding: Rounding | None = None
 
 
 class EvaluationInfo(Section):

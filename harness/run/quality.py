@@ -200,6 +200,7 @@ def _model_info(spec: RunSpec, lm: "HarnessLM", shape: ModelShape) -> ModelInfo:
         active_parameters=shape.active_parameters,
         args=spec.job.model_args,
         base=base if spec.checkpoint else None,
+        rounding=model.rounding,
     )
 
 
