@@ -15,7 +15,7 @@ class ModelSource:
         folder: its files on this machine.
         fingerprint: the hub's commit, or a digest of every file that can change an output.
         title: what it is called, where ``pretrained`` does not say it.
-        rounding: how its weights were rounded in the file that they were read from; None where they are given as floats.
+        rounding: how its weights were rounded in the file that they were read from; None where that has floats.
     """
 
     pretrained: str

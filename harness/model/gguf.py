@@ -64,11 +64,11 @@ def converted(file: Path, say: Say) -> Converted:
             "a name: see `harness ls models`"
         )
     fingerprint = _fingerprint(file)
-    key = hashlib.sha256(f"{fingerprint} transformers {version('transformers')}".encode()).hexdigest()[:16]
-    folder = cache_folder() / "models" / key
+    folder = place_of(fingerprint)
+    lock = folder.parent / ".locks" / f"{folder.name}.lock"
     with writing(folder):
-        (folder.parent / ".locks").mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.parent / ".locks" / f"{key}.lock"):
+        lock.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(lock):
         if not folder.exists():
             header = read_header(file)
             rounding = _checked(file, header)
@@ -78,6 +78,12 @@ def converted(file: Path, say: Say) -> Converted:
                 (staging / _ROUNDING).write_text("null" if rounding is None else rounding.model_dump_json())
     kept = parse_json((folder / _ROUNDING).read_bytes())
     return Converted(folder, fingerprint, kept and Rounding.model_validate(kept))
+
+
+def place_of(fingerprint: str) -> Path:
+    """Where the converted checkpoint of that fingerprint is kept, or will be."""
+    key = hashlib.sha256(f"{fingerprint} transformers {version('transformers')}".encode()).hexdigest()
+    return cache_folder() / "models" / key[:16]
 
 
 def _fingerprint(file: Path) -> str:

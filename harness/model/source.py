@@ -50,10 +50,7 @@ def locate(
     elif pretrained == BUNDLED_NAME:
         place = BUNDLED
     elif pretrained in KNOWN:
-        model = KNOWN[pretrained]
-        if not model.file.is_file():
-            raise ModelError(f"model {pretrained!r} is not here yet. Fetch it: harness fetch --model {pretrained}")
-        return _of_file(model.file, pretrained, None, model.title, say)
+        return of_known(pretrained, say)
     if place.is_dir():
         if not (place / subfolder / "config.json").is_file():
             raise ModelError(_no_model(pretrained, place, subfolder))
@@ -65,6 +62,21 @@ def locate(
     snapshot = _snapshot(pretrained, revision, subfolder)
     within = f"/{subfolder}" if subfolder else ""
     return ModelSource(pretrained, revision, snapshot, f"hub:{pretrained}@{snapshot.name}{within}")
+
+
+def of_known(name: str, say: Say) -> ModelSource:
+    """A known model, whatever folder of its name is here.
+
+    Raises:
+        ModelError: it has not been fetched, or its file has been changed.
+    """
+    model = KNOWN[name]
+    if not model.file.is_file():
+        raise ModelError(f"model {name!r} is not here yet. Fetch it: harness fetch --model {name}")
+    source = _of_file(model.file, name, None, model.title, say)
+    if source.fingerprint != f"sha256:{model.sha256}":
+        raise ModelError(f"{model.file} is not the file that {name} is known by: remove it and fetch the model again")
+    return source
 
 
 def _of_file(file: Path, pretrained: str, revision: str | None, title: str, say: Say) -> ModelSource:
@@ -135,7 +147,7 @@ def _snapshot(pretrained: str, revision: str | None, subfolder: str = "", patter
         why = "the network is switched off" if constants.HF_HUB_OFFLINE else "the hub did not give it"
         raise ModelError(
             f"model {pretrained!r} is neither a folder here nor in the hub cache {constants.HF_HUB_CACHE}, and {why}"
-            f"{_near(Path(pretrained))}. Fetch it on a machine with a network:\n"
+            f"{_near(Path(pretrained)) or '.'} Fetch it on a machine with a network:\n"
             + (
                 f"  hf download {pretrained} --revision {revision}"
                 if revision
