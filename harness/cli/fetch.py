@@ -24,11 +24,7 @@ class _Fetched(NamedTuple):
 def fetch(
     names: Annotated[list[str] | None, Argument(help="Tasks, groups, tags or suites.")] = None,
     model: Annotated[
-        list[str] | None,
-        Option(
-            "--model",
-            help="A model of the hub, ORG/NAME, or one that has a short name: see `harness ls models`. Repeatable.",
-        ),
+        list[str] | None, Option("--model", help="A model of the hub, ORG/NAME, or by its short name. Repeatable.")
     ] = None,
     pack: Annotated[Path | None, Option("--pack", help="Write what was named into this .tar.gz file too.")] = None,
     unpack: Annotated[Path | None, Option("--unpack", help="Put the content of such a file into the caches.")] = None,

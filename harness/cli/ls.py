@@ -174,7 +174,7 @@ def _in_words(model: "ListedModel") -> dict[str, str]:
         "positions": str(model.positions or "?"),
         "licence": model.licence or "?",
         "on disk": "-" if model.bytes is None else f"{model.bytes / 1e6:.0f} MB",
-        "here": "yes" if model.here else f"no: {model.fetch} ({model.download / 1e6:.0f} MB)",
+        "here": "yes" if model.download is None else f"no: {model.fetch} ({model.download / 1e6:.0f} MB)",
     }
 
 

@@ -1,7 +1,8 @@
 """Data sets and models of the caches as one file, to be carried to a machine without a network.
 
 An archive is a ``.tar.gz`` of plain files under three roots, ``datasets/`` for prepared Arrow folders, ``hub/`` for
-snapshots of models and ``gguf/`` for those that have a short name here. There is no link, no code and no pickle in it, and whatever is not of these shapes is refused.
+snapshots of models and ``gguf/`` for models that have a short name here. There is no link, no code and no pickle in it,
+and whatever is not of these shapes is refused.
 """
 
 import os

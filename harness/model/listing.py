@@ -101,7 +101,7 @@ def _parameters(weights: list[Path]) -> int | None:
     """How many numbers files of safetensors hold, without masks; None where one cannot be read."""
     try:
         shapes = [entry["shape"] for path in weights for name, entry in _header(path) if name != "__metadata__"]
-        return sum(prod(shape) for shape in shapes if len(shape) < _DIMENSIONS_OF_MASKS)
+        return sum(int(prod(shape)) for shape in shapes if len(shape) < _DIMENSIONS_OF_MASKS)
     except (OSError, ValueError, TypeError, KeyError, AttributeError, struct.error):
         return None
 

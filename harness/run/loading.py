@@ -29,8 +29,8 @@ def source_of(settings: ModelSettings, say: Say = lambda _: None) -> ModelSource
         ModelError: no such model.
     """
     args = settings.model_args
-    within = [str(args.get(name) or "") for name in ("subfolder", "gguf_file")]
-    return locate(settings.pretrained, args.get("revision"), *within, say=say)
+    subfolder, gguf_file = (str(args.get(name) or "") for name in ("subfolder", "gguf_file"))
+    return locate(settings.pretrained, args.get("revision"), subfolder, gguf_file, say)
 
 
 def device_of(settings: ModelSettings) -> str:
