@@ -32,7 +32,7 @@ def write_gguf(
     writer.add_rope_freq_base(10000.0)
     if split:
         writer.add_uint16("split.count", split)
-    tokens = [*bytes_to_unicode().values(), "th", "the", "<|end|>"]
+    tokens = [*bytes_to_unicode().values(), "th", "the", "<|endoftext|>"]
     if tokenizer:
         writer.add_tokenizer_model("gpt2")
         writer.add_tokenizer_pre("smollm")

@@ -23,7 +23,7 @@ from harness.model.gguf_header import Header, is_gguf, read_header
 Say = Callable[[str], None]
 """Tells the user something."""
 
-_BESIDE: Final = (
+BESIDE: Final = (
     *("tokenizer*.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt"),
     *("chat_template*", "additional_chat_templates/*.jinja"),
 )
@@ -89,7 +89,7 @@ def place_of(fingerprint: str) -> Path:
 def _fingerprint(file: Path) -> str:
     with file.open("rb") as content:
         digest = f"sha256:{hashlib.file_digest(content, 'sha256').hexdigest()}"
-    beside = {path for pattern in _BESIDE for path in file.parent.glob(pattern) if path.is_file()} - {file}
+    beside = {path for pattern in BESIDE for path in file.parent.glob(pattern) if path.is_file()} - {file}
     return f"{digest}+{digest_of_files(file.parent, beside)}" if beside else digest
 
 
@@ -164,7 +164,11 @@ def _convert(file: Path, header: Header, target: Path) -> None:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-    place: dict[str, Any] = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
+    place: dict[str, Any] = {
+        "pretrained_model_name_or_path": str(file.parent),
+        "gguf_file": file.name,
+        "trust_remote_code": False,  # nor asked about
+    }
     unread = f"{file}: transformers {version('transformers')} reads no GGUF decoder of the architecture"
     with _refusing(f"{unread} {header.architecture!r}"):
         config = AutoConfig.from_pretrained(**place)

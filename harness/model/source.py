@@ -11,7 +11,7 @@ from harness.contract.model_source import ModelSource
 from harness.core.contents import digest_of_files, with_contents
 from harness.core.errors import ModelError
 from harness.core.files import parse_json
-from harness.model.gguf import Say, converted
+from harness.model.gguf import BESIDE, Say, converted
 from harness.model.gguf_header import is_gguf
 from harness.model.known import KNOWN
 
@@ -92,7 +92,7 @@ def _file_in(pretrained: str, revision: str | None, subfolder: str, name: str) -
             raise ModelError(
                 f"--model_args gguf_file={name}: pretrained={pretrained} is not a folder, of which that would be a file"
             )
-        folder = _snapshot(pretrained, revision, subfolder, (name,))
+        folder = _snapshot(pretrained, revision, subfolder, (name, *BESIDE))
     file = folder / subfolder / name
     if not file.is_file():
         raise ModelError(f"--model_args gguf_file={name}: {pretrained} has no such file{_near(file)}")

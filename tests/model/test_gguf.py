@@ -60,8 +60,8 @@ def test_a_file_becomes_a_folder_with_its_weights_and_its_tokenizer(file: Path) 
     assert np.array_equal(read["model.layers.1.mlp.up_proj.weight"].ravel(), expected)
     assert {weight.dtype for weight in read.values()} == {np.dtype(np.float32)}
     tokenizer = AutoTokenizer.from_pretrained(source.folder)
-    assert tokenizer.decode(tokenizer("the <|end|> thé")["input_ids"]) == "the <|end|> thé"
-    assert tokenizer.convert_ids_to_tokens(tokenizer("the<|end|>")["input_ids"])[-1] == "<|end|>"
+    assert tokenizer.decode(tokenizer("the <|endoftext|> thé")["input_ids"]) == "the <|endoftext|> thé"
+    assert tokenizer.convert_ids_to_tokens(tokenizer("the<|endoftext|>")["input_ids"])[-1] == "<|endoftext|>"
 
 
 def test_the_record_of_its_rounding(file: Path) -> None:
