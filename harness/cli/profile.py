@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 
 
 def profile(
-    pretrained: Annotated[str, Option("--pretrained", help="Hugging Face model name or folder.")] = "pocket",
+    pretrained: Annotated[
+        str, Option("--pretrained", help="A folder, a GGUF file, a name of the hub, or one of `harness ls models`.")
+    ] = "pocket",
     model_args: Annotated[
         list[str] | None, Option("--model_args", "-a", help="key=value,... as lm-eval takes them.")
     ] = None,
