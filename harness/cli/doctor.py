@@ -3,7 +3,7 @@
 import os
 import shutil
 from collections.abc import Iterator
-from importlib.metadata import version
+from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
@@ -129,7 +129,7 @@ def _data() -> Iterator[tuple[str, str, str]]:
     from harness.core.paths import cache_folder
     from harness.model.source import BUNDLED, cached_models
 
-    reader = version("gguf") if find_spec("gguf") else None
+    reader = metadata.version("gguf") if find_spec("gguf") else None
     yield "GGUF", "ok" if reader else "note", reader or "cannot be read: pip install 'efficiency-harness[gguf]'"
     present = (BUNDLED / "config.json").is_file()
     yield "bundled model", "ok" if present else "broken", str(BUNDLED)
