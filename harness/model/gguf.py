@@ -28,6 +28,7 @@ BESIDE: Final = (
     *("chat_template*", "additional_chat_templates/*.jinja"),
 )
 """Files beside a GGUF file that transformers prefers to what it holds itself."""
+_UNREAD: Final = ("rope_freqs", "rope_factors")  # such as Llama 3.1's, of which transformers makes nothing
 _ROUNDING: Final = "rounding.json"
 _FLOAT32_BYTES: Final = 4
 
@@ -73,11 +74,23 @@ def converted(file: Path, say: Say) -> Converted:
             header = read_header(file)
             rounding = _checked(file, header)
             say(f"converting {file.name} to safetensors, once, into {folder}")
+            if unread := [tensor.name for tensor in header.tensors if tensor.name.startswith(_UNREAD)]:
+                say(f"transformers reads no {unread[0]}: rotations are those of the unscaled model, in lm-eval too")
             with staged_folder(folder) as staging:
                 _convert(file, header, staging)
                 (staging / _ROUNDING).write_text("null" if rounding is None else rounding.model_dump_json())
     kept = parse_json((folder / _ROUNDING).read_bytes())
     return Converted(folder, fingerprint, kept and Rounding.model_validate(kept))
+
+
+def require_reader(what: object) -> None:
+    """Refuse what is in GGUF where the package that reads it is not installed.
+
+    Raises:
+        ModelError: it is not.
+    """
+    if find_spec("gguf") is None:
+        raise ModelError(f"{what}: reading GGUF needs the package gguf: pip install 'efficiency-harness[gguf]'")
 
 
 def place_of(fingerprint: str) -> Path:
@@ -101,8 +114,7 @@ def _checked(file: Path, header: Header) -> Rounding | None:
             the reader is not installed.
         DiskError: the cache has no room for its weights.
     """
-    if find_spec("gguf") is None:
-        raise ModelError(f"{file}: reading GGUF needs the package gguf: pip install 'efficiency-harness[gguf]'")
+    require_reader(file)
     if (parts := header.metadata.get("split.count", 1)) not in (0, 1):
         raise ModelError(f"{file} is one of {parts} parts of a model: merge them first (llama-gguf-split --merge)")
     if not header.architecture:
@@ -169,8 +181,8 @@ def _convert(file: Path, header: Header, target: Path) -> None:
         "gguf_file": file.name,
         "trust_remote_code": False,  # nor asked about
     }
-    unread = f"{file}: transformers {version('transformers')} reads no GGUF decoder of the architecture"
-    with _refusing(f"{unread} {header.architecture!r}"):
+    reader = f"transformers {version('transformers')}"
+    with _refusing(f"{file} cannot be read by {reader} as a decoder of the architecture {header.architecture!r}"):
         config = AutoConfig.from_pretrained(**place)
         with torch.device("meta"):
             AutoModelForCausalLM.from_config(config)

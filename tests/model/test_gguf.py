@@ -138,8 +138,8 @@ def test_a_file_that_ends_within_its_data_is_truncated(file: Path, tmp_path: Pat
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"architecture": "clip"}, "no GGUF decoder of the architecture 'clip'"),
-        ({"architecture": "t5"}, "no GGUF decoder of the architecture 't5'"),
+        ({"architecture": "clip"}, "as a decoder of the architecture 'clip'"),
+        ({"architecture": "t5"}, "as a decoder of the architecture 't5'"),
         ({"tokenizer": False}, "has no tokenizer"),
         ({"without": "blk.1.ffn_up.weight"}, "has no weights that fit model.layers.1.mlp.up_proj.weight"),
         ({"split": 3}, "is one of 3 parts"),
