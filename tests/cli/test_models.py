@@ -136,7 +136,7 @@ def test_a_known_model_is_fetched_and_run_by_its_short_name(harness: Harness, tm
         assert (model["name"], model["pretrained"]) == ("SmolLM2-135M-Instruct", "smollm2-135m")
         assert model["fingerprint"] == f"sha256:{KNOWN['smollm2-135m'].sha256}"
         assert model["rounding"]["format"] == "Q4_1"
-        assert str(tmp_path / "cache") not in path.read_text()
+        assert str(tmp_path / "cache") not in path.read_text() + path.with_name("manifest.json").read_text()
 
 
 @pytest.mark.usefixtures("wheel")
