@@ -7,6 +7,7 @@ from xml.sax.saxutils import escape, quoteattr
 
 from pydantic import BaseModel, Field
 
+from harness.core.rounding import Rounding
 from harness.core.text import printable
 from harness.leaderboard.facets import version
 from harness.reports.columns import columns, ratio, value
@@ -187,6 +188,7 @@ def every_eval_ever(record: Record) -> dict[str, Any]:
                 "savings": saving(record),
                 "dtype": model["dtype"],
                 "fingerprint": model["fingerprint"],
+                **({"weights": rounding.label} if (rounding := Rounding.of(model)) else {}),
             },
         },
         "evaluation_results": [

@@ -39,7 +39,7 @@ def described(head: Row, members: Sequence[Row]) -> dict[str, Any]:
     record = head.record
     return {
         "slug": _digest(head.group),
-        "model": short(record["model"]["name"]),
+        "model": short(head.model),
         "task": short(record["evaluation"]["task"]),
         "hardware": short(head.hardware),
         "settings": short(head.settings),
@@ -65,18 +65,9 @@ def _digest(text: str) -> str:
 
 
 def model_facts(record: Record) -> list[str]:
-    """How large a model is, and how its weights were rounded before they came here, as far as the record says it."""
-    model, rounding = record["model"], model_rounding(record)
-    return [
-        *([f"{parameters(model['parameters'])} parameters"] if model["parameters"] else []),
-        *([rounding] if rounding else []),
-    ]
-
-
-def model_rounding(record: Record) -> str:
-    """How a model's weights were rounded before they came here; empty where they are as they were made."""
-    rounded = at(record, "model/rounding/format")
-    return f"weights rounded once, to {rounded}" if rounded else ""
+    """How large a model is, as far as the record says it."""
+    count = record["model"]["parameters"]
+    return [f"{parameters(count)} parameters"] if count else []
 
 
 def parameters(count: int) -> str:

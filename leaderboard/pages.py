@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from harness.core.errors import ResultError
+from harness.core.rounding import Rounding
 from harness.leaderboard.evidence import Bar, Flips, flips, histogram
-from harness.leaderboard.groups import machine_facts, model_rounding, short
+from harness.leaderboard.groups import machine_facts, short
 from harness.leaderboard.results import Result
 from harness.reports.columns import (
     BY_KEY,
@@ -162,8 +163,8 @@ def facts(record: Record) -> dict[str, str]:
     return {
         "Model": model["name"],
         **({"Given as": model["pretrained"]} if model["pretrained"] != model["name"] else {}),
-        **({"Rounding": rounding} if (rounding := model_rounding(record)) else {}),
         "Weights": model["fingerprint"],
+        **({"Rounding": f"{rounding.label}: {rounding.sentence}"} if (rounding := Rounding.of(model)) else {}),
         "Revision": model["revision"] or "none",
         "License": model.get("license") or "not in the record",
         "Parameters": f"{model['parameters']:,} in {model['layers']} layers, {model['dtype']}, {model['attention']}",

@@ -10,8 +10,9 @@ from typing import Any
 from harness.contract.describe import Description, describe, paper_url
 from harness.core.errors import MethodError, ResultError, SiteError
 from harness.core.files import parse_json, staged_folder
+from harness.core.rounding import Rounding
 from harness.leaderboard import board, exports, pages
-from harness.leaderboard.groups import model_rounding, parameters
+from harness.leaderboard.groups import parameters
 from harness.leaderboard.history import histories
 from harness.leaderboard.render import ASSETS, BOARD, families_css, inline_json, page, script, slug
 from harness.leaderboard.results import PACKED_COSTS, PACKED_SAMPLES, Result, load_all
@@ -188,7 +189,7 @@ def _write_models(folder: Path, table: Sequence[Row]) -> None:
     for name, members in sorted(by_name.items()):
         records = [row.record for row in members]
         own = next((each for each in records if each["model"].get("base") is None), records[0])
-        model, rounding = own["model"], model_rounding(own)
+        model, rounding = own["model"], Rounding.of(own["model"])
         content = {"name": name, "model": model, "rounding": rounding, "lines": pages.list_lines(members)}
         _write(folder / "models" / f"{slug(name)}.html", page("model.html", depth=1, section="Models", **content))
         groups = len({row.group for row in members})
@@ -197,7 +198,10 @@ def _write_models(folder: Path, table: Sequence[Row]) -> None:
             [*([model["pretrained"]] if model["pretrained"] != name else []), model["fingerprint"], counts]
         )
         kind = ", ".join(
-            filter(None, [f"{parameters(model['parameters'])} parameters", model.get("license"), rounding])
+            filter(
+                None,
+                [f"{parameters(model['parameters'])} parameters", model.get("license"), rounding and rounding.label],
+            )
         )
         entries.append({"name": name, "kind": kind, "target": f"{slug(name)}.html", "about": about})
     _write_list(folder / "models", "Models", "What methods have been run on.", entries)

@@ -4,6 +4,8 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
+from harness.contract.families import Family
+from harness.core.rounding import Rounding
 from harness.reports.columns import BY_KEY, COLUMNS, at, costs_more, estimate, ratio, why_no_ratio, wrote_as_much
 from harness.reports.numbers import Notation
 from harness.reports.rows import Row
@@ -27,6 +29,9 @@ def notes(row: Row, notation: Notation, *, in_cells: bool = False) -> list[str]:
 def _basis(row: Row, notation: Notation) -> Iterator[str]:
     """What the row's ratios are of, and why it saved nothing."""
     method, kernels = row.record["method"], _kernels(row)
+    rounding = Rounding.of(row.record["model"])
+    if rounding and Family.QUANTIZATION in method["family"].split("+"):
+        yield f"{rounding.sentence} before the method rounds them: dense is not their original"
     is_slower, asked = method.get("kernel_slower"), method.get("kernel_asked")
     if row.saving == "none here" and not unexecuted(row.record):
         yield f"none here: {why_none(row.record) if is_slower else kernels or why_none(row.record)}"

@@ -85,8 +85,7 @@ def _groups(folders: Iterable[RunFolder], cost: str) -> list[Group]:
     for key in dict.fromkeys(row.group for row in table):
         members = [row for row in table if row.group == key]
         first = members[0]
-        model, task = first.record["model"]["name"], first.record["evaluation"]["task"]
-        title = f"{task} · {model} · {first.hardware} · {first.settings}"
+        title = f"{first.record['evaluation']['task']} · {first.model} · {first.hardware} · {first.settings}"
         groups.append(Group(title, members, list(plots(members, samples, cost))))
     return groups
 

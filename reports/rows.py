@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final
 
+from harness.core.rounding import Rounding
 from harness.reports.columns import BY_KEY, SHOWN_ABOVE, at, ratio
 from harness.results.audit import audit_doubt
 from harness.results.model_names import dense_of, distinct_names
@@ -59,6 +60,13 @@ class Row:
         if environment["device"].startswith("cpu") and threads:
             return f"{device}, {threads} thread{'s' if threads > 1 else ''}"
         return str(device)
+
+    @cached_property
+    def model(self) -> str:
+        """The model's name, with how its weights were rounded before."""
+        model = self.record["model"]
+        rounding = Rounding.of(model)
+        return f"{model['name']} ({rounding.label})" if rounding else str(model["name"])
 
     @cached_property
     def settings(self) -> str:

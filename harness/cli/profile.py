@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 
 
 def profile(
-    pretrained: Annotated[str, Option("--pretrained", help="Hugging Face model name or folder.")] = "pocket",
+    pretrained: Annotated[
+        str, Option("--pretrained", help="A folder, a GGUF file, a name of the hub, or one of `harness ls models`.")
+    ] = "pocket",
     model_args: Annotated[
         list[str] | None, Option("--model_args", "-a", help="key=value,... as lm-eval takes them.")
     ] = None,
@@ -55,7 +57,8 @@ def _profile(
     args = arguments.key_values("--model_args", model_args)
     settings = ModelSettings(pretrained=pretrained, model_args=args, device=device)
     progress = Reporter()
-    decoder = loading.load(settings, loading.source_of(settings), loading.device_of(settings), progress).decoder
+    source = loading.source_of(settings, progress.say)
+    decoder = loading.load(settings, source, loading.device_of(settings), progress).decoder
     kept = None if again else kept_profile(profile_key(decoder))
     if kept is not None and not kept.improvable(budget_s):
         return kept

@@ -28,7 +28,11 @@ def run(
     ] = None,
     pretrained: Annotated[
         str | None,
-        Option("--pretrained", help="Hugging Face model name or folder; short for --model_args pretrained=..."),
+        Option(
+            "--pretrained",
+            help="A model: a folder, a GGUF file, a name of the hub, or one of `harness ls models`; short for "
+            "--model_args pretrained=...",
+        ),
     ] = None,
     method_args: Annotated[_Many, Option("--method_args", help="key=value,... for the one method given.")] = None,
     model: Annotated[str, Option("--model", "-M", help="lm-eval's backend; only hf.")] = "hf",

@@ -92,7 +92,8 @@ def _print(console: Console, of_task: "Sequence[RunRecord]", tables: Sequence[Ta
 def _title(record: "RunRecord") -> Text:
     scored = f"{max(score.n for score in record.scores)} documents" if record.scores else "no metrics"
     how = f" · {record.evaluation.scoring}" if record.evaluation.scoring else ""
-    title = plain(f"{record.evaluation.task} · {record.model.name} · {scored}{how}")
+    model = Row(record.model_dump(mode="json"), None).model
+    title = plain(f"{record.evaluation.task} · {model} · {scored}{how}")
     title.stylize("bold")
     return title
 

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.core.rounding import Rounding
+
 
 @dataclass(frozen=True)
 class ModelSource:
@@ -12,17 +14,21 @@ class ModelSource:
         pretrained: as the user gave it.
         folder: its files on this machine.
         fingerprint: the hub's commit, or a digest of every file that can change an output.
+        title: what it is called, where ``pretrained`` does not say it.
+        rounding: how its weights were rounded in the file that they were read from; None where that has floats.
     """
 
     pretrained: str
     revision: str | None
     folder: Path
     fingerprint: str
+    title: str = ""
+    rounding: Rounding | None = None
 
     @property
     def name(self) -> str:
         """A short name for tables and folders."""
-        return self.pretrained.rstrip("/").rpartition("/")[2]
+        return self.title or self.pretrained.rstrip("/").rpartition("/")[2]
 
     @property
     def loadable(self) -> str:

@@ -1,7 +1,8 @@
-"""Data sets and models of the Hugging Face caches as one file, to be carried to a machine without a network.
+"""Data sets and models of the caches as one file, to be carried to a machine without a network.
 
-An archive is a ``.tar.gz`` of plain files under two roots, ``datasets/`` for prepared Arrow folders and ``hub/`` for
-snapshots of models. There is no link, no code and no pickle in it, and whatever is not of these shapes is refused.
+An archive is a ``.tar.gz`` of plain files under three roots, ``datasets/`` for prepared Arrow folders, ``hub/`` for
+snapshots of models and ``gguf/`` for models that have a short name here. There is no link, no code and no pickle in it,
+and whatever is not of these shapes is refused.
 """
 
 import os
@@ -13,18 +14,20 @@ from pathlib import Path
 
 from harness.core.errors import ArchiveError
 from harness.core.files import staged_folder, write_atomic, writing
+from harness.core.paths import cache_folder
 from harness.evaluate.availability import datasets_cache
 
 # The folder that is packed as a whole, then the files in it.
 _DATA_SET = re.compile(r"(datasets/[^/]+/[^/]+/[\w.]+/[0-9a-f]+)/([^/]+\.arrow|dataset_info\.json)")
 _MODEL = re.compile(r"(hub/models--[\w.-]+/snapshots/[0-9a-f]{40})/(.+\.(?:json|safetensors|model|txt|jinja|tiktoken))")
+_GGUF = re.compile(r"(gguf/[0-9a-f]{16})/([\w.-]+\.gguf)")
 
 
 def pack(folders: Iterable[Path], target: Path) -> None:
     """Write prepared data sets and model snapshots into one file, whole or not at all.
 
     Raises:
-        ArchiveError: a folder that is in neither cache.
+        ArchiveError: a folder that is in none of the caches.
         DiskError: the file cannot be written.
     """
     with writing(target):
@@ -66,7 +69,7 @@ def _checked(source: Path, tar: tarfile.TarFile) -> dict[str, _Files]:
     """The files of every folder, by their names in it; all are looked at before the first is unpacked."""
     checked: dict[str, _Files] = {}
     for member in tar.getmembers():
-        match = _DATA_SET.fullmatch(member.name) or _MODEL.fullmatch(member.name)
+        match = _shape(member.name)
         aside = {"", ".", ".."} & set(member.name.split("/")) or "\\" in member.name
         if not match or aside or not member.isreg():
             raise ArchiveError(f"{source} is not an archive of `harness fetch --pack`: it holds {member.name!r}")
@@ -90,25 +93,32 @@ def _put(tar: tarfile.TarFile, unit: str, files: _Files) -> bool:
 
 
 def _place(unit: str) -> Path:
+    root, _, path = unit.partition("/")
+    return _roots()[root] / path
+
+
+def _roots() -> dict[str, Path]:
+    """The caches by what their folders are below in an archive."""
     from huggingface_hub import constants
 
-    root, _, path = unit.partition("/")
-    return (datasets_cache() if root == "datasets" else Path(constants.HF_HUB_CACHE)) / path
+    return {"datasets": datasets_cache(), "hub": Path(constants.HF_HUB_CACHE), "gguf": cache_folder() / "gguf"}
+
+
+def _shape(name: str) -> re.Match[str] | None:
+    """The folder and the file that a name in an archive is of; None where it is no such name."""
+    return _DATA_SET.fullmatch(name) or _MODEL.fullmatch(name) or _GGUF.fullmatch(name)
 
 
 def _files(folder: Path) -> Iterator[tuple[Path, str]]:
     """A folder's files that belong into an archive, each with its name in the archive."""
-    from huggingface_hub import constants
-
-    for root, cache in (("datasets", datasets_cache()), ("hub", Path(constants.HF_HUB_CACHE))):
+    for root, cache in _roots().items():
         if folder.is_relative_to(cache):
             for file in sorted(folder.rglob("*")):
                 name = f"{root}/{file.relative_to(cache).as_posix()}"
-                allowed = _DATA_SET.fullmatch(name) or _MODEL.fullmatch(name)
-                if allowed and file.is_file() and not file.name.startswith("cache-"):  # cache-: made by map()
+                if _shape(name) and file.is_file() and not file.name.startswith("cache-"):  # cache-: made by map()
                     yield file, name
             return
-    raise ArchiveError(f"{folder} is in neither cache and cannot be packed")
+    raise ArchiveError(f"{folder} is in none of the caches and cannot be packed")
 
 
 def _anonymous(member: tarfile.TarInfo) -> tarfile.TarInfo:

@@ -11,37 +11,92 @@ from harness.contract.model_source import ModelSource
 from harness.core.contents import digest_of_files, with_contents
 from harness.core.errors import ModelError
 from harness.core.files import parse_json
+from harness.model.gguf import BESIDE, Say, converted
+from harness.model.gguf_header import is_gguf
+from harness.model.known import KNOWN
 
 BUNDLED_NAME = "pocket"
 BUNDLED = Path(harness.tasks.__path__[0]) / "pocket" / "model"
+SHORT_NAMES = (BUNDLED_NAME, *KNOWN)
+GGUF = ".gguf"
 _HUB_NAME = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
 _FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.py", "README.md")
 _TOKENIZER = ("*.json", "*.model", "*.txt", "*.jinja", "*.tiktoken", "*.py", "additional_chat_templates/*.jinja")
 _IDENTITY = (*_TOKENIZER, "*.safetensors", "*.bin", "*.pt", "*.pth")
-_ELSEWHERE = {"revision", "subfolder", "offload_folder", "cache_dir"}  # in the fingerprint, or mere places
+_ELSEWHERE = {"revision", "subfolder", "gguf_file", "offload_folder", "cache_dir"}  # in the fingerprint, or mere places
 
 
-def locate(pretrained: str, revision: str | None = None, subfolder: str = "") -> ModelSource:
-    """Find the bundled model, a model folder, or a model in the hub cache; download it where that is allowed.
+def locate(
+    pretrained: str, revision: str | None = None, subfolder: str = "", gguf_file: str = "", say: Say = lambda _: None
+) -> ModelSource:
+    """Find a model: a folder, a GGUF file, one with a short name, or one of the hub, downloaded where that is allowed.
 
     Args:
         subfolder: where in the folder, or in the hub's repository, the model is.
+        gguf_file: the GGUF file in the folder or the repository that is the model.
+        say: is told what takes a while, and which of two models of one name is taken.
 
     Raises:
         ModelError: no such model, with what was searched and the command that would fetch it.
     """
     if not pretrained.isascii() and any("\ud800" <= char <= "\udfff" for char in pretrained):
         raise ModelError(f"model path {pretrained!r} has letters that this locale cannot name: set PYTHONUTF8=1")
-    folder = BUNDLED if pretrained == BUNDLED_NAME else Path(pretrained).expanduser()
-    if folder.is_dir():
-        if not (folder / subfolder / "config.json").is_file():
-            raise ModelError(_no_model(pretrained, folder, subfolder))
-        return ModelSource(pretrained, None, folder, _digest(folder, subfolder))
-    if not _HUB_NAME.fullmatch(pretrained):
-        raise ModelError(f"model path {pretrained!r} does not exist{_near(folder)}")
+    if gguf_file:
+        file = _file_in(pretrained, revision, subfolder, gguf_file)
+        return _of_file(file, pretrained, revision, file.stem, say)
+    place = Path(pretrained).expanduser()
+    if pretrained in SHORT_NAMES and (place / "config.json").is_file():
+        say(f"{pretrained} is the folder of that name here, and not the model that has this short name")
+    elif pretrained == BUNDLED_NAME:
+        place = BUNDLED
+    elif pretrained in KNOWN:
+        return of_known(pretrained, say)
+    if place.is_dir():
+        if not (place / subfolder / "config.json").is_file():
+            raise ModelError(_no_model(pretrained, place, subfolder))
+        return ModelSource(pretrained, None, place, _digest(place, subfolder))
+    if place.is_file() and (place.suffix or is_gguf(place)):
+        return _of_file(place, pretrained, None, place.stem, say)
+    if place.suffix == GGUF or not _HUB_NAME.fullmatch(pretrained):
+        raise ModelError(f"model path {pretrained!r} does not exist{_near(place)}")
     snapshot = _snapshot(pretrained, revision, subfolder)
     within = f"/{subfolder}" if subfolder else ""
     return ModelSource(pretrained, revision, snapshot, f"hub:{pretrained}@{snapshot.name}{within}")
+
+
+def of_known(name: str, say: Say) -> ModelSource:
+    """A known model, whatever folder of its name is here.
+
+    Raises:
+        ModelError: it has not been fetched, or its file has been changed.
+    """
+    model = KNOWN[name]
+    if not model.file.is_file():
+        raise ModelError(f"model {name!r} is not here yet. Fetch it: harness fetch --model {name}")
+    source = _of_file(model.file, name, None, model.title, say)
+    if source.fingerprint != f"sha256:{model.sha256}":
+        raise ModelError(f"{model.file} is not the file that {name} is known by: remove it and fetch the model again")
+    return source
+
+
+def _of_file(file: Path, pretrained: str, revision: str | None, title: str, say: Say) -> ModelSource:
+    model = converted(file, say)
+    return ModelSource(pretrained, revision, model.folder, model.fingerprint, title, model.rounding)
+
+
+def _file_in(pretrained: str, revision: str | None, subfolder: str, name: str) -> Path:
+    """A GGUF file of a folder or of a repository of the hub."""
+    folder = Path(pretrained).expanduser()
+    if not folder.is_dir():
+        if folder.exists() or not _HUB_NAME.fullmatch(pretrained):
+            raise ModelError(
+                f"--model_args gguf_file={name}: pretrained={pretrained} is not a folder, of which that would be a file"
+            )
+        folder = _snapshot(pretrained, revision, subfolder, (name, *BESIDE))
+    file = folder / subfolder / name
+    if not file.is_file():
+        raise ModelError(f"--model_args gguf_file={name}: {pretrained} has no such file{_near(file)}")
+    return file
 
 
 def identified(model_args: dict[str, Any]) -> dict[str, Any]:
@@ -92,7 +147,7 @@ def _snapshot(pretrained: str, revision: str | None, subfolder: str = "", patter
         why = "the network is switched off" if constants.HF_HUB_OFFLINE else "the hub did not give it"
         raise ModelError(
             f"model {pretrained!r} is neither a folder here nor in the hub cache {constants.HF_HUB_CACHE}, and {why}"
-            f"{_near(Path(pretrained))}. Fetch it on a machine with a network:\n"
+            f"{_near(Path(pretrained)) or '.'} Fetch it on a machine with a network:\n"
             + (
                 f"  hf download {pretrained} --revision {revision}"
                 if revision
@@ -102,12 +157,12 @@ def _snapshot(pretrained: str, revision: str | None, subfolder: str = "", patter
         ) from error
 
 
-def _near(folder: Path) -> str:
-    """Folders of a similar name beside the one that is not there."""
-    if not folder.parent.is_dir():
-        return ""
-    near = get_close_matches(folder.name, [path.name for path in folder.parent.iterdir() if path.is_dir()], n=1)
-    return f". Did you mean {os.fspath(folder.parent / near[0])!r}?" if near else ""
+def _near(place: Path) -> str:
+    """A folder or GGUF file beside the one that is not there, or a short name, that is written alike."""
+    beside = place.parent.iterdir() if place.parent.is_dir() else ()
+    names = [path.name for path in beside if path.suffix == GGUF or path.is_dir()]
+    near = get_close_matches(place.name, [*names, *(SHORT_NAMES if place.parent == Path() else ())], n=1)
+    return f". Did you mean {os.fspath(place.parent / near[0])!r}?" if near else ""
 
 
 def _digest(folder: Path, subfolder: str = "") -> str:

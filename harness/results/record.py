@@ -11,6 +11,7 @@ from typing import Any, Final, Literal
 from pydantic import Field
 
 from harness.core.environment import Environment
+from harness.core.rounding import Rounding
 from harness.results.baseline import Baseline
 from harness.results.costs import Energy, Memory, Time
 from harness.results.drafts import Drafts
@@ -76,6 +77,8 @@ class ModelInfo(Section):
         license: as its model card names it; null where no card says it, and in older records.
         base: the dense model beside which this one, another checkpoint, is a row; null where it is itself the dense
             model of its row.
+        rounding: how the weights were rounded in the GGUF file that they were read from; null where they were given as
+            floats, and in older records.
     """
 
     name: str
@@ -91,6 +94,7 @@ class ModelInfo(Section):
     args: dict[str, Any] = Field(default={})
     license: str | None = None
     base: BaseInfo | None = None
+    rounding: Rounding | None = None
 
 
 class EvaluationInfo(Section):

@@ -12,6 +12,7 @@ from harness.core.files import parse_json
 from harness.core.progress import Progress
 from harness.core.strangers import message_of
 from harness.evaluate.quiet import collected_warnings
+from harness.model.gguf import Say
 from harness.model.source import locate
 from harness.run.spec import ModelSettings
 
@@ -21,14 +22,15 @@ if TYPE_CHECKING:
     from harness.evaluate.lm import HarnessLM
 
 
-def source_of(settings: ModelSettings) -> ModelSource:
-    """Where the model is.
+def source_of(settings: ModelSettings, say: Say = lambda _: None) -> ModelSource:
+    """Where the model is; ``say`` is told what takes a while.
 
     Raises:
         ModelError: no such model.
     """
     args = settings.model_args
-    return locate(settings.pretrained, args.get("revision"), str(args.get("subfolder") or ""))
+    subfolder, gguf_file = (str(args.get(name) or "") for name in ("subfolder", "gguf_file"))
+    return locate(settings.pretrained, args.get("revision"), subfolder, gguf_file, say)
 
 
 def device_of(settings: ModelSettings) -> str:
@@ -102,7 +104,8 @@ def beside(settings: ModelSettings, checkpoint: ModelSource, dtype: "torch.dtype
 
     From safetensors and without code of its own, in the number format of the model.
     """
-    kept = {name: value for name, value in settings.model_args.items() if name not in ("revision", "subfolder")}
+    places = ("revision", "subfolder", "gguf_file")
+    kept = {name: value for name, value in settings.model_args.items() if name not in places}
     return ModelSettings(
         pretrained=checkpoint.pretrained,
         model_args=kept | {"dtype": str(dtype).removeprefix("torch."), "use_safetensors": True},
@@ -165,6 +168,7 @@ def load(settings: ModelSettings, source: ModelSource, device: str, progress: Pr
 
     progress.say(f"loading {settings.pretrained} on {device}")
     args = {"trust_remote_code": settings.trust_remote_code, **settings.model_args}
+    args.pop("gguf_file", None)  # what is loaded are its weights as floats
     try:
         with collected_warnings("lm_eval", "transformers", "accelerate"):
             lm = HarnessLM(

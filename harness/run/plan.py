@@ -13,6 +13,7 @@ from harness.core.errors import HarnessError, MethodError, UnknownNameError
 from harness.evaluate.calibration_text import calibration_for
 from harness.evaluate.quiet import collected_warnings
 from harness.evaluate.tasks import LoadedTask, Overrides, TaskLoader, refuse_shots, refuse_without_prompt
+from harness.model.gguf import Say
 from harness.model.source import BUNDLED, BUNDLED_NAME
 from harness.model.weights.computations import HasKernels
 from harness.model.weights.kernel_plan import KernelPlan, check_asked, plan_kernels
@@ -24,7 +25,7 @@ from harness.run.units import Unit
 
 @dataclass
 class Plan:
-    """What a job comes to.
+    """What a job comes to; ``say`` is told what takes a while.
 
     Raises, each when it is first asked for:
         UnknownNameError: an unknown method, task or argument of one.
@@ -33,6 +34,7 @@ class Plan:
     """
 
     job: Job
+    say: Say = lambda _: None
     _calibrations: dict[str, Study] = field(default_factory=dict, init=False)
     _checkpoints: dict[str, ModelSource | None] = field(default_factory=dict, init=False)
     _outlines: dict[str, Decoder] = field(default_factory=dict, init=False)
@@ -51,7 +53,7 @@ class Plan:
     @cached_property
     def source(self) -> ModelSource:
         """Where the model is."""
-        return source_of(self.job)
+        return source_of(self.job, self.say)
 
     @cached_property
     def device(self) -> str:

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from harness.contract.facts import Savings
+from harness.contract.model_source import ModelSource
 from harness.contract.preparation import Preparation
 from harness.contract.prepared import Prepared
 from harness.core import environment
@@ -202,6 +203,7 @@ def _model_info(spec: RunSpec, lm: "HarnessLM", shape: ModelShape) -> ModelInfo:
         args=spec.job.model_args,
         license=card_license(model.folder),
         base=base if spec.checkpoint else None,
+        rounding=model.rounding,
     )
 
 
@@ -212,6 +214,15 @@ def _manifest(spec: RunSpec, shape: ModelShape) -> dict[str, Any]:
         "identity": spec.identity,
         "environment": spec.environment.model_dump(mode="json"),
         "git": environment.git_state(),
-        "tasks": {name: task.dump_config() for name, task in spec.task.tasks.items()},
+        "tasks": {name: _config(task, spec.model) for name, task in spec.task.tasks.items()},
         "shape": shape.model_dump(mode="json"),
     }
+
+
+def _config(task: Any, model: ModelSource) -> dict[str, Any]:
+    """A task's configuration, in which the model goes by its name and not by its place in a cache."""
+    config: dict[str, Any] = task.dump_config()
+    metadata = config.get("metadata") or {}
+    if metadata.get("pretrained") == model.loadable:
+        config["metadata"] = {**metadata, "pretrained": model.pretrained}
+    return config

@@ -53,7 +53,7 @@ class Session:
     _models: dict[str, "HarnessLM"] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
-        self.plan = Plan(self.job)
+        self.plan = Plan(self.job, self.progress.say)
 
     @property
     def lm(self) -> "HarnessLM":

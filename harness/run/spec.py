@@ -28,7 +28,6 @@ UNSUPPORTED_MODEL_ARGS = {
     "delta": "merge the delta into a checkpoint first",
     "autogptq": "load a checkpoint that transformers itself can read",
     "gptqmodel": "load a checkpoint that transformers itself can read",
-    "gguf_file": "convert it to safetensors first",
     "tp_plan": "use accelerate launch for data parallelism",
     "parallelize": "use accelerate launch for data parallelism",
     "device": "give --device",
@@ -124,6 +123,8 @@ class ModelSettings(BaseModel):
             raise ValueError(f"model argument add_bos_token={begins!r} is not valid: expected true or false")
         if not isinstance(tokenizer := args.get("tokenizer"), str | None):
             raise ValueError(f"model argument tokenizer={tokenizer!r} is not valid: expected a name or a folder")
+        if "gguf_file" in args and not (isinstance(file := args["gguf_file"], str) and file):
+            raise ValueError(f"model argument gguf_file={file!r} is not valid: expected a file of the model's folder")
         if isinstance(dtype := args.get("dtype", "auto"), str) and dtype not in DTYPES:
             raise UnknownNameError("dtype", dtype, DTYPES, see=f"--model_args dtype takes: {', '.join(DTYPES)}.")
         return args

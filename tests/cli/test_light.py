@@ -26,6 +26,7 @@ print("MODULES", *{name.partition(".")[0] for name in sys.modules}, file=sys.std
         ("run --help", "--method_args"),
         ("ls --help", "tasks"),
         ("ls methods", "layer-drop"),
+        ("ls models", "smollm2-135m"),
         ("ls runs", ""),
         ("ls tasks", "pocket"),
         ("ls tasks gsm8k*", "gsm8k_cot"),

@@ -30,7 +30,7 @@ def test_prompts_of_unlike_settings_are_not_mixed():
 
 
 def test_repetitions_are_turns_and_repetitions_beyond_them_padding():
-    instance = SimpleNamespace(task_name="t", doc_id=3, idx=1, repeats=2)
+    instance = SimpleNamespace(task_name="t", doc_id=3, idx=1, repeats=2, request_type="generate_until")
     keys = request_keys([instance] * 3)
     assert [key.turn for key in keys] == [0, 1, PADDING]
     assert {key[:3] for key in keys} == {("t", 3, 1)}

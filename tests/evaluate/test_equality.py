@@ -10,6 +10,7 @@ from harness.results.store import Store
 from harness.run.session import Session
 from harness.run.spec import Job
 from tests.silent import Silent
+from tests.tiny_gguf import write_gguf
 
 OUTPUT_TYPES = ("tiny_choice", "tiny_letters", "tiny_last", "tiny_answer", "tiny_text")
 
@@ -27,7 +28,8 @@ def lm_eval_results(job: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str,
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
 
-    lm = HFLM(pretrained=job["pretrained"], device="cpu", batch_size=job["batch_size"], dtype="float32")
+    args = job.get("model_args", {"dtype": "float32"})
+    lm = HFLM(pretrained=job["pretrained"], device="cpu", batch_size=job["batch_size"], **args)
     manager = TaskManager(include_path=job["include_path"], include_defaults=False)
     (task,) = job["tasks"]
     results = simple_evaluate(
@@ -73,3 +75,28 @@ def test_dense_equals_lm_eval(
         ]
         for metric in sample["metrics"]:
             assert line["scores"][f"{metric},{sample['filter']}"] == plain[metric]
+
+
+@pytest.mark.usefixtures("no_survey", "few_resamples")
+def test_a_gguf_file_equals_lm_evals_own_run_of_it(
+    tiny_tasks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("gguf", reason="the reader is here where pip install '.[gguf]' has been")
+    monkeypatch.setenv("HARNESS_CACHE", str(tmp_path / "cache"))
+    write_gguf(tmp_path / "m.gguf")
+    job = {
+        "tasks": ("tiny_answer",),
+        "pretrained": str(tmp_path),
+        "model_args": {"gguf_file": "m.gguf"},
+        "include_path": str(tiny_tasks),
+        "batch_size": 2,
+        "limit": 6,
+    }
+    harness_scores, harness_lines = harness_results({**job, "device": "cpu"}, tmp_path / "by_folder")
+    lm_eval_scores, lm_eval_samples = lm_eval_results(job)
+    assert harness_scores == lm_eval_scores
+    for sample in lm_eval_samples:
+        assert harness_lines[sample["doc_id"]]["responses"] == json.loads(json.dumps(sample["resps"]))
+    by_file = {**job, "pretrained": str(tmp_path / "m.gguf"), "model_args": {}, "device": "cpu"}
+    run = Session(Job(methods=("dense",), **by_file), Store(tmp_path / "by_folder"), Silent()).plan.specs[0]
+    assert Store(tmp_path / "by_folder").find(run.id).finished  # the same run, whichever way it is asked for

@@ -210,6 +210,24 @@ def test_two_models_of_one_folder_name_are_two(tmp_path: Path) -> None:
     assert all(f"{who}/checkpoint-10" in "".join(pages) for who in ("alice", "bob"))
 
 
+def test_a_model_whose_weights_were_rounded_says_so_wherever_it_stands(tmp_path: Path) -> None:
+    formats = {"Q4_1": {"share": 0.79, "group": 32}, "Q8_0": {"share": 0.21, "group": 32}}
+    made = list(runs(groups(1, 1, 1)[0], settings=1))
+    for run in made:
+        run.record["model"]["rounding"] = {"format": "Q4_1", "formats": formats}
+    made[1].record["method"]["family"] = "quantization"
+    write_all(tmp_path / "runs", made)
+    build(tmp_path / "runs", tmp_path / "site")
+    words = "its weights were rounded once (Q4_1 79%, Q8_0 21%, groups of 32)"
+    (board,) = board_data(rows([run.record for run in made]))["groups"]
+    assert board["model"].endswith(" (dequantized from Q4_1)")
+    (models,) = [path for path in (tmp_path / "site" / "models").glob("*.html") if path.name != "index.html"]
+    pages = [models, *(tmp_path / "site" / "runs" / f"{run.record['id']}.html" for run in made)]
+    assert all(f"dequantized from Q4_1: {words}" in page.read_text() for page in pages)
+    assert f"{words} before the method rounds them" in pages[2].read_text()
+    assert words in (tmp_path / "site" / "index.html").read_text()
+
+
 def test_numbers_without_an_interval_say_why(tmp_path: Path) -> None:
     dense, method = list(runs(groups(1, 1, 1)[0], settings=1))
     record = json.loads(json.dumps(method.record))

@@ -202,3 +202,20 @@ def test_numbers_are_written_as_the_place_writes_them() -> None:
     row = rows([dense, method])[1]
     assert notes(row, PAGE) == ["costs more than dense: Latency 1.40×"]
     assert notes(row, PAGE, in_cells=True) == []
+
+
+ROUNDING = {"format": "Q4_1", "formats": {"Q4_1": {"share": 0.999, "group": 32}, "F32": {"share": 0.001, "group": 1}}}
+
+
+@pytest.mark.parametrize(
+    ("family", "is_said"), [("quantization", True), ("pruning+quantization", True), ("pruning", False)]
+)
+def test_a_quantizers_row_says_that_its_weights_were_rounded_before(family: str, *, is_said: bool) -> None:
+    dense, method = pair(model={"rounding": ROUNDING}, method={"family": family})
+    words = "its weights were rounded once (Q4_1, groups of 32)"
+    assert any(words in note for note in notes(rows([dense, method])[1], PAGE)) == is_said
+
+
+def test_a_models_name_says_what_it_was_dequantized_from() -> None:
+    dense, method = pair(model={"rounding": ROUNDING})
+    assert [row.model.partition(" ")[2] for row in rows([dense, method])] == ["", "(dequantized from Q4_1)"]
