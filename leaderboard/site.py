@@ -197,12 +197,8 @@ def _write_models(folder: Path, table: Sequence[Row]) -> None:
         about = " · ".join(
             [*([model["pretrained"]] if model["pretrained"] != name else []), model["fingerprint"], counts]
         )
-        kind = ", ".join(
-            filter(
-                None,
-                [f"{parameters(model['parameters'])} parameters", model.get("license"), rounding and rounding.label],
-            )
-        )
+        rounded = rounding.label if rounding else None
+        kind = ", ".join(filter(None, [f"{parameters(model['parameters'])} parameters", model.get("license"), rounded]))
         entries.append({"name": name, "kind": kind, "target": f"{slug(name)}.html", "about": about})
     _write_list(folder / "models", "Models", "What methods have been run on.", entries)
 

@@ -56,10 +56,7 @@ def test_models_have_a_size_and_a_license_and_the_unknown_is_last() -> None:
     assert board["facets"]["license"]["choices"] == ["apache-2.0", "unknown"]
     texts = {board["texts"][number] for number in board["rows"]["size"]}
     assert texts == {"below 100 M", "3 B to 9 B", "unknown"}
-    assert model_facts({"model": models[0] | {"rounding": {"format": "Q4_1"}}}) == [
-        "8.03 B parameters",
-        "weights rounded once, to Q4_1",
-    ]
+    assert model_facts({"model": models[0]}) == ["8.03 B parameters"]
     assert choices("family", ["zeta", "routing", "baseline"]) == ["baseline", "routing", "zeta"]
 
 
@@ -240,14 +237,15 @@ def test_one_score_is_the_mean_over_all_tasks_or_none(opened: Open, tmp_path: Pa
     assert "dense" not in cells
     runs_of = [run.record for run in made if run.record["method"]["label"] == "layer-drop:count=4"][:2]
     paired = [record["scores"][0]["vs_baseline"] for record in runs_of]
-    half = sqrt(sum(((each["high"] - each["low"]) / 2) ** 2 for each in paired)) / 2
+    below = sqrt(sum((each["difference"] - each["low"]) ** 2 for each in paired)) / 2
+    above = sqrt(sum((each["high"] - each["difference"]) ** 2 for each in paired)) / 2
     centre = mean(each["difference"] for each in paired)
     work = exp(mean(log(record["baseline"]["ratios"]["flops"]["value"]) for record in runs_of))
     numbers = [part.replace("−", "-") for cell in cells["layer-drop:count=4"] for part in cell.split("\n") if part]
     assert float(numbers[0]) == pytest.approx(mean(record["scores"][0]["value"] for record in runs_of), abs=1e-4)
     assert float(numbers[1]) == pytest.approx(centre, abs=1e-4)
     assert [float(bound) for bound in numbers[2].split(" to ")] == pytest.approx(
-        [centre - half, centre + half], abs=2e-4
+        [centre - below, centre + above], abs=2e-4
     )
     assert float(numbers[3]) == pytest.approx(min(each["difference"] for each in paired), abs=1e-4)
     assert float(numbers[5].rstrip("×")) == pytest.approx(work, abs=0.006)
