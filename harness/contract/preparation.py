@@ -115,13 +115,23 @@ def _watched(method: "Method", model: "Decoder", workbench: Workbench) -> Iterat
         yield
         return
     blocks = model.live
+    left = method.samples * method.sweeps * len(blocks)
     with workbench.bar(f"preparing {method.label}") as bar, ExitStack() as hooks:
-        if bar is not None:
-            bar.expect(method.samples * method.sweeps * len(blocks))
-            for block in blocks:
-                handle = block.module.register_forward_pre_hook(lambda *_: bar.advance(1))
-                hooks.callback(handle.remove)
+        if bar is None:
+            yield
+            return
+
+        def advance(*_: object) -> None:
+            nonlocal left
+            if left > 0:
+                left -= 1
+                bar.advance(1)
+
+        bar.expect(left)
+        for block in blocks:
+            hooks.callback(block.module.register_forward_pre_hook(advance).remove)
         yield
+        bar.advance(left)  # the text may give fewer windows
 
 
 def _owner(method: "Method", model: "Decoder") -> dict[str, Any]:

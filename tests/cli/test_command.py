@@ -60,6 +60,7 @@ NO_PART_OF_A_JOB = {
     "model": "only hf is taken",
     "output_path": "where the results go",
     "offline": "whether the network may be used",
+    "controls": "adds runs that name themselves",
     "dry_run": "runs nothing",
     "json": "how results are printed",
     "show_config": "what is printed beside them",
@@ -82,8 +83,10 @@ def parsed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
             def __init__(self, job: Job, *_: object) -> None:
                 jobs.append(job)
 
-            def execute(self) -> list[object]:
+            def evaluate(self) -> list[object]:
                 return []
+
+            measure = evaluate
 
         from harness.cli import main
 

@@ -77,7 +77,7 @@ def row(runs: Runs, method: str, task: str) -> Row:
         (DROP, "tiny_choice", "real"),
         (DROP, "tiny_answer", "real"),
         (EXIT, "tiny_choice", "none here"),
-        (EXIT, "tiny_answer", "real"),
+        (EXIT, "tiny_answer", "bytes alone"),  # the exit checks of so small a model outweigh its layers
         (NEVER, "tiny_choice", "none here"),
         (NEVER, "tiny_answer", "none here"),
         (STACK, "tiny_choice", "simulated"),
@@ -88,8 +88,8 @@ def row(runs: Runs, method: str, task: str) -> Row:
 def test_real_is_said_of_a_saving_that_the_run_had(runs: Runs, method: str, task: str, saved: str) -> None:
     at = row(runs, method, task)
     assert at.saving == saved
-    assert at.record["method"]["savings"] == saved.removesuffix(" here")
-    assert at.record["method"]["declared_real"] == (saved in ("real", "none here"))
+    assert at.record["method"]["savings"] == saved.removesuffix(" here").replace("bytes alone", "real")
+    assert at.record["method"]["declared_real"] == (saved in ("real", "none here", "bytes alone"))
 
 
 def test_masked_exits_are_named(runs: Runs) -> None:
