@@ -17,6 +17,7 @@ from harness.cli import (
     prepare,
     profile,
     report,
+    rm,
     run,
     show,
     site,
@@ -54,6 +55,7 @@ app.command("run")(run.run)
 app.command("prepare")(prepare.prepare)
 app.add_typer(ls.app, name="ls")
 app.command("show")(show.show)
+app.command("rm")(rm.rm)
 app.command("compare")(compare.compare)
 app.command("profile")(profile.profile)
 app.command("new")(new.new)

@@ -73,25 +73,26 @@ def _tried(checks: "Sequence[Check]", expected: dict[str, str]) -> "list[Result]
 
 
 def _print(label: str, results: "Iterable[Result]") -> None:
-    from rich.table import Table
-
+    from harness.cli.columns import Column, left, show
     from harness.cli.display import plain, stdout
 
-    table = Table(box=None, pad_edge=False, title=plain(label), title_justify="left", title_style="bold")
-    table.add_column("check")
-    table.add_column("outcome")
-    table.add_column("s", justify="right", style="dim")
-    table.add_column("", overflow="fold")
-    counts = dict.fromkeys(_COLOURS, 0)
-    for result in results:
-        counts[result.outcome.value] += 1
-        outcome, message = plain(result.outcome.value), plain(result.message or result.description)
-        outcome.stylize(_COLOURS[result.outcome.value])
-        message.stylize("dim" if result.ok else "red")
-        table.add_row(plain(result.name), outcome, f"{result.seconds:.1f}", message)
+    results = list(results)
+    outcomes = [result.outcome.value for result in results]
+    seconds = [f"{result.seconds:.1f}" for result in results]
+    said = [result.message or result.description for result in results]
     console = stdout()
-    console.print(table)
+    console.print(plain(label), style="bold")
+    show(
+        console,
+        [
+            left("check", [result.name for result in results], 20),
+            left("outcome", outcomes, styles=[_COLOURS[outcome] for outcome in outcomes]),
+            Column("s", seconds, styles=["dim"] * len(results)),
+        ],
+        [left("", said, 30, ["dim" if result.ok else "red" for result in results])],
+    )
     console.print()
+    counts = {outcome: outcomes.count(outcome) for outcome in _COLOURS}
     console.print(plain(", ".join(f"{count} {outcome}" for outcome, count in counts.items() if count)))
 
 

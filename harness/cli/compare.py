@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Argument, Option
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.console import Console
 
     from harness.results.compare import Comparison
+    from harness.results.scores import Score
 
 
 def compare(
@@ -23,7 +24,7 @@ def compare(
     as_json: Annotated[bool, Option("--json", help="Print the comparison as JSON.")] = False,
 ) -> None:
     """Compare two runs document by document: differences, intervals, tests, and what could have been seen."""
-    from harness.cli.display import plain, stdout
+    from harness.cli.display import note, plain, say, stdout
     from harness.reports.rows import Row
     from harness.results.compare import compare as compared
     from harness.results.store import Store
@@ -45,67 +46,69 @@ def compare(
     how = f" · {comparison.b.evaluation.scoring}" if comparison.b.evaluation.scoring else ""
     model = Row(comparison.b.model_dump(mode="json"), None).model
     about = f"{comparison.a.evaluation.task} · {model} · {documents}{how}"
-    console.print(plain(about), style="dim")
+    say(console, about)
     console.print()
-    console.print(_score_table(comparison))
+    _show_scores(console, comparison)
     console.print()
-    console.print(_cost_table(comparison))
+    _show_costs(console, comparison)
     console.print()
     for line in _notes(comparison, margin):
-        console.print(plain(f"· {line}"), style="dim")
+        note(console, line)
 
 
-def _score_table(comparison: "Comparison") -> "Table":
-    from rich.table import Table
-
-    from harness.cli.display import plain
+def _show_scores(console: "Console", comparison: "Comparison") -> None:
+    from harness.cli.columns import Column, left, show
     from harness.cli.summary import difference
     from harness.reports.numbers import TERMINAL
 
     scores = replace(TERMINAL, decimals=4)  # two runs may differ in the last documents of thousands
-    table = Table(box=None, pad_edge=False)
-    table.add_column("score", overflow="fold")
-    for heading in ("A", "B", "B - A [95 %]", "p", "up", "down", "visible", "no loss"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    headings = ("A", "B", "B - A [95 %]", "p", "p, Holm", "up", "down", "visible", "no loss")
+    names, rows = list[str](), list[tuple[str, ...]]()
     base_values = {(score.task, score.metric, score.filter): score.value for score in comparison.a.scores}
     for score in comparison.scores:
         base, change = base_values.get((score.task, score.metric, score.filter)), score.vs_baseline
         if change is None or base is None or score.value is None:
             continue
-        task = "" if score.task == comparison.b.evaluation.task else f"{score.task} "
-        p = change.p_adjusted if change.p_adjusted is not None else change.p
+        names.append(_name(comparison, score))
         cells = (
-            f"{task}{score.metric}" + ("" if score.filter == "none" else f" {score.filter}"),
             scores.score(base),
             scores.score(score.value),
             difference(score),
-            TERMINAL.unknown if p is None else f"{p:.3f}" if p >= 0.001 else "<0.001",
+            _p(change.p),
+            _p(change.p_adjusted),
             TERMINAL.unknown if change.gained is None else str(change.gained),
             TERMINAL.unknown if change.lost is None else str(change.lost),
             TERMINAL.score(change.detectable),
             {True: "yes", False: "open", None: TERMINAL.unknown}[change.noninferior],
         )
-        table.add_row(*map(plain, cells))
-    return table
+        rows.append(cells)
+    numbers = [Column(heading, [row[place] for row in rows]) for place, heading in enumerate(headings)]
+    if numbers[3].cells == numbers[4].cells:  # a single task: nothing to adjust for
+        del numbers[4]
+    show(console, [left("score", names, 12)], numbers)
 
 
-def _cost_table(comparison: "Comparison") -> "Table":
-    from rich.table import Table
+def _name(comparison: "Comparison", score: "Score") -> str:
+    """A score's name, with its task where that is not what was run, and its filter where it has one."""
+    task = "" if score.task == comparison.b.evaluation.task else f"{score.task} "
+    return f"{task}{score.metric}" + ("" if score.filter == "none" else f" {score.filter}")
 
-    from harness.cli.display import plain
+
+def _p(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}" if value >= 0.001 else "<0.001"
+
+
+def _show_costs(console: "Console", comparison: "Comparison") -> None:
+    from harness.cli.columns import Column, left, show
     from harness.cli.summary import interval_of
     from harness.results.baseline import COSTS, TOTALS
 
-    table = Table(box=None, pad_edge=False)
-    for heading in ("cost", "kind"):
-        table.add_column(heading)
-    table.add_column("B / A", justify="right")
     places = {cost.name: place for place, cost in enumerate((*COSTS, *TOTALS))}
     ratios = comparison.baseline.ratios.items()
-    for name, info in sorted(ratios, key=lambda ratio: places.get(ratio[0], len(places))):
-        title, kind = _titled(name)
-        table.add_row(plain(title), plain(kind), plain(interval_of(info)))
-    return table
+    ordered = sorted(ratios, key=lambda ratio: places.get(ratio[0], len(places)))
+    titles = [_titled(name) for name, _ in ordered]
+    lead = [left("cost", [title for title, _ in titles], 16), left("kind", [kind for _, kind in titles])]
+    show(console, lead, [Column("B / A", [interval_of(info) for _, info in ordered])])
 
 
 def _titled(name: str) -> tuple[str, str]:
@@ -120,16 +123,21 @@ def _notes(comparison: "Comparison", margin: float) -> list[str]:
     from harness.results.baseline import same_length
 
     notes = [
-        "p: two-sided, exact McNemar for right-or-wrong scores, else t; of several tasks adjusted (Holm)",
-        "intervals: of each score alone, not adjusted",
+        "p: two-sided, exact McNemar for right-or-wrong scores, else t; of each score alone, as its interval",
         "up, down: documents that scored higher, lower",
         "visible: smallest difference that this test finds in four of five tries with so many documents",
         f"no loss: yes where a loss of {margin:g} or more is excluded at 95 %, open where it is not",
         "measured times are compared within one run of `harness run` alone, where methods take turns",
     ]
     changes = [(score, score.vs_baseline) for score in comparison.scores]
-    notes += [f"{score.task} {score.metric}: {change.reason}" for score, change in changes if change and change.reason]
+    if any(change and change.p_adjusted != change.p for _, change in changes):
+        notes.insert(1, "p, Holm: the same, adjusted for the number of tasks with that score")
     names: dict[str, list[str]] = {}
+    for score, change in changes:
+        if change and change.reason:
+            names.setdefault(change.reason, []).append(_name(comparison, score))
+    notes += [f"{', '.join(of_reason)}: {reason}" for reason, of_reason in names.items()]
+    names.clear()
     for name, info in comparison.baseline.ratios.items():
         if info.reason:
             names.setdefault(info.reason, []).append(_titled(name)[0])

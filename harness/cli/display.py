@@ -1,10 +1,10 @@
 """What a person sees: sentences, progress bars, and one table per task. Progress goes to stderr, results to stdout."""
 
 import json
+import os
 import sys
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +17,9 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from rich.table import Table
 from rich.text import Text
 
+from harness.cli.columns import Column, folded, left, show
 from harness.cli.lines import Lines
 from harness.core import environment
 from harness.core.progress import Bar
@@ -29,13 +29,15 @@ if TYPE_CHECKING:
     from harness.run.session import Session
     from harness.run.spec import RunSpec
 
-_WIDTH = 100
+_NARROWEST, _WIDTH = 40, 100  # columns
 
 
 def stdout() -> Console:
-    """Where results go; at most 100 columns, also into a file."""
+    """Where results go: as wide as the terminal, or as COLUMNS says; at most 100 columns, and as many into a pipe."""
     console = Console(highlight=False)
-    return console if console.is_terminal and console.width < _WIDTH else Console(highlight=False, width=_WIDTH)
+    known = console.is_terminal or "COLUMNS" in os.environ
+    width = min(max(console.width, _NARROWEST), _WIDTH) if known else _WIDTH
+    return Console(highlight=False, width=width)
 
 
 def plain(text: object) -> Text:
@@ -43,63 +45,22 @@ def plain(text: object) -> Text:
     return Text(printable(text))
 
 
-@dataclass(frozen=True)
-class Column:
-    """A column of a table of results, with a cell for every row.
-
-    Attributes:
-        least: characters below which a text that may be folded is not folded; None for a number, which is never broken.
-        is_left: texts stand left, numbers right.
-    """
-
-    heading: str
-    cells: Sequence[str]
-    least: int | None = None
-    is_left: bool = False
-
-    @property
-    def width(self) -> int:
-        """The longest line."""
-        return max(len(line) for text in (self.heading, *self.cells) for line in text.split("\n"))
-
-    @property
-    def needed(self) -> int:
-        """The fewest characters that it can be given."""
-        return self.width if self.least is None else min(self.least, self.width)
+def say(console: Console, sentence: str, lead: str = "") -> None:
+    """A sentence beside the tables, broken between words; a ``lead`` stands before its first line."""
+    for number, line in enumerate(folded(sentence, console.width - len(lead))):
+        text = plain(f"{' ' * len(lead) if number else lead}{line}")
+        console.print(text, style="dim", no_wrap=True, overflow="ignore", crop=False)
 
 
-def tables(lead: Sequence[Column], numbers: Sequence[Column], width: int, dim: Collection[int] = ()) -> list[Table]:
-    """Tables of one set of rows that fit a terminal: each has the ``lead``, and the numbers that it has room for.
-
-    Args:
-        dim: rows, from 0, that are not to be read like the others.
-    """
-    parts: list[list[Column]] = [[]]
-    room = width - sum(column.needed + 1 for column in lead)
-    for column in numbers:
-        if parts[-1] and sum(each.width + 1 for each in parts[-1]) + column.width > room:
-            parts.append([])
-        parts[-1].append(column)
-    return [_table(lead, part, width, dim) for part in parts]
+def note(console: Console, sentence: str) -> None:
+    """One of several sentences below a table."""
+    say(console, sentence, "· ")
 
 
-def _table(lead: Sequence[Column], numbers: Sequence[Column], width: int, dim: Collection[int]) -> Table:
-    """One table; texts that may be folded share what the numbers leave."""
-    spare = width - sum(column.width + 1 for column in numbers) - sum(column.needed + 1 for column in lead)
-    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
-    for column in (*lead, *numbers):
-        given = min(spare + 1, column.width - column.needed)  # the last column has no space after it
-        spare -= given
-        table.add_column(
-            column.heading,
-            justify="left" if column.is_left else "right",
-            overflow="fold",
-            no_wrap=column.least is None,
-            width=column.needed + given,
-        )
-    for index, cells in enumerate(zip(*(column.cells for column in (*lead, *numbers)), strict=True)):
-        table.add_row(*map(plain, cells), style="dim" if index in dim else None)
-    return table
+def facts(console: Console, rows: Sequence[tuple[str, str]]) -> None:
+    """Names with what is to be said of each."""
+    names, values = [name for name, _ in rows], [value for _, value in rows]
+    show(console, [left("", names, 24, ["dim"] * len(names))], [left("", values, 30)])
 
 
 class _Bar:
@@ -159,16 +120,15 @@ def plan(session: "Session", *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(rows, indent=2))  # noqa: T201
         return
-    table = Table(box=None, pad_edge=False)
-    for heading in ("id", "method", "model", "task", "documents", "state"):
-        table.add_column(heading)
-    for row in rows:
-        table.add_row(*(plain(row[key]) for key in ("id", "method", "model", "task", "documents", "state")))
-    stdout().print(table)
+    cells = {name: [str(row[name]) for row in rows] for name in ("id", "method", "model", "task", "documents", "state")}
+    lead = [left("id", cells["id"]), left("method", cells["method"], 18)]
+    texts = [text(name, cells[name], 14) for name in ("model", "task")]
+    console = stdout()
+    show(console, lead, [*texts, Column("documents", cells["documents"]), left("state", cells["state"])])
     with redirect_stdout(sys.stderr):
         estimate = session.estimate()
-    for note in [*session.plan.notes, *(estimate.lines() if estimate else ())]:
-        stdout().print(plain(f"· {note}"), style="dim")
+    for sentence in [*session.plan.notes, *(estimate.lines() if estimate else ())]:
+        note(console, sentence)
 
 
 def _described(spec: "RunSpec") -> dict[str, Any]:
@@ -187,16 +147,15 @@ def prepared(preparations: list[dict[str, Any]], folder: Path | None) -> None:
     console = stdout()
     for preparation in preparations:
         console.print(plain(f"{preparation['method']} · prepared on {preparation['task']}"), style="bold")
-        table = Table(box=None, pad_edge=False, show_header=False)
-        table.add_column(style="dim")
-        table.add_column(overflow="fold")
-        for facts in preparation["state"]:
-            for name, value in facts.items():
-                table.add_row(plain(name), plain(value if isinstance(value, str) else json.dumps(value)))
-        console.print(table)
+        rows = [
+            (name, value if isinstance(value, str) else json.dumps(value))
+            for state in preparation["state"]
+            for name, value in state.items()
+        ]
+        facts(console, rows)
     if folder is not None:
         name = preparations[0]["method"].partition(":")[0]
-        console.print(plain(f"state in {folder}/ · `harness run --method {name}:state={folder} ...`"), style="dim")
+        say(console, f"state in {folder}/ · `harness run --method {name}:state={folder} ...`")
 
 
 def configurations(session: "Session", *, on_stderr: bool) -> None:

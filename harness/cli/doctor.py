@@ -15,22 +15,17 @@ def doctor(
     output_path: Annotated[Path, Option("--output_path", "-o", help="Folder of results.")] = Path("runs"),
 ) -> None:
     """Check versions, devices, caches and plugins. Exit code 1 if something is broken."""
-    from rich.table import Table
+    from harness.cli.columns import left, show
+    from harness.cli.display import stdout
 
-    from harness.cli.display import plain, stdout
-
-    table = Table(box=None, pad_edge=False, show_header=False)
-    table.add_column(style="dim")
-    table.add_column()
-    table.add_column(overflow="fold")
-    broken = False
-    for what, state, detail in _findings(output_path):
-        broken |= state == "broken"
-        mark = plain(state)
-        mark.stylize({"ok": "green", "note": "yellow", "broken": "red"}[state])
-        table.add_row(plain(what), mark, plain(detail))
-    stdout().print(table)
-    if broken:
+    names, states, details = zip(*_findings(output_path), strict=True)
+    colours = [{"ok": "green", "note": "yellow", "broken": "red"}[state] for state in states]
+    show(
+        stdout(),
+        [left("", names, 16, ["dim"] * len(names)), left("", states, styles=colours)],
+        [left("", details, 30)],
+    )
+    if "broken" in states:
         raise Exit(1)
 
 

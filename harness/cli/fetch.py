@@ -196,13 +196,6 @@ def _unpack(source: Path) -> None:
 
 
 def _print(rows: Sequence[tuple[str, str]]) -> None:
-    from rich.table import Table
+    from harness.cli.display import facts, stdout
 
-    from harness.cli.display import plain, stdout
-
-    table = Table(box=None, pad_edge=False, show_header=False)
-    table.add_column(overflow="fold")
-    table.add_column(overflow="fold")
-    for row in rows:
-        table.add_row(*map(plain, row))
-    stdout().print(table)
+    facts(stdout(), rows)

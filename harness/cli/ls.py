@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer import Argument, Option
 
-from harness.core.errors import StoreError
-
 if TYPE_CHECKING:
     from harness.model.listing import ListedModel
 
@@ -17,6 +15,7 @@ app = typer.Typer(
     help="List methods, tasks, suites, models, runs or prepared states.", no_args_is_help=True, rich_markup_mode=None
 )
 
+_Globs = list[str] | None
 _Json = Annotated[bool, Option("--json", help="Print as JSON.")]
 
 
@@ -99,36 +98,34 @@ def models(as_json: _Json = False) -> None:
 
 @app.command()
 def runs(
+    pattern: Annotated[
+        str | None,
+        Argument(help="A glob, such as 'layer-drop*', that the id, folder, name, method, model or task fits."),
+    ] = None,
+    method: Annotated[
+        _Globs, Option("--method", "-m", help="Methods, as given to `run`, or globs. Repeatable.")
+    ] = None,
+    task: Annotated[_Globs, Option("--task", "--tasks", "-t", help="Tasks, or globs. Repeatable.")] = None,
+    model: Annotated[_Globs, Option("--model", "--pretrained", help="Models, or globs. Repeatable.")] = None,
+    name: Annotated[_Globs, Option("--name", help="What `run --name` called them, or globs. Repeatable.")] = None,
     output_path: Annotated[Path, Option("--output_path", "-o", help="Folder of results.")] = Path("runs"),
     as_json: _Json = False,
 ) -> None:
     """Runs in a results folder, the newest first; one that cannot be read is listed with the reason."""
-    from harness.results.model_names import distinct_names
+    from harness.cli import listed
     from harness.results.store import Store
 
-    rows, models = [], {}
-    for folder in Store(output_path).folders():
-        run_id = folder.path.name.rpartition("_")[2]
-        row = {"id": run_id, "method": "", "model": "", "task": "", "score": "", "state": "unfinished"}
-        if folder.finished:
-            try:
-                record = folder.record()
-            except StoreError as error:
-                row["state"] = f"unreadable: {error}"
-            else:
-                best = next(iter(record.scores), None)
-                score = f"{best.metric} {best.value:.4f}" if best and best.value is not None else ""
-                models[run_id] = record.model.model_dump(mode="json")
-                row |= {"method": record.method.label, "task": record.evaluation.task}
-                row |= {"score": score, "state": "finished"}
-        rows.append(row)
-    names = distinct_names(models.values())
-    for row in rows:
-        if (model := models.get(row["id"])) is not None:
-            row["model"] = names[model["fingerprint"]]
+    wanted = {"name": name, "method": method, "model": model, "task": task}
+    every = listed.runs(Store(output_path))
+    chosen = [run for run in every if listed.fits(run, pattern, wanted)]
+    rows = [run.row for run in chosen]
+    if not as_json and not any(row["name"] for row in rows):
+        rows = [{heading: cell for heading, cell in row.items() if heading != "name"} for row in rows]
     _print(rows, as_json=as_json)
     if not rows and not as_json:
-        typer.echo(f"no runs in {output_path}/", err=True)
+        typer.echo(
+            f"none of the {len(every)} runs in {output_path}/ fits" if every else f"no runs in {output_path}/", err=True
+        )
 
 
 @app.command()
@@ -178,19 +175,40 @@ def _in_words(model: "ListedModel") -> dict[str, str]:
     }
 
 
+_FOLDED = {
+    "method": 12,
+    "model": 12,
+    "task": 14,
+    "score": 11,
+    "state": 10,
+    "from": 12,
+    "what": 24,
+    "tasks": 24,
+    "paper": 16,
+    "data": 12,
+    "dense": 12,
+    "for": 10,
+    "licence": 12,
+    "here": 24,
+    "folder": 24,
+}
+"""Texts that may take several lines, with the characters that each needs at least."""
+
+
 def _print(rows: Sequence[dict[str, Any]], *, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
         return
     if not rows:
         return
-    from rich.table import Table
+    from harness.cli.columns import left, show
+    from harness.cli.display import stdout
 
-    from harness.cli.display import plain, stdout
-
-    table = Table(box=None, pad_edge=False)
-    for heading in rows[0]:
-        table.add_column(heading, overflow="fold", no_wrap=False)
-    for row in rows:
-        table.add_row(*map(plain, row.values()))
-    stdout().print(table)
+    columns = [left(name, [str(row[name]) for row in rows], _FOLDED.get(name)) for name in rows[0]]
+    first = columns[0].heading
+    leads = {first, "method"} if first == "id" else {first}
+    show(
+        stdout(),
+        [column for column in columns if column.heading in leads],
+        [column for column in columns if column.heading not in leads],
+    )

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Option
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
+    from harness.cli.columns import Column
     from harness.measure.profile import CostProfile, Costs
 
 
@@ -67,14 +66,16 @@ def _profile(
 
 
 def _show(profile: "CostProfile", pretrained: str, prompt: int, output: int) -> None:
-    from harness.cli.display import plain, stdout
+    from harness.cli.columns import left, show
+    from harness.cli.display import note, plain, say, stdout
     from harness.measure.profiles import described
 
     console = stdout()
     console.print(plain(f"cost profile of {pretrained}: {profile.label}"), style="bold")
-    console.print(plain(", ".join(f"{name} {value}" for name, value in profile.host.items())), style="dim")
+    say(console, ", ".join(f"{name} {value}" for name, value in profile.host.items()))
     console.print()
-    console.print(_costs(profile))
+    names = ("around the layers", "an attention", "an MLP", "the head, one row", "a key-value fill")
+    show(console, [left("µs of", names)], _costs(profile))
     console.print()
     held = profile.held_out
     for line in (
@@ -88,7 +89,7 @@ def _show(profile: "CostProfile", pretrained: str, prompt: int, output: int) -> 
         f"{_limits()}; poor is never ranked by",
         _prediction(profile, prompt, output),
     ):
-        console.print(plain(f"· {line}"), style="dim")
+        note(console, line)
 
 
 def _limits() -> str:
@@ -99,31 +100,27 @@ def _limits() -> str:
     return f"good: off by {words.format(*GOOD)}, every length timed; fair: {words.format(*FAIR)}"
 
 
-def _costs(profile: "CostProfile") -> "Table":
+def _costs(profile: "CostProfile") -> "list[Column]":
     """Microseconds of the parts at some lengths."""
-    from rich.table import Table
-
-    from harness.cli.display import plain
+    from harness.cli.columns import Column
     from harness.measure.profile import Work, forward_seconds
 
     # an attention is one of those that see everything, where the model has any
     windows = profile.windows if len(profile.windows) == profile.layers else ()
-    table = Table(box=None, pad_edge=False)
-    table.add_column("µs of")
     works: list[tuple[str, Costs, int, int]] = [(f"write 1 at {c}", profile.decode, 1, c) for c in (64, 512)]
     works += [(f"read {n}", profile.prefill, n, n) for n in (16, 64, 256)]
-    for heading, *_ in works:
-        table.add_column(heading, justify="right")
-    for name, attention, mlp in (("around the layers", 0, 0), ("an attention", 1, 0), ("an MLP", 0, 1)):
-        cells = []
-        for _, costs, n, c in works:
-            fixed = forward_seconds(costs, Work(n, c, 0, 0))
-            seconds = forward_seconds(costs, Work(n, c, attention, mlp, windows=windows[:attention]))
-            cells.append(seconds if not attention + mlp else seconds - fixed)
-        table.add_row(name, *(plain(f"{seconds * 1e6:.1f}") for seconds in cells))
-    for name, line in (("the head, one row", profile.head), ("a key-value fill", profile.fill)):
-        table.add_row(name, plain(f"{line.seconds(1) * 1e6:.1f}"))
-    return table
+    always = [line.seconds(1) for line in (profile.head, profile.fill)]
+    columns = []
+    for heading, costs, n, c in works:
+        fixed = forward_seconds(costs, Work(n, c, 0, 0))
+        parts = [
+            forward_seconds(costs, Work(n, c, attention, mlp, windows=windows[:attention])) - fixed
+            for attention, mlp in ((1, 0), (0, 1))
+        ]
+        seconds = [fixed, *parts, *(always if not columns else [])]
+        cells = [f"{each * 1e6:.1f}" for each in seconds]
+        columns.append(Column(heading, [*cells, *[""] * (5 - len(cells))]))
+    return columns
 
 
 def _prediction(profile: "CostProfile", prompt: int, output: int) -> str:

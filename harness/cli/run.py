@@ -11,6 +11,7 @@ from harness.cli import arguments
 from harness.core.errors import HarnessError, SpecError, UnknownNameError
 
 _Many = list[str] | None
+_LONGEST_NAME = 100  # characters of a run's name
 
 
 def run(
@@ -134,6 +135,9 @@ def run(
         ),
     ] = False,
     output_path: Annotated[Path, Option("--output_path", "-o", help="Folder of results.")] = Path("runs"),
+    name: Annotated[
+        str | None, Option("--name", help="What you call these runs: `harness ls runs --name NAME` lists them.")
+    ] = None,
     resume: Annotated[
         bool, Option("--resume/--no_resume", help="Keep finished runs and documents, or compute them again.")
     ] = True,
@@ -169,6 +173,7 @@ def run(
     quiet.silence(verbosity or ("INFO" if write_out else None), offline=offline)
     args = arguments.key_values("--model_args", model_args or [])
     job = build_job(
+        name=_name(name),
         methods=tuple(method or ["dense"]),
         method_args=arguments.key_values("--method_args", method_args or [], read=False),
         baseline=baseline,
@@ -339,6 +344,19 @@ def _pretrained(backend: str, pretrained: str | None, model_args: dict[str, Any]
     if len(given) > 1 and pretrained != within:
         raise HarnessError(f"--pretrained {pretrained} and --model_args pretrained={within} differ: give one")
     return str(given[0]) if given else "pocket"
+
+
+def _name(name: str | None) -> str | None:
+    """What the user calls the runs, by the rule for texts that are published."""
+    from harness.leaderboard.texts import problems
+
+    if name is None:
+        return None
+    if not name.strip() or name != name.strip() or len(name) > _LONGEST_NAME:
+        raise HarnessError(f"--name {name!r}: expected 1 to {_LONGEST_NAME} characters, none of them a space at an end")
+    for problem in problems({"name": name}):
+        raise HarnessError(f"--name {name!r}: {problem.partition(': ')[2]}")
+    return name
 
 
 def _batch_size(text: str) -> int:

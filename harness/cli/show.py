@@ -59,31 +59,22 @@ def _run(store: "Store", name: str) -> "RunFolder":
     try:
         return store.find(name)
     except UnknownNameError:
-        ids = [folder.path.name.rpartition("_")[2] for folder in store.folders()]
+        ids = [folder.id for folder in store.folders()]
         known = [*registry.names(), *ids]
         see = f"`harness ls methods` and `harness ls runs` list them; runs were looked for in {store.root}."
         raise UnknownNameError("method or run", name, known, see=see) from None
 
 
 def _show_method(description: "Description") -> None:
-    from rich.table import Table
-
-    from harness.cli.display import plain, stdout
+    from harness.cli.display import facts, plain, stdout
     from harness.contract.describe import paper_url
 
     console = stdout()
     console.print(plain(f"{description.name} · {description.family}"), style="bold")
     console.print(plain(description.summary))
-    facts = Table(box=None, pad_edge=False, show_header=False)
-    facts.add_column(style="dim")
-    facts.add_column(overflow="fold")
-    if description.paper:
-        facts.add_row("paper", plain(paper_url(description.paper) or description.paper))
-    for question, answer in description.facts.items():
-        facts.add_row(question, plain(answer))
-    facts.add_row("class", plain(description.source))
+    paper = [("paper", paper_url(description.paper) or description.paper)] if description.paper else []
     console.print()
-    console.print(facts)
+    facts(console, [*paper, *description.facts.items(), ("class", description.source)])
     if description.parameters:
         console.print("\nParameters", style="bold")
     for parameter in description.parameters:
@@ -114,9 +105,7 @@ def _indented(text: str, columns: int) -> "Padding":
 
 
 def _show_run(folder: "RunFolder", *, as_json: bool) -> None:
-    from rich.table import Table
-
-    from harness.cli.display import plain, stdout
+    from harness.cli.display import facts, note, say, stdout
     from harness.reports.notes import notes
     from harness.reports.numbers import TERMINAL
     from harness.reports.rows import Row
@@ -127,33 +116,31 @@ def _show_run(folder: "RunFolder", *, as_json: bool) -> None:
         print(json.dumps(record.model_dump(mode="json"), indent=2))  # noqa: T201
         return
     console = stdout()
-    table = Table(box=None, pad_edge=False, show_header=False)
-    table.add_column(style="dim")
-    table.add_column(overflow="fold")
+    rows = []
     for score in record.scores:
         stderr = "" if score.stderr is None else f" ±{score.stderr:.6g}"
         against = "" if score.vs_baseline is None else f", {score.vs_baseline.difference:+.6g} against dense"
         value = "-" if score.value is None else f"{score.value:.6g}{stderr}{against}"
-        table.add_row(plain(f"{score.task} {score.metric},{score.filter}"), plain(f"{value}, n = {score.n}"))
+        rows.append((f"{score.task} {score.metric},{score.filter}", f"{value}, n = {score.n}"))
     plain_record = record.model_dump(mode="json")
     row = Row(plain_record, None)
-    table.add_row("saving", plain(row.saving))
-    for name, value in plain_record.items():
-        if name == "scores":
-            continue
-        if isinstance(value, dict):
-            for key, part in value.items():
-                table.add_row(plain(f"{name}.{key}"), plain(part if isinstance(part, str) else json.dumps(part)))
-        else:
-            table.add_row(plain(name), plain(value if isinstance(value, str) else json.dumps(value)))
-    console.print(table)
+    rows.append(("saving", row.saving))
+    for name, section in plain_record.items():
+        if name != "scores":
+            parts = (
+                {f"{name}.{key}": part for key, part in section.items()}
+                if isinstance(section, dict)
+                else {name: section}
+            )
+            rows += [(key, part if isinstance(part, str) else json.dumps(part)) for key, part in parts.items()]
+    facts(console, rows)
     if said := [*row.apart, *notes(row, TERMINAL)]:
         console.print()
         for sentence in said:
-            console.print(plain(f"· {sentence}"), style="dim")
+            note(console, sentence)
     try:
         command = parse_json((folder.path / MANIFEST).read_bytes())["command"]
     except (OSError, ValueError, KeyError, TypeError):
         return
     console.print()
-    console.print(plain(f"made by: {command}"))
+    say(console, f"made by: {command}")

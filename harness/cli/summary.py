@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
-from harness.cli.display import Column, plain, stdout, tables
+from harness.cli.columns import Column, left, show
+from harness.cli.display import note, plain, say, stdout
+from harness.cli.said import Said, once
 from harness.reports.columns import BY_KEY, Ratio, ratio, wrote_as_much
 from harness.reports.notes import notes, own_is_ref
 from harness.reports.numbers import TERMINAL
@@ -46,12 +47,13 @@ def scores(records: "Sequence[RunRecord]") -> None:
     """The scores of each task, while costs are still to come."""
     console = stdout()
     for of_task in _by_task(records):
-        _print(console, of_task, _score_tables(of_task, console.width))
+        _head(console, of_task)
+        _show_scores(console, of_task)
     console.print()
 
 
 def results(records: "Sequence[RunRecord]", folder: Path, *, as_json: bool, after_scores: bool = False) -> None:
-    """All records as JSON, or the tables of each task and what a reader must know about them.
+    """All records as JSON, or the tables of each task, and below them what a reader must know, each thing said once.
 
     Args:
         after_scores: whether the scores have been printed already.
@@ -62,16 +64,31 @@ def results(records: "Sequence[RunRecord]", folder: Path, *, as_json: bool, afte
     if not records:  # another process of the launch has them
         return
     console = stdout()
-    for of_task in _by_task(records):
-        rows = as_rows(record.model_dump(mode="json") for record in of_task)
-        first = [] if after_scores else _score_tables(of_task, console.width)
-        costs = _cost_tables(rows, console.width) if any(record.baseline for record in of_task) else []
-        _print(console, of_task, [*first, *costs])
-        console.print()
-        for note in _notes(of_task, rows):
-            console.print(plain(f"· {note}"), style="dim")
+    tasks = _by_task(records)
+    rows = [as_rows(record.model_dump(mode="json") for record in of_task) for of_task in tasks]
+    paired = list(zip(tasks, rows, strict=True))
+    for of_task, of_records in paired:
+        has_costs = any(record.baseline for record in of_task)
+        if has_costs or not after_scores:
+            _head(console, of_task)
+        if not after_scores:
+            _show_scores(console, of_task)
+        if has_costs:
+            if not after_scores:
+                console.print()
+            _show_costs(console, of_records)
     console.print()
-    console.print(plain(f"records in {folder}/ · `harness show ID` for one of them"), style="dim")
+    labels = [record.method.label for record in records]
+    of_methods = [each for task in paired for each in _of_methods(*task)]
+    said = [
+        *(each for task in paired for each in _of_tables(*task)),
+        *sorted(of_methods, key=lambda each: labels.index(each.method or "")),
+        *(each for of_task in tasks for each in _of_numbers(of_task)),
+    ]
+    for sentence in once(said, [record.evaluation.task for (record, *_) in tasks]):
+        note(console, sentence)
+    console.print()
+    say(console, f"records in {folder}/ · `harness show ID` for one of them")
 
 
 def _by_task(records: "Sequence[RunRecord]") -> "list[list[RunRecord]]":
@@ -79,14 +96,9 @@ def _by_task(records: "Sequence[RunRecord]") -> "list[list[RunRecord]]":
     return [[record for record in records if record.evaluation.task == task] for task in tasks]
 
 
-def _print(console: Console, of_task: "Sequence[RunRecord]", tables: Sequence[Table]) -> None:
-    """Tables of a task below each other, under its title."""
+def _head(console: Console, of_task: "Sequence[RunRecord]") -> None:
     console.print()
     console.print(_title(of_task[0]))
-    for number, table in enumerate(tables):
-        if number:
-            console.print()
-        console.print(table)
 
 
 def _title(record: "RunRecord") -> Text:
@@ -98,7 +110,7 @@ def _title(record: "RunRecord") -> Text:
     return title
 
 
-def _score_tables(records: "Sequence[RunRecord]", width: int) -> list[Table]:
+def _show_scores(console: Console, records: "Sequence[RunRecord]") -> None:
     """A row for every method and metric."""
     lines: list[tuple[str, ...]] = []
     for record in records:
@@ -109,19 +121,14 @@ def _score_tables(records: "Sequence[RunRecord]", width: int) -> list[Table]:
             ran = (_changed(record), _depths(record)) if first else ("", "")
             lines.append((*method, *scored, *ran))
     cells: list[tuple[str, ...]] = list(zip(*lines, strict=True)) or [()] * 7  # [columns][rows]
-    lead = [
-        Column("id", cells[0], is_left=True),
-        Column("method", cells[1], 12, is_left=True),
-        Column(
-            "metric", cells[2], max(len(word) for text in ("metric", *cells[2]) for word in text.split()), is_left=True
-        ),
-    ]
+    longest = max(len(word) for text in ("metric", *cells[2]) for word in text.split())  # a name stays whole
+    lead = [left("id", cells[0]), left("method", cells[1], 12), left("metric", cells[2], longest)]
     headings = ("score\n[95 %]", "against dense\n[95 %]", "answers\nchanged", "depth\nrun")
     numbers = [Column(heading, texts) for heading, texts in zip(headings, cells[3:], strict=True)]
-    return tables(lead, numbers, width)
+    show(console, lead, numbers, gap=1)
 
 
-def _cost_tables(rows: "Sequence[Row]", width: int) -> list[Table]:
+def _show_costs(console: Console, rows: "Sequence[Row]") -> None:
     """A row for every method: its costs over dense's; then what dense against itself gives."""
     compared = [row for row in rows if row.record["baseline"] is not None]
     columns = [BY_KEY[key] for key in _SHORT]
@@ -139,11 +146,8 @@ def _cost_tables(rows: "Sequence[Row]", width: int) -> list[Table]:
         again = [interval_of(Ratio(**noise[column.key])) if column.key in noise else ""] if noise else []
         numbers.append(Column(f"{_SHORT[column.key]}\n{column.kind}", [*cells, *again]))
     last = ["noise: dense again"] if noise else []
-    lead = [
-        Column("cost, dense = 1.00x", [*methods, *last], 18, is_left=True),
-        Column("saving", [*savings, *("" for _ in last)], is_left=True),
-    ]
-    return tables(lead, numbers, width, dim=[len(compared)])
+    lead = [left("cost, dense = 1.00x", [*methods, *last], 18), left("saving", [*savings, *("" for _ in last)])]
+    show(console, lead, numbers, dim=[len(compared)], gap=1)
 
 
 def difference(score: "Score") -> str:
@@ -192,23 +196,40 @@ def _depths(record: "RunRecord") -> str:
     return "/".join(dict.fromkeys(f"{depth:.0%}" for depth in depths if depth is not None))
 
 
-def _notes(records: "Sequence[RunRecord]", rows: Sequence[Row]) -> Iterator[str]:
-    """What a reader of the numbers alone would miss."""
-    yield "depth: share of the layers that ran, prefill/decode where these differ; FLOPs: counted from what ran"
+def _of_tables(records: "Sequence[RunRecord]", rows: Sequence[Row]) -> Iterator[Said]:
+    """What the columns of one task's tables are, and why none of its rows is to be ranked."""
+    task = records[0].evaluation.task
+    yield Said(
+        "depth: share of the layers that ran, prefill/decode where these differ; FLOPs: counted from what ran", task
+    )
     if any(record.time and record.time.ideal for record in records):
-        yield "idealized time: the work that ran, at what a layer costs on this host alone at batch size 1"
-    of_all = [reason for reason in rows[0].apart if all(reason in row.apart for row in rows)]
-    yield from (f"{reason}: for trying out, not for ranking" for reason in of_all)
+        yield Said("idealized time: the work that ran, at what a layer costs on this host alone at batch size 1", task)
+    for reason in _of_all(rows):
+        yield Said(f"{reason}: for trying out, not for ranking", task)
+
+
+def _of_all(rows: Sequence[Row]) -> list[str]:
+    """Reasons that keep every row apart."""
+    return [reason for reason in rows[0].apart if all(reason in row.apart for row in rows)]
+
+
+def _of_methods(records: "Sequence[RunRecord]", rows: Sequence[Row]) -> Iterator[Said]:
+    """What must be known of single rows of a task."""
+    shared = _of_all(rows)
     for record, row in zip(records, rows, strict=True):
-        reasons = [reason for reason in row.apart if reason not in of_all]
-        said = (*reasons, *notes(row, TERMINAL), *_doubts(record, row))
-        yield from (f"{record.method.label}: {doubt}" for doubt in said)
-    more = sum(score.task == records[0].evaluation.task for score in records[0].scores) - 2
-    if more > 0:
-        yield f"{more} more scores in each record: `harness show {records[0].id[:6]}`"
-    yield from _without_interval(records)
-    yield from _about_timing(records)
-    yield from dict.fromkeys(warning for record in records for warning in record.warnings[:3])
+        reasons = [reason for reason in row.apart if reason not in shared]
+        for sentence in (*reasons, *notes(row, TERMINAL), *_doubts(record, row)):
+            yield Said(sentence, record.evaluation.task, record.method.label)
+
+
+def _of_numbers(records: "Sequence[RunRecord]") -> Iterator[Said]:
+    """What is missing from one task's tables, and how its numbers came about."""
+    task = records[0].evaluation.task
+    more = sum(score.task == task for score in records[0].scores) - 2
+    sentences = [f"{more} more scores in each record: `harness show {records[0].id[:6]}`"] * (more > 0)
+    sentences += [*_without_interval(records), *_about_timing(records)]
+    sentences += [warning for record in records for warning in record.warnings[:3]]
+    yield from (Said(sentence, task) for sentence in sentences)
 
 
 def _without_interval(records: "Sequence[RunRecord]") -> Iterator[str]:

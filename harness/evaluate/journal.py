@@ -6,6 +6,7 @@ uninterrupted run.
 """
 
 import json
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -89,6 +90,8 @@ class Journal:
     Attributes:
         processes: how many share the run. Another number forms other batches, so their answers are not used.
         fresh: discard what the file contains.
+        waiting: called before another process that executes the run is waited for; without it, that is an error.
+        waited: whether there was one, which may have finished the run.
 
     Raises:
         DiskError: the file cannot be written; what was written before is kept.
@@ -98,6 +101,8 @@ class Journal:
     path: Path
     processes: int = 1
     fresh: bool = False
+    waiting: Callable[[], None] | None = None
+    waited: bool = field(default=False, init=False)
     served: list[Served] = field(default_factory=list)
     _answers: dict[Request, Any] = field(default_factory=dict)
     _file: IO[str] | None = None
@@ -110,7 +115,11 @@ class Journal:
             try:
                 self._lock.acquire(blocking=False)
             except Timeout as error:
-                raise HarnessError(f"another process is already executing this run: {self.path.parent}") from error
+                if self.waiting is None:
+                    raise HarnessError(f"another process is already executing this run: {self.path.parent}") from error
+                self.waited = True
+                self.waiting()
+                self._lock.acquire()
             whole = self._read() if self.path.exists() and not self.fresh else 0
             self._file = self.path.open("r+" if self.path.exists() else "w", encoding="utf-8")
             self._file.seek(whole)

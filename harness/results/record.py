@@ -226,6 +226,7 @@ class RunRecord(Section):
 
     Attributes:
         command: what runs it again, from everything that was asked; null in records from before it was kept.
+        name: what its user calls it, if anything; no part of the id.
         drafts: what came of guessed tokens; null where none were verified.
         measured: what the cost pass was asked for and has answered, if only with a reason in ``missing``.
         sources: digest of the source that computed a section from what was stored, by the section; no part of the
@@ -239,6 +240,7 @@ class RunRecord(Section):
     started: datetime
     duration_s: float
     command: str | None = None
+    name: str | None = Field(default=None, min_length=1, max_length=100)
     method: MethodInfo
     model: ModelInfo
     evaluation: EvaluationInfo

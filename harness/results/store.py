@@ -2,18 +2,21 @@
 
 ``record.json`` is the result, ``samples.jsonl`` has a line per document, ``manifest.json`` says what ran, and
 ``costs.jsonl`` what the documents cost, once that was measured. A run without a record is unfinished; its
-``journal*.jsonl`` holds the answers so far.
+``journal*.jsonl`` holds the answers so far. A packed run, as ``harness submit`` makes it, is a folder of its id alone
+in which the lines are compressed; it is read like any other, and never changed.
 """
 
+import gzip
 import hashlib
 import json
 import re
 import unicodedata
+import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -25,6 +28,8 @@ from harness.results.samples import SAMPLE_LINE, SampleLine, key_of
 
 RECORD, SAMPLES, COSTS, MANIFEST = "record.json", "samples.jsonl", "costs.jsonl", "manifest.json"
 _Line = TypeVar("_Line")
+_FOLDER: Final = re.compile(r"(?:.*_)?([0-9a-f]{12})")
+"""The name of a run's folder: what people read, and its id."""
 
 
 @dataclass(frozen=True)
@@ -34,9 +39,25 @@ class RunFolder:
     path: Path
 
     @property
+    def id(self) -> str:
+        """The id that the folder's name ends in."""
+        return self.path.name.rpartition("_")[2]
+
+    @property
     def finished(self) -> bool:
         """Whether the run's record is there."""
         return (self.path / RECORD).is_file()
+
+    @property
+    def is_run(self) -> bool:
+        """Whether anything of a run is there: its record, its answers so far, or nothing yet."""
+        names = [path.name for path in self.path.iterdir()]
+        return not names or any(name == RECORD or name.startswith("journal") for name in names)
+
+    @property
+    def packed(self) -> bool:
+        """Whether it is a packed run, which nothing changes."""
+        return (self.path / f"{SAMPLES}.gz").is_file()
 
     def journal(self, rank: int) -> Path:
         """Where a process of the run keeps its finished batches."""
@@ -73,7 +94,8 @@ class RunFolder:
             StoreError: a line that is not one of costs.
         """
         path = self.path / COSTS
-        return {key_of(line): line for line in _lines(path, COST_LINE)} if path.exists() else {}
+        present = path.exists() or path.with_name(f"{COSTS}.gz").exists()
+        return {key_of(line): line for line in _lines(path, COST_LINE)} if present else {}
 
     def manifest(self) -> dict[str, Any]:
         """How the run was made.
@@ -102,6 +124,10 @@ class RunFolder:
         write_atomic(self.path / MANIFEST, json.dumps(manifest, indent=2, default=str) + "\n")
         (self.path / COSTS).unlink(missing_ok=True)
         self.rewrite(record)
+        self.clear_journals()
+
+    def clear_journals(self) -> None:
+        """Remove the answers of a run that is finished, and the locks on them."""
         for path in self.path.glob("journal*.jsonl*"):
             path.unlink(missing_ok=True)
 
@@ -134,17 +160,20 @@ class Store:
     def folder(self, run_id: str, *names: str) -> RunFolder:
         """The folder of a run, named for people and ending in the id."""
         existing = next(self.root.glob(f"*_{run_id}"), None) if self.root.is_dir() else None
+        if existing is None and (packed := RunFolder(self.root / run_id)).finished:
+            return packed
         return RunFolder(existing or self.root / "_".join([*map(_readable, names), run_id]))
 
     def folders(self) -> list[RunFolder]:
         """All runs, finished or not, the newest first."""
         if not self.root.is_dir():
             return []
-        paths = [path for path in self.root.iterdir() if re.search(r"_[0-9a-f]{12}$", path.name) and path.is_dir()]
-        return [RunFolder(path) for path in sorted(paths, key=lambda path: path.stat().st_mtime, reverse=True)]
+        paths = [path for path in self.root.iterdir() if _FOLDER.fullmatch(path.name) and path.is_dir()]
+        folders = [RunFolder(path) for path in sorted(paths, key=lambda path: path.stat().st_mtime, reverse=True)]
+        return [folder for folder in folders if "_" in folder.path.name or folder.finished]
 
     def find(self, name: str) -> RunFolder:
-        """A run by folder, by id, or by the beginning of its id.
+        """A run by folder, by id, by the beginning of its id, or by the name that its user gave it.
 
         Raises:
             StoreError: no such run, several, or a folder that is no run.
@@ -153,14 +182,23 @@ class Store:
         if name and (path.is_dir() or path.is_file()):
             return RunFolder(path if path.is_dir() else path.parent)
         folders = self.folders()
-        ids = {folder.path.name.rpartition("_")[2]: folder for folder in folders}
+        ids = {folder.id: folder for folder in folders}
         matches = [folder for run_id, folder in ids.items() if run_id.startswith(name)] if name else []
         matches = matches or [folder for folder in folders if folder.path.name == name]
+        matches = matches or [folder for folder in folders if name and _called(folder) == name]
         if len(matches) > 1:
             raise StoreError(f"{name!r} fits {len(matches)} runs in {self.root}: give more of the id")
         if not matches:
             raise UnknownNameError("run", name, ids, see=f"`harness ls runs` lists those in {self.root}.")
         return matches[0]
+
+
+def _called(folder: RunFolder) -> str | None:
+    """What the user calls a run; None where it has no name, or cannot be read."""
+    try:
+        return folder.record().name if folder.finished else None
+    except StoreError:
+        return None
 
 
 def _readable(name: str) -> str:
@@ -171,16 +209,21 @@ def _readable(name: str) -> str:
 
 
 def _lines(path: Path, kind: TypeAdapter[_Line]) -> Iterator[_Line]:
-    """The lines of a file, each checked as it is parsed."""
+    """The lines of a file, packed or not, each checked as it is parsed."""
+    packed = path.with_name(f"{path.name}.gz")
+    if packed.is_file():
+        path = packed
     try:
-        with path.open("rb") as file:
+        with gzip.open(path) if path is packed else path.open("rb") as file:
             for number, line in enumerate(file, 1):
                 try:
                     yield kind.validate_json(line)
                 except ValidationError as error:
                     raise StoreError(f"{path} cannot be read: line {number}: {_problem(error)}") from error
+    except (EOFError, zlib.error) as error:
+        raise StoreError(f"{path} cannot be read: {error}") from error
     except OSError as error:
-        raise StoreError(f"{path} cannot be read: {error.strerror}") from error
+        raise StoreError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
 def _problem(error: ValidationError) -> str:

@@ -42,6 +42,7 @@ def command(spec: RunSpec) -> str:
         "method_args": {} if spec.stack.is_dense else job.method_args,
         "tasks": (spec.task.name,),
         "samples": samples,
+        "name": None,
         # alone, the run would take lm-eval's mode unless it needs the other
         "score_mode": "context-first" if spec.context_first else None,
         "score_suffix": spec.evaluation.score_suffix,

@@ -6,6 +6,7 @@ import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from harness.contract.facts import Savings
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from harness.evaluate.replay import Replay
 
 
+WAITING: Final = "another process is at this run: waiting; Ctrl-C to stop"
 _UNCOUNTED: Final = (
     "flops",
     *(f"memory.{name}" for name in ("kv_peak", "kv_per_token", "kv_layers", "dense_kv_peak")),
@@ -69,7 +71,7 @@ def evaluate(
 ) -> None:
     """Evaluate a run, resuming from its journal if there is one, and write its three files.
 
-    On several processes (``accelerate launch``) every process calls this, and the first one writes.
+    Another process that is at the same run is waited for; what it finished is not done again. On several processes (``accelerate launch``) every process calls this, and the first one writes.
 
     Args:
         dense: the dense model, where ``lm`` is another checkpoint.
@@ -77,11 +79,32 @@ def evaluate(
     Raises:
         HarnessError: something the user can act on; what is finished stays in the journal.
     """
+    # random numbers that finished batches drew cannot be drawn again
+    fresh = spec.draws_at_random or not spec.job.resume
+    # the processes of a launch cannot wait each for itself
+    waiting = partial(progress.say, WAITING) if lm.world_size == 1 else None
+    with Journal(folder.journal(lm.rank), lm.world_size, fresh, waiting) as journal:
+        if journal.waited and spec.job.resume and folder.finished:
+            folder.clear_journals()
+            return
+        _carry_out(spec, lm, folder, journal, preparation, progress, dense)
+
+
+def _carry_out(
+    spec: RunSpec,
+    lm: "HarnessLM",
+    folder: RunFolder,
+    journal: Journal,
+    preparation: Preparation,
+    progress: "Progress",
+    dense: ModelShape | None,
+) -> None:
+    """Evaluate what the journal does not have, and write the result."""
     started, clock = datetime.now(UTC), time.perf_counter()
     own = ModelShape.of(lm.decoder)
     dense = dense or own
     with explained(f"{spec.stack.label} on {spec.task.name}", spec.job.batch_size):
-        evaluated = _evaluate(spec, lm, folder, preparation, progress)
+        evaluated = _evaluate(spec, lm, journal, preparation, progress)
     if evaluated.results is None:  # another process has them and writes
         return
     outcome = summary(
@@ -98,6 +121,7 @@ def evaluate(
         started=started,
         duration_s=round(time.perf_counter() - clock, 3),
         command=command(spec),
+        name=spec.job.name,
         method=_method_info(spec, evaluated),
         model=_model_info(spec, lm, own),
         evaluation=spec.evaluation,
@@ -128,7 +152,7 @@ def evaluate(
 
 
 def _evaluate(
-    spec: RunSpec, lm: "HarnessLM", folder: RunFolder, preparation: Preparation, progress: "Progress"
+    spec: RunSpec, lm: "HarnessLM", journal: Journal, preparation: Preparation, progress: "Progress"
 ) -> _Evaluated:
     """Evaluate under observation; everything attached is gone again when this returns."""
     from harness.evaluate.observed import Observed
@@ -136,10 +160,7 @@ def _evaluate(
     from harness.model.weights.linear import kernel_counts
     from harness.model.weights.savings import savings
 
-    # random numbers that finished batches drew cannot be drawn again
-    fresh = spec.draws_at_random or not spec.job.resume
     with ExitStack() as stack:
-        journal = stack.enter_context(Journal(folder.journal(lm.rank), lm.world_size, fresh))
         collector = stack.enter_context(collected_warnings("lm_eval", "harness"))
         states = stack.enter_context(spec.stack.applied(lm.decoder, preparation, spec.kernels.by_place))
         shape = ModelShape.of(lm.decoder)

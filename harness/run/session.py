@@ -7,6 +7,8 @@ from functools import cache, partial
 from itertools import groupby
 from typing import TYPE_CHECKING
 
+from filelock import FileLock, Timeout
+
 from harness.contract.method import Method
 from harness.contract.model_source import ModelSource
 from harness.contract.preparation import Preparation
@@ -15,6 +17,7 @@ from harness.contract.states import States
 from harness.contract.study import Workbench
 from harness.core import environment
 from harness.core.errors import HarnessError, StoreError
+from harness.core.files import writing
 from harness.core.paths import cache_folder
 from harness.core.progress import Progress
 from harness.measure.shape import ModelShape
@@ -133,7 +136,8 @@ class Session:
     def carry_out(self, unit: Unit) -> None:
         """Carry out one unit here; what is finished already stays as it is."""
         if unit.kind == "costs":
-            self._measure(self.plan.of_task(unit.task))
+            with self._alone(unit.task):
+                self._measure(self.plan.of_task(unit.task))
             return
         spec = self.plan.spec(unit)
         folder = self.folder(spec)
@@ -240,6 +244,9 @@ class Session:
                 raise StoreError(f"{error}. Give --no_resume to compute the run again.") from error
             if spec.stack.is_dense:
                 dense[spec.task.name] = folder
+            record = folder.record()
+            if self.job.name not in (None, record.name):  # of a run that was there already
+                folder.rewrite(record.model_copy(update={"name": self.job.name}))
 
     def _costs(self, units: Sequence[Unit]) -> None:
         """Model and measure costs, here or in a process of its own."""
@@ -251,6 +258,23 @@ class Session:
         isolated = self.job.costs.isolate
         launcher = Isolated(self.job, self.store.root) if isolated else Inline(self.carry_out)
         launcher.launch(units)
+
+    @contextmanager
+    def _alone(self, task: str) -> Iterator[None]:
+        """Keep another process from measuring the same runs at the same time; one that does is waited for."""
+        path = self.folder(self.plan.of_task(task)[0]).path / "costs.lock"
+        lock = FileLock(path)
+        with writing(path):
+            try:
+                lock.acquire(blocking=False)
+            except Timeout:
+                self.progress.say(f"another process measures the costs of {task}: waiting; Ctrl-C to stop")
+                lock.acquire()
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+            lock.release()
 
     def _measure(self, specs: Sequence[RunSpec]) -> None:
         import torch

@@ -134,6 +134,7 @@ class Job(ModelSettings):
     """The settings of one ``harness run``, by lm-eval's names where lm-eval has the setting.
 
     Attributes:
+        name: what the user calls the runs; no part of their ids.
         methods: as written on the command line; dense comes first unless ``baseline`` is off.
         tasks: names, or names with flags of their own, which the job's flags of the same name override.
         limit: the first n documents of each task, or a share of them below 1.
@@ -147,6 +148,7 @@ class Job(ModelSettings):
         costs: what is measured after the scores; no part of a run's id.
     """
 
+    name: str | None = None
     methods: tuple[str, ...]
     method_args: dict[str, Any] = {}
     baseline: bool = True
