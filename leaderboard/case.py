@@ -58,11 +58,8 @@ class Case:
     @cached_property
     def stored(self) -> StoredRun:
         """The run as comparisons take it; documents go by the part of their digest that packing keeps."""
-        samples: list[SampleLine] = [{**line, "doc_hash": line["doc_hash"][:16]} for line in self.samples]
-        costs: list[CostLine] = [{**line, "doc_hash": line["doc_hash"][:16]} for line in self.costs]
-        record = RunRecord.model_validate(self.record)
-        by_key = {key_of(line): line for line in costs}
-        return StoredRun.of(record, samples, by_key or costs_within(samples))
+        by_key = {key_of(line): line for line in self.costs} or costs_within(self.samples)
+        return StoredRun.of(RunRecord.model_validate(self.record), self.samples, by_key).packed
 
 
 def is_packed(folder: Path) -> bool:

@@ -2,7 +2,7 @@
 
 import base64
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -15,21 +15,28 @@ from harness.reports.notes import notes
 from harness.reports.numbers import PAGE
 from harness.reports.plots import plots
 from harness.reports.rows import Row, rows
+from harness.reports.undrawn import undrawn
 from harness.results.samples import SampleLine
 from harness.results.store import RunFolder
 
 
 @dataclass(frozen=True)
 class Group:
-    """Runs that may be compared, with their figures."""
+    """Runs that may be compared, with their figures, and why others are not drawn."""
 
     title: str
     rows: list[Row]
     plots: list[Plot]
+    undrawn: list[str]
 
 
-def write(folders: Sequence[RunFolder], output: Path, cost: str = "flops") -> list[Path]:
+def write(
+    folders: Sequence[RunFolder], output: Path, cost: str = "flops", say: Callable[[str], None] = lambda _: None
+) -> list[Path]:
     """Write the report of some runs; the files that were written.
+
+    Args:
+        say: called with why a figure is not drawn.
 
     Raises:
         ReportError: no runs, an unknown cost, or the libraries for reports are not installed.
@@ -49,6 +56,8 @@ def write(folders: Sequence[RunFolder], output: Path, cost: str = "flops") -> li
         "comparison.tex": tables.latex(printed, [f"{name}: {note}" for name, note in said]),
         "report.html": _html(groups),
     }
+    for sentence in dict.fromkeys(each for group in groups for each in group.undrawn):
+        say(sentence)
     with writing(output):
         output.mkdir(parents=True, exist_ok=True)
         for name, text in texts.items():
@@ -86,7 +95,9 @@ def _groups(folders: Iterable[RunFolder], cost: str) -> list[Group]:
         members = [row for row in table if row.group == key]
         first = members[0]
         title = f"{first.record['evaluation']['task']} · {first.model} · {first.hardware} · {first.settings}"
-        groups.append(Group(title, members, list(plots(members, samples, cost))))
+        drawn = list(plots(members, samples, cost))
+        missing = list(undrawn(members, samples, cost, {plot.name for plot in drawn}))
+        groups.append(Group(title, members, drawn, missing))
     return groups
 
 
@@ -135,6 +146,7 @@ def _html(groups: Sequence[Group]) -> str:
             "title": group.title,
             "table": tables.printed(group.rows).to_dict("split"),
             "plots": [{"title": plot.title, "picture": _picture(plot)} for plot in group.plots],
+            "undrawn": group.undrawn,
             "warnings": sorted({text for row in group.rows for text in [*row.apart, *row.record["warnings"]]}),
             "notes": [f"{name}: {note}" for name, note in _notes(group.rows)],
             "runs": [

@@ -85,7 +85,8 @@ def _show_scores(console: "Console", comparison: "Comparison") -> None:
     numbers = [Column(heading, [row[place] for row in rows]) for place, heading in enumerate(headings)]
     if numbers[3].cells == numbers[4].cells:  # a single task: nothing to adjust for
         del numbers[4]
-    show(console, [left("score", names, 12)], numbers)
+    longest = max((len(word) for name in names for word in name.split()), default=0)  # a name stays whole
+    show(console, [left("score", names, longest)], numbers)
 
 
 def _name(comparison: "Comparison", score: "Score") -> str:

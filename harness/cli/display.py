@@ -45,11 +45,11 @@ def plain(text: object) -> Text:
     return Text(printable(text))
 
 
-def say(console: Console, sentence: str, lead: str = "") -> None:
+def say(console: Console, sentence: str, lead: str = "", style: str = "dim") -> None:
     """A sentence beside the tables, broken between words; a ``lead`` stands before its first line."""
     for number, line in enumerate(folded(sentence, console.width - len(lead))):
         text = plain(f"{' ' * len(lead) if number else lead}{line}")
-        console.print(text, style="dim", no_wrap=True, overflow="ignore", crop=False)
+        console.print(text, style=style, no_wrap=True, overflow="ignore", crop=False)
 
 
 def note(console: Console, sentence: str) -> None:
@@ -121,8 +121,8 @@ def plan(session: "Session", *, as_json: bool) -> None:
         print(json.dumps(rows, indent=2))  # noqa: T201
         return
     cells = {name: [str(row[name]) for row in rows] for name in ("id", "method", "model", "task", "documents", "state")}
-    lead = [left("id", cells["id"]), left("method", cells["method"], 18)]
-    texts = [text(name, cells[name], 14) for name in ("model", "task")]
+    lead = [left("id", cells["id"]), left("method", cells["method"], 12)]
+    texts = [left(name, cells[name], 14) for name in ("model", "task")]
     console = stdout()
     show(console, lead, [*texts, Column("documents", cells["documents"]), left("state", cells["state"])])
     with redirect_stdout(sys.stderr):

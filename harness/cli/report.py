@@ -1,5 +1,6 @@
 """``harness report RUNS``: tables and figures of a comparison, for a paper or a mail."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +17,9 @@ def report(
     cost: Annotated[str, Option("--cost", help="Cost of the Pareto figure.")] = "flops",
 ) -> None:
     """Write tables (CSV, Markdown, LaTeX), figures (SVG, PNG) with their data, and one self-contained HTML page."""
+    from rich.console import Console
+
+    from harness.cli.display import note
     from harness.reports.report import write
     from harness.results.store import Store
     from harness.run.renewal import renew_stored
@@ -24,5 +28,5 @@ def report(
     folders = [store.find(name) for name in runs or ()] or [folder for folder in store.folders() if folder.finished]
     for folder in folders:
         renew_stored(store, folder)
-    written = write(folders, output_path, cost)
+    written = write(folders, output_path, cost, partial(note, Console(stderr=True, highlight=False)))
     typer.echo(f"{len(written)} files in {output_path}/; begin with {output_path / 'report.html'}")

@@ -29,8 +29,8 @@ def validate(
     Nothing of a submission is executed; with --rerun, this harness runs documents of it again, offline, with what is
     at hand. Exit code 1 if anything would be refused. Warnings are for the reviewer.
     """
+    from harness.cli.display import say, stdout
     from harness.core.files import write_atomic
-    from harness.core.text import printable
     from harness.leaderboard.validate import validate as check
 
     verdict = check(path, against, rerun)
@@ -44,11 +44,12 @@ def validate(
         content = {"runs": verdict.runs, "passed": verdict.passed, "findings": findings, "reruns": reruns}
         typer.echo(json.dumps(content, indent=2))
     else:
+        console = stdout()
         for finding in verdict.findings:
-            line = f"{finding.severity}: {finding.folder.name}: {finding.text} ({finding.rule})"
-            typer.echo(printable(line))
+            text = f"{finding.folder.name}: {finding.text} ({finding.rule})"
+            say(console, text, f"{finding.severity}: ", style="")
         for each in verdict.reruns:
-            typer.echo(printable(f"{each.folder.name}: {each}"))
+            say(console, str(each), f"{each.folder.name}: ", style="")
         errors = sum(finding.severity == "error" for finding in verdict.findings)
         typer.echo(f"{verdict.runs} runs, {errors} errors, {len(verdict.findings) - errors} warnings")
     if not verdict.passed:

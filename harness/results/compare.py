@@ -7,7 +7,7 @@ from typing import Final, Self
 
 from harness.core.errors import HarnessError, UnlikeRunsError
 from harness.results.baseline import Baseline, Beside, same_length
-from harness.results.cost_lines import CostLines, costs_within
+from harness.results.cost_lines import CostLine, CostLines, costs_within
 from harness.results.documents import clusters_of, given, mean, statistic_of, values_of
 from harness.results.equal_tokens import in_own_forwards, on_equal_tokens
 from harness.results.ratios import beside_dense, counted, modelled, reads_otherwise, without_ratio
@@ -46,6 +46,13 @@ class StoredRun:
         samples = list(folder.samples())
         return cls.of(folder.record(), samples, folder.costs() or costs_within(samples))
 
+    @property
+    def packed(self) -> Self:
+        """The run whose documents go by the part of their digest that packing keeps."""
+        samples: list[SampleLine] = [{**line, "doc_hash": line["doc_hash"][:16]} for line in self.samples.values()]
+        costs: list[CostLine] = [{**line, "doc_hash": line["doc_hash"][:16]} for line in self.costs.values()]
+        return self.of(self.record, samples, {key_of(line): line for line in costs})
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -72,6 +79,8 @@ def compare(a: RunFolder, b: RunFolder, *, margin: float = MARGIN) -> Comparison
         UnlikeRunsError: they did not answer the same questions, or share no document.
     """
     first, second = StoredRun.read(a), StoredRun.read(b)
+    if a.packed or b.packed:
+        first, second = first.packed, second.packed
     reasons = _different_questions(first.record, second.record)
     if reasons:
         raise UnlikeRunsError(

@@ -75,5 +75,6 @@ def costs_within(samples: Iterable[SampleLine]) -> CostLines:
 
 def modelled_line(document: SampleLine, ideal_s: float, dense_ideal_s: float | None = None) -> CostLine:
     """A document's line with its idealized seconds, and those of dense on the same tokens where they are known."""
-    line: CostLine = {name: document[name] for name in ("task", "doc_id", "doc_hash")} | {"ideal_s": ideal_s}
+    task, number, digest = key_of(document)
+    line: CostLine = {"task": task, "doc_id": number, "doc_hash": digest, "ideal_s": ideal_s}
     return line if dense_ideal_s is None else {**line, "dense_ideal_s": dense_ideal_s}

@@ -14,7 +14,7 @@ from pydantic import ConfigDict, TypeAdapter, with_config
 from typing_extensions import TypedDict
 
 Key = tuple[str, int, str]
-"""What identifies a document in any run: its task, its number, and of the digest of its contents what packing keeps."""
+"""What identifies a document in any run: its task, its number, and the digest of its contents."""
 
 
 class Identified(TypedDict):
@@ -110,5 +110,5 @@ SAMPLE_LINE: Final = TypeAdapter[SampleLine](SampleLine)
 
 
 def key_of(line: Identified) -> Key:
-    """What identifies the line's document in any run, packed or not."""
-    return line["task"], line["doc_id"], line["doc_hash"][:16]
+    """What identifies the line's document in any run."""
+    return line["task"], line["doc_id"], line["doc_hash"]

@@ -262,7 +262,7 @@ def _measured_lines(run: Subject, observed: Observed) -> CostLines:
     lines: CostLines = {}
     for document in run.lines:
         key = key_of(document)
-        line = CostLine(task=document["task"], doc_id=document["doc_id"], doc_hash=document["doc_hash"])
+        line = CostLine(task=key[0], doc_id=key[1], doc_hash=key[2])
         before = old.get(key, line)
         if "ideal_s" in before:
             line["ideal_s"] = before["ideal_s"]

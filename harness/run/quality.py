@@ -71,7 +71,8 @@ def evaluate(
 ) -> None:
     """Evaluate a run, resuming from its journal if there is one, and write its three files.
 
-    Another process that is at the same run is waited for; what it finished is not done again. On several processes (``accelerate launch``) every process calls this, and the first one writes.
+    Another process that is at the same run is waited for, and what it finished is not done again. On several processes
+    (``accelerate launch``) every process calls this, and the first one writes.
 
     Args:
         dense: the dense model, where ``lm`` is another checkpoint.

@@ -45,7 +45,8 @@ def renew_stored(store: Store, folder: RunFolder) -> None:
 def renew(folder: RunFolder, dense: RunFolder | None) -> RunRecord:
     """A finished run's record with every section by the source of today; its id stays, and no model is run.
 
-    A packed run stays as it was published. Modelled times stay as they are where this machine no longer has the cost profile that they were made with.
+    A packed run stays as it was published. Modelled times stay as they are where this machine no longer has the cost
+    profile that they were made with.
 
     Args:
         dense: the dense run of the same documents, renewed already; None if there is none.

@@ -51,6 +51,7 @@ GIVEN: dict[str, list[str]] = {
     "carbon_intensity": ["400"],
     "no_baseline": [],
     "no_resume": [],
+    "name": ["first try"],
     "predict_only": [],
     "write_out": [],
 }
