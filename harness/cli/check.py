@@ -74,14 +74,14 @@ def _tried(checks: "Sequence[Check]", expected: dict[str, str]) -> "list[Result]
 
 def _print(label: str, results: "Iterable[Result]") -> None:
     from harness.cli.columns import Column, left, show
-    from harness.cli.display import plain, stdout
+    from harness.cli.display import say, stdout
 
     results = list(results)
     outcomes = [result.outcome.value for result in results]
     seconds = [f"{result.seconds:.1f}" for result in results]
     said = [result.message or result.description for result in results]
     console = stdout()
-    console.print(plain(label), style="bold")
+    say(console, label, style="bold")
     show(
         console,
         [
@@ -93,7 +93,7 @@ def _print(label: str, results: "Iterable[Result]") -> None:
     )
     console.print()
     counts = {outcome: outcomes.count(outcome) for outcome in _COLOURS}
-    console.print(plain(", ".join(f"{count} {outcome}" for outcome, count in counts.items() if count)))
+    say(console, ", ".join(f"{count} {outcome}" for outcome, count in counts.items() if count), style="")
 
 
 def _families(given: "list[str] | None") -> "Sequence[str]":

@@ -13,7 +13,10 @@ from harness.core.text import printable
 
 _LONGEST: Final = 32
 """Characters that a part of a word is given whole; a longer one may be cut."""
-_PARTS: Final = re.compile(r".+?(?:[,+:;/|_]+|-(?=[^\W\d])|$)")
+_SHORTEST: Final = 12
+"""Characters that every text can be folded to."""
+_PARTS: Final = re.compile(r".+?(?:[,+:;/|_]+|$)")
+_FINE: Final = re.compile(r".+?(?:[,+:;/|_]+|-(?=[^\W\d])|$)")
 """Parts of a long word, each with the sign that ends it: a label or a folder is broken where a reader would."""
 
 
@@ -48,7 +51,7 @@ class Column:
         """The fewest characters that it can be given without cutting a part of a word."""
         if self.least is None:
             return self.width
-        parts = (part for line in self.lines for word in line.split() for part in _PARTS.findall(word))
+        parts = (part for line in self.lines for word in line.split() for part in _FINE.findall(word))
         return min(self.width, max(self.least, min(max(map(cell_len, parts), default=0), _LONGEST)))
 
 
@@ -79,8 +82,8 @@ def blocks(
     """The lines of each block of a table."""
     widest = max((column.needed for column in rest), default=0)
     needed = [column.needed for column in lead]
-    if sum(needed) + gap * len(lead) + widest > width:  # then long words are broken
-        needed = [column.width if column.least is None else min(column.least, column.width) for column in lead]
+    if sum(needed) + gap * len(lead) + widest > width:  # then words are broken
+        needed = [each.width if each.least is None else min(each.least, each.width, _SHORTEST) for each in lead]
     room = width - sum(needed) - gap * len(lead) + gap  # the last column has no space after it
     parts: list[list[Column]] = [[]]
     for column in rest:
@@ -98,7 +101,7 @@ def _block(columns: Sequence[Column], needed: list[int], width: int, dim: Collec
         given = max(0, min(spare, column.width - least))
         spare -= given
         widths.append(least + given)
-    lines = []
+    lines = list[Text]()
     if any(column.heading for column in columns):
         head = [
             [line for part in column.heading.split("\n") for line in folded(part, given)]
@@ -145,4 +148,5 @@ def _pieces(text: str, width: int) -> Iterator[str]:
             yield word
             continue
         for part in _PARTS.findall(word):
-            yield from [part] if cell_len(part.rstrip()) <= width else chop_cells(part, width)
+            for fine in [part] if cell_len(part.rstrip()) <= width else _FINE.findall(part):
+                yield from [fine] if cell_len(fine.rstrip()) <= width else chop_cells(fine, width)

@@ -24,7 +24,7 @@ def compare(
     as_json: Annotated[bool, Option("--json", help="Print the comparison as JSON.")] = False,
 ) -> None:
     """Compare two runs document by document: differences, intervals, tests, and what could have been seen."""
-    from harness.cli.display import note, plain, say, stdout
+    from harness.cli.display import note, say, stdout
     from harness.reports.rows import Row
     from harness.results.compare import compare as compared
     from harness.results.store import Store
@@ -41,7 +41,7 @@ def compare(
         print(json.dumps(plain_json | {"costs": comparison.baseline.model_dump(mode="json")}, indent=2))  # noqa: T201
         return
     console = stdout()
-    console.print(plain(f"{comparison.b.method.label} against {comparison.a.method.label}"), style="bold")
+    say(console, f"{comparison.b.method.label} against {comparison.a.method.label}", style="bold")
     documents = f"{comparison.baseline.documents} documents of both"
     how = f" · {comparison.b.evaluation.scoring}" if comparison.b.evaluation.scoring else ""
     model = Row(comparison.b.model_dump(mode="json"), None).model

@@ -35,7 +35,7 @@ _NARROWEST, _WIDTH = 40, 100  # columns
 def stdout() -> Console:
     """Where results go: as wide as the terminal, or as COLUMNS says; at most 100 columns, and as many into a pipe."""
     console = Console(highlight=False)
-    known = console.is_terminal or "COLUMNS" in os.environ
+    known = console.is_terminal or os.environ.get("COLUMNS", "").isdigit()
     width = min(max(console.width, _NARROWEST), _WIDTH) if known else _WIDTH
     return Console(highlight=False, width=width)
 
@@ -146,7 +146,7 @@ def prepared(preparations: list[dict[str, Any]], folder: Path | None) -> None:
     """What each preparation chose, fact by fact, and how its state is used."""
     console = stdout()
     for preparation in preparations:
-        console.print(plain(f"{preparation['method']} · prepared on {preparation['task']}"), style="bold")
+        say(console, f"{preparation['method']} · prepared on {preparation['task']}", style="bold")
         rows = [
             (name, value if isinstance(value, str) else json.dumps(value))
             for state in preparation["state"]

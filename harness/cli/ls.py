@@ -1,7 +1,7 @@
 """``harness ls methods|tasks|suites|models|runs|states``: what there is."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -118,7 +118,7 @@ def runs(
     wanted = {"name": name, "method": method, "model": model, "task": task}
     every = listed.runs(Store(output_path))
     chosen = [run for run in every if listed.fits(run, pattern, wanted)]
-    rows = [run.row for run in chosen]
+    rows = [dict(run.row) for run in chosen]
     if not as_json and not any(row["name"] for row in rows):
         rows = [{heading: cell for heading, cell in row.items() if heading != "name"} for row in rows]
     _print(rows, as_json=as_json)
@@ -195,7 +195,7 @@ _FOLDED = {
 """Texts that may take several lines, with the characters that each needs at least."""
 
 
-def _print(rows: Sequence[dict[str, Any]], *, as_json: bool) -> None:
+def _print(rows: Sequence[Mapping[str, Any]], *, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
         return

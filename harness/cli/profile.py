@@ -67,11 +67,11 @@ def _profile(
 
 def _show(profile: "CostProfile", pretrained: str, prompt: int, output: int) -> None:
     from harness.cli.columns import left, show
-    from harness.cli.display import note, plain, say, stdout
+    from harness.cli.display import note, say, stdout
     from harness.measure.profiles import described
 
     console = stdout()
-    console.print(plain(f"cost profile of {pretrained}: {profile.label}"), style="bold")
+    say(console, f"cost profile of {pretrained}: {profile.label}", style="bold")
     say(console, ", ".join(f"{name} {value}" for name, value in profile.host.items()))
     console.print()
     names = ("around the layers", "an attention", "an MLP", "the head, one row", "a key-value fill")
@@ -110,7 +110,7 @@ def _costs(profile: "CostProfile") -> "list[Column]":
     works: list[tuple[str, Costs, int, int]] = [(f"write 1 at {c}", profile.decode, 1, c) for c in (64, 512)]
     works += [(f"read {n}", profile.prefill, n, n) for n in (16, 64, 256)]
     always = [line.seconds(1) for line in (profile.head, profile.fill)]
-    columns = []
+    columns = list[Column]()
     for heading, costs, n, c in works:
         fixed = forward_seconds(costs, Work(n, c, 0, 0))
         parts = [

@@ -32,7 +32,7 @@ def once(said: Sequence[Said], tasks: Sequence[str]) -> Iterator[str]:
         together: dict[tuple[str, ...], list[str]] = {}  # methods by their tasks
         for method, where in places.items():
             together.setdefault(tuple(where), []).extend([method] if method else [])
-        for where, labels in together.items():
-            on = "" if len(where) == len(tasks) else f"on {', '.join(where)}"
+        for of_tasks, labels in together.items():
+            on = "" if len(of_tasks) == len(tasks) else f"on {', '.join(of_tasks)}"
             lead = " ".join(filter(None, (", ".join(labels), on)))
             yield f"{lead}: {sentence}" if lead else sentence

@@ -11,7 +11,7 @@ from harness.core.errors import UnknownNameError
 from harness.core.files import parse_json
 
 if TYPE_CHECKING:
-    from rich.padding import Padding
+    from rich.console import Console
 
     from harness.contract.describe import Description
     from harness.contract.method import Method
@@ -66,42 +66,45 @@ def _run(store: "Store", name: str) -> "RunFolder":
 
 
 def _show_method(description: "Description") -> None:
-    from harness.cli.display import facts, plain, stdout
+    from harness.cli.display import facts, say, stdout
     from harness.contract.describe import paper_url
 
     console = stdout()
-    console.print(plain(f"{description.name} · {description.family}"), style="bold")
-    console.print(plain(description.summary))
+    say(console, f"{description.name} · {description.family}", style="bold")
+    say(console, description.summary, style="")
     paper = [("paper", paper_url(description.paper) or description.paper)] if description.paper else []
     console.print()
     facts(console, [*paper, *description.facts.items(), ("class", description.source)])
     if description.parameters:
-        console.print("\nParameters", style="bold")
+        _heading(console, "Parameters")
     for parameter in description.parameters:
         default = "must be given" if parameter.default is None else f"default {parameter.default or 'empty'}"
         about = "; ".join(filter(None, (parameter.type, parameter.range, default)))
-        console.print(plain(f"  {parameter.name}  ({about})"))
-        console.print(_indented(parameter.text, 6))
+        say(console, f"{parameter.name}  ({about})", "  ", style="")
+        _say_all(console, parameter.text, 6)
     for heading, text in description.sections.items():
-        console.print()
-        console.print(plain(heading or "Details"), style="bold")
-        console.print(_indented(text, 2))
-    console.print("\nSettings that `harness check` tries on small models, mild to strong", style="bold")
+        _heading(console, heading or "Details")
+        _say_all(console, text, 2)
+    _heading(console, "Settings that `harness check` tries on small models, mild to strong")
     for example in description.examples:
-        console.print(plain(f"  {example}"))
+        say(console, example, "  ", style="")
     if description.neutral:
-        console.print(plain(f"  {description.neutral}  (the dense model, bit for bit)"))
+        say(console, f"{description.neutral}  (the dense model, bit for bit)", "  ", style="")
 
 
-def _indented(text: str, columns: int) -> "Padding":
-    """A docstring's paragraphs without the quotes of their code."""
-    from rich.console import Group
-    from rich.padding import Padding
+def _heading(console: "Console", text: str) -> None:
+    from harness.cli.display import say
 
-    from harness.cli.display import plain
+    console.print()
+    say(console, text, style="bold")
 
-    paragraphs = text.replace("``", "").split("\n\n")
-    return Padding(Group(*map(plain, paragraphs)), (0, 0, 0, columns), expand=False)
+
+def _say_all(console: "Console", text: str, columns: int) -> None:
+    """A docstring's paragraphs, so many columns in, without the quotes of their code."""
+    from harness.cli.display import say
+
+    for paragraph in text.replace("``", "").split("\n\n"):
+        say(console, paragraph, " " * columns, style="")
 
 
 def _show_run(folder: "RunFolder", *, as_json: bool) -> None:

@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from rich.console import Console
-from rich.text import Text
 
 from harness.cli.columns import Column, left, show
-from harness.cli.display import note, plain, say, stdout
+from harness.cli.display import note, say, stdout
 from harness.cli.said import Said, once
 from harness.reports.columns import BY_KEY, Ratio, ratio, wrote_as_much
 from harness.reports.notes import notes, own_is_ref
@@ -98,16 +97,14 @@ def _by_task(records: "Sequence[RunRecord]") -> "list[list[RunRecord]]":
 
 def _head(console: Console, of_task: "Sequence[RunRecord]") -> None:
     console.print()
-    console.print(_title(of_task[0]))
+    say(console, _title(of_task[0]), style="bold")
 
 
-def _title(record: "RunRecord") -> Text:
+def _title(record: "RunRecord") -> str:
     scored = f"{max(score.n for score in record.scores)} documents" if record.scores else "no metrics"
     how = f" · {record.evaluation.scoring}" if record.evaluation.scoring else ""
     model = Row(record.model_dump(mode="json"), None).model
-    title = plain(f"{record.evaluation.task} · {model} · {scored}{how}")
-    title.stylize("bold")
-    return title
+    return f"{record.evaluation.task} · {model} · {scored}{how}"
 
 
 def _show_scores(console: Console, records: "Sequence[RunRecord]") -> None:
@@ -226,7 +223,9 @@ def _of_numbers(records: "Sequence[RunRecord]") -> Iterator[Said]:
     """What is missing from one task's tables, and how its numbers came about."""
     task = records[0].evaluation.task
     more = sum(score.task == task for score in records[0].scores) - 2
-    sentences = [f"{more} more scores in each record: `harness show {records[0].id[:6]}`"] * (more > 0)
+    sentences = [f"{more} more score{'s' if more > 1 else ''} in each record: `harness show {records[0].id[:6]}`"] * (
+        more > 0
+    )
     sentences += [*_without_interval(records), *_about_timing(records)]
     sentences += [warning for record in records for warning in record.warnings[:3]]
     yield from (Said(sentence, task) for sentence in sentences)
