@@ -71,4 +71,4 @@ def fits(run: Listed, pattern: str | None, wanted: Mapping[str, Iterable[str] | 
 
 
 def _any(terms: Iterable[str], globs: Iterable[str]) -> bool:
-    return any(term == glob or fnmatchcase(term, glob) for term in terms for glob in globs)
+    return any(term and (term == glob or fnmatchcase(term, glob)) for term in terms for glob in globs)

@@ -77,7 +77,7 @@ def _remove(folder: "RunFolder") -> None:
     from harness.core.files import writing
 
     lock = FileLock(f"{folder.journal(0)}.lock")
-    gone = folder.path.with_name(f".removed-{folder.path.name}")
+    gone = folder.path.with_name(f".{folder.path.name}.removed")
     with writing(folder.path):
         try:
             with lock.acquire(blocking=False):

@@ -92,7 +92,11 @@ def stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
         scores = [score.model_copy(update={"value": sum(right) / 20, "n": 20}) for score in record.scores]
         lines = [
             sample_json(
-                task=record.evaluation.task, doc_id=n, scores=dict.fromkeys(names, float(right[n])), flops=90 + n + age
+                task=record.evaluation.task,
+                doc_id=n,
+                doc_hash=f"{n:064x}",
+                scores=dict.fromkeys(names, float(right[n])),
+                flops=90 + n + age,
             )
             for n in range(20)
         ]

@@ -2,6 +2,7 @@
 
 import copy
 import csv
+import json
 import re
 import xml.etree.ElementTree as ET
 from io import StringIO
@@ -221,3 +222,45 @@ def test_no_runs_and_unknown_costs_are_said(made: list[Made], tmp_path: Path) ->
     write_all(tmp_path / "runs", made[:2])
     with pytest.raises(ReportError, match="there are flops"):
         write(Store(tmp_path / "runs").folders(), tmp_path, "speed")
+
+
+def said_of(made: list[Made], folder: Path, **changes: object) -> tuple[str, dict[str, str]]:
+    """The page of a report, and why figures are not drawn, by their titles."""
+    write_all(folder / "runs", made)
+    for path in (folder / "runs").glob("*/record.json"):
+        record = json.loads(path.read_text()) | changes
+        record["evaluation"]["limited"] = bool(changes)
+        if changes and record["baseline"]:
+            record["baseline"]["ratios"] = {"flops": record["baseline"]["ratios"]["flops"]}
+        path.write_text(json.dumps(record))
+    said: list[str] = []
+    write(Store(folder / "runs").folders(), folder / "out", say=said.append)
+    page = (folder / "out" / "report.html").read_text()
+    assert all(sentence.replace("'", "&#39;") in page for sentence in said)
+    return page, dict(sentence.split(" is not drawn: ") for sentence in said)
+
+
+def test_a_figure_that_is_not_drawn_says_why(made: list[Made], tmp_path: Path) -> None:
+    missing = {"time": "not measured: --measure asked for neither latency nor ideal"}
+    _, because = said_of(made[:2], tmp_path, time=None, missing=missing)
+    unasked = "--measure asked for neither latency nor ideal"
+    part = "all: a part of the task's documents"
+    assert because["Quality against cost"] == f"it needs two runs that may be ranked, of which there are 0; {part}"
+    assert because["Where the time goes"] == f"Idealized time, mean: {unasked}"
+    assert because["Prefill and decode"] == because["Measured against modelled"] == f"Latency: {unasked}"
+    assert because["Quality against strength"] == "no method was run at two strengths or more"
+    assert because["Depth by difficulty"] == "no run goes deeper for some documents than for others"
+    assert "Where the FLOPs go" not in because
+    assert not list((tmp_path / "out").glob("pareto*"))
+
+
+def test_a_figure_of_a_single_run_says_what_else_it_needs(made: list[Made], tmp_path: Path) -> None:
+    _, because = said_of([next(run for run in made if not run.record["baseline"])], tmp_path / "dense")
+    assert because["Quality against cost"] == "it needs two runs that may be ranked, of which there is 1"
+    assert because["Prefill and decode"] == "there is no run beside dense"
+    _, because = said_of([next(run for run in made if run.record["baseline"])], tmp_path / "method")
+    assert because["Where the FLOPs go"] == because["Depth by difficulty"] == "no dense run is among them"
+
+
+def test_every_figure_is_drawn_or_said(report: Path) -> None:
+    assert "is not drawn" not in (report / "report.html").read_text()
