@@ -5,6 +5,7 @@ what a reader of the numbers alone would miss.
 """
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -118,7 +119,8 @@ def _show_scores(console: Console, records: "Sequence[RunRecord]") -> None:
             ran = (_changed(record), _depths(record)) if first else ("", "")
             lines.append((*method, *scored, *ran))
     cells: list[tuple[str, ...]] = list(zip(*lines, strict=True)) or [()] * 7  # [columns][rows]
-    longest = max(len(word) for text in ("metric", *cells[2]) for word in text.split())  # a name stays whole
+    # a name stays whole, and its arrow beside it
+    longest = max(map(len, re.findall(r"\S+(?: [↑↓])?", "\n".join(["metric", *cells[2]]))))
     lead = [left("id", cells[0]), left("method", cells[1], 12), left("metric", cells[2], longest)]
     headings = ("score\n[95 %]", "against dense\n[95 %]", "answers\nchanged", "depth\nrun")
     numbers = [Column(heading, texts) for heading, texts in zip(headings, cells[3:], strict=True)]
