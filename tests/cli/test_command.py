@@ -59,7 +59,6 @@ GIVEN: dict[str, list[str]] = {
 NO_PART_OF_A_JOB = {
     "suite": "names tasks with flags of their own; each run's command has its task with these flags",
     "model": "only hf is taken",
-    "controls": "adds runs in a session that follows",
     "output_path": "where the results go",
     "offline": "whether the network may be used",
     "controls": "adds runs that name themselves",
