@@ -117,10 +117,12 @@ def _read(content: bytes, module: str, *, is_package: bool) -> tuple[tuple[str, 
         return (), ()
     imports: dict[str, None] = {}
     strings: dict[str, None] = {}
-    for node in _running(tree):
+    nodes = list(_running(tree))
+    packages = _packages(nodes)
+    for node in nodes:
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             strings[node.value] = None
-        for name in _imported(node, module, is_package=is_package):
+        for name in [*_imported(node, module, is_package=is_package), *_taken(node, packages)]:
             parts = name.split(".")  # importing a.b.c runs a and a.b too
             imports |= dict.fromkeys(".".join(parts[:end]) for end in range(1, len(parts) + 1))
     return tuple(imports), tuple(strings)
@@ -151,10 +153,37 @@ def _imported(node: ast.AST, module: str, *, is_package: bool) -> list[str]:
     if node.level:
         parents = module.split(".")
         package = ".".join([*parents[: len(parents) - node.level + is_package], *filter(None, [node.module])])
-    handed_on = getattr(sys.modules.get(package), "_HOMES", {}) if package.partition(".")[0] == "harness" else {}
     names = [alias.name for alias in node.names]
-    homes = [handed_on[name] for name in names if name in handed_on]
-    return [*filter(None, [package]), *(f"{package}.{name}" for name in names), *homes]
+    return [*filter(None, [package]), *(f"{package}.{name}" for name in names), *_homes(package, names)]
+
+
+def _homes(package: str, names: Iterable[str]) -> list[str]:
+    """Modules behind names that a package of the harness hands on; behind all of them for ``*``."""
+    handed_on = getattr(sys.modules.get(package), "_HOMES", {}) if package.partition(".")[0] == "harness" else {}
+    return [home for name in names for home in (handed_on.values() if name == "*" else [handed_on.get(name)]) if home]
+
+
+def _packages(nodes: Iterable[ast.AST]) -> dict[str, str]:
+    """Packages that hand names on by what a file calls them: ``import harness as h``, ``from harness import testing``."""
+    called: dict[str, str] = {}
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            names = {alias.asname or alias.name: alias.name for alias in node.names}
+            names |= {name.partition(".")[0]: name.partition(".")[0] for name in names.values()}
+        elif isinstance(node, ast.ImportFrom):
+            names = {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
+        else:
+            continue
+        called |= {name: package for name, package in names.items() if _homes(package, "*")}
+    return called
+
+
+def _taken(node: ast.AST, packages: dict[str, str]) -> list[str]:
+    """Modules behind a public name that a package is asked for, as in ``harness.without_blocks``."""
+    if not packages or not isinstance(node, ast.Attribute):
+        return []
+    package = packages.get(ast.unparse(node.value))
+    return _homes(package, [node.attr]) if package else []
 
 
 def _beside(folder: Path, strings: Iterable[str]) -> Iterator[Path]:

@@ -99,3 +99,22 @@ def test_an_installed_library_counts_by_its_version(tmp_path: Path, monkeypatch:
     before = found.digest
     monkeypatch.setattr("harness.core.source._version", lambda _: "another")
     assert found.digest != before
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "from harness import without_blocks",
+        "from harness import without_blocks as out",
+        "import harness\nharness.without_blocks",
+        "import harness as h\ndef late():\n    return h.without_blocks(1)",
+        "from harness import *",
+        "import harness.testing\nharness.without_blocks",
+    ],
+)
+def test_a_public_name_of_the_harness_counts_as_its_module(text: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(text)
+    files = of_file(tmp_path / "mine.py", "mine.py").files
+    assert {"harness.model.surgery", "harness.contract.decoder"} <= set(files)
+    assert "harness.results.record" not in files
+    assert ("harness.model.training" in files) == ("*" in text)
