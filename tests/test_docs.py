@@ -1,5 +1,6 @@
 """The documentation's site: built from the classes, every link in it leads somewhere, every command in it exists."""
 
+import importlib
 import importlib.util
 import os
 import re
@@ -14,6 +15,7 @@ from urllib.parse import unquote
 import pytest
 import typer
 
+import harness
 from harness.cli import app
 from harness.contract import registry
 from tests.conftest import ROOT
@@ -30,8 +32,8 @@ DOCUMENTS = [
 BUILT_IN = [item.name for item in registry.listings() if item.built_in]
 
 
-def hooks() -> Any:
-    spec = importlib.util.spec_from_file_location("docs_hooks", ROOT / "docs" / "hooks.py")
+def hooks(name: str = "hooks") -> Any:
+    spec = importlib.util.spec_from_file_location(f"docs_{name}", ROOT / "docs" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -61,7 +63,8 @@ def test_every_command_exists(path: Path) -> None:
         for word in words:
             if word.startswith("-"):
                 option = word.partition("=")[0]
-                assert option.replace("--", "//").replace("-", "_").replace("//", "--") in known | {"--help"}, option
+                spelled = f"--{option[2:].replace('-', '_')}" if option.startswith("--") else option
+                assert spelled in known | {"--help"}, option
 
 
 def test_the_commands_are_found() -> None:
@@ -86,6 +89,27 @@ def test_a_methods_page_is_its_class(name: str) -> None:
 
 def test_a_docstring_cannot_become_markup() -> None:
     assert hooks().text("a|b <b> [c](d) `` `` ``x|y`` *z*") == "a\\|b \\<b\\> \\[c\\](d) ` ` `x|y` \\*z\\*"
+
+
+def test_the_signatures_are_those_of_the_source() -> None:
+    page = (ROOT / "docs" / "api.md").read_text()
+    assert page == hooks("signatures").written(page), "python docs/signatures.py writes them again"
+    for name in hooks("signatures").names(page):
+        assert f"### {name}\n\n```python\n" in page
+
+
+def test_the_public_names_are_documented_and_resolve() -> None:
+    names = hooks("signatures").names((ROOT / "docs" / "api.md").read_text())
+    assert len(set(names)) == len(names)
+    assert {f"harness.{name}" for name in harness.__all__ if name != "__version__"} <= set(names)
+    for name in names:
+        module, _, leaf = name.rpartition(".")
+        assert getattr(importlib.import_module(module), leaf) is not None
+
+
+def test_the_site_shows_what_mkdocstrings_makes_of_a_name() -> None:
+    text = "before\n<!-- api: harness.Method -->\n### harness.Method\n<!-- /api -->\nafter"
+    assert hooks("signatures").on_page_markdown(text, page=None) == "before\n::: harness.Method\nafter"
 
 
 class Links(HTMLParser):
@@ -140,9 +164,7 @@ def test_nothing_is_loaded_from_elsewhere(site: dict[Path, Links]) -> None:
 
 
 @pytest.mark.slow
-def test_the_public_names_are_documented(site: dict[Path, Links]) -> None:
-    import harness
-
+def test_the_public_names_are_in_the_site(site: dict[Path, Links]) -> None:
     (api,) = [page for path, page in site.items() if path.name == "api.html"]
     assert {f"harness.{name}" for name in harness.__all__ if name != "__version__"} <= api.anchors
 

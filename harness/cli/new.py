@@ -126,7 +126,8 @@ def _rendered(name: str, family: str, engine: str) -> dict[str, str]:
 
 def _imported(source: str) -> list[str]:
     """The names that a module takes from others."""
-    return [name for names in re.findall(r"^from \S+ import (.+)$", source, re.MULTILINE) for name in names.split(", ")]
+    statements = re.findall(r"^ *from \S+ import (\([^)]*\)|.+)$", source, re.MULTILINE)
+    return [name for names in statements for name in re.findall(r"\w+", names)]
 
 
 def _text(name: str) -> str:

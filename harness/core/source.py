@@ -164,7 +164,7 @@ def _homes(package: str, names: Iterable[str]) -> list[str]:
 
 
 def _packages(nodes: Iterable[ast.AST]) -> dict[str, str]:
-    """Packages that hand names on by what a file calls them: ``import harness as h``, ``from harness import testing``."""
+    """Packages that hand names on, by what a file calls them: ``import harness as h``."""
     called: dict[str, str] = {}
     for node in nodes:
         if isinstance(node, ast.Import):

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from harness.testing.checks import checks_for
     from harness.testing.outcome import Outcome, Result
     from harness.testing.parametrize import parametrize_methods
+    from harness.testing.tiny import tiny_decoder
 
 _HOMES = {
     "Check": "harness.testing.check",
@@ -19,9 +20,10 @@ _HOMES = {
     "checks_for": "harness.testing.checks",
     "parametrize_methods": "harness.testing.parametrize",
     "run": "harness.testing.check",
+    "tiny_decoder": "harness.testing.tiny",
 }
 
-__all__ = ["Check", "Outcome", "Result", "checks_for", "parametrize_methods", "run"]
+__all__ = ["Check", "Outcome", "Result", "checks_for", "parametrize_methods", "run", "tiny_decoder"]
 
 
 def __getattr__(name: str) -> Any:

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from annotated_types import Interval
-from harness import Decoder, Family, Method, Prepared, Savings
-from harness.model.surgery import without_branches
+from harness import Decoder, Family, Method, Prepared, Savings, without_branches
 
 
 @dataclass(frozen=True, kw_only=True)
