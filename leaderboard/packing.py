@@ -4,10 +4,11 @@ import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from harness.contract.loose import MAX_FILE, is_kept_name, problem_of
 from harness.core.errors import ResultError
 from harness.leaderboard import texts
 from harness.leaderboard.case import STATES, SUBMISSION, Case, is_packed
-from harness.leaderboard.results import PACKED_COSTS, PACKED_SAMPLES
+from harness.leaderboard.results import PACKED_COSTS, PACKED_SAMPLES, Result, plain_file
 from harness.leaderboard.strict_json import decode
 from harness.results.store import MANIFEST, RECORD
 
@@ -26,7 +27,7 @@ def files(case: Case) -> Iterator[str]:
         return
     if not case.packed:
         return
-    known = {*_REQUIRED, PACKED_COSTS, *filter(STATES.fullmatch, present)}
+    known = {*_REQUIRED, PACKED_COSTS, *filter(STATES.fullmatch, present), *method_files(case.result)}
     if extra := sorted(present.keys() - known):
         yield f"unexpected files: {', '.join(ascii(name) for name in extra[:5])}"
     if missing := sorted(_REQUIRED - present.keys()):
@@ -56,6 +57,41 @@ def _state(present: dict[str, Path]) -> Iterator[str]:
         yield str(error)
         return
     yield from (f"state.json: {problem}" for problem in texts.problems(facts))
+
+
+def method_files(result: Result) -> dict[str, str]:
+    """The files that a run keeps of methods that are not installed: SHA-256 by name; no other name is looked at."""
+    stated: dict[str, str] = result.record["method"]["files"]
+    return {name: digest for name, digest in stated.items() if is_kept_name(name)}
+
+
+def method_file(result: Result, name: str) -> bytes:
+    """One of these files, which is shown and handed on, and never run.
+
+    Raises:
+        ResultError: it is not there, is no text of its size, or not the one that ran.
+    """
+    content = plain_file(result.folder / name, MAX_FILE)
+    if problem := problem_of(name, content):
+        raise ResultError(f"{name}: {problem}")
+    if hashlib.sha256(content).hexdigest() != result.record["method"]["files"][name]:
+        raise ResultError(f"{name} is not the file that ran: its sha256 is another than the record's")
+    return content
+
+
+def method(case: Case) -> Iterator[str]:
+    """The file of a method that is not installed is the one that ran, and the run's command names it."""
+    stated, known = case.record["method"]["files"], method_files(case.result)
+    yield from (f"a method's file of the name {ascii(name)[1:-1]:.80}" for name in stated if name not in known)
+    if len(stated) > len(case.record["method"]["params"]):
+        yield f"{len(stated)} files of {len(case.record['method']['params'])} methods"
+    for name in known:
+        try:
+            method_file(case.result, name)
+        except ResultError as error:
+            yield str(error)
+        if f"./{name}:" not in case.record["command"]:
+            yield f"{name} is no file that the run's command names"
 
 
 def _digests(case: Case, present: dict[str, Path]) -> Iterator[str]:

@@ -9,6 +9,7 @@ from harness.core.errors import ResultError
 from harness.core.rounding import Rounding
 from harness.leaderboard.evidence import Bar, Flips, flips, histogram
 from harness.leaderboard.groups import machine_facts, short
+from harness.leaderboard.packing import method_file, method_files
 from harness.leaderboard.results import Result
 from harness.reports.columns import (
     BY_KEY,
@@ -87,6 +88,7 @@ def run_page(row: Row, result: Result, dense: Sequence[SampleLine]) -> dict[str,
     return {
         "row": row,
         "record": row.record,
+        "methods": _method_files(result, problems),
         "difference": difference(row.score),
         "notes": notes(row, PAGE),
         "counter": counter(row),
@@ -104,6 +106,17 @@ def run_page(row: Row, result: Result, dense: Sequence[SampleLine]) -> dict[str,
         "facts": facts(row.record),
         "state": [json.dumps(part, ensure_ascii=False)[:2000] for part in row.record["method"]["state"] if part],
     }
+
+
+def _method_files(result: Result, problems: list[str]) -> dict[str, str]:
+    """The text of the files of methods that are not installed; none that is not what ran."""
+    texts = {}
+    for name in method_files(result):
+        try:
+            texts[name] = method_file(result, name).decode()
+        except ResultError as error:
+            problems.append(str(error))
+    return texts
 
 
 def _costs(result: Result, problems: list[str]) -> list[CostLine]:

@@ -82,6 +82,8 @@ def _why_not(case: Case) -> str | None:
     shots = [at(case.manifest, f"tasks/{name}/num_fewshot") for name in tasks] if isinstance(tasks, dict) else []
     if any(shots) or asked["num_fewshot"]:
         return "its examples are drawn anew for each document, in the order of all of them"
+    if record["method"]["files"]:
+        return "its method is a file of the submitter's, which is shown and never run"
     if "state" in _parameters(case) and not _state(case):
         return "what it learned did not travel with it"
     if any(name.startswith(("-", ".", "/", "~")) or "\\" in name for name in (model["pretrained"], asked["task"])):

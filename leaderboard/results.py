@@ -39,7 +39,7 @@ class Result:
         Raises:
             ResultError: absent, too large, or not a JSON object.
         """
-        manifest = decode(_read(self.folder / MANIFEST, MAX_MANIFEST), MANIFEST)
+        manifest = decode(plain_file(self.folder / MANIFEST, MAX_MANIFEST), MANIFEST)
         if not isinstance(manifest, dict):
             raise ResultError(f"{MANIFEST} is not a JSON object")
         return manifest
@@ -68,7 +68,7 @@ def load(folder: Path) -> Result:
     Raises:
         ResultError: absent, too large, of another schema, or with a value that is not a number.
     """
-    text = _read(folder / RECORD, MAX_RECORD)
+    text = plain_file(folder / RECORD, MAX_RECORD)
     data = decode(text, RECORD)
     version = data.get("schema_version") if isinstance(data, dict) else None
     known = RunRecord.model_fields["schema_version"].default
@@ -116,7 +116,12 @@ def _folders(root: Path) -> Iterator[Path]:
             yield Path(where)
 
 
-def _read(path: Path, limit: int) -> bytes:
+def plain_file(path: Path, limit: int) -> bytes:
+    """The contents of a file.
+
+    Raises:
+        ResultError: it is not there, a link, too large, or cannot be read.
+    """
     if path.is_symlink() or not path.is_file():
         raise ResultError(f"no {path.name}")
     try:

@@ -14,7 +14,7 @@ from harness.core.errors import ResultError
 from harness.leaderboard import quantities, texts
 from harness.leaderboard.aggregates import aggregations, disagreements, idealized_disagreements
 from harness.leaderboard.case import Case, Finding, Rule, Severity, is_packed
-from harness.leaderboard.packing import MAX_FOLDER, files, packed_size, place
+from harness.leaderboard.packing import MAX_FOLDER, files, method, packed_size, place
 from harness.leaderboard.pairs import own_intervals
 from harness.leaderboard.physics import energy, latency, speed
 from harness.leaderboard.results import Result
@@ -201,6 +201,7 @@ def code(case: Case) -> Iterator[str]:
 
 ERRORS: tuple[Rule, ...] = (
     files,
+    method,
     place,
     identity,
     dense,

@@ -121,6 +121,9 @@ def _write_runs(folder: Path, table: Sequence[Row], results: Mapping[str, Result
             last, dense = row.dense["id"], _documents(results[row.dense["id"]])
         files = _carry(results[row.id], folder / "data" / row.id)
         content = pages.run_page(row, results[row.id], dense if row.dense else [])
+        for name, text in content["methods"].items():
+            _write(folder / "data" / row.id / name, text)
+            files.append(name)
         _write(folder / "runs" / f"{row.id}.html", page("run.html", depth=1, files=files, paired=difference, **content))
 
 

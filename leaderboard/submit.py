@@ -15,7 +15,7 @@ from harness.core.errors import SubmitError
 from harness.core.files import parse_json, staged_folder
 from harness.leaderboard.case import SUBMISSION
 from harness.leaderboard.evidence import answer_text
-from harness.leaderboard.packing import MAX_STATE
+from harness.leaderboard.packing import MAX_STATE, method_file, method_files
 from harness.leaderboard.results import PACKED_COSTS, PACKED_SAMPLES, Result, load
 from harness.leaderboard.rules import judge
 from harness.leaderboard.texts import cleaned
@@ -77,7 +77,7 @@ def _pack(result: Result, folder: Path) -> None:
     }
     if costs := "".join(_cost_lines(result)):
         contents[PACKED_COSTS] = gzip.compress(costs.encode(), 9, mtime=0)
-    contents |= learned(result)
+    contents |= learned(result) | {name: method_file(result, name) for name in method_files(result)}
     for name, content in contents.items():
         (folder / name).write_bytes(content)
     digests = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}

@@ -141,6 +141,9 @@ def _show_run(folder: "RunFolder", *, as_json: bool) -> None:
         console.print()
         for sentence in said:
             note(console, sentence)
+    if record.method.files:
+        console.print()
+        console.print(plain(f"to make it again, in {folder.path}: {record.command}"), soft_wrap=True)
     try:
         command = parse_json((folder.path / MANIFEST).read_bytes())["command"]
     except (OSError, ValueError, KeyError, TypeError):

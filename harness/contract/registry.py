@@ -20,6 +20,7 @@ from typing import Any
 
 from harness.contract.facts import mistyped
 from harness.contract.families import Family, rank, refusal
+from harness.contract.loose import MethodFile, remember
 from harness.contract.method import Method
 from harness.core.errors import MethodError, UnknownNameError
 from harness.core.strangers import METHODS, is_interrupt, message_of, stranger_of
@@ -93,6 +94,10 @@ def from_file(path: Path, class_name: str) -> type[Method]:
     path = path.expanduser()
     if not path.is_file():
         raise MethodError(f"no such file: {path} (a loose method is written ./file.py:Class)")
+    try:
+        file = MethodFile(path.name, path.read_bytes())
+    except OSError as error:
+        raise MethodError(f"{path} cannot be read: {error.strerror}") from error
     # by its whole path: files of one name in two folders are two modules
     module_name = f"harness_loose_{hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:16]}"
     spec = importlib.util.spec_from_file_location(module_name, path)
@@ -110,7 +115,10 @@ def from_file(path: Path, class_name: str) -> type[Method]:
     methods = [name for name, value in vars(module).items() if _is_method(value) and value.__module__ == module_name]
     if class_name not in vars(module):
         raise UnknownNameError(f"class in {path}", class_name, methods, see=f"It has: {', '.join(methods) or 'none'}.")
-    return _checked(getattr(module, class_name), f"{path}:{class_name}")
+    method = _checked(getattr(module, class_name), f"{path}:{class_name}")
+    if class_name in methods:  # and not a class that it imports
+        remember(method, file)
+    return method
 
 
 @cache

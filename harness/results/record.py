@@ -38,6 +38,7 @@ class MethodInfo(Section):
         calibration: where the text for preparation came from and how much of it there was; null when none was needed.
         control: whether the run is a control: the same training as without ``control=same-training``, on the dense
             model, with the methods below it in the stack off.
+        files: files of methods that are not installed, which lie beside the record: SHA-256 by name.
     """
 
     label: str
@@ -54,6 +55,7 @@ class MethodInfo(Section):
     state: list[dict[str, Any]] = Field(default=[])
     calibration: str | None = None
     control: bool = False
+    files: dict[str, str] = Field(default={})
 
 
 class BaseInfo(Section):

@@ -12,7 +12,7 @@ import json
 import re
 import unicodedata
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -112,8 +112,17 @@ class RunFolder:
             raise StoreError(f"{path} is not a JSON object")
         return manifest
 
-    def finish(self, record: RunRecord, samples: Iterable[SampleLine], manifest: dict[str, Any]) -> None:
+    def finish(
+        self,
+        record: RunRecord,
+        samples: Iterable[SampleLine],
+        manifest: dict[str, Any],
+        files: Mapping[str, bytes] | None = None,
+    ) -> None:
         """Write the three files, the record last: with it the run is finished, and the journal goes.
+
+        Args:
+            files: what is kept beside them, by name: the files of methods that are not installed.
 
         Costs of the run as it was computed before go too.
 
@@ -123,6 +132,8 @@ class RunFolder:
         _write_lines(self.path / SAMPLES, samples)
         write_atomic(self.path / MANIFEST, json.dumps(manifest, indent=2, default=str) + "\n")
         (self.path / COSTS).unlink(missing_ok=True)
+        for name, content in (files or {}).items():
+            write_atomic(self.path / name, content)
         self.rewrite(record)
         self.clear_journals()
 

@@ -8,6 +8,8 @@ from typing import Any, Final
 
 from pydantic import BaseModel
 
+from harness.contract.loose import MethodFile, file_of, kept
+from harness.contract.method import Method
 from harness.contract.stack import Stack, parse
 from harness.run.spec import CostPlan, Job, RunSpec
 
@@ -32,14 +34,20 @@ _CONSTANTS: Final = {"true", "false", "none", "null"}
 
 
 def command(spec: RunSpec) -> str:
-    """The command that makes one run of a job again: its method, its task, and everything else that was asked."""
+    """The command that makes one run of a job again: its method, its task, and everything else that was asked.
+
+    The file of a loose method is named as it lies in the run's folder.
+    """
     job = spec.job
     samples = job.samples and {name: chosen for name, chosen in job.samples.items() if name in spec.task.tasks}
-    # as typed, since the label of a loose method does not name its file
-    method = next((text for text in job.methods if _is(spec.stack, job, text)), spec.stack.label)
+    loose = kept(spec.stack.parts).files
+    if loose:
+        method = "+".join(_in_folder(part, loose) for part in spec.stack.parts)
+    else:  # as typed
+        method = next((text for text in job.methods if _is(spec.stack, job, text)), spec.stack.label)
     alone = {
         "methods": (method,),
-        "method_args": {} if spec.stack.is_dense else job.method_args,
+        "method_args": {} if spec.stack.is_dense or loose else job.method_args,
         "tasks": (spec.task.name,),
         "samples": samples,
         "name": None,
@@ -49,6 +57,14 @@ def command(spec: RunSpec) -> str:
         "kernel": job.kernel if spec.kernels.by_layer else None,
     }
     return shlex.join(["harness", "run", *flags(Job.model_validate(job.model_dump() | alone))])
+
+
+def _in_folder(part: Method, files: Mapping[str, MethodFile]) -> str:
+    """A method as it is written in the folder of its run, where the file of a loose one is kept."""
+    file = file_of(part)
+    if file is None or files.get(file.name) != file:
+        return part.label
+    return f"./{file.name}:{type(part).__qualname__}{part.label.removeprefix(part.name)}"
 
 
 def _is(stack: Stack, job: Job, text: str) -> bool:

@@ -10,6 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from harness.contract.facts import Savings
+from harness.contract.loose import Kept, kept
 from harness.contract.model_source import ModelSource
 from harness.contract.preparation import Preparation
 from harness.contract.prepared import Prepared
@@ -116,6 +117,7 @@ def _carry_out(
         samples=spec.job.samples,
         audit=evaluated.replay.audit,
     )
+    methods = kept(spec.stack.parts)
     here = spec.environment.model_copy(update={"load_average": (*spec.environment.load_average, environment.load())})
     record = RunRecord(
         id=spec.id,
@@ -123,7 +125,7 @@ def _carry_out(
         duration_s=round(time.perf_counter() - clock, 3),
         command=command(spec),
         name=spec.job.name,
-        method=_method_info(spec, evaluated),
+        method=_method_info(spec, evaluated, methods),
         model=_model_info(spec, lm, own),
         evaluation=spec.evaluation,
         environment=here,
@@ -146,10 +148,11 @@ def _carry_out(
         | ({"time": f"latency was not asked for, and {NOT_IDEALIZED}"} if spec.checkpoint else {})
         | missing_scores(evaluated.results, outcome.scores)
         | _uncounted(dense, outcome.unknown_flops, evaluated.replay.reason),
-        warnings=outcome.warnings + evaluated.warnings,
+        warnings=outcome.warnings + evaluated.warnings + methods.notes,
     )
     record.method.savings = saving(record.model_dump(mode="json"))
-    folder.finish(record, outcome.lines, _manifest(spec, evaluated.shape))
+    files = {name: file.content for name, file in methods.files.items()}
+    folder.finish(record, outcome.lines, _manifest(spec, evaluated.shape), files)
 
 
 def _evaluate(
@@ -187,7 +190,7 @@ def _uncounted(shape: ModelShape, unknown_flops: str | None, no_audit: str | Non
     return {"flops.audit_ratio": no_audit} if no_audit else {}
 
 
-def _method_info(spec: RunSpec, evaluated: _Evaluated) -> MethodInfo:
+def _method_info(spec: RunSpec, evaluated: _Evaluated, methods: Kept) -> MethodInfo:
     stack = spec.stack
     return MethodInfo(
         label=stack.label,
@@ -204,6 +207,7 @@ def _method_info(spec: RunSpec, evaluated: _Evaluated) -> MethodInfo:
         control=stack.acting[0].is_control,
         state=[state.facts for state in evaluated.states],
         calibration=spec.calibration.amount if spec.calibration else None,
+        files={name: file.sha256 for name, file in methods.files.items()},
     )
 
 
