@@ -26,6 +26,8 @@ from harness.core.errors import MethodError, UnknownNameError
 from harness.core.strangers import METHODS, is_interrupt, message_of, stranger_of
 
 OWN_DISTRIBUTION = "efficiency-harness"
+LOOSE = "harness_loose_"
+"""What the names of the modules of loose files begin with."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,12 @@ def get(name: str) -> type[Method]:
     return _loaded(points[name])
 
 
+def imported() -> bool:
+    """Whether this process has imported the module of any method."""
+    declared = {point.value.partition(":")[0].strip() for point in _points()}
+    return any(name in declared or name.startswith(LOOSE) for name in list(sys.modules))
+
+
 def from_file(path: Path, class_name: str) -> type[Method]:
     """The method class in a loose Python file.
 
@@ -99,7 +107,7 @@ def from_file(path: Path, class_name: str) -> type[Method]:
     except OSError as error:
         raise MethodError(f"{path} cannot be read: {error.strerror}") from error
     # by its whole path: files of one name in two folders are two modules
-    module_name = f"harness_loose_{hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:16]}"
+    module_name = f"{LOOSE}{hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:16]}"
     spec = importlib.util.spec_from_file_location(module_name, path)
     assert spec is not None
     assert spec.loader is not None

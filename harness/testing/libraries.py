@@ -12,7 +12,7 @@ import sys
 import types
 import warnings
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TextIO
 
 _LIBRARIES = ("torch", "transformers", "lm_eval", "harness", "numpy", "datasets", "safetensors")
 _FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType, staticmethod, classmethod, property, type)
@@ -47,24 +47,29 @@ def replaced(before: dict[tuple[str, ...], Any], after: dict[tuple[str, ...], An
     return [".".join(name) for name, value in before.items() if after.get(name) is not value]
 
 
-def main() -> None:
-    """Answer requests, one JSON object a line: import ``module`` (from ``file``, if given) with sys.path ``path``.
-
-    Each is imported in a fork, so that the libraries are loaded once and every module finds them untouched.
-    """
-    for module in ("transformers.models.llama.modeling_llama", "lm_eval.evaluator", "harness.measure.audit"):
-        importlib.import_module(module)
+def load() -> None:
+    """Import the libraries that make a result, and what of the harness observes and evaluates."""
     for module in (
+        "transformers.models.llama.modeling_llama",
+        "lm_eval.evaluator",
+        "harness.measure.audit",
         "harness.measure.trace",
         "harness.measure.traffic",
         "harness.evaluate.outcome",
         "harness.evaluate.evaluation",
     ):
         importlib.import_module(module)
+
+
+def serve(requests: TextIO, answers: TextIO) -> None:
+    """Answer requests, one JSON object a line: import ``module`` (from ``file``, if given) with sys.path ``path``.
+
+    Each is imported in a fork, so that the libraries are loaded once and every module finds them untouched. What a
+    module prints goes to stderr.
+    """
     before = library_functions()
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what a module prints goes to stderr
-    for line in sys.stdin:
+    os.dup2(2, 1)
+    for line in requests:
         child = os.fork() if hasattr(os, "fork") else 0
         if child:
             os.waitpid(child, 0)
@@ -99,4 +104,5 @@ def _import(module: str, file: str) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    load()
+    serve(sys.stdin, os.fdopen(os.dup(1), "w"))
