@@ -118,10 +118,10 @@ def _measurements() -> Iterator[tuple[str, str, str]]:
 
 
 def _data() -> Iterator[tuple[str, str, str]]:
-    import datasets
     from huggingface_hub import constants
 
     from harness.core.paths import cache_folder
+    from harness.evaluate.availability import datasets_cache
     from harness.model.source import BUNDLED, cached_models
 
     reader = metadata.version("gguf") if find_spec("gguf") else None
@@ -129,7 +129,7 @@ def _data() -> Iterator[tuple[str, str, str]]:
     present = (BUNDLED / "config.json").is_file()
     yield "bundled model", "ok" if present else "broken", str(BUNDLED)
     yield "hub cache", "ok", f"{constants.HF_HUB_CACHE}: {len(cached_models())} models"
-    prepared = Path(datasets.config.HF_DATASETS_CACHE)
+    prepared = datasets_cache()
     count = sum(1 for _ in prepared.glob("*___*")) if prepared.is_dir() else 0
     yield "data sets", "ok" if count else "note", f"{prepared}: {count} prepared"
     yield (

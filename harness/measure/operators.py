@@ -8,7 +8,7 @@ import torch
 
 from harness.core.errors import SpecError
 from harness.measure.arithmetic import MUCH_SLOWER, slowdown
-from harness.model.weights import block_sparse, int8
+from harness.model.weights import block_sparse, int8, sparse_kernels
 from harness.model.weights.choice import choose
 from harness.model.weights.computations import Computations, Layer
 
@@ -55,10 +55,16 @@ def _int8() -> Operator:
 
 def _block_sparse() -> Operator:
     layer = Layer(WIDTH, WIDTH, "float32", SPARSITY, rows=16)
+    threads = torch.get_num_threads()
     try:
+        torch.set_num_threads(1)  # the kernels are tested on products so small that threads would wait for each other
+        sparse_kernels.load()
+        torch.set_num_threads(threads)
         return _chosen("block-sparse", layer, block_sparse.computations(layer, "cpu", "int8"))
     except SpecError as error:  # a limit that names no instruction set, or one that is not here
         return Operator("block-sparse", False, str(error))
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _chosen(method: str, layer: Layer, ways: Computations) -> Operator:
