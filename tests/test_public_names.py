@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,8 @@ from pathlib import Path
 import pytest
 
 import harness
+from harness.contract import registry
+from harness.contract.describe import describe
 from tests.conftest import ROOT
 
 ENGINES = sorted((ROOT / "harness" / "cli" / "templates" / "engines").iterdir())
@@ -45,7 +48,12 @@ def test_no_name_hides_a_room() -> None:
 
 @pytest.mark.parametrize(
     "path",
-    [*ENGINES, ROOT / "examples/every-other/src/harness_every_other/method.py", ROOT / "CONTRIBUTING.md"],
+    [
+        *ENGINES,
+        ROOT / "examples/every-other/src/harness_every_other/method.py",
+        ROOT / "CONTRIBUTING.md",
+        ROOT / "docs/engines/cache.md",
+    ],
     ids=lambda path: path.name,
 )
 def test_a_methods_file_needs_no_deeper_module(path: Path) -> None:
@@ -53,6 +61,15 @@ def test_a_methods_file_needs_no_deeper_module(path: Path) -> None:
     imports = [line for line in lines if line.startswith(("from harness", "import harness"))]
     assert imports
     assert all(line.startswith("from harness import") for line in imports)
+
+
+@pytest.mark.parametrize(("page", "name"), [("CONTRIBUTING.md", "EveryOther"), ("docs/engines/cache.md", "Attended")])
+def test_a_whole_file_in_a_document_is_a_method(page: str, name: str, tmp_path: Path) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+    (tmp_path / "mine.py").write_text(next(block for block in blocks if f"class {name}" in block))
+    method = registry.from_file(tmp_path / "mine.py", name)
+    assert [method.from_args(example) for example in method.examples]
+    assert describe(method).summary
 
 
 def test_the_names_of_the_contract_and_the_mixins_are_light() -> None:
