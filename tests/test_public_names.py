@@ -16,6 +16,9 @@ from tests.conftest import ROOT
 
 ENGINES = sorted((ROOT / "harness" / "cli" / "templates" / "engines").iterdir())
 
+DOCUMENTS = {"CONTRIBUTING.md": "EveryOther", "docs/engines/cache.md": "Attended"}
+"""Documents with a whole file, and its class."""
+
 
 def for_checkers(text: str) -> dict[str, str]:
     """The names that the block for type checkers imports, with their modules."""
@@ -63,7 +66,7 @@ def test_a_methods_file_needs_no_deeper_module(path: Path) -> None:
     assert all(line.startswith("from harness import") for line in imports)
 
 
-@pytest.mark.parametrize(("page", "name"), [("CONTRIBUTING.md", "EveryOther"), ("docs/engines/cache.md", "Attended")])
+@pytest.mark.parametrize(("page", "name"), DOCUMENTS.items())
 def test_a_whole_file_in_a_document_is_a_method(page: str, name: str, tmp_path: Path) -> None:
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
     (tmp_path / "mine.py").write_text(next(block for block in blocks if f"class {name}" in block))

@@ -143,7 +143,8 @@ def _show_run(folder: "RunFolder", *, as_json: bool) -> None:
             note(console, sentence)
     if record.method.files:
         console.print()
-        console.print(plain(f"to make it again, in {folder.path}: {record.command}"), soft_wrap=True)
+        say(console, f"to make it again, in {folder.path}:")
+        console.print(plain(record.command), soft_wrap=True)  # in one line, to be copied
     try:
         command = parse_json((folder.path / MANIFEST).read_bytes())["command"]
     except (OSError, ValueError, KeyError, TypeError):

@@ -4,8 +4,9 @@
     OMP_NUM_THREADS=1 python -m tests.benchmarks.start_up --command "check layer-drop" --rounds 3
 
 User time of whole processes with all that they started, the least of some rounds, which other work on the machine
-disturbs little. Targets: ``harness doctor`` at most 3 s, ``harness ls`` at most 0.5 s for what it lists by default. Where
-the time goes: ``python -X importtime -m harness doctor``. On Linux alone are processes counted that outlive the command.
+disturbs little. Targets: ``harness doctor`` at most 3 s, ``harness ls`` at most 0.5 s for what it lists by default.
+``python -X importtime -m harness doctor`` shows where the time goes. Processes that outlive the command are counted on
+Linux alone.
 """
 
 import argparse
