@@ -108,7 +108,7 @@ def _say_all(console: "Console", text: str, columns: int) -> None:
 
 
 def _show_run(folder: "RunFolder", *, as_json: bool) -> None:
-    from harness.cli.display import facts, note, say, stdout
+    from harness.cli.display import facts, note, plain, say, stdout
     from harness.reports.notes import notes
     from harness.reports.numbers import TERMINAL
     from harness.reports.rows import Row

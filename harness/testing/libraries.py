@@ -12,7 +12,7 @@ import sys
 import types
 import warnings
 from collections.abc import Iterator
-from typing import Any, TextIO
+from typing import IO, Any
 
 _LIBRARIES = ("torch", "transformers", "lm_eval", "harness", "numpy", "datasets", "safetensors")
 _FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType, staticmethod, classmethod, property, type)
@@ -61,7 +61,7 @@ def load() -> None:
         importlib.import_module(module)
 
 
-def serve(requests: TextIO, answers: TextIO) -> None:
+def serve(requests: IO[str], answers: IO[str]) -> None:
     """Answer requests, one JSON object a line: import ``module`` (from ``file``, if given) with sys.path ``path``.
 
     Each is imported in a fork, so that the libraries are loaded once and every module finds them untouched. What a

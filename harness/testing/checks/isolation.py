@@ -7,7 +7,7 @@ import subprocess
 import sys
 from contextlib import suppress
 from functools import cache
-from typing import TextIO
+from typing import IO
 
 from harness.contract import registry
 from harness.testing import libraries
@@ -51,7 +51,7 @@ def _import(module: str, file: str) -> dict[str, list[str]]:
 
 
 @cache
-def importer() -> tuple[TextIO, TextIO]:
+def importer() -> tuple[IO[str], IO[str]]:
     """A process that has the libraries loaded and no method: what it is asked, and its answers.
 
     A fork of this process, where no method has been imported yet, else a new one, which takes seconds. It ends when
