@@ -35,9 +35,9 @@ def check(
 
     quiet.silence(offline=True)
     from harness.testing import checks_for
-    from harness.testing.checks.isolation import importer
+    from harness.testing.checks.isolation import load_early
 
-    importer()  # before the method is imported, so that the libraries are loaded once
+    load_early()
     checks = list(checks_for(method, _families(family)))
     label = checks[0].subject.stack.label
     results = _tried(checks, _reasons(expected_failed or []))

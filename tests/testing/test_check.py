@@ -154,3 +154,16 @@ def test_the_command_refuses_in_words(invoke, args, says):
 def test_pytest_is_not_needed():
     code = "import sys, harness.testing.parametrize as p; sys.exit('pytest' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first", ["", "import tests.testing.patches_torch", "import harness.methods.pruning.wanda"])
+def test_a_patch_at_import_is_caught_wherever_the_libraries_were_loaded(first):
+    """Also where the process that imports is a fork of one that has imported the method before."""
+    code = (
+        f"{first}\nfrom harness.testing.checks.isolation import imports_cleanly, load_early\n"
+        "load_early()\nfrom harness.testing.subject import Subject\n"
+        "from tests.testing.patches_torch import PatchesAtImport\nimports_cleanly(Subject.of(PatchesAtImport))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "softsign" in done.stderr.splitlines()[-1], done.stderr

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import cache
 from typing import IO
 
@@ -40,29 +41,39 @@ def _loose(module: str) -> bool:
 @cache
 def _import(module: str, file: str) -> dict[str, list[str]]:
     request = {"module": "loose" if file else module, "file": file, "path": sys.path}
-    requests, answers = importer()
-    requests.write(json.dumps(request) + "\n")
-    requests.flush()
-    answer = answers.readline()
+    importer = next((early for early in _EARLY if module not in early.loaded), None) or _fresh()
+    importer.requests.write(json.dumps(request) + "\n")
+    importer.requests.flush()
+    answer = importer.answers.readline()
     effects = json.loads(answer) if answer else {"error": "the process died"}
     if "error" in effects:
         raise Failed(f"{module} cannot be imported in a fresh process: {effects['error']}")
     return dict(effects)
 
 
-@cache
-def importer() -> tuple[IO[str], IO[str]]:
-    """A process that has the libraries loaded and no method: what it is asked, and its answers.
+@dataclass(frozen=True)
+class _Importer:
+    """A process that has the libraries loaded, and imports what it is asked to; it ends when this one does.
 
-    A fork of this process, where no method has been imported yet, else a new one, which takes seconds. It ends when
-    this process does, and its input with it.
+    Attributes:
+        loaded: modules that this process had imported when it was forked, which say nothing when imported again.
     """
-    if registry.imported() or not hasattr(os, "fork"):
-        command = [sys.executable, "-m", "harness.testing.libraries"]
-        started = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)  # noqa: S603
-        assert started.stdin is not None
-        assert started.stdout is not None
-        return started.stdin, started.stdout
+
+    requests: IO[str]
+    answers: IO[str]
+    loaded: frozenset[str] = frozenset()
+
+
+_EARLY: list[_Importer] = []
+
+
+def load_early() -> None:
+    """Load the libraries and fork the process that imports methods, before any method is imported here.
+
+    Without it, or where this process has imported a method, that is a new process, which takes seconds.
+    """
+    if _EARLY or registry.imported() or not hasattr(os, "fork"):
+        return
     libraries.load()
     (taken, asked), (told, answered) = os.pipe(), os.pipe()
     if os.fork() == 0:
@@ -73,7 +84,16 @@ def importer() -> tuple[IO[str], IO[str]]:
             os._exit(0)
     os.close(taken)
     os.close(answered)
-    return os.fdopen(asked, "w"), os.fdopen(told)
+    _EARLY.append(_Importer(os.fdopen(asked, "w"), os.fdopen(told), frozenset(sys.modules)))
+
+
+@cache
+def _fresh() -> _Importer:
+    command = [sys.executable, "-m", "harness.testing.libraries"]
+    started = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)  # noqa: S603
+    assert started.stdin is not None
+    assert started.stdout is not None
+    return _Importer(started.stdin, started.stdout)
 
 
 def works_offline(subject: Subject) -> None:
