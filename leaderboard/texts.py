@@ -17,7 +17,18 @@ from harness.leaderboard.strict_json import KEY, Path, leaves
 LONGEST_NAME, LONGEST, LONGEST_CONFIGURATION = 300, 4_000, 100_000  # characters
 PROGRAM: Final = "harness"
 _MOST_MARKS: Final = 3  # on one letter
-_NAMES: Final = {"label", "name", "family", "pretrained", "device_name", "cpu_model", "task", "metric", "filter"}
+_NAMES: Final = {
+    "label",
+    "name",
+    "family",
+    "pretrained",
+    "device_name",
+    "cpu_model",
+    "task",
+    "metric",
+    "filter",
+    "license",
+}
 """Fields of a record that are shown as names, in which nothing may look like markup or like another script."""
 _CONFIGURATION: Final = {"tasks", "system_instruction", "gen_kwargs", "score_suffix"}
 """Sections that hold prompts, in several lines."""
