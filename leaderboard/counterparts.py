@@ -9,6 +9,8 @@ from harness.reports.columns import at
 
 _OTHER_TEXTS: Final = 2.0
 """Dense's work for a token of other texts differs by less than this factor."""
+_OTHER_READS: Final = 1.5
+"""Weights that dense reads in a forward of other texts; more than few tokens hit of the experts."""
 _EXACT: Final = 0.1
 """Share of answers that rounding may change in a method that is to write what dense writes."""
 _SAME_MODEL: Final = ("name", "pretrained", "parameters", "active_parameters", "license")
@@ -25,8 +27,7 @@ _WORK: Final = {
 def same_questions(case: Case, dense: Case) -> Iterator[str]:
     """Both runs have the same tasks as configured, the same scores, and one model."""
     run, base = case.record, dense.record
-    tasks = [each.manifest.get("tasks") for each in (case, dense)]
-    if (case.renewed or None not in tasks) and tasks[0] != tasks[1]:
+    if case.manifest.get("tasks") != dense.manifest.get("tasks"):
         yield "its tasks are configured otherwise than those of its dense run"
     scores = [{tuple(score[name] for name in _SCORES) for score in each["scores"]} for each in (run, base)]
     if scores[0] != scores[1]:
@@ -63,6 +64,9 @@ def dense_work(case: Case, dense: Case) -> Iterator[str]:
             ratio = _ratio(claim / tokens[0], of_dense / tokens[1])
             if ratio > _OTHER_TEXTS:
                 yield f"{stated.replace('/', '.')} is {claim:,}: {ratio:.3g} times off dense's for a token"
+    reads = [_bytes_a_forward(run, "dense_weight_bytes"), _bytes_a_forward(base, "weight_bytes")]
+    if all(reads) and run.get("drafts") is None and _ratio(*reads) > _OTHER_READS:
+        yield f"dense is said to read {reads[0]:,.0f} bytes of weights a forward, {reads[1]:,.0f} in its own run"
     yield from _dense_seconds(run, base, is_same=same)
 
 
@@ -72,6 +76,10 @@ def _dense_seconds(run: Mapping[str, Any], base: Mapping[str, Any], *, is_same: 
         return
     if not isclose(ours["dense_s"], theirs["ref_s"], rel_tol=0.05):
         yield f"dense's idealized time is said to be {ours['dense_s']:.4g} s, {theirs['ref_s']:.4g} s in its own run"
+
+
+def _bytes_a_forward(record: Mapping[str, Any], name: str) -> float:
+    return (at(record, f"flops/{name}") or 0) / max(record["trace"]["forwards"], 1)
 
 
 def _ratio(first: float, second: float) -> float:

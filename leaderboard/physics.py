@@ -145,6 +145,8 @@ def energy(case: Case) -> Iterator[str]:
         yield f"{total:.4g} J are stated, and the parts sum to {sum(parts):.4g} J"
     if section["raw"] and not min(section["raw"]) * 0.999 <= total <= max(section["raw"]) * 1.001:
         yield f"{total:.4g} J are stated, and no window saw that little or that much"
+    if section["requests_j"] and not isclose(mean(section["requests_j"]), total, rel_tol=1e-3):
+        yield f"{total:.4g} J are stated, and {mean(section['requests_j']):.4g} J are the mean of the requests"
     yield from _provenance(section, total)
     if section["measured_j"] is not None and (section["windows"] < LEAST_WINDOWS or section["window_s"] < WINDOW_S):
         yield f"energy of {section['windows']} windows of {section['window_s']:.1f} s: no steady state"

@@ -9,7 +9,9 @@ import numpy as np
 
 from harness.contract.method import written
 from harness.leaderboard.case import Case
+from harness.measure.conditions import spread_doubts
 from harness.reports.columns import at
+from harness.results.conditions import Conditions
 from harness.results.cost_lines import requests_of
 from harness.results.saving import saving
 from harness.results.stats.summary import summarize
@@ -19,6 +21,7 @@ _DIGEST: Final = re.compile(r"[0-9a-f]{16,64}")
 _OF_SPREAD: Final = 0.5
 """Share of a median's interval by which a bound may be off: measurements are drawn in an order that is not kept."""
 _OF_DEPTH: Final = 0.03
+_OF_GAPS: Final = 5.0  # between the median gap of tokens, their mean, and the median over requests
 _KEPT: Final = ("environment", "tasks", "git", "command")
 """What every manifest says that is made today."""
 
@@ -62,6 +65,8 @@ def complete(case: Case) -> Iterator[str]:
     stated: dict[str, set[str]] = {}
     for score in case.record["scores"]:
         stated.setdefault(score["task"], set()).add(f"{score['metric']},{score['filter']}")
+    if sum(map(len, stated.values())) < len(case.record["scores"]):
+        yield "a score is stated twice"
     every = set[str]().union(*stated.values())
     absent = {name for line in case.samples for name in line["scores"].keys() - stated.get(line["task"], every)}
     if absent:
@@ -152,6 +157,10 @@ def _of_paths(record: Mapping[str, Any]) -> Iterator[str]:
     routes = record.get("routes")
     if routes is None:
         return
+    for union, depth in (("union_prefill", "mean_depth_prefill"), ("union_decode", "mean_depth_decode")):
+        ran, least = routes[union], record["trace"][depth]
+        if ran is not None and least is not None and ran < 0.98 * least:
+            yield f"batches ran {ran:.4f} of the layers, and their rows {least:.4f}"
     common, whole = routes["common"], "1" * record["model"]["layers"]
     if any(len(path) != len(whole) or not path.isdecimal() for path in common) or sum(common.values()) > 1 + 1e-6:
         yield "the paths are not those of so many layers, or their shares sum to more than one"
@@ -194,8 +203,38 @@ def summaries(case: Case) -> Iterator[str]:
         if case.renewed and section[name] is not None and measured and min(measured) > 0:
             yield from _summary(name, section[name], measured)
     for name in ("end_to_end", "ttft", "tpot", "itl"):
-        if section[name] is not None and not section[name]["n"]:
-            yield f"a summary of {name} of no measurement"
+        yield from _sorted(name, section[name])
+    if case.renewed:
+        yield from _speeds(case, section)
+        doubts = Conditions.model_validate(section["conditions"]).doubts() + spread_doubts(raw)
+        if hidden := [doubt for doubt in doubts if doubt not in section["doubts"]]:
+            yield f"a doubt is left out: {hidden[0]}"
+
+
+def _sorted(name: str, summary: Mapping[str, Any] | None) -> Iterator[str]:
+    if summary is None:
+        return
+    known = [summary[field] for field in ("min", "median", "p90", "p95", "p99") if summary[field] is not None]
+    if not summary["n"] or known != sorted(known):
+        yield f"a summary of {name} of no measurement, or of percentiles that fall"
+
+
+def _speeds(case: Case, section: Mapping[str, Any]) -> Iterator[str]:
+    """Prompt tokens a second are those of the requests; tokens come one by one at the speed of their gaps."""
+    times = [
+        (each["prompt_tokens"], each["run"].get("ttft", each["run"]["latency"])) for each in requests_of(case.costs)
+    ]
+    seconds = sum(sum(rounds) for _, rounds in times)
+    if seconds > 0:
+        speed = sum(tokens * len(rounds) for tokens, rounds in times) / seconds
+        if not isclose(speed, section["prefill_tokens_per_s"], rel_tol=1e-3):
+            yield f"{section['prefill_tokens_per_s']:.4g} prompt tokens a second are stated, {speed:.4g} were read"
+    if section["tpot"] is None or case.record.get("drafts") is not None:
+        return
+    for name, value in (("itl", at(section, "itl/median")), ("decode_tokens_per_s", section["decode_tokens_per_s"])):
+        gap = value if name == "itl" or not value else 1 / value
+        if not gap or not 1 / _OF_GAPS <= gap / section["tpot"]["median"] <= _OF_GAPS:
+            yield f"{name} of {value} beside {section['tpot']['median']:.4g} s a token"
 
 
 def _summary(name: str, stated: Mapping[str, Any], measured: Sequence[float]) -> Iterator[str]:
