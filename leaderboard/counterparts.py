@@ -79,7 +79,8 @@ def _dense_seconds(run: Mapping[str, Any], base: Mapping[str, Any], *, is_same: 
 
 
 def _bytes_a_forward(record: Mapping[str, Any], name: str) -> float:
-    return (at(record, f"flops/{name}") or 0) / max(record["trace"]["forwards"], 1)
+    moved: int = at(record, f"flops/{name}") or 0
+    return moved / max(int(record["trace"]["forwards"]), 1)
 
 
 def _ratio(first: float, second: float) -> float:

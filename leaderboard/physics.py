@@ -189,11 +189,10 @@ def _power(case: Case, section: Mapping[str, Any], total: float) -> Iterator[str
 
 
 def _most_watts(environment: Mapping[str, Any]) -> float:
-    """A fifth over the stated power of the machine that has this name, else more than such machines take."""
-    stated = [entry.tdp for entry in of_device(environment["device_name"]) if entry.tdp is not None]
-    if stated:
-        return 1.2 * max(stated)
-    if not environment["device"].startswith("cpu"):
-        return _DEVICE_W
+    """What such a host takes, and its device a fifth over its stated power, or more than any does."""
     cores: int = environment["cpus"]
-    return min(_MACHINE_W + _CORE_W * cores, _MOST_W)
+    host = min(_MACHINE_W + _CORE_W * cores, _MOST_W)
+    stated = [entry.tdp for entry in of_device(environment["device_name"]) if entry.tdp is not None]
+    if environment["device"].startswith("cpu"):
+        return host
+    return host + (1.2 * max(stated) if stated else _DEVICE_W)

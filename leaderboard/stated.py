@@ -197,8 +197,9 @@ def summaries(case: Case) -> Iterator[str]:
     elif len(raw) != settings["prompts"] or any(len(rounds) != settings["rounds"] for rounds in raw):
         yield f"{settings['prompts']} requests and {settings['rounds']} rounds are stated, others were measured"
     times: dict[str, list[float]] = {"end_to_end": [seconds for rounds in raw for seconds in rounds]}
+    runs: list[Mapping[str, Any]] = [dict(request["run"]) for request in requests_of(case.costs)]
     for name in ("ttft", "tpot"):
-        times[name] = [each for request in requests_of(case.costs) for each in request["run"].get(name, ())]
+        times[name] = [each for run in runs for each in run.get(name, ())]
     for name, measured in times.items():
         if case.renewed and section[name] is not None and measured and min(measured) > 0:
             yield from _summary(name, section[name], measured)
