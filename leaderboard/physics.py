@@ -145,6 +145,8 @@ def energy(case: Case) -> Iterator[str]:
         yield f"{total:.4g} J are stated, and the parts sum to {sum(parts):.4g} J"
     if section["raw"] and not min(section["raw"]) * 0.999 <= total <= max(section["raw"]) * 1.001:
         yield f"{total:.4g} J are stated, and no window saw that little or that much"
+    if section["requests_j"] and not isclose(mean(section["requests_j"]), total, rel_tol=1e-3):
+        yield f"{total:.4g} J are stated, and {mean(section['requests_j']):.4g} J are the mean of the requests"
     yield from _provenance(section, total)
     if section["measured_j"] is not None and (section["windows"] < LEAST_WINDOWS or section["window_s"] < WINDOW_S):
         yield f"energy of {section['windows']} windows of {section['window_s']:.1f} s: no steady state"
@@ -187,11 +189,10 @@ def _power(case: Case, section: Mapping[str, Any], total: float) -> Iterator[str
 
 
 def _most_watts(environment: Mapping[str, Any]) -> float:
-    """A fifth over the stated power of the machine that has this name, else more than such machines take."""
-    stated = [entry.tdp for entry in of_device(environment["device_name"]) if entry.tdp is not None]
-    if stated:
-        return 1.2 * max(stated)
-    if not environment["device"].startswith("cpu"):
-        return _DEVICE_W
+    """What such a host takes, and its device a fifth over its stated power, or more than any does."""
     cores: int = environment["cpus"]
-    return min(_MACHINE_W + _CORE_W * cores, _MOST_W)
+    host = min(_MACHINE_W + _CORE_W * cores, _MOST_W)
+    stated = [entry.tdp for entry in of_device(environment["device_name"]) if entry.tdp is not None]
+    if environment["device"].startswith("cpu"):
+        return host
+    return host + (1.2 * max(stated) if stated else _DEVICE_W)

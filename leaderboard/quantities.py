@@ -1,8 +1,9 @@
 """One rule for every number of a submission: finite, and in the range of its unit, which its name says."""
 
 from collections.abc import Iterator
-from math import isfinite
-from typing import Any, Final
+from functools import lru_cache
+from math import inf, isfinite
+from typing import Any, Final, NamedTuple
 
 from harness.leaderboard.strict_json import KEY, Path, leaves
 
@@ -53,43 +54,57 @@ _LEAST_NORMAL: Final = 1e-30  # of what is neither 0 nor a probability
 _MOST_RATIO: Final = 1e4
 
 
+class _Range(NamedTuple):
+    least: float = 0.0
+    most: float = inf
+    unit: str = ""
+    kind: str | None = None
+    denormal: bool = False  # may be -0 or of any smallness
+
+
+_ANY: Final = _Range(least=-inf, denormal=True)
+
+
 def problems(value: Any) -> Iterator[str]:
     """What is wrong with the numbers of a JSON value, each with its place."""
     for path, number in leaves(value):
         if type(number) not in (int, float) or _LEAST_NORMAL < number <= 1:  # in the range of any unit
             continue
-        if problem := _problem(path, number):
+        if problem := _problem(_range(path), number):
             yield f"{'.'.join(path)}: {problem}"
 
 
-def _problem(path: Path, number: float) -> str | None:
-    field, parts = path[-1] if path else "", set(path)
+def _problem(limits: _Range, number: float) -> str | None:
     if not isfinite(number):
         return f"{number} is no number"
-    if field == KEY or parts & (_FREE - ({"identity"} if "routes" in parts else set())):
+    if limits.least <= number <= limits.most and (limits.denormal or _is_normal(number)):
         return None
-    if parts & _RATIOS:
-        return None if _is_normal(number) and number <= _MOST_RATIO else f"{number:g} is no ratio of costs"
-    if "scores" in parts and (field in _SIGNED or field == "value" or (path[0] == "scores" and len(path) == 2)):
-        return None
-    if field in _SIGNED:
-        return None
-    if field in _SHARES or parts & {"common"}:
-        return None if 0 <= number <= 1 else f"{number:g} is no share"
-    most, unit = _limit(field)
+    if limits.kind is not None:
+        return f"{number:g} is no {limits.kind}"
     if number < 0:
         return f"{number:g} is negative"
-    if number > most:
-        return f"{number:g} {unit} are more than there are".replace("  ", " ")
-    if not _is_normal(number) and field != "entropy":  # a sum of -p log p may be -0
-        return f"{number!r} is no quantity of anything"
-    return None
+    if number > limits.most:
+        return f"{number:g} {limits.unit} are more than there are".replace("  ", " ")
+    return f"{number!r} is no quantity of anything"
 
 
-def _limit(field: str) -> tuple[float, str]:
+@lru_cache(maxsize=4096)
+def _range(path: Path) -> _Range:
+    """What a number at this place may be."""
+    field, parts = path[-1] if path else "", set(path)
+    if field == KEY or parts & (_FREE - ({"identity"} if "routes" in parts else set())):
+        return _ANY
+    if parts & _RATIOS:
+        return _Range(most=_MOST_RATIO, kind="ratio of costs")
+    if field in _SIGNED or ("scores" in parts and (field == "value" or (path[0] == "scores" and len(path) == 2))):
+        return _ANY
+    if field in _SHARES or "common" in parts:
+        return _Range(most=1.0, kind="share", denormal=True)
+    denormal = field == "entropy"  # a sum of -p log p may be -0
     if field in _MOST:
-        return _MOST[field], ""
-    return next((limit for ending, limit in _UNITS.items() if field.endswith(ending)), (1e30, ""))
+        return _Range(most=_MOST[field], denormal=denormal)
+    most, unit = next((limit for ending, limit in _UNITS.items() if field.endswith(ending)), (1e30, ""))
+    return _Range(most=most, unit=unit, denormal=denormal)
 
 
 def _is_normal(number: float) -> bool:

@@ -27,6 +27,7 @@ LIKELIHOOD: Final = 1e-3
 """How far a log-likelihood may be off in float32; ``ROUNDED`` in 16 bits and where integers compute."""
 ROUNDED: Final = 0.1
 DEPTH: Final = 0.02
+WORK: Final = 0.05  # of the FLOPs of a document
 MAY_PART: Final = 1 / 20
 """Share of the documents whose text, choice of layers or rounded likelihood may part at a near tie."""
 _LONGEST: Final = 1800  # seconds of one run again
@@ -154,7 +155,7 @@ def compared(
     record: Mapping[str, Any], chosen: Sequence[SampleLine], again: Mapping[tuple[str, int], SampleLine]
 ) -> Iterator[str]:
     """Where documents that were run again are not what was said of them."""
-    parted: dict[str, list[int]] = {"answer": [], "log-likelihood": [], "depth": []}
+    parted: dict[str, list[int]] = {"answer": [], "log-likelihood": [], "depth": [], "score": [], "work": []}
     is_rounded = record["model"]["dtype"] not in ("float32", "float64") or bool(record["method"]["kernels"])
     for line in chosen:
         name, new = line["doc_id"], again.get((line["task"], line["doc_id"]))
@@ -174,11 +175,16 @@ def compared(
             parted["log-likelihood"].append(name)
         elif _shown(answer_text(new)) != _shown(answer_text(line)) or _parts(line, new, is_scored=distance is None):
             parted["answer"].append(name)
+        elif distance is None and _differ(line["scores"], new["scores"]):
+            parted["score"].append(name)  # the same text has the same score
         elif abs((new["depth"] or 0.0) - (line["depth"] or 0.0)) > DEPTH:
             parted["depth"].append(name)
+        elif _is_other_work(line, new):
+            parted["work"].append(name)
     most = ceil(MAY_PART * len(chosen))
     for what, names in parted.items():
-        if len(names) > (most if is_rounded or what != "log-likelihood" else 0):
+        is_exact = what == "score" or (what == "log-likelihood" and not is_rounded)
+        if len(names) > (0 if is_exact else most):
             yield f"{len(names)} of {len(chosen)} documents have another {what} when they are run again: {names[:10]}"
 
 
@@ -214,5 +220,18 @@ def _parts(line: SampleLine, new: SampleLine, *, is_scored: bool) -> bool:
     """Whether a document's texts or scores part; scores that are likelihoods are compared as such."""
     if "responses" in line and is_scored:
         return bool(cleaned(new.get("responses")) != line["responses"])
-    pairs = [(value, new["scores"].get(name)) for name, value in line["scores"].items()]
-    return any(old != fresh for old, fresh in pairs if old in (0.0, 1.0))
+    return _differ(line["scores"], new["scores"])
+
+
+def _differ(scores: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    """Whether a right answer was wrong, or a wrong one right; scores that are likelihoods are compared as such."""
+    return any(value != new.get(name) for name, value in scores.items() if value in (0.0, 1.0))
+
+
+def _is_other_work(line: SampleLine, new: SampleLine) -> bool:
+    """Whether the same tokens took other FLOPs; padding goes by the other documents of a batch."""
+    same = all(line.get(name) == new.get(name) for name in ("prompt_tokens", "output_tokens"))
+    ours, theirs = line.get("flops"), new.get("flops")
+    if not same or line.get("pad_tokens") or new.get("pad_tokens") or ours is None or theirs is None:
+        return False
+    return abs(ours - theirs) > WORK * theirs

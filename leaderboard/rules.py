@@ -10,6 +10,8 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from harness.core.errors import ResultError
 from harness.leaderboard import quantities, texts
 from harness.leaderboard.aggregates import aggregations, disagreements, idealized_disagreements
@@ -18,6 +20,7 @@ from harness.leaderboard.packing import MAX_FOLDER, files, method, packed_size, 
 from harness.leaderboard.pairs import own_intervals
 from harness.leaderboard.physics import energy, latency, speed
 from harness.leaderboard.results import Result
+from harness.leaderboard.stated import complete, named, summaries, totals
 from harness.leaderboard.work import audit, by_shape, depth, modelled, work
 from harness.reports.columns import at
 from harness.reports.rows import Row
@@ -60,8 +63,9 @@ def findings(folder: Path, name: str, severity: Severity, rule: Callable[[], Ite
     """The first findings of one rule; one that cannot read the files is an error of them, whatever it looks for."""
     texts_ = list[str]()
     try:
-        for text in islice(rule(), _MOST):
-            texts_.append(text)
+        with np.errstate(all="ignore"):  # of hostile numbers
+            for text in islice(rule(), _MOST):
+                texts_.append(text)
     except Exception as error:
         yield Finding(folder, "error", name, _unreadable(error))
     yield from (Finding(folder, severity, name, text[:_LONGEST]) for text in texts_)
@@ -205,8 +209,10 @@ ERRORS: tuple[Rule, ...] = (
     place,
     identity,
     dense,
+    named,
     whole,
     documents,
+    complete,
     recomputed,
     own_intervals,
     work,
@@ -214,8 +220,10 @@ ERRORS: tuple[Rule, ...] = (
     depth,
     modelled,
     audit,
+    totals,
     numbers,
     latency,
+    summaries,
     speed,
     energy,
     date,

@@ -4,6 +4,7 @@ Letters of one script in a word, no control and no direction mark, nothing that 
 bounded length. A command is only ever shown: one line, the program's own name first, nothing that a shell acts on.
 """
 
+import json
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping
@@ -16,7 +17,18 @@ from harness.leaderboard.strict_json import KEY, Path, leaves
 LONGEST_NAME, LONGEST, LONGEST_CONFIGURATION = 300, 4_000, 100_000  # characters
 PROGRAM: Final = "harness"
 _MOST_MARKS: Final = 3  # on one letter
-_NAMES: Final = {"label", "name", "family", "pretrained", "device_name", "cpu_model", "task", "metric", "filter"}
+_NAMES: Final = {
+    "label",
+    "name",
+    "family",
+    "pretrained",
+    "device_name",
+    "cpu_model",
+    "task",
+    "metric",
+    "filter",
+    "license",
+}
 """Fields of a record that are shown as names, in which nothing may look like markup or like another script."""
 _CONFIGURATION: Final = {"tasks", "system_instruction", "gen_kwargs", "score_suffix"}
 """Sections that hold prompts, in several lines."""
@@ -29,6 +41,7 @@ _LATIN_ALIKE: Final = set(
 )
 """Letters of Cyrillic, Greek, Armenian and Cherokee that read as Latin ones."""
 _QUOTED: Final = re.compile(r"'[^']*'|\"'\"")
+_LONG: Final = re.compile(rf'[^"]{{{LONGEST_NAME + 1}}}')  # between two quotes
 _UNQUOTED: Final = re.compile(r"[\w@%+=:,./ -]*", re.ASCII)
 
 
@@ -38,6 +51,8 @@ def problems(value: Any, *, free: bool = False) -> Iterator[str]:
     Args:
         free: the value is a document, whose texts may be those of a data set or of a model.
     """
+    if free and _is_plain_line(value):
+        return
     for path, text in leaves(value):
         if isinstance(text, str) and not _is_plain(path, text) and (problem := _problem(path, text, free=free)):
             yield f"{_place(path)}: {problem}"
@@ -63,6 +78,18 @@ def command_problem(text: str) -> str | None:
     if not _UNQUOTED.fullmatch(_QUOTED.sub("", text)):
         return "a command has something that a shell acts on outside of quotes"
     return None
+
+
+def _is_plain_line(line: Any) -> bool:
+    """Whether every text of a document is beyond doubt: printable ASCII, and none of them long."""
+    text = json.dumps(line)
+    return (
+        "\\" not in text
+        and "<" not in text
+        and text.isprintable()
+        and not _LONG.search(text)
+        and '"command"' not in text
+    )
 
 
 def _is_plain(path: Path, text: str) -> bool:

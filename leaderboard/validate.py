@@ -9,6 +9,7 @@ from typing import Any
 from harness.core.errors import HarnessError
 from harness.core.text import printable
 from harness.leaderboard.case import Case, Finding
+from harness.leaderboard.counterparts import dense_work, same_questions
 from harness.leaderboard.packing import is_board, strays
 from harness.leaderboard.pairs import against_dense, renamed_dense, same_conditions
 from harness.leaderboard.rerun import Rerun, rerun
@@ -104,7 +105,7 @@ def _pair(case: Case, dense: Case | None) -> Iterator[Finding]:
     if dense is None or dense.record["id"] != dense_id:
         yield Finding(folder, "error", "baseline", f"its dense run {dense_id} is not among the results")
         return
-    for rule in (same_conditions, renamed_dense, against_dense):
+    for rule in (same_conditions, same_questions, dense_work, renamed_dense, against_dense):
         yield from findings(folder, rule.__name__, "error", partial(rule, case, dense))
 
 

@@ -210,6 +210,8 @@ def _roofline(case: Case, name: str, bound: Mapping[str, Any]) -> Iterator[str]:
             if bound[field] is not None and bound[field] != value:
                 yield f"{field} of {bound[field]:.6g}, and {value} is that of its data sheet"
         peak = known["peak"]
+    if case.renewed and (not bound["parts"] or None in (bound["peak"], bound["bandwidth"])):
+        yield "a bound without its parts, or without the machine's peak and bandwidth"
     flops = case.record["flops"]
     if flops is None or peak is None or not case.samples:
         return

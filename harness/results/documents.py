@@ -69,6 +69,9 @@ def _having(task: str, score: str, documents: Sequence[SampleLine]) -> list[Samp
 
 def numeric(given: Sequence[Any]) -> Floats | None:
     """Documents' values as [documents, parts]; None where there are none, or one of them is no finite number."""
+    if given and {type(value) for value in given} <= {int, float, bool}:  # most are, and there are many
+        plain = np.array(given, dtype=float)[:, None]
+        return plain if np.isfinite(plain).all() else None
     rows = [value if isinstance(value, list | tuple) else [value] for value in given]
     if any(isinstance(part, str | bytes) for row in rows for part in row):  # numpy would read digits in a text
         return None

@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -233,6 +234,31 @@ ATTACKS: dict[str, tuple[Attack, str]] = {
         record(lambda r: r["method"].update(family="baseline")),
         "only the unchanged model",
     ),
+    # what is said twice
+    "a name that its settings do not have": (record(lambda r: r["method"].update(label="miracle")), "is not that of"),
+    "settings that it did not have": (
+        record(lambda r: r["method"].update(label=f"{r['method']['name']}:count=99")),
+        "is not that of",
+    ),
+    "a family of no form": (record(lambda r: r["method"].update(family="")), "is the name of no family"),
+    "a model that dense is not": (record(lambda r: r["model"].update(name="llama-70b")), "its dense run has name"),
+    "a score that is left out": (record(lambda r: r["scores"].pop()), "scores that the record does not"),
+    "no scores": (record(lambda r: r.update(scores=[])), "the record has no score"),
+    "a score that is stated twice": (record(lambda r: r["scores"].append(r["scores"][0])), "stated twice"),
+    "a score of another sense": (
+        record(lambda r: r["scores"][0].update(higher_is_better=False)),
+        "not those of its dense run",
+    ),
+    "a digest that is none": (documents(doc_hash="g" * 16), "something else than a digest"),
+    "work that never differed": (record(lambda r: r["trace"].update(executed=False)), "and its FLOPs do"),
+    "no layer that ran": (record(lambda r: r["trace"].update(layer_tokens_total=0)), "no layer is said to have run"),
+    "an audit of nothing": (record(lambda r: r["flops"].update(audit_stated=0, audit_counted=5)), "an audit has two"),
+    "causal work beside attention": (record(lambda r: r["flops"].update(causal=1)), "fewer than those outside"),
+    "percentiles that fall": (
+        record(lambda r: r["time"]["latency"]["end_to_end"].update(p90=9.0, p95=1.0)),
+        "percentiles that fall",
+    ),
+    "another task": (manifest(lambda m: m.update(tasks={"other": {}})), "configured otherwise"),
     # names and texts
     "a homoglyph": (record(lambda r: r["method"].update(label="d\u0435nse")), "Cyrillic And Latin in one word"),
     "a name of look-alikes": (record(lambda r: r["method"].update(label="\u0430\u0440\u0435")), "look like Latin"),
@@ -330,6 +356,38 @@ def test_a_submission_that_cannot_be_read_does_not_hide_the_others(board: Path, 
 def test_what_is_published_passes_today() -> None:
     verdict = validate(ROOT / "leaderboard" / "data")
     assert verdict.findings == []
+
+
+HONEST: dict[str, Callable[[Json], object]] = {
+    "another machine": lambda r: r["environment"].update(os="Darwin 25.0", device_name="Ampere Altra", cpus=160),
+    "another release": lambda r: (
+        r["environment"].update(python="3.12.9"),
+        r["environment"]["versions"].update(torch="2.14.1"),
+    ),
+    "a name of another script": lambda r: r["model"].update(
+        name="\u6a21\u578b-7B", pretrained="caf\u00e9/\u6a21\u578b-7B"
+    ),
+    "no energy and no times": lambda r: (
+        r.update(time=None, energy=None),
+        r["baseline"]
+        and r["baseline"].update(
+            noise={}, ratios={n: v for n, v in r["baseline"]["ratios"].items() if n in ("flops", "weights")}
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", HONEST)
+def test_an_honest_run_from_elsewhere_passes(name: str, board: Path) -> None:
+    for folder in board.iterdir():
+        submission = Submission(folder)
+        submission.edit(HONEST[name])
+        environment = json.loads((folder / "record.json").read_text())["environment"]
+        known = (
+            {"environment": environment} if "environment" in json.loads((folder / "manifest.json").read_text()) else {}
+        )
+        submission.edit(partial(dict.update, **known), "manifest.json")
+    assert [finding.text for finding in validate(board).findings if finding.severity == "error"] == []
 
 
 SHAPE_ATTACKS: dict[str, tuple[Callable[[Json], object], str]] = {
