@@ -221,6 +221,7 @@ def _convert(file: Path, header: Header, target: Path) -> None:
         ModelError: transformers cannot read it.
     """
     import torch
+    from safetensors import SafetensorError
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     place: dict[str, Any] = {
@@ -251,7 +252,10 @@ def _convert(file: Path, header: Header, target: Path) -> None:
         with torch.device("meta"):  # what was read from blocks refuses to be saved
             plain = AutoModelForCausalLM.from_config(read.config, dtype=read.dtype)
         plain.load_state_dict(read.state_dict(), assign=True)
+    try:
         plain.save_pretrained(target)
+    except SafetensorError as error:  # its way of saying that the disk is full
+        raise OSError(errno.ENOSPC, str(error)) from error
 
 
 @contextmanager

@@ -229,6 +229,18 @@ def test_a_full_disk_is_told_beforehand(file: Path, monkeypatch: pytest.MonkeyPa
         locate(str(file))
 
 
+def test_a_disk_that_fills_while_weights_are_written_is_told(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from safetensors import SafetensorError
+    from transformers import PreTrainedModel
+
+    def fill(*_: object) -> None:
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(PreTrainedModel, "save_pretrained", fill)
+    with pytest.raises(DiskError, match="no space left while writing"):
+        locate(str(file))
+
+
 def test_an_absent_file_is_answered_with_the_near_one(file: Path) -> None:
     assert f"does not exist. Did you mean '{file}'?" in refusal(file.with_name("Tiny.Q4_0.gguf"))
     with pytest.raises(ModelError, match=r"gguf_file=Tiny.Q4_0.gguf: .* has no such file. Did you mean '.*Q4_1.gguf'"):
