@@ -125,7 +125,7 @@ def _load(name: str, include_path: str | None) -> None:
 def _models(names: Sequence[str], *, offline: bool) -> Iterator[_Fetched]:
     from harness.cli.display import Reporter
     from harness.model.known import KNOWN
-    from harness.model.source import BUNDLED_NAME, cached_models, locate
+    from harness.model.source import BUNDLED_NAME, cached_models, locate, near
 
     for name in names:
         if name in KNOWN:
@@ -135,10 +135,13 @@ def _models(names: Sequence[str], *, offline: bool) -> Iterator[_Fetched]:
         try:
             source = locate(name, say=Reporter().say)
         except ModelError as error:
-            yield _Fetched(name, "not here", missing=f"model {name} ({_reason(error)})")
+            if error.__cause__ is None:  # no library was asked: what was given is no name of the hub
+                raise
+            reason = f"{_reason(error).removesuffix('.')}{near(Path(name))}"
+            yield _Fetched(name, "not here", missing=f"model {name} ({reason})")
             continue
         if not source.fingerprint.startswith("hub:"):
-            yield _Fetched(name, "bundled" if name == BUNDLED_NAME else "a folder here")
+            yield _Fetched(name, "bundled" if name == BUNDLED_NAME else "here, outside the caches")
         else:
             yield _Fetched(name, "here" if name in before else "fetched", (source.folder,))
 

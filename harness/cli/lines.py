@@ -25,9 +25,11 @@ class Lines:
         """Count requests as done."""
         self._done += requests
         now = self._clock()
-        if now - self._last < EVERY or not 0 < self._done < self._expected:
+        if now - self._last < EVERY or not self._done or self._done == self._expected:
             return
         self._last, gone = now, now - self._started
-        left = gone / self._done * (self._expected - self._done)
-        done = f"{self._done:,} of {self._expected:,}"
-        self._say(f"{self._title}: {done}, {duration(gone)} so far, about {duration(left)} left")
+        done, left = f"{self._done:,}", ""
+        if self._done < self._expected:  # else nobody has said how many there are
+            done += f" of {self._expected:,}"
+            left = f", about {duration(gone / self._done * (self._expected - self._done))} left"
+        self._say(f"{self._title}: {done}, {duration(gone)} so far{left}")

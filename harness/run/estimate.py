@@ -40,11 +40,15 @@ class Speed:
 
     @classmethod
     @torch.no_grad()
-    def timed(cls, model: Decoder, rows: int, length: int) -> Self:
-        """Read a batch of texts of so many tokens and write a few, each after one that is not timed."""
-        length = min(max(length, LENGTHS[0]), LENGTHS[1], getattr(model.config, "max_position_embeddings", LENGTHS[1]))
+    def timed(cls, model: Decoder, rows: int, length: int, writes: bool = True) -> Self:
+        """Read a batch of texts of so many tokens and, if the job writes, write a few; each after one not timed.
+
+        No random number is drawn of those that the job will draw.
+        """
+        positions = getattr(model.config, "max_position_embeddings", None) or LENGTHS[1]
+        length = min(max(length, LENGTHS[0]), LENGTHS[1], positions)
         ids = torch.zeros(rows, length, dtype=torch.long, device=model.device)
-        start = ids[:, :8]
+        start = ids[:, : max(1, min(8, length - STEPS))]
         written = {"do_sample": False, "min_new_tokens": STEPS, "max_new_tokens": STEPS, "pad_token_id": 0}
 
         def seconds(call: Callable[[], object]) -> float:
@@ -57,9 +61,11 @@ class Speed:
         def write() -> None:
             model.module.generate(start, attention_mask=torch.ones_like(start), **written)
 
-        model.module(start)
-        read_s = seconds(lambda: model.module(ids))
-        return cls(read_s / ids.numel(), min(seconds(write), seconds(write)) / (STEPS * rows))
+        with torch.random.fork_rng([model.device] if model.device.type == "cuda" else []):
+            model.module(start)
+            read_s = seconds(lambda: model.module(ids))
+            write_s = min(seconds(write), seconds(write)) if writes else 0.0
+        return cls(read_s / ids.numel(), write_s / (STEPS * rows))
 
 
 @dataclass(frozen=True)
@@ -94,9 +100,9 @@ class Estimate:
             model: the dense model, with nothing attached.
             lacking: the methods of a run whose states are still to be made.
         """
-        requests = sum(each.requests for each in workloads.values())
-        job = specs[0].job
-        speed = Speed.timed(model, job.batch_size, sum(each.read for each in workloads.values()) // max(requests, 1))
+        job, loads = specs[0].job, workloads.values()
+        length = sum(each.read for each in loads) // max(sum(each.requests for each in loads), 1)
+        speed = Speed.timed(model, job.batch_size, length, any(each.written for each in loads))
         scoring = {
             task: (each, each.read * speed.read_s + each.written * speed.write_s) for task, each in workloads.items()
         }
@@ -164,9 +170,4 @@ def _passes_s(plan: CostPlan, runs: int, load: Workload, speed: Speed) -> float:
     requests = max(load.requests, 1)
     new = min(load.written / requests, plan.new_tokens)
     request_s = load.read / requests * speed.read_s + new * speed.write_s
-    seconds = 0.0
-    if "latency" in plan.measure:  # and once under observation
-        seconds += (runs + 1) * request_s * min(plan.prompts, requests) * (plan.rounds + plan.warmup + 1)
-    if "energy" in plan.measure:
-        seconds += plan.windows.seconds(runs + 1)
-    return seconds
+    return plan.passes_s(plan.measure, [request_s] * (runs + 1), min(plan.prompts, requests))

@@ -139,16 +139,7 @@ class Serving:
 
     def seconds_for(self, wanted: frozenset[str], participants: Sequence[Participant]) -> float:
         """About how long the passes will take, by one or two requests of each participant."""
-        each_s = [self._request_seconds(participant) for participant in participants]
-        one_round = sum(each_s) * len(self.requests)
-        seconds = 0.0
-        if "latency" in wanted:  # and once under observation
-            seconds += one_round * (1 + self.plan.rounds + self.plan.warmup)
-        if "memory" in wanted:
-            seconds += 2 * sum(each_s)
-        if "energy" in wanted:
-            seconds += self.plan.windows.seconds(len(participants)) + self.plan.windows.rounds * one_round
-        return seconds
+        return self.plan.passes_s(wanted, [*map(self._request_seconds, participants)], len(self.requests))
 
     def _request_seconds(self, participant: Participant) -> float:
         """About what a request takes: of the shortest and the longest, or of the shortest alone where that is slow."""

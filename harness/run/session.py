@@ -119,7 +119,7 @@ class Session:
         return any(lacking(folder.record(), spec, sum(1 for _ in folder.samples())) for spec, folder in folders)
 
     def estimate(self) -> "Estimate | None":
-        """How long what is not done will take; None where nothing is left to evaluate."""
+        """How long what is not done will take; None where nothing is left to evaluate, or it cannot be told."""
         pending = self._pending
         return self._estimate(pending, self._checked(pending)) if pending else None
 
@@ -200,8 +200,8 @@ class Session:
             self.check_calibrations(specs)
             if note := Vocabulary.of(self.lm_of(specs[0]).decoder).note:
                 self.progress.say(note)
-            if number == 0:
-                self._estimate(pending, workloads).say(self.progress.say)
+            if number == 0 and (guess := self._estimate(pending, workloads)):
+                guess.say(self.progress.say)
             for spec in specs:
                 with self.attached(spec):
                     pass
@@ -217,7 +217,9 @@ class Session:
                 workloads[spec.task.name] = preflight.check(lm, spec.task, spec.job, spec.context_first)
         return workloads
 
-    def _estimate(self, pending: Sequence[RunSpec], workloads: "dict[str, Workload]") -> "Estimate":
+    def _estimate(self, pending: Sequence[RunSpec], workloads: "dict[str, Workload]") -> "Estimate | None":
+        """The estimate of runs that are to come; whatever keeps it from being made keeps no run from being made."""
+        from harness.core.strangers import message_of
         from harness.run.estimate import Estimate
 
         model = self.lm_of(pending[0]).decoder
@@ -227,7 +229,11 @@ class Session:
             fingerprints = tuple(part.fingerprint for part in parts)
             return [part for index, part in enumerate(parts) if preparation.lacks(part, model, fingerprints[:index])]
 
-        return Estimate.of(pending, workloads, model, lacking)
+        try:
+            return Estimate.of(pending, workloads, model, lacking)
+        except Exception as error:
+            self.progress.say(f"how long it will take cannot be told: {message_of(error)}")
+            return None
 
     def _done(self, spec: RunSpec) -> bool:
         """Whether the run has a record to keep."""

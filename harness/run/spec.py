@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Annotated, Any, Final, Literal
@@ -82,6 +83,17 @@ class CostPlan(BaseModel):
     carbon_intensity: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     budget_s: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     windows: Windows = Windows()
+
+    def passes_s(self, wanted: Collection[str], each_s: Sequence[float], requests: int) -> float:
+        """About how long the passes over so many requests take, by what one takes each participant."""
+        one_round, seconds = sum(each_s) * requests, 0.0
+        if "latency" in wanted:  # and once under observation
+            seconds += one_round * (1 + self.rounds + self.warmup)
+        if "memory" in wanted:
+            seconds += 2 * sum(each_s)
+        if "energy" in wanted:
+            seconds += self.windows.seconds(len(each_s)) + self.windows.rounds * one_round
+        return seconds
 
 
 class ModelSettings(BaseModel):

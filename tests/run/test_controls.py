@@ -1,11 +1,13 @@
 """``harness run --controls``: what a router must beat, at the share of the layers that it was seen to run."""
 
 import json
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from tests.conftest import Harness
+from tests.silent import Silent
 
 ROUTER = "dr-llm:questions=6,simulations=6,epochs=1,hidden=4"
 FLAGS = ["--task", "tiny_choice", "--limit", "6", "--device", "cpu"]
@@ -29,6 +31,22 @@ def test_controls_run_the_share_that_the_router_ran(harness: Harness, tiny: list
 def share(trace: dict[str, Any]) -> float:
     ran: float = (trace["attention_layer_tokens"] + trace["mlp_layer_tokens"]) / 2
     return ran / float(trace["layer_tokens_total"])
+
+
+def test_a_share_at_the_edge_has_controls_that_can_run() -> None:
+    """Four of 30 layers are 0.1333, and that is less than the four that stay where both ends are protected."""
+    from harness.methods.routing.dr_llm import DrLLM
+    from harness.run.controls import _controls
+
+    trace = SimpleNamespace(attention_layer_tokens=40, mlp_layer_tokens=40, layer_tokens_total=300)
+    outline = SimpleNamespace(anatomy=SimpleNamespace(blocks=range(30)))
+    session: Any = SimpleNamespace(
+        folder=lambda _: SimpleNamespace(record=lambda: SimpleNamespace(trace=trace)),
+        plan=SimpleNamespace(outline=lambda _: outline),
+        progress=Silent(),
+    )
+    spec: Any = SimpleNamespace(stack=SimpleNamespace(parts=(DrLLM(),), label="dr-llm"), checkpoint=None)
+    assert [*_controls(session, spec)][1] == "random-skip:executed=0.1333,first=0,last=0"
 
 
 @pytest.mark.usefixtures("no_survey")

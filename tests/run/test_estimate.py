@@ -2,8 +2,10 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from harness.results.store import Store
 from harness.run import estimate
@@ -62,6 +64,45 @@ def test_parts_are_added_up(tiny_job: Callable[..., Job], tmp_path: Path) -> Non
     assert any(title.startswith("preparing wanda") for title in progress.titles)
     again = Session(job, Store(tmp_path / "again"), Silent()).estimate()
     assert not again.preparing  # their states are kept
+
+
+def test_what_cannot_be_told_keeps_nothing_from_running(
+    tiny_job: Callable[..., Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An estimate changes no answer either, though answers are drawn."""
+    drawn = tiny_job(
+        methods=("dense",), tasks=("tiny_answer",), limit=3, gen_kwargs={"do_sample": True, "temperature": 1.0}
+    )
+    answers = []
+    for folder in ("with", "without"):
+        progress = Silent()
+        session = Session(drawn, Store(tmp_path / folder), progress)
+        session.execute()
+        answers.append(list(session.folder(session.plan.specs[0]).samples()))
+        monkeypatch.setattr(Speed, "timed", classmethod(lambda *_: 1 / 0))
+    assert answers[0] == answers[1]
+    assert any(line.startswith("how long it will take cannot be told: ZeroDivision") for line in progress.said)
+    assert Session(drawn, Store(tmp_path / "again"), progress).estimate() is None
+
+
+def test_timing_leaves_the_model_and_the_random_numbers_as_they_were(
+    tiny_job: Callable[..., Job], tmp_path: Path
+) -> None:
+    job = tiny_job(methods=("dense",), tasks=("tiny_letters",), limit=2)
+    model = Session(job, Store(tmp_path), Silent()).lm.decoder
+    module, lengths = model.module, []
+    module.config.max_position_embeddings = 8  # fewer than are timed of other models
+
+    def watch(*args: Any) -> None:
+        lengths.append(args[-1].logits.shape[1])
+        torch.rand(1)  # a model that draws
+
+    module.register_forward_hook(watch)
+    random, generation, names = torch.get_rng_state(), module.generation_config.to_json_string(), set(vars(module))
+    Speed.timed(model, 1, 40)
+    assert max(lengths) == 8
+    assert torch.equal(torch.get_rng_state(), random)
+    assert (module.generation_config.to_json_string(), set(vars(module))) == (generation, names)
 
 
 def test_a_real_speed_is_of_both_kinds(tiny_job: Callable[..., Job], tmp_path: Path) -> None:
