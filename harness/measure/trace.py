@@ -150,6 +150,8 @@ class Tracer:
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
         self._undo.close()
+        if self._counter is not None:
+            self._counter.reset()  # an interrupt calls no hook on its way
 
     def collect(self) -> list[list[Segment]]:
         """What ran since the batch began: one list of segments for each row of its context, in order.

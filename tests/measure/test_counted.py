@@ -391,16 +391,17 @@ def test_what_wraps_the_dense_models_module_runs_as_dense(llama, batch):
         assert causal_flops(shape, dense).total < executed_flops(shape, dense).total
 
 
-def test_an_exception_in_a_changed_branch_leaves_nothing(llama, batch):
+@pytest.mark.parametrize("error", [ZeroDivisionError, KeyboardInterrupt])
+def test_an_exception_in_a_changed_branch_leaves_nothing(llama, batch, error):
     class Fails(nn.Module):
         def forward(self, states):
-            raise ZeroDivisionError
+            raise error
 
     ids = torch.randint(3, 200, (1, 5))
     with ExitStack() as undo, torch.no_grad():
         put(undo, llama.anatomy.blocks[1].module, "mlp", Fails())
-        with Tracer(llama) as tracer, llama.serving(*batch("score", 5)), pytest.raises(ZeroDivisionError):
+        with pytest.raises(error), Tracer(llama) as tracer, llama.serving(*batch("score", 5)):
             llama.module(ids)
-        assert tracer.collect() == [[]]
+        assert error is KeyboardInterrupt or tracer.collect() == [[]]
     assert torch.utils._python_dispatch._get_current_dispatch_mode_stack() == []
     assert ran_as_dense(audited(llama, batch))
