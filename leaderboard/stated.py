@@ -157,11 +157,14 @@ def _of_paths(record: Mapping[str, Any]) -> Iterator[str]:
     routes = record.get("routes")
     if routes is None:
         return
-    for union, depth in (("union_prefill", "mean_depth_prefill"), ("union_decode", "mean_depth_decode")):
-        ran, least = routes[union], record["trace"][depth]
-        if ran is not None and least is not None and ran < 0.98 * least:
-            yield f"batches ran {ran:.4f} of the layers, and their rows {least:.4f}"
     common, whole = routes["common"], "1" * record["model"]["layers"]
+    if record.get("drafts") is None:  # the depth of a token that was kept is that of all that were guessed for it
+        repeats = max((int(times) for path in common for times in path if times.isdecimal()), default=1)
+        repeats = max(repeats, 1 if sum(common.values()) > 1 - 1e-6 else 2)  # rare paths are not listed
+        for union, depth in (("union_prefill", "mean_depth_prefill"), ("union_decode", "mean_depth_decode")):
+            ran, mean = routes[union], record["trace"][depth]
+            if ran is not None and mean is not None and repeats * ran < 0.98 * mean:
+                yield f"batches ran {ran:.4f} of the layers, and their rows {mean:.4f}"
     if any(len(path) != len(whole) or not path.isdecimal() for path in common) or sum(common.values()) > 1 + 1e-6:
         yield "the paths are not those of so many layers, or their shares sum to more than one"
     elif len(common) > routes["distinct"] or (len(common) == routes["distinct"] and sum(common.values()) < 1 - 1e-6):
