@@ -285,8 +285,7 @@ def _about_timing(records: "Sequence[RunRecord]") -> Iterator[str]:
             ideal = labels[label]
             yield (
                 f"the cost profile of idealized time is {label}: off by {ideal.fit_error:.0%} where fitted and "
-                f"{ideal.held_out_error:.0%} elsewhere{_of_speedups(ideal)}; "
-                "`harness profile --again` on a quiet machine"
+                f"{ideal.held_out_error:.0%} elsewhere{_of_speedups(ideal)}; {_mend(ideal)}"
             )
     doubts = dict.fromkeys(doubt for time in times if time.latency for doubt in time.latency.doubts)
     yield from (f"latency: {doubt}" for doubt in list(doubts)[:3])
@@ -300,6 +299,17 @@ def _about_timing(records: "Sequence[RunRecord]") -> Iterator[str]:
     energy = next((record.energy for record in records if record.energy is not None), None)
     if energy is not None and energy.measured_j is None:
         yield f"energy: {energy.note}"
+
+
+def _mend(ideal: "Ideal") -> str:
+    """What would make the profile better: a poor one with small errors was timed on shorter prompts than these."""
+    from harness.measure.profile import FAIR
+
+    errors = (ideal.fit_error, ideal.held_out_error, ideal.speedup_error, ideal.speedup_worst)
+    is_close = all(error is not None and error <= limit for error, limit in zip(errors, FAIR, strict=True))
+    if ideal.label == "poor" and is_close:
+        return "the prompts are longer than those that its time was enough for: --cost_budget SECONDS for more"
+    return "`harness profile --again` on a quiet machine"
 
 
 def _of_speedups(ideal: "Ideal") -> str:

@@ -160,3 +160,11 @@ def test_what_came_of_drafts_is_said(records, monkeypatch):
     )
     text = printed([records[0], records[1].model_copy(update={"drafts": drafts})], 200, monkeypatch)
     assert "2.50 tokens a verification, 0.40 passes over the weights a token; 75% of first guesses were right" in text
+
+
+def test_a_close_profile_of_shorter_prompts_is_told_from_a_noisy_one(records: list[RunRecord]) -> None:
+    ideal = records[-1].time.ideal
+    close = {"label": "poor", "fit_error": 0.02, "held_out_error": 0.02, "speedup_error": 0.02, "speedup_worst": 0.05}
+    assert "longer than those" in summary._mend(ideal.model_copy(update=close))
+    assert "quiet machine" in summary._mend(ideal.model_copy(update=close | {"held_out_error": 0.5}))
+    assert "quiet machine" in summary._mend(ideal.model_copy(update=close | {"label": "fair"}))
