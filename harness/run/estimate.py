@@ -21,6 +21,8 @@ from harness.run.spec import CostPlan, RunSpec
 
 LENGTHS: Final = (16, 512)
 """Tokens of the timed text: as many as the requests have in the mean, between these."""
+TOKENS: Final = 4096
+"""Most tokens of the timed batch: a batch size may be any number, and the logits of all its rows fill any memory."""
 STEPS: Final = 3
 SHORT_S: Final = 20.0
 """A job that takes less needs no words about it."""
@@ -28,7 +30,7 @@ SHORT_S: Final = 20.0
 
 @dataclass(frozen=True)
 class Speed:
-    """Of the dense model, with as many rows in a forward as the job has.
+    """Of the dense model, with as many rows in a forward as the job has, up to ``TOKENS``.
 
     Attributes:
         read_s: seconds for a token of a text.
@@ -47,6 +49,7 @@ class Speed:
         """
         positions = getattr(model.config, "max_position_embeddings", None) or LENGTHS[1]
         length = min(max(length, LENGTHS[0]), LENGTHS[1], positions)
+        rows = max(min(rows, TOKENS // length), 1)
         ids = torch.zeros(rows, length, dtype=torch.long, device=model.device)
         start = ids[:, : max(1, min(8, length - STEPS))]
         written = {"do_sample": False, "min_new_tokens": STEPS, "max_new_tokens": STEPS, "pad_token_id": 0}

@@ -9,7 +9,7 @@ import torch
 
 from harness.results.store import Store
 from harness.run import estimate
-from harness.run.estimate import Speed
+from harness.run.estimate import TOKENS, Speed
 from harness.run.session import Session
 from harness.run.spec import CostPlan, Job
 from tests.silent import Silent
@@ -90,17 +90,23 @@ def test_timing_leaves_the_model_and_the_random_numbers_as_they_were(
 ) -> None:
     job = tiny_job(methods=("dense",), tasks=("tiny_letters",), limit=2)
     model = Session(job, Store(tmp_path), Silent()).lm.decoder
-    module, lengths = model.module, []
+    module, lengths, tokens = model.module, list[int](), list[int]()
     module.config.max_position_embeddings = 8  # fewer than are timed of other models
 
     def watch(*args: Any) -> None:
         lengths.append(args[-1].logits.shape[1])
+        tokens.append(args[-1].logits.shape[:2].numel())
         torch.rand(1)  # a model that draws
 
     module.register_forward_hook(watch)
     random, generation, names = torch.get_rng_state(), module.generation_config.to_json_string(), set(vars(module))
     Speed.timed(model, 1, 40)
     assert max(lengths) == 8
+    module.config.max_position_embeddings = 64
+    tokens.clear()
+    Speed.timed(model, 10**9, 40)  # a batch size may be any number
+    assert 0 < max(tokens) <= TOKENS
+    module.config.max_position_embeddings = 8
     assert torch.equal(torch.get_rng_state(), random)
     assert (module.generation_config.to_json_string(), set(vars(module))) == (generation, names)
 
@@ -110,6 +116,7 @@ def test_a_real_speed_is_of_both_kinds(tiny_job: Callable[..., Job], tmp_path: P
     progress = Silent()
     session = Session(job, Store(tmp_path), progress)
     speed = Speed.timed(session.lm.decoder, rows=2, length=40)
-    assert 0 < speed.read_s < speed.write_s
+    assert speed.read_s > 0
+    assert speed.write_s > 0
     session.execute()
     assert not any("about" in line for line in progress.said)  # a short job needs no words
