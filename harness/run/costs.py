@@ -89,7 +89,8 @@ def _load(bench: Bench, spec: RunSpec) -> _Run:
     if not lines:
         raise HarnessError(f"{folder.path} has no documents to measure costs with")
     participant = Participant(spec.stack.label, lambda: bench.attach(spec))
-    return _Run(spec, folder, record, lines, lacking(record, spec, len(lines)), participant)
+    wanted = frozenset[Measure]() if folder.packed else lacking(record, spec, len(lines))
+    return _Run(spec, folder, record, lines, wanted, participant)
 
 
 def lacking(record: RunRecord, spec: RunSpec, documents: int) -> frozenset[Measure]:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
-from itertools import groupby
+from itertools import groupby, islice
 from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
@@ -115,8 +115,13 @@ class Session:
         """Whether a run that is evaluated has costs to be measured yet."""
         from harness.run.costs import lacking
 
+        asked = self.job.costs.prompts  # so many documents are enough to tell
         folders = [(spec, self.folder(spec)) for spec in self.plan.specs]
-        return any(lacking(folder.record(), spec, sum(1 for _ in folder.samples())) for spec, folder in folders)
+        return any(
+            lacking(folder.record(), spec, sum(1 for _ in islice(folder.samples(), asked)))
+            for spec, folder in folders
+            if not folder.packed
+        )
 
     def estimate(self) -> "Estimate | None":
         """How long what is not done will take; None where nothing is left to evaluate, or it cannot be told."""
@@ -192,6 +197,9 @@ class Session:
         if not pending:
             return
         self.store.check_writable()
+        for folder in map(self.folder, pending):
+            if folder.packed:
+                raise StoreError(f"{folder.path} is a packed run, which nothing changes: give another --output_path")
         from harness.evaluate.vocabulary import Vocabulary
 
         for number, (_, runs) in enumerate(groupby(by_model(pending), key=lambda spec: spec.loaded.fingerprint)):
@@ -251,7 +259,7 @@ class Session:
             if spec.stack.is_dense:
                 dense[spec.task.name] = folder
             record = folder.record()
-            if self.job.name not in (None, record.name):  # of a run that was there already
+            if self.job.name not in (None, record.name) and not folder.packed:  # of a run that was there already
                 folder.rewrite(record.model_copy(update={"name": self.job.name}))
 
     def _costs(self, units: Sequence[Unit]) -> None:

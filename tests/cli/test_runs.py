@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from harness.core.errors import HarnessError
+from harness.core.errors import HarnessError, StoreError
 from harness.evaluate.journal import Journal
 from harness.results.compare import compare
 from harness.results.record import RunRecord
 from harness.results.store import RunFolder, Store
 from harness.run.session import Session
-from harness.run.spec import Job
+from harness.run.spec import CostPlan, Job
 from harness.run.units import Unit
 from tests.conftest import ROOT, Harness
 from tests.silent import Silent
@@ -210,6 +210,22 @@ def test_packed_runs_are_read_like_others(harness: Harness, store: Store) -> Non
     assert before == {path: path.read_bytes() for path in board.rglob("*.*")}
     (board / ("a" * 12) / "samples.jsonl.gz").write_bytes(b"\x1f\x8bnothing")
     assert "samples.jsonl.gz cannot be read" in harness("compare", "aaaa", "bbbb", "-o", board).sentence
+
+
+def test_no_command_changes_a_packed_run(tiny_job: Callable[..., Job], tmp_path: Path) -> None:
+    job = tiny_job(methods=("dense",), tasks=("tiny_letters",), limit=2)
+    (record,) = Session(job, Store(tmp_path / "runs"), Silent()).execute()
+    board = Store(tmp_path / "board")
+    pack(Store(tmp_path / "runs").find(record.id), board.root)
+    before = {path: path.read_bytes() for path in board.root.rglob("*.*")}
+    costs = CostPlan(measure=frozenset({"flops", "memory"}))
+    asked = Session(job.model_copy(update={"name": "mine", "costs": costs}), board, Silent())
+    asked.evaluate()
+    assert not asked.lacks_costs
+    asked.measure()
+    with pytest.raises(StoreError, match="is a packed run, which nothing changes"):
+        Session(job.model_copy(update={"resume": False}), board, Silent()).execute()
+    assert before == {path: path.read_bytes() for path in board.root.rglob("*.*")}
 
 
 def test_a_report_of_published_runs(harness: Harness, tmp_path: Path) -> None:
