@@ -6,26 +6,9 @@ import pytest
 
 from harness.contract.loose import MAX_FILE, kept, problem_of
 from harness.contract.stack import parse
+from tests.toys import LOOSE
 
-METHOD = '''
-"""Do nothing."""
-from contextlib import nullcontext
-from dataclasses import dataclass
-from harness import Family, Method
-
-
-@dataclass(frozen=True, kw_only=True)
-class Idle(Method):
-    """Does nothing."""
-
-    name = "idle"
-    family = Family.PRUNING
-    strength: float = 1.0
-
-    def attach(self, model, prepared):
-        """Nothing."""
-        return nullcontext()
-'''
+METHOD = LOOSE.format(name="Idle", label="idle", body="", before="")
 
 
 def written(folder: Path, name: str = "mine.py", more: str = "") -> str:
@@ -35,7 +18,7 @@ def written(folder: Path, name: str = "mine.py", more: str = "") -> str:
 
 
 def test_the_file_is_kept_as_it_was_loaded(tmp_path: Path) -> None:
-    stack = parse(f"{written(tmp_path)}:strength=2")
+    stack = parse(f"{written(tmp_path)}:count=2")
     (tmp_path / "mine.py").write_text("changed since")
     keeps = kept(stack.parts)
     assert {name: file.content.decode() for name, file in keeps.files.items()} == {"mine.py": METHOD}
@@ -51,7 +34,7 @@ def test_installed_methods_have_none(tmp_path: Path) -> None:
 
 def test_one_file_of_two_classes_is_kept_once_and_two_of_a_name_are_not(tmp_path: Path) -> None:
     first, second = written(tmp_path / "a"), written(tmp_path / "b", more="# other\n")
-    assert list(kept(parse(f"{first}+{first}:strength=2").parts).files) == ["mine.py"]
+    assert list(kept(parse(f"{first}+{first}:count=2").parts).files) == ["mine.py"]
     keeps = kept(parse(f"{first}+{second}").parts)
     assert keeps.files["mine.py"].content.decode() == METHOD
     assert ["another file of that name" in note for note in keeps.notes] == [True]
