@@ -1,0 +1,244 @@
+"""Number formats of weights: how a value of few bits stands for a weight, how many bytes it takes, and its packing.
+
+A weight w of a group that shares a scale s and, in asymmetric formats, a zero point z becomes a code of few bits:
+
+    integers    q = clamp(round(w / s) + z),  w' = (q - z) s,  s = max|w| / (2^(b-1) - 1), z = 0,
+                                           or s = (max(w, 0) - min(w, 0)) / (2^b - 1), z = round(-min(w, 0) / s)
+    floats      q = the nearest element to w / s, ties to the even code,  w' = element(q) s,  s = max|w| / largest
+
+Groups run along the inputs. A scale is rounded to the type that it is stored in before the codes are chosen, so that
+every product over a format, whatever its kernel, is one over the same numbers. The power-of-two scales of microscaling
+formats follow "OCP Microscaling Formats (MX) Specification" 1.0: "floor" may saturate, "rceil" never does.
+"""
+
+from dataclasses import dataclass
+from functools import cache
+from math import gcd
+from typing import Final, Literal
+
+import torch
+
+from harness.core.errors import MethodError
+
+Element = Literal["int", "e4m3", "e5m2", "e2m1", "e2m3", "e3m2"]
+"""What a code stands for: an integer, or a float with a sign, so many exponent bits, and so many mantissa bits."""
+Scale = Literal["float32", "float16", "floor", "rceil"]
+"""The type of a scale; "floor" and "rceil" are the two rules for one that is a power of two, in eight bits."""
+
+_TINY: Final = {"float32": torch.finfo(torch.float32).tiny, "float16": 2.0**-24}
+_SPECIAL: Final = {"e4m3": 1, "e5m2": 4}
+"""Codes at the end of the positive ones that are infinite or not a number."""
+
+
+@dataclass(frozen=True)
+class NumberFormat:
+    """A number format of the weights of a linear layer.
+
+    Attributes:
+        bits: of a code, 2 to 8.
+        group: inputs that share a scale; None: all of an output row.
+        symmetric: without zero points.
+        element: what a code stands for.
+        scale: the type of a scale.
+    """
+
+    bits: int = 8
+    group: int | None = None
+    symmetric: bool = True
+    element: Element = "int"
+    scale: Scale = "float32"
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.bits <= 8:
+            raise MethodError(f"a code has 2 to 8 bits, not {self.bits}")
+        if self.group is not None and self.group < 1:
+            raise MethodError(f"a group has at least one input, not {self.group}")
+        if self.element != "int" and (self.bits != 1 + int(self.element[1]) + int(self.element[3])):
+            raise MethodError(f"{self.element} has {1 + int(self.element[1]) + int(self.element[3])} bits")
+        if not self.symmetric and (self.element != "int" or self.scale in ("floor", "rceil")):
+            raise MethodError("floats and power-of-two scales are symmetric: they have no zero points")
+
+    def groups(self, inputs: int) -> int:
+        """Groups in a row of so many inputs.
+
+        Raises:
+            MethodError: the group does not divide the row.
+        """
+        if self.group is None:
+            return 1
+        if inputs % self.group:
+            sizes = [size for size in (16, 32, 64, 128, 256) if inputs % size == 0]
+            instead = f"give group={' or '.join(map(str, sizes))}" if sizes else "give the format no groups (group=0)"
+            raise MethodError(f"groups of {self.group} do not divide a linear layer of {inputs} inputs: {instead}")
+        return inputs // self.group
+
+    @property
+    def largest(self) -> float:
+        """The largest value of a code of a symmetric format."""
+        return float(2 ** (self.bits - 1) - 1 if self.element == "int" else _magnitudes(self.element)[-1])
+
+    def nbytes(self, out: int, inputs: int) -> int:
+        """Bytes of a packed weight [out, in], its scales and zero points included."""
+        groups = self.groups(inputs)
+        scale = {"float32": 4, "float16": 2, "floor": 1, "rceil": 1}[self.scale]
+        zeros = 0 if self.symmetric else out * row_bytes(groups, self.bits)
+        return out * row_bytes(inputs, self.bits) + out * groups * scale + zeros
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """A weight in a number format.
+
+    Attributes:
+        format: that format.
+        codes: [out, in]; int8 for symmetric integers, of which 4 bits give -7..7 and 8 bits -127..127; uint8 for
+            asymmetric ones, 0..2^bits - 1, and for floats, whose bits they are.
+        scale: float32 [out, groups], of values that the format's own type holds exactly.
+        zero: uint8 [out, groups], 0..2^bits - 1; None in a symmetric format.
+    """
+
+    format: NumberFormat
+    codes: torch.Tensor
+    scale: torch.Tensor
+    zero: torch.Tensor | None = None
+
+    def dequantized(self) -> torch.Tensor:
+        """The weight that is stood for, float32 [out, in]."""
+        if self.format.element == "int":
+            values = self.codes.float()
+        else:
+            values = _elements(self.format.element).to(self.codes.device)[self.codes.int()]
+        grouped = values.unflatten(1, (self.scale.shape[1], -1))  # [out, groups, group]
+        if self.zero is not None:
+            grouped = grouped - self.zero[..., None]
+        return (grouped * self.scale[..., None]).flatten(1)
+
+    def packed(self) -> torch.Tensor:
+        """The codes as they are stored, uint8 [out, ceil(in * bits / 8)]; see ``pack``."""
+        signed = self.codes.dtype == torch.int8
+        return pack(self.codes.int() + 2 ** (self.format.bits - 1) * signed, self.format.bits)
+
+    @classmethod
+    def of_packed(
+        cls, number: NumberFormat, packed: torch.Tensor, inputs: int, scale: torch.Tensor, zero: torch.Tensor | None
+    ) -> "Quantized":
+        """The weight [out, in] that was packed, with scales and zero points as they were."""
+        codes = unpack(packed, number.bits, inputs)
+        if number.symmetric and number.element == "int":
+            codes = (codes.short() - 2 ** (number.bits - 1)).to(torch.int8)
+        return cls(number, codes, scale, zero)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the packed weight, its scales and zero points included."""
+        return self.format.nbytes(*self.codes.shape)
+
+
+def quantize(weight: torch.Tensor, number: NumberFormat) -> Quantized:
+    """Round a weight [out, in] to nearest.
+
+    Raises:
+        MethodError: the group does not divide the inputs, or a weight is not finite.
+    """
+    if not torch.isfinite(weight).all():
+        raise MethodError("a weight that is not finite cannot be rounded: the model's file is damaged")
+    grouped = weight.float().unflatten(1, (number.groups(weight.shape[1]), -1))  # [out, groups, group]
+    scale, zero = _scales(grouped, number)
+    ratio = grouped / scale[..., None]
+    if number.element != "int":
+        codes = _nearest(ratio, number.element)
+    elif zero is None:
+        codes = ratio.round().clamp(-number.largest, number.largest).to(torch.int8)
+    else:
+        codes = (ratio.round() + zero[..., None]).clamp(0, 2**number.bits - 1).to(torch.uint8)
+    return Quantized(number, codes.flatten(1).contiguous(), scale, zero)
+
+
+def _scales(grouped: torch.Tensor, number: NumberFormat) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Scales and zero points [out, groups] of weights [out, groups, group]."""
+    if number.symmetric:
+        return _stored(grouped.abs().amax(2), number), None
+    least, most = grouped.amin(2).clamp(max=0), grouped.amax(2).clamp(min=0)  # a range that holds 0 has a zero point
+    levels = 2**number.bits - 1
+    scale = _rounded(most / levels - least / levels, number.scale)  # the difference itself may overflow
+    return scale, (-least / scale).round().clamp(0, levels).to(torch.uint8)
+
+
+def _stored(most: torch.Tensor, number: NumberFormat) -> torch.Tensor:
+    """The scale of groups whose largest magnitudes are ``most``, as its type holds it."""
+    if number.scale in ("float32", "float16"):
+        return _rounded(most / number.largest, number.scale)
+    if number.scale == "floor":  # the largest element's own power of two becomes that of the largest weight
+        power = torch.frexp(most).exponent - int(torch.frexp(torch.tensor(number.largest)).exponent)
+    else:
+        mantissa, exponent = torch.frexp(most / number.largest)  # mantissa 2^exponent, mantissa in [0.5, 1)
+        power = torch.where(mantissa == 0.5, exponent - 1, exponent)
+    return torch.ldexp(torch.ones_like(most), power.clamp(-126, 127))
+
+
+def _rounded(scale: torch.Tensor, name: Scale) -> torch.Tensor:
+    """A positive float32 that the type holds exactly."""
+    dtype = getattr(torch, name)
+    return scale.clamp(_TINY[name], torch.finfo(dtype).max).to(dtype).float()
+
+
+@cache
+def _magnitudes(element: Element) -> torch.Tensor:
+    """The finite values of the codes without a sign, float32, in the order of the codes, which is their own."""
+    exponents, mantissas = int(element[1]), int(element[3])
+    codes = torch.arange(2 ** (exponents + mantissas) - _SPECIAL.get(element, 0))
+    exponent, fraction = codes >> mantissas, (codes & (2**mantissas - 1)).float()
+    normal = exponent > 0
+    power = exponent.clamp(min=1) - (2 ** (exponents - 1) - 1) - mantissas
+    return torch.ldexp(fraction + normal * 2.0**mantissas, power)
+
+
+@cache
+def _elements(element: Element) -> torch.Tensor:
+    """The value of every code, float32 [2^bits]; those that are no finite number are 0, and no weight becomes them."""
+    magnitudes = _magnitudes(element)
+    values = torch.zeros(2, 2 ** (int(element[1]) + int(element[3])))
+    values[0, : len(magnitudes)], values[1, : len(magnitudes)] = magnitudes, -magnitudes
+    return values.flatten()
+
+
+def _nearest(values: torch.Tensor, element: Element) -> torch.Tensor:
+    """The codes of the elements that are nearest, uint8; of two equally near the even one, beyond the last the last."""
+    magnitudes = _magnitudes(element).to(values.device)
+    middles = (magnitudes[1:] + magnitudes[:-1]) / 2
+    below = torch.bucketize(values.abs(), middles)
+    above = torch.bucketize(values.abs(), middles, right=True)  # the next one where the value is in the middle
+    code = torch.where(below % 2 == 0, below, above)
+    sign = 2 ** (int(element[1]) + int(element[3]))
+    return (code + sign * torch.signbit(values)).to(torch.uint8)
+
+
+def row_bytes(count: int, bits: int) -> int:
+    """Bytes of a row of so many packed codes."""
+    return -(-count * bits // 8)
+
+
+def pack(codes: torch.Tensor, bits: int) -> torch.Tensor:
+    """Codes 0..2^bits - 1 [out, in] as uint8 [out, ceil(in * bits / 8)].
+
+    Bits follow each other from a byte's lowest: of two codes of 4 bits the low nibble is the even input's.
+    """
+    whole = 8 // gcd(8, bits)  # codes that fill whole bytes
+    padded = torch.nn.functional.pad(codes.long(), (0, -codes.shape[1] % whole)).unflatten(1, (-1, whole))
+    words = torch.zeros_like(padded[..., 0])  # [out, words]
+    for index in range(whole):
+        words |= padded[..., index] << index * bits
+    octets = torch.stack([words >> shift & 255 for shift in range(0, whole * bits, 8)], 2).to(torch.uint8)
+    return octets.flatten(1)[:, : row_bytes(codes.shape[1], bits)].contiguous()
+
+
+def unpack(packed: torch.Tensor, bits: int, inputs: int) -> torch.Tensor:
+    """What ``pack`` was given, uint8 [out, in]."""
+    whole = 8 // gcd(8, bits)
+    count = whole * bits // 8  # bytes of as many codes
+    padded = torch.nn.functional.pad(packed, (0, -packed.shape[1] % count)).unflatten(1, (-1, count)).long()
+    words = torch.zeros_like(padded[..., 0])  # [out, words]
+    for index in range(count):
+        words |= padded[..., index] << index * 8
+    codes = torch.stack([words >> index * bits & (2**bits - 1) for index in range(whole)], 2).to(torch.uint8)
+    return codes.flatten(1)[:, :inputs].contiguous()
