@@ -50,7 +50,9 @@ def _number_format(dtype: torch.dtype) -> Operator:
 
 
 def _int8() -> Operator:
-    return _chosen("int8-dynamic", Layer(WIDTH, WIDTH, "float32"), int8.computations("cpu"))
+    return _chosen(
+        "int8-dynamic", Layer(WIDTH, WIDTH, "float32"), int8.computations(Layer(WIDTH, WIDTH, "float32"), "cpu")
+    )
 
 
 def _block_sparse() -> Operator:

@@ -28,7 +28,8 @@ def main() -> None:
     for dtype in args.dtypes:
         for shape in args.shapes:
             out, inputs = map(int, shape.split("x"))
-            show(Layer(out, inputs, dtype), int8.computations("cpu"))
+            dense = Layer(out, inputs, dtype)
+            show(dense, int8.computations(dense, "cpu"))
             for zeros in args.zeros:
                 layer = Layer(out, inputs, dtype, zeros, rows=16)
                 show(layer, block_sparse.computations(layer, "cpu", "int8"))

@@ -65,7 +65,7 @@ def kinds(out: int, inputs: int, sparsities: Sequence[float]) -> list[tuple[str,
     compared: list[tuple[str, Callable[[], Layer]]] = [
         ("fp32 dense", dense),
         ("bf16 dense", half),
-        ("int8 dense", lambda: int8.computations("cpu").able[0].make(weight(), None)),
+        ("int8 dense", lambda: int8.computations(Shape(out, inputs, "float32"), "cpu").able[0].make(weight(), None)),
     ]
     for number in ("int8", "fp32"):
         for rows in (16, 4):

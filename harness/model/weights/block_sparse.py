@@ -99,7 +99,7 @@ def computations(layer: Layer, device: str, number: Number) -> Computations:
         )
         for instructions, kernels in sparse_kernels.by_name(loaded, rows, number).items()
     )
-    return Computations(dense, kernels, __name__)
+    return Computations(dense, kernels, __name__, device)
 
 
 def why_not(layer: Layer, device: str) -> str | None:

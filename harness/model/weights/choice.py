@@ -93,9 +93,10 @@ def folder() -> Path:
 
 def _key(computations: Computations, layer: Layer, names: Sequence[str]) -> dict[str, Any]:
     """Everything that the times depend on."""
+    on_cpu = computations.device.startswith("cpu")
     return {
-        "processor": environment.processor("cpu"),
-        "threads": torch.get_num_threads(),
+        "processor": environment.processor(computations.device),
+        "threads": torch.get_num_threads() if on_cpu else None,
         "torch": torch.__version__,
         "source": of_modules(computations.source, "harness.model.weights.probe").digest,
         "names": list(names),

@@ -73,24 +73,39 @@ class Computations:
 
     Attributes:
         dense: the float product over the values that the method leaves.
-        kernels: what saves work, the best first.
+        kernels: what saves work; of those that can run here the best first, and those that are for other devices before
+            all that are for this one, so that the last one's reason is about this device.
         source: the module that they come from.
+        device: where they compute.
     """
 
     dense: Computation
     kernels: tuple[Computation, ...]
     source: str
+    device: str = "cpu"
 
     @property
     def able(self) -> tuple[Computation, ...]:
         """The kernels that can run here."""
         return tuple(kernel for kernel in self.kernels if kernel.why_not is None)
 
+    @property
+    def why_dense(self) -> str | None:
+        """Why no kernel can run here, in words; None where one can."""
+        if self.able:
+            return None
+        return self.kernels[-1].why_not if self.kernels else f"there is no kernel in place of a {self.dense.name}"
+
     def named(self, name: str) -> Computation | None:
         """The computation of that name, which may be ``DENSE``; None where there is none."""
         if name == DENSE:
             return self.dense
         return next((each for each in (self.dense, *self.kernels) if each.name == name), None)
+
+
+def not_on_cpu(device: str) -> str | None:
+    """Why what is for a CPU cannot run on a device; None where it can."""
+    return None if device.startswith("cpu") else f"it is for a CPU, and the model is on {device}"
 
 
 class HasKernels(ABC):

@@ -11,7 +11,8 @@ every product over a format, whatever its kernel, is one over the same numbers. 
 formats follow "OCP Microscaling Formats (MX) Specification" 1.0: "floor" may saturate, "rceil" never does.
 """
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from functools import cache
 from math import gcd
 from typing import Final, Literal
@@ -64,18 +65,40 @@ class NumberFormat:
         Raises:
             MethodError: the group does not divide the row.
         """
-        if self.group is None:
-            return 1
-        if inputs % self.group:
-            sizes = [size for size in (16, 32, 64, 128, 256) if inputs % size == 0]
-            instead = f"give group={' or '.join(map(str, sizes))}" if sizes else "give the format no groups (group=0)"
-            raise MethodError(f"groups of {self.group} do not divide a linear layer of {inputs} inputs: {instead}")
-        return inputs // self.group
+        self.check_inputs([inputs])
+        return inputs // (self.group or inputs)
+
+    def check_inputs(self, widths: Collection[int]) -> None:
+        """Refuse a group that does not divide the inputs of every linear layer.
+
+        Raises:
+            MethodError: with groups that do.
+        """
+        wrong = next((width for width in widths if width % (self.group or width)), None)
+        if wrong is not None:
+            common = gcd(*widths)
+            sizes = [size for size in range(min(256, common), 0, -1) if common % size == 0]
+            powers = [size for size in sizes if size.bit_count() == 1 and size >= 8] or sizes
+            raise MethodError(
+                f"group={self.group} does not divide the {wrong} inputs of a linear layer: give group="
+                + " or group=".join(map(str, powers[:3]))
+            )
 
     @property
     def largest(self) -> float:
         """The largest value of a code of a symmetric format."""
         return float(2 ** (self.bits - 1) - 1 if self.element == "int" else _magnitudes(self.element)[-1])
+
+    @property
+    def label(self) -> str:
+        """What a person reads, such as "int8", "int4 g128" or "symmetric int4 g128": int8 by rows is symmetric."""
+        name = f"int{self.bits}" if self.element == "int" else f"fp{self.bits} {self.element}"
+        if self.scale in ("floor", "rceil"):
+            name = f"{name} {self.scale}"
+        # by groups the usual integers have zero points, by rows they have none
+        unusual = self.element == "int" and self.symmetric != (self.group is None)
+        name = f"{'symmetric' if self.symmetric else 'asymmetric'} {name}" if unusual else name
+        return name if self.group is None else f"{name} g{self.group}"
 
     def nbytes(self, out: int, inputs: int) -> int:
         """Bytes of a packed weight [out, in], its scales and zero points included."""
@@ -112,6 +135,11 @@ class Quantized:
         if self.zero is not None:
             grouped = grouped - self.zero[..., None]
         return (grouped * self.scale[..., None]).flatten(1)
+
+    def to(self, device: str) -> "Quantized":
+        """The same weight on a device."""
+        zero = None if self.zero is None else self.zero.to(device)
+        return replace(self, codes=self.codes.to(device), scale=self.scale.to(device), zero=zero)
 
     def packed(self) -> torch.Tensor:
         """The codes as they are stored, uint8 [out, ceil(in * bits / 8)]; see ``pack``."""

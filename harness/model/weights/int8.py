@@ -2,27 +2,28 @@
 
     y = (round(127 x / a) W_q) s a / 127,    a = max|x| of the token,    s = max|w| / 127 of the output row
 
-Each token has its own scale, so a token with massive activations spoils no other, and a row of a batch gives the same
-whatever the others are. torch's ``quantize_dynamic`` has one scale for all tokens of a call.
+torch's ``quantize_dynamic`` has one scale for all tokens of a call; here each token has its own.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch.nn.functional import linear, pad
 from torch.utils.flop_counter import register_flop_formula
 
 from harness.contract.facts import Savings
-from harness.model.weights.computations import Computation, Computations
-from harness.model.weights.linear import ReplacementLayer
+from harness.model.weights import cuda
+from harness.model.weights.by_token import ByToken
+from harness.model.weights.computations import Computation, Computations, Layer, not_on_cpu
+from harness.model.weights.formats import NumberFormat, quantize
 
 LEVELS = 127
 DENSE_PRODUCT = "dense product over int8 values"
 
-_TINY = torch.finfo(torch.float32).tiny
+_UNIT = 128
 _TOLERANCE = 1e-5
 
 
@@ -34,22 +35,26 @@ class Int8Product:
         name: what it is called in the record.
         pack: from weights int8 [out, in] to what ``product`` takes.
         product: from activations int8 [tokens, in], the packed weights and scales [out] to floats [tokens, out].
+        device: the kind of device that it is for.
+        multiple: what inputs and outputs have to be a multiple of.
     """
 
     name: str
     pack: Callable[[torch.Tensor], torch.Tensor]
     product: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+    device: Literal["cpu", "cuda"] = "cpu"
+    multiple: int = 1
 
 
-class Int8Linear(ReplacementLayer):
+class Int8Linear(ByToken):
     """A linear layer with int8 weights, quantized from a weight of shape [out, in] by rounding to nearest.
 
     Without an int8 product the rounded numbers are multiplied as floats: the same answers, nothing saved.
     """
 
+    levels = LEVELS
     scale: torch.Tensor
     rounded: torch.Tensor
-    bias: torch.Tensor | None
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, product: Int8Product | None) -> None:
         super().__init__()
@@ -60,47 +65,51 @@ class Int8Linear(ReplacementLayer):
         self.register_buffer("scale", scale)
         self.register_buffer("bias", bias)
         if product is None:
-            self.register_buffer("rounded", quantized.to(weight.dtype))
+            self.register_buffer("rounded", _as_floats(quantized, weight.dtype))
         self.kernel = product.name if product else DENSE_PRODUCT
         self.savings = Savings.REAL if product else Savings.SIMULATED
         self.macs_per_token = self.weight_count = weight.numel()
         self.opaque_bytes = weight.numel() if product else 0
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """From [..., in] to [..., out], in the type of the input."""
-        tokens = x.reshape(-1, x.shape[-1]).float()  # [tokens, in]
-        largest = tokens.abs().amax(1, keepdim=True).clamp(min=_TINY)  # [tokens, 1]
-        quantized = (tokens * (LEVELS / largest)).round_().to(torch.int8)
+    def product(self, x: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+        """See ``ByToken``."""
         weight = self.rounded if self._packed is None else self._packed
-        y = self._product(quantized, weight, self.scale).mul_(largest / LEVELS)  # [tokens, out]
-        if self.bias is not None:
-            y += self.bias
-        return y.to(x.dtype).reshape(*x.shape[:-1], y.shape[-1])
+        return self._product(x.round_().to(torch.int8), weight, self.scale).mul_(scale)
 
 
 def quantize_rows(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Weights int8 [out, in] in -127..127 and scales float32 [out], from a weight of shape [out, in]."""
-    weight = weight.float()
-    scale = weight.abs().amax(1).clamp(min=_TINY) / LEVELS
-    return (weight / scale[:, None]).round().to(torch.int8).contiguous(), scale
+    quantized = quantize(weight, NumberFormat(8))
+    return quantized.codes, quantized.scale[:, 0]
 
 
-def computations(device: str) -> Computations:
+def computations(layer: Layer, device: str) -> Computations:
     """What may compute a linear layer in eight bits on a device."""
-    kernels = (Computation(each.name, partial(Int8Linear, product=each), _why_not(each, device)) for each in PRODUCTS)
-    return Computations(Computation(DENSE_PRODUCT, partial(Int8Linear, product=None)), tuple(kernels), __name__)
+    kernels = (
+        Computation(each.name, partial(Int8Linear, product=each), _why_not(each, layer, device))
+        for each in sorted(PRODUCTS, key=lambda product: device.startswith(product.device))
+    )
+    dense = Computation(DENSE_PRODUCT, partial(Int8Linear, product=None))
+    return Computations(dense, tuple(kernels), __name__, device)
 
 
-def _why_not(product: Int8Product, device: str) -> str | None:
-    """Why a product cannot be taken here; those of other devices have limits on shapes that have not been tried."""
-    if not device.startswith("cpu"):
-        return f"products of int8 are taken on a CPU alone, and the model is on {device}"
-    return None if is_right(product) else f"{product.name} is not there, or not exact on this processor"
+def _why_not(product: Int8Product, layer: Layer, device: str) -> str | None:
+    """Why a product cannot be taken here."""
+    reason = cuda.why_not(device) if product.device == "cuda" else not_on_cpu(device)
+    if reason is not None:
+        return f"{product.name}: {reason}"
+    if layer.inputs % product.multiple or layer.out % product.multiple:
+        return (
+            f"{product.name} takes multiples of {product.multiple} inputs and outputs, and a linear layer has "
+            f"{layer.inputs} inputs and {layer.out} outputs"
+        )
+    what = "processor" if product.device == "cpu" else "card"
+    return None if is_right(product, device) else f"{product.name} is not there, or not exact on this {what}"
 
 
 @cache
-def is_right(product: Int8Product) -> bool:
-    """Whether a product gives the exact sums on this machine.
+def is_right(product: Int8Product, device: str = "cpu") -> bool:
+    """Whether a product gives the exact sums on a device of this machine.
 
     The largest values that it can meet are among the operands. Without VNNI, x86 multiplies unsigned by signed bytes
     with vpmaddubsw, which adds two products in 16 bits and saturates: 2 * 255 * 127 does not fit.
@@ -109,16 +118,22 @@ def is_right(product: Int8Product) -> bool:
     draws = torch.randint(-LEVELS, LEVELS + 1, (3 + 40, 64), generator=generator).to(torch.int8)
     draws[1], draws[4] = LEVELS, LEVELS
     x, weight, scale = draws[:3], draws[3:], torch.rand(40, generator=generator)
-    expected = _float_product(x, weight.float(), scale)
+    expected = _float_product(x, _as_floats(weight, torch.float32), scale)
     try:
-        result = product.product(x, product.pack(weight.contiguous()), scale)
+        packed = product.pack(weight.contiguous().to(device))
+        result = product.product(x.to(device), packed, scale.to(device)).cpu()
     except (RuntimeError, AttributeError, NotImplementedError):
         return False
     return bool((result - expected).abs().max() <= _TOLERANCE * expected.abs().max())
 
 
 def _float_product(x: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    return linear(x.to(weight.dtype), weight).float() * scale
+    return linear(_as_floats(x, weight.dtype), weight).float() * (scale * _UNIT**2)
+
+
+def _as_floats(values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Int8 in parts of a power of two, which are exact, so that no sum is beyond the range of float16."""
+    return values.to(dtype) / _UNIT
 
 
 def _onednn(x: torch.Tensor, packed: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
@@ -139,11 +154,19 @@ def _int_mm(x: torch.Tensor, packed: torch.Tensor, scale: torch.Tensor) -> torch
     return torch._int_mm(x, packed).float() * scale
 
 
+def _cublas(x: torch.Tensor, packed: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    rows = len(x)
+    # cuBLASLt's product of int8 takes more than 16 rows; it is fastest on multiples of 8
+    return _int_mm(pad(x, (0, 0, 0, max(_CUBLAS_ROWS, rows + -rows % 8) - rows)), packed, scale)[:rows]
+
+
+_CUBLAS_ROWS = 24
 PRODUCTS = (
     Int8Product("onednn int8", lambda weight: torch.ops.onednn.qlinear_prepack(weight, None), _onednn),
     Int8Product("torch int8", lambda weight: weight.T, _int_mm),
+    Int8Product("cuBLAS int8", lambda weight: weight.T, _cublas, "cuda", 8),
 )
-"""The int8 products of torch, the best first."""
+"""The int8 products of torch, the best of a device first."""
 
 _LIBRARY = torch.library.Library("harness", "FRAGMENT")  # type: ignore[no-untyped-call]
 _LIBRARY.define(  # type: ignore[no-untyped-call]

@@ -68,8 +68,8 @@ class _Part:
     def notes(self) -> Iterator[str]:
         """What a reader must know, in sentences."""
         name = self.method.name
-        unable = {ways.kernels[-1].why_not: None for ways in self.ways.values() if not ways.able}
-        yield from (f"{name} multiplies densely: {reason}" for reason in unable)
+        unable = dict.fromkeys(ways.why_dense for ways in self.ways.values())
+        yield from (f"{name} multiplies densely: {reason}" for reason in unable if reason)
         for layer in self.unproven[:1]:
             slow = self.decisions[layer].described(self.names[layer])
             yield f"{name} runs on a kernel that was asked for and is not {_TOO_SLOW}: {slow} ({layer.label})"

@@ -1,7 +1,12 @@
-"""How long the ways to compute a linear layer take, beside torch's own product in the model's number format."""
+"""How long the ways to compute a linear layer take, beside torch's own product in the model's number format.
+
+On a CPU the weights are warm in the cache, as far as they fit. On CUDA several copies of each layer run one after the
+other between two events of the device, more than its cache holds: what a model's step meets, with the launches that its
+code makes.
+"""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Final
 
@@ -17,39 +22,92 @@ BUDGET_S: Final = 0.15
 """Seconds after which a number of tokens has had rounds enough, once there are two."""
 HOPELESS: Final = 2.0
 """What takes more than so many times the time of dense has no further turn."""
+CACHES: Final = 2
+"""Times the cache of a CUDA device that the copies of a layer fill together."""
+MOST_COPIES: Final = 16
+"""So that a small layer, which stays in the cache in a model too, is copied a few times alone."""
 
 Times = dict[str, list[float]]
 """Seconds at each of ``TOKENS``, by name; ``BASELINE`` is the model's own product."""
 BASELINE: Final = "dense"
 
+Product = Callable[[torch.Tensor], torch.Tensor]
+
 
 @torch.inference_mode()
 def probe(computations: Computations, layer: Layer) -> Times:
-    """Time the kernels that can run here on random numbers, weights warm in the cache, as far as they fit it."""
+    """Time the kernels that can run here on random numbers."""
+    device = torch.device(computations.device)
     generator = torch.Generator().manual_seed(0)
-    dtype = getattr(torch, layer.dtype)
+    weight = _weight(layer, generator).to(device)
+    layers: dict[str, list[Product]] = {BASELINE: [partial(linear, weight=weight)]}
+    layers |= {kernel.name: [kernel.make(weight, None)] for kernel in computations.able}
+    if device.type == "cuda":
+        count = _copies(weight.nbytes, [each for (each,) in layers.values()], device)
+        layers[BASELINE] += [partial(linear, weight=weight.clone()) for _ in range(1, count)]
+        for kernel in computations.able:
+            layers[kernel.name] += [kernel.make(weight, None) for _ in range(1, count)]
+    times: Times = {name: [] for name in layers}
+    for tokens in TOKENS:
+        x = torch.randn(tokens, layer.inputs, generator=generator, dtype=torch.float32).to(device, weight.dtype)
+        calls = {name: partial(_run, copies, x) for name, copies in layers.items()}
+        for name, seconds in shortest(calls, seconds_on(device)).items():
+            times[name].append(seconds / len(layers[name]))
+    return times
+
+
+def _weight(layer: Layer, generator: torch.Generator) -> torch.Tensor:
+    """Random weights [out, in] of the layer's type, with its share of blocks that are zero."""
     weight = torch.randn(layer.out, layer.inputs, generator=generator, dtype=torch.float32)
     if layer.rows > 1:
         groups = -(-layer.out // layer.rows)
         kept = torch.rand(groups, layer.inputs, generator=generator) >= layer.zeros  # [groups, in]
         weight *= kept.repeat_interleave(layer.rows, 0)[: layer.out]
-    weight = weight.to(dtype)
-    layers: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {BASELINE: partial(linear, weight=weight)}
-    layers |= {kernel.name: kernel.make(weight, None) for kernel in computations.able}
-    times: Times = {name: [] for name in layers}
-    for tokens in TOKENS:
-        x = torch.randn(tokens, layer.inputs, generator=generator, dtype=torch.float32).to(dtype)
-        for name, seconds in shortest({name: partial(call, x) for name, call in layers.items()}).items():
-            times[name].append(seconds)
-    return times
+    return weight.to(getattr(torch, layer.dtype))
 
 
-def shortest(calls: Mapping[str, Callable[[], object]]) -> dict[str, float]:
+def _copies(dense_bytes: int, layers: Sequence[Product], device: torch.device) -> int:
+    """How many copies the smallest of several layers needs to fill the device's cache; all of them have as many."""
+    least = min(getattr(layer, "weight_bytes", dense_bytes) for layer in layers)
+    cache: int = torch.cuda.get_device_properties(device).L2_cache_size
+    return max(1, min(MOST_COPIES, -(-CACHES * cache // least)))
+
+
+def _run(copies: Sequence[Product], x: torch.Tensor) -> None:
+    for layer in copies:
+        layer(x)
+
+
+def seconds_on(device: torch.device) -> Callable[[Callable[[], object]], float]:
+    """What times a call on a device: a CPU's clock, or events in the queue of the CUDA device itself."""
+    if device.type == "cuda":
+        return partial(_between_events, device=device)
+    return partial(_by_clock, time.thread_time if torch.get_num_threads() == 1 else time.perf_counter)
+
+
+def _by_clock(read: Callable[[], float], call: Callable[[], object]) -> float:
+    began = read()
+    call()
+    return read() - began
+
+
+def _between_events(call: Callable[[], object], device: torch.device) -> float:
+    with torch.cuda.device(device):
+        began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+        began.record()
+        call()
+        ended.record()
+        ended.synchronize()
+    return float(began.elapsed_time(ended)) / 1e3
+
+
+def shortest(
+    calls: Mapping[str, Callable[[], object]], seconds: Callable[[Callable[[], object]], float]
+) -> dict[str, float]:
     """Seconds of the shortest call of each; they take turns, so that other work meets all of them."""
-    read = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
     best = dict.fromkeys(calls, float("inf"))
     for call in calls.values():
-        call()  # the first call of a shape sets things up
+        seconds(call)  # the first call of a shape sets things up
     end = time.perf_counter() + BUDGET_S
     for turn in range(ROUNDS):
         if turn >= 2 and time.perf_counter() > end:
@@ -57,7 +115,5 @@ def shortest(calls: Mapping[str, Callable[[], object]]) -> dict[str, float]:
         for name, call in calls.items():
             if turn and best[name] > HOPELESS * best[BASELINE]:
                 continue
-            began = read()
-            call()
-            best[name] = min(best[name], read() - began)
+            best[name] = min(best[name], seconds(call))
     return best

@@ -17,6 +17,7 @@ from harness.model.weights.computations import Computation, Computations, Layer
 from harness.model.weights.linear import ReplacementLayer
 
 LAYER = Layer(64, 32, "float32")
+CPU = torch.device("cpu")
 
 
 def nothing(weight: torch.Tensor, bias: torch.Tensor | None) -> ReplacementLayer:
@@ -212,17 +213,17 @@ class Clock:
 def test_the_shortest_of_turns_counts_and_the_first_call_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch)
     calls = {"dense": clock.call("dense", 9, 0.004, 0.002, 0.003), "quick": clock.call("quick", 0.0001, 0.003, 0.002)}
-    assert probe.shortest(calls) == pytest.approx({"dense": 0.002, "quick": 0.002})
+    assert probe.shortest(calls, probe.seconds_on(CPU)) == pytest.approx({"dense": 0.002, "quick": 0.002})
     assert clock.calls[:6] == ["dense", "quick"] * 3
 
 
 def test_timing_ends_by_its_budget_and_what_is_hopeless_has_one_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch)
-    best = probe.shortest({"dense": clock.call("dense", 0.1), "slow": clock.call("slow", 0.5)})
+    best = probe.shortest({"dense": clock.call("dense", 0.1), "slow": clock.call("slow", 0.5)}, probe.seconds_on(CPU))
     assert best == pytest.approx({"dense": 0.1, "slow": 0.5})
     assert (clock.calls.count("dense"), clock.calls.count("slow")) == (3, 2)  # the first call of each among them
     clock = Clock(monkeypatch)
-    probe.shortest({"dense": clock.call("dense", 1e-6), "quick": clock.call("quick", 1e-6)})
+    probe.shortest({"dense": clock.call("dense", 1e-6), "quick": clock.call("quick", 1e-6)}, probe.seconds_on(CPU))
     assert clock.calls.count("quick") == probe.ROUNDS + 1
 
 

@@ -10,6 +10,7 @@ from harness.contract.facts import Savings
 from harness.core.cpu import instruction_sets, limits
 from harness.measure.audit import count_flops
 from harness.model.weights import int8
+from harness.model.weights.computations import Layer
 from harness.model.weights.int8 import PRODUCTS, Int8Linear, computations, is_right, quantize_rows
 from tests import kernels_here
 
@@ -116,11 +117,13 @@ def test_a_product_that_saturates_is_not_taken(monkeypatch):
 
     broken, right = (int8.Int8Product(each.__name__, lambda weight: weight, each) for each in (saturating, exact))
     monkeypatch.setattr(int8, "PRODUCTS", (broken, right))
-    assert [kernel.name for kernel in computations("cpu").able] == ["exact"]
+    layer = Layer(96, 256, "float32")
+    assert [kernel.name for kernel in computations(layer, "cpu").able] == ["exact"]
     monkeypatch.setattr(int8, "PRODUCTS", (broken,))
-    (kernel,) = computations("cpu").kernels
+    (kernel,) = computations(layer, "cpu").kernels
     assert kernel.why_not == "saturating is not there, or not exact on this processor"
-    assert computations("cuda:0").kernels[0].why_not.endswith("on a CPU alone, and the model is on cuda:0")
+    (kernel,) = computations(layer, "cuda:0").kernels
+    assert kernel.why_not == "saturating: it is for a CPU, and the model is on cuda:0"
 
 
 @pytest.mark.parametrize("product", PRODUCTS, ids=lambda product: product.name)

@@ -143,7 +143,10 @@ def test_shapes_and_types_are_all_that_is_read(tmp_path: Path):
 
 def test_on_another_device_nothing_is_timed_and_the_reason_is_said(tmp_path):
     with timed(tmp_path):
-        for method, why in (("int8-dynamic", "products of int8"), ("block-sparse", "the kernel is for a CPU")):
+        for method, why in (
+            ("int8-dynamic", "exact int8: it is for a CPU"),
+            ("block-sparse", "the kernel is for a CPU"),
+        ):
             settled = plan_kernels(parse(method).parts, tiny_decoder("llama"), "cuda:0")
             (note,) = settled.notes
             assert note.startswith(f"{method} multiplies densely: {why}")
@@ -170,6 +173,8 @@ def test_what_nobody_has_is_refused_with_what_there_is(monkeypatch, kernels):
     assert "avx512-vnni: " in sentence
     assert "HARNESS_ISA=plain leaves" in sentence or "this processor has no" in sentence
     assert "block-sparse int8 16x1, plain C" in sentence
-    assert "on a CPU alone" in refused(EXACT.name, "int8-dynamic", device="cuda:0")
+    assert "exact int8: it is for a CPU, and the model is on cuda:0" in refused(
+        EXACT.name, "int8-dynamic", device="cuda:0"
+    )
     for right in ("dense", DENSE_PRODUCT, "block-sparse int8 16x1, plain C"):
         check_asked(right, parse("block-sparse").parts, tiny_decoder("llama"), "cpu")

@@ -1,0 +1,73 @@
+"""What may compute a linear layer whose weights alone are in a number format."""
+
+from functools import cache, partial
+
+import torch
+from torch.nn.functional import linear
+
+from harness.model.weights import cuda
+from harness.model.weights.computations import Computation, Computations, Layer, not_on_cpu
+from harness.model.weights.formats import NumberFormat, quantize
+from harness.model.weights.linear import ReplacementLayer
+from harness.model.weights.packed_linear import DenseOverValues, PackedLinear, PackedProduct, dense_label
+from harness.model.weights.packed_products import PRODUCTS
+
+_TOLERANCE = {"float32": 1e-4, "float16": 5e-3, "bfloat16": 2e-2}
+"""Of the largest output: what a product's own rounding may do, by its type."""
+_OUT, _INPUTS = 48, 512
+"""Of the weight that a product is tried on; every group that a product takes divides the inputs."""
+
+
+def computations(layer: Layer, device: str, number: NumberFormat) -> Computations:
+    """The dense product over the rounded weights, and the products over packed ones, on a device."""
+    fitting = (product for product in PRODUCTS if product.takes(number))
+    products = sorted(fitting, key=lambda product: device.startswith(product.device))
+    kernels = tuple(
+        Computation(
+            each.label(number), partial(_packed, number=number, product=each), _why_not(each, number, layer, device)
+        )
+        for each in products
+    )
+    dense = Computation(dense_label(number), partial(_dense, number=number))
+    return Computations(dense, kernels, __name__, device)
+
+
+def _dense(weight: torch.Tensor, bias: torch.Tensor | None, number: NumberFormat) -> ReplacementLayer:
+    return DenseOverValues(quantize(weight, number), bias, weight.dtype)
+
+
+def _packed(
+    weight: torch.Tensor, bias: torch.Tensor | None, number: NumberFormat, product: PackedProduct
+) -> ReplacementLayer:
+    return PackedLinear(quantize(weight, number), bias, weight.dtype, product)
+
+
+def _why_not(product: PackedProduct, number: NumberFormat, layer: Layer, device: str) -> str | None:
+    reason = (
+        (cuda.why_not(device, product.capability) if product.device == "cuda" else not_on_cpu(device))
+        or product.refuses(number, layer)
+        or fault(product, number, layer.dtype, device)
+    )
+    return f"{product.name}: {reason}" if reason else None
+
+
+@cache
+def fault(product: PackedProduct, number: NumberFormat, dtype: str, device: str) -> str | None:
+    """What is wrong with a product on a device of this machine, tried beside the dense product over the same numbers.
+
+    Args:
+        dtype: of the activations.
+    """
+    generator = torch.Generator().manual_seed(0)
+    weight = quantize(torch.randn(_OUT, _INPUTS, generator=generator), number)
+    draws = torch.randn(70, _INPUTS, generator=generator).to(getattr(torch, dtype))
+    expected = linear(draws.double(), weight.dequantized().double())  # [tokens, out]
+    try:
+        kernel = PackedLinear(weight.to(device), None, draws.dtype, product)
+        results = [kernel(draws[:tokens].to(device)).cpu() for tokens in (1, 3, 70)]
+    except (RuntimeError, NotImplementedError, AttributeError) as error:
+        return f"it cannot run here ({str(error).partition(chr(10))[0]})"
+    worst = max(float((y - expected[: len(y)]).abs().max() / expected.abs().max()) for y in results)
+    if not worst <= _TOLERANCE[dtype]:
+        return f"it differs from the dense product by {worst:.2g} of the largest value here, and is not used"
+    return None
