@@ -7,7 +7,8 @@ import torch
 
 from harness.model.weights.linear import ReplacementLayer
 
-_TINY = torch.finfo(torch.float32).tiny
+_TINY = 2.0**-100
+"""Far below any activation, and such that ``levels`` over it is a float32: a token of zeros stays one."""
 
 
 class ByToken(ReplacementLayer):

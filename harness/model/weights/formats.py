@@ -18,6 +18,7 @@ from math import gcd
 from typing import Final, Literal
 
 import torch
+from torch.nn.functional import pad
 
 from harness.core.errors import MethodError
 
@@ -131,10 +132,11 @@ class Quantized:
             values = self.codes.float()
         else:
             values = _elements(self.format.element).to(self.codes.device)[self.codes.int()]
-        grouped = values.unflatten(1, (self.scale.shape[1], -1))  # [out, groups, group]
+        grouped = values.reshape(*self.scale.shape, -1)  # [out, groups, group]
         if self.zero is not None:
             grouped = grouped - self.zero[..., None]
-        return (grouped * self.scale[..., None]).flatten(1)
+        weight: torch.Tensor = (grouped * self.scale[..., None]).flatten(1)
+        return weight
 
     def to(self, device: str) -> "Quantized":
         """The same weight on a device."""
@@ -170,7 +172,8 @@ def quantize(weight: torch.Tensor, number: NumberFormat) -> Quantized:
     """
     if not torch.isfinite(weight).all():
         raise MethodError("a weight that is not finite cannot be rounded: the model's file is damaged")
-    grouped = weight.float().unflatten(1, (number.groups(weight.shape[1]), -1))  # [out, groups, group]
+    out, inputs = weight.shape
+    grouped = weight.float().reshape(out, number.groups(inputs), -1).contiguous()  # [out, groups, group]
     scale, zero = _scales(grouped, number)
     ratio = grouped / scale[..., None]
     if number.element != "int":
@@ -238,7 +241,7 @@ def _nearest(values: torch.Tensor, element: Element) -> torch.Tensor:
     above = torch.bucketize(values.abs(), middles, right=True)  # the next one where the value is in the middle
     code = torch.where(below % 2 == 0, below, above)
     sign = 2 ** (int(element[1]) + int(element[3]))
-    return (code + sign * torch.signbit(values)).to(torch.uint8)
+    return torch.where(torch.signbit(values), code + sign, code).to(torch.uint8)
 
 
 def row_bytes(count: int, bits: int) -> int:
@@ -252,7 +255,7 @@ def pack(codes: torch.Tensor, bits: int) -> torch.Tensor:
     Bits follow each other from a byte's lowest: of two codes of 4 bits the low nibble is the even input's.
     """
     whole = 8 // gcd(8, bits)  # codes that fill whole bytes
-    padded = torch.nn.functional.pad(codes.long(), (0, -codes.shape[1] % whole)).unflatten(1, (-1, whole))
+    padded = pad(codes.long(), (0, -codes.shape[1] % whole)).view(len(codes), -1, whole)  # [out, words, whole]
     words = torch.zeros_like(padded[..., 0])  # [out, words]
     for index in range(whole):
         words |= padded[..., index] << index * bits
@@ -264,7 +267,7 @@ def unpack(packed: torch.Tensor, bits: int, inputs: int) -> torch.Tensor:
     """What ``pack`` was given, uint8 [out, in]."""
     whole = 8 // gcd(8, bits)
     count = whole * bits // 8  # bytes of as many codes
-    padded = torch.nn.functional.pad(packed, (0, -packed.shape[1] % count)).unflatten(1, (-1, count)).long()
+    padded = pad(packed.long(), (0, -packed.shape[1] % count)).view(len(packed), -1, count)  # [out, words, count]
     words = torch.zeros_like(padded[..., 0])  # [out, words]
     for index in range(count):
         words |= padded[..., index] << index * 8

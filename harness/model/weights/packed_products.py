@@ -80,7 +80,7 @@ def _int4_on_cpu_product(x: torch.Tensor, packed: Packed, group: int) -> torch.T
 
 def _int4_on_cuda(weight: Quantized, dtype: torch.dtype) -> Packed:
     codes, pairs = _unsigned(weight)
-    swapped = codes.unflatten(1, (-1, 2)).flip(2).flatten(1)  # it has the even input in the high nibble
+    swapped = codes.view(len(codes), -1, 2).flip(2).flatten(1)  # it has the even input in the high nibble
     tiles = next(tiles for tiles in (8, 4, 2) if codes.shape[1] % (16 * tiles) == 0)
     return _ATEN._convert_weight_to_int4pack(pack(swapped, 4), tiles), pairs
 
