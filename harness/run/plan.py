@@ -15,7 +15,7 @@ from harness.evaluate.quiet import collected_warnings
 from harness.evaluate.tasks import LoadedTask, Overrides, TaskLoader, refuse_shots, refuse_without_prompt
 from harness.model.gguf import Say
 from harness.model.source import BUNDLED, BUNDLED_NAME
-from harness.model.weights.computations import HasKernels
+from harness.model.weights.computations import ChoosesKernels
 from harness.model.weights.kernel_plan import KernelPlan, check_asked, plan_kernels
 from harness.run.loading import beside, device_of, outline, require_comparable, source_of
 from harness.run.score_mode import score_mode
@@ -169,7 +169,7 @@ class Plan:
 
     def _kernels(self, stack: Stack) -> KernelPlan:
         """What computes the stack's linear layers here."""
-        if not any(isinstance(part, HasKernels) for part in stack.acting):
+        if not any(isinstance(part, ChoosesKernels) for part in stack.acting):
             return KernelPlan()
         return plan_kernels(stack.acting, self.outline(self._checkpoint(stack)), self.device, self.job.kernel)
 

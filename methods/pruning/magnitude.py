@@ -39,4 +39,4 @@ class Magnitude(Zeros, OnLinears):
         from harness.model.weights.pruning import magnitude, without
 
         sites = self.sites(model)
-        return without(sites, magnitude(sites, self.pattern, self.sparsity_by_layer(model)), self.pattern)
+        return without(model, sites, magnitude(sites, self.pattern, self.sparsity_by_layer(model)), self.pattern)

@@ -117,14 +117,14 @@ class SparseGPT(Zeros, OnLinears, OnText):
 
     def attach(self, model: "Decoder", prepared: Prepared) -> AbstractContextManager[None]:
         """Run the model with the new weights."""
-        from harness.model.weights.linear import zeroed
+        from harness.model.weights.semi_structured import zeroed_as_planned
 
         if emptied := prepared.facts["emptied"]:
             names = ", ".join(emptied[:3]) + (", ..." if len(emptied) > 3 else "")
             count = f"{len(emptied)} of {len(prepared.tensors)} linear layers"
             log.warning(f"{self.name}: a row lost all of its weights in {count}: {names}")
         sites = (site for site in self.sites(model) if site.name in prepared.tensors)
-        return zeroed((site, prepared.tensors[site.name], self.pattern) for site in sites)
+        return zeroed_as_planned(model, ((site, prepared.tensors[site.name], self.pattern) for site in sites))
 
 
 def sparsified(weight: "Tensor", hessian: "Hessian", pattern: Pattern, sparsity: float) -> "tuple[Tensor, float]":

@@ -69,4 +69,4 @@ class Wanda(Zeros, OnLinears, OnText):
         from harness.model.weights.pruning import Pruned, without
 
         sites = self.sites(model)
-        return without(sites, Pruned.of(prepared, sites), self.pattern)
+        return without(model, sites, Pruned.of(prepared, sites), self.pattern)

@@ -29,7 +29,7 @@ class Layer:
         out, inputs: the shape of its weight, [out, in].
         dtype: the model's, such as "bfloat16".
         zeros: the share of its blocks that are zero, rounded down to 5 percent.
-        rows: outputs in a block.
+        rows: outputs in a block; where it is 1, zeros are two of each four neighbours (2:4).
     """
 
     out: int
@@ -48,8 +48,9 @@ class Layer:
     @property
     def label(self) -> str:
         """What a person reads: outputs by inputs, the type, and the zeros where there are any."""
-        blocks = f", {self.zeros:.0%} zero in blocks of {self.rows}x1" if self.rows > 1 else ""
-        return f"{self.out}x{self.inputs} {self.dtype}{blocks}"
+        blocks = f"zero in blocks of {self.rows}x1" if self.rows > 1 else "zero, 2:4"
+        zeros = f", {self.zeros:.0%} {blocks}" if self.rows > 1 or self.zeros else ""
+        return f"{self.out}x{self.inputs} {self.dtype}{zeros}"
 
 
 @dataclass(frozen=True)
@@ -108,18 +109,30 @@ def not_on_cpu(device: str) -> str | None:
     return None if device.startswith("cpu") else f"it is for a CPU, and the model is on {device}"
 
 
-class HasKernels(ABC):
-    """A method on linear layers that has kernels for them."""
+class ChoosesKernels(ABC):
+    """A method that may have kernels for linear layers: where one is faster, the plan of a run says so."""
 
     name: ClassVar[str]
 
     @abstractmethod
-    def sites(self, model: "Decoder") -> "list[Site]":
-        """The linear layers that it computes."""
-
-    @abstractmethod
     def computations(self, layer: Layer, device: str) -> Computations:
         """What may compute a layer on a device."""
+
+    @abstractmethod
+    def declared_layers(self, model: "Decoder", below: "Sequence[Method]") -> "list[tuple[Site, Layer]]":
+        """The linear layers that it may have kernels for, by what is declared: no weight is read.
+
+        Args:
+            below: the methods that are attached before this one.
+        """
+
+
+class HasKernels(ChoosesKernels):
+    """A method that computes linear layers, on kernels or densely, so that no other one can."""
+
+    @abstractmethod
+    def sites(self, model: "Decoder") -> "list[Site]":
+        """The linear layers that it computes."""
 
     def declared_layers(self, model: "Decoder", below: "Sequence[Method]") -> "list[tuple[Site, Layer]]":
         """The linear layers as this method will compute them, by what is declared: no weight is read.

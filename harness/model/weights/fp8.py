@@ -9,7 +9,7 @@ import torch
 from torch.nn.functional import linear
 
 from harness.contract.facts import Savings
-from harness.model.weights import cuda
+from harness.model.weights import cuda, trial
 from harness.model.weights.by_token import ByToken
 from harness.model.weights.computations import Computation, Computations, Layer
 from harness.model.weights.formats import NumberFormat, quantize
@@ -86,23 +86,15 @@ def _why_not(layer: Layer, device: str) -> str | None:
             f"it takes multiples of {_MULTIPLE} inputs and outputs, and a linear layer has {layer.inputs} inputs and "
             f"{layer.out} outputs"
         )
-    reason = reason or fault(device)
+    reason = reason or _fault(device)
     return f"{SCALED_PRODUCT}: {reason}" if reason else None
 
 
 @cache
-def fault(device: str) -> str | None:
+def _fault(device: str) -> str | None:
     """What is wrong with torch's product of fp8 on a device, tried beside that of floats over the same numbers."""
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(48, 256, generator=generator)
-    x = torch.randn(70, 256, generator=generator)
-    expected = Fp8Linear(weight, None)(x)
-    try:
-        kernel = ScaledFp8Linear(weight.to(device), None)
-        results = [kernel(x[:tokens].to(device)).cpu() for tokens in (1, 3, 70)]
-    except (RuntimeError, NotImplementedError) as error:
-        return f"it cannot run here ({str(error).partition(chr(10))[0]})"
-    worst = max(float((y - expected[: len(y)]).abs().max() / expected.abs().max()) for y in results)
-    if not worst <= _TOLERANCE:
-        return f"it differs from the product of floats by {worst:.2g} of the largest value here, and is not used"
-    return None
+    x = torch.randn(max(trial.TOKENS), 256, generator=generator)
+    expected = Fp8Linear(weight, None)(x).double()
+    return trial.fault(lambda: ScaledFp8Linear(weight.to(device), None), x, expected, device, _TOLERANCE)

@@ -9,7 +9,7 @@ from harness.contract.decoder import Decoder
 from harness.contract.method import Method
 from harness.core.errors import SpecError, UnknownNameError
 from harness.model.weights.choice import MARGIN, Decision, choose, fastest, is_faster, ratios
-from harness.model.weights.computations import DENSE, Computation, Computations, HasKernels, Layer
+from harness.model.weights.computations import DENSE, ChoosesKernels, Computation, Computations, HasKernels, Layer
 from harness.model.weights.linear import Site
 
 _TOO_SLOW: Final = f"{MARGIN:.0%} faster than dense here"
@@ -44,7 +44,7 @@ class _Part:
         is_asked: whether it has what was asked for by name.
     """
 
-    method: HasKernels
+    method: ChoosesKernels
     names: dict[Layer, str]
     decisions: dict[Layer, Decision]
     ways: dict[Layer, Computations]
@@ -94,10 +94,8 @@ def plan_kernels(parts: Sequence[Method], model: Decoder, device: str, asked: st
         asked: ``DENSE`` or a kernel's name: what the methods that have it are to take, whatever is faster.
     """
     plan, saves, is_asked = KernelPlan(), True, False
-    for index, part in enumerate(parts):
-        if not isinstance(part, HasKernels):
-            continue
-        layers = {site.place: layer for site, layer in part.declared_layers(model, parts[:index])}
+    for part, declared in _choosing(parts, model):
+        layers = {site.place: layer for site, layer in declared}
         settled = _settled(part, Counter(layers.values()), device, asked)
         plan.by_place.update({place: settled.names[layer] for place, layer in layers.items()})
         plan.by_layer.append({layer.label: name for layer, name in settled.names.items()})
@@ -111,14 +109,24 @@ def first_kernels(parts: Sequence[Method], model: Decoder) -> dict[str, str]:
     """The first kernel that can run here for each linear layer, by ``Site.place``, whether it is faster or not."""
     return {
         site.place: kernel.name
-        for index, part in enumerate(parts)
-        if isinstance(part, HasKernels)
-        for site, layer in part.declared_layers(model, parts[:index])
+        for part, declared in _choosing(parts, model)
+        for site, layer in declared
         for kernel in part.computations(layer, str(model.device)).able[:1]
     }
 
 
-def _settled(method: HasKernels, counts: Counter[Layer], device: str, asked: str | None) -> _Part:
+def _choosing(parts: Sequence[Method], model: Decoder) -> Iterator[tuple[ChoosesKernels, list[tuple[Site, Layer]]]]:
+    """The methods of a stack that choose a kernel, with the linear layers that they choose it for.
+
+    One that need not compute a layer leaves its weight to the methods above it, where there are any.
+    """
+    for index, part in enumerate(parts):
+        computes = isinstance(part, HasKernels) or part is parts[-1]
+        if isinstance(part, ChoosesKernels) and computes and (declared := part.declared_layers(model, parts[:index])):
+            yield part, declared
+
+
+def _settled(method: ChoosesKernels, counts: Counter[Layer], device: str, asked: str | None) -> _Part:
     ways = {layer: method.computations(layer, device) for layer in counts}
     forced = {layer: ways[layer].named(asked) if asked else None for layer in counts}
     # how much slower than dense a kernel is that was asked for is to be known; of dense nothing is
@@ -140,10 +148,14 @@ def check_asked(asked: str, parts: Sequence[Method], model: Decoder, device: str
         UnknownNameError: none has it, with those that run here.
         SpecError: none has kernels, or the kernel cannot run here.
     """
-    methods = [part for part in parts if isinstance(part, HasKernels)]
-    if not methods:
+    ways = [
+        method.computations(layer, device)
+        for method in parts
+        if isinstance(method, ChoosesKernels)
+        for _, layer in method.declared_layers(model, ())
+    ]
+    if not ways:
         raise SpecError(f"--kernel {asked}: none of the methods has kernels to choose from")
-    ways = [method.computations(layer, device) for method in methods for _, layer in method.declared_layers(model, ())]
     every = {each.name: each for way in ways for each in (way.dense, *reversed(way.kernels))}
     able = [DENSE, *(name for name, each in every.items() if each.why_not is None)]
     if asked not in (DENSE, *every):

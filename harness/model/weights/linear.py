@@ -206,4 +206,9 @@ def changed(model: Decoder) -> Iterator[tuple[str, Savings]]:
         if (replacement := computed_by(module)) is not None:
             yield replacement.kernel, replacement.savings
         elif pattern := zeros(module):
-            yield f"dense product over {pattern} zeros", Savings.SIMULATED
+            yield dense_over(pattern), Savings.SIMULATED
+
+
+def dense_over(pattern: Pattern) -> str:
+    """What the dense product over zeros in a pattern is called in the record."""
+    return f"dense product over {pattern} zeros"

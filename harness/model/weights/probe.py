@@ -63,6 +63,8 @@ def _weight(layer: Layer, generator: torch.Generator) -> torch.Tensor:
         groups = -(-layer.out // layer.rows)
         kept = torch.rand(groups, layer.inputs, generator=generator) >= layer.zeros  # [groups, in]
         weight *= kept.repeat_interleave(layer.rows, 0)[: layer.out]
+    elif layer.zeros:
+        weight.view(layer.out, -1, 4)[..., 1:3] = 0
     return weight.to(getattr(torch, layer.dtype))
 
 

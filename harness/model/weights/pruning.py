@@ -18,9 +18,10 @@ from harness.contract.decoder import Decoder
 from harness.contract.parameters import Pattern
 from harness.contract.prepared import Prepared
 from harness.core.errors import MethodError
-from harness.model.weights.linear import Site, masked
+from harness.model.weights.linear import Site
 from harness.model.weights.observers import SumOfSquares, calibrate
 from harness.model.weights.replaced import zeros
+from harness.model.weights.semi_structured import zeroed_as_planned
 
 log = logging.getLogger("harness")
 
@@ -174,11 +175,11 @@ def magnitude(chosen: Sequence[Site], pattern: Pattern, sparsity: Sequence[float
     return pruned
 
 
-def without(chosen: Sequence[Site], pruned: Pruned, pattern: Pattern) -> AbstractContextManager[None]:
+def without(model: Decoder, chosen: Sequence[Site], pruned: Pruned, pattern: Pattern) -> AbstractContextManager[None]:
     """Run the model with zeros in place of the pruned weights, with a warning about linear layers that collapsed."""
     pruned.warn()
     masks = ((site, pruned.masks[site.name]) for site in chosen)
-    return masked((site, mask, pattern) for site, mask in masks if not mask.all())
+    return zeroed_as_planned(model, ((site, site.weight * mask, pattern) for site, mask in masks if not mask.all()))
 
 
 def require_blocks(chosen: Sequence[Site], pattern: Pattern) -> bool:

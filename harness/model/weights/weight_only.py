@@ -5,7 +5,7 @@ from functools import cache, partial
 import torch
 from torch.nn.functional import linear
 
-from harness.model.weights import cuda
+from harness.model.weights import cuda, trial
 from harness.model.weights.computations import Computation, Computations, Layer, not_on_cpu
 from harness.model.weights.formats import NumberFormat, quantize
 from harness.model.weights.linear import ReplacementLayer
@@ -46,13 +46,13 @@ def _why_not(product: PackedProduct, number: NumberFormat, layer: Layer, device:
     reason = (
         (cuda.why_not(device, product.capability) if product.device == "cuda" else not_on_cpu(device))
         or product.refuses(number, layer)
-        or fault(product, number, layer.dtype, device)
+        or _fault(product, number, layer.dtype, device)
     )
     return f"{product.name}: {reason}" if reason else None
 
 
 @cache
-def fault(product: PackedProduct, number: NumberFormat, dtype: str, device: str) -> str | None:
+def _fault(product: PackedProduct, number: NumberFormat, dtype: str, device: str) -> str | None:
     """What is wrong with a product on a device of this machine, tried beside the dense product over the same numbers.
 
     Args:
@@ -60,14 +60,8 @@ def fault(product: PackedProduct, number: NumberFormat, dtype: str, device: str)
     """
     generator = torch.Generator().manual_seed(0)
     weight = quantize(torch.randn(_OUT, _INPUTS, generator=generator), number)
-    draws = torch.randn(70, _INPUTS, generator=generator).to(getattr(torch, dtype))
+    draws = torch.randn(max(trial.TOKENS), _INPUTS, generator=generator).to(getattr(torch, dtype))
     expected = linear(draws.double(), weight.dequantized().double())  # [tokens, out]
-    try:
-        kernel = PackedLinear(weight.to(device), None, draws.dtype, product)
-        results = [kernel(draws[:tokens].to(device)).cpu() for tokens in (1, 3, 70)]
-    except (RuntimeError, NotImplementedError, AttributeError) as error:
-        return f"it cannot run here ({str(error).partition(chr(10))[0]})"
-    worst = max(float((y - expected[: len(y)]).abs().max() / expected.abs().max()) for y in results)
-    if not worst <= _TOLERANCE[dtype]:
-        return f"it differs from the dense product by {worst:.2g} of the largest value here, and is not used"
-    return None
+    return trial.fault(
+        lambda: PackedLinear(weight.to(device), None, draws.dtype, product), draws, expected, device, _TOLERANCE[dtype]
+    )

@@ -6,14 +6,19 @@ from typing import TYPE_CHECKING
 from harness.contract.method import Method
 from harness.contract.parameters import Pattern, Sparsity
 from harness.core.errors import MethodError
+from harness.model.weights.computations import ChoosesKernels, Computations, Layer
+from harness.model.weights.mixins import OnLinears
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from harness.contract.decoder import Decoder
+    from harness.model.weights.linear import Site
 
 
 @dataclass(frozen=True, kw_only=True)
-class Zeros(Method, mixin=True):
-    """A method that sets weights to zero.
+class Zeros(Method, ChoosesKernels, mixin=True):
+    """A method that sets weights to zero, which a kernel may skip where they are two of each four neighbours.
 
     Parameters:
         sparsity: the share of weights that go, from 0 to below 1; one for all layers, or one for each
@@ -45,3 +50,17 @@ class Zeros(Method, mixin=True):
         from harness.model.weights.pruning import sparsity_by_layer
 
         return sparsity_by_layer(model, self.sparsity)
+
+    def declared_layers(self, model: "Decoder", below: "Sequence[Method]") -> "list[tuple[Site, Layer]]":
+        """The linear layers that have zeros in the pattern 2:4."""
+        if self.pattern != "2:4" or not isinstance(self, OnLinears):
+            return []
+        shares = self.sparsity_by_layer(model)
+        chosen = [site for site in self.sites(model) if site.layer is not None and shares[site.layer]]
+        return [(site, Layer.of(site.weight, 0.5)) for site in chosen]
+
+    def computations(self, layer: Layer, device: str) -> Computations:
+        """Torch's product for 2:4, and the dense product over the zeros."""
+        from harness.model.weights.semi_structured import computations
+
+        return computations(layer, device)

@@ -173,7 +173,7 @@ def test_a_collapsed_layer_is_reported(caplog, monkeypatch):
     chosen = sites(decoder, ["*.0.mlp.up_proj", "*.1.mlp.up_proj"])
     pruned = magnitude(chosen, "unstructured", [0.9999, 0.5, 0, 0])
     assert pruned.collapsed == ["model.layers.0.mlp.up_proj"]
-    with caplog.at_level(logging.WARNING, "harness"), without(chosen, pruned, "unstructured"):
+    with caplog.at_level(logging.WARNING, "harness"), without(decoder, chosen, pruned, "unstructured"):
         pass
     assert "1 of 2 pruned linear layers keep less than 10%" in caplog.text
     assert "model.layers.0.mlp.up_proj" in caplog.text

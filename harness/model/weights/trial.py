@@ -1,0 +1,36 @@
+"""Whether a kernel computes what it should on a device of this machine, tried once, before it is taken."""
+
+from collections.abc import Callable
+from typing import Final
+
+import torch
+
+TOKENS: Final = (1, 3, 70)
+"""Rows of the products that a kernel is tried on: no whole tiles, of one row and of many."""
+
+
+def fault(
+    make: Callable[[], Callable[[torch.Tensor], torch.Tensor]],
+    x: torch.Tensor,
+    expected: torch.Tensor,
+    device: str,
+    tolerance: float,
+) -> str | None:
+    """What is wrong with a kernel, in words; None where its results are those expected.
+
+    Args:
+        make: the kernel's layer, with weights on the device; it may raise what torch raises for want of an operator.
+        x: activations on the CPU, [tokens, in], as many as the most of ``TOKENS``.
+        expected: float64 on the CPU, [tokens, out].
+        tolerance: by how much of the largest value a result may differ.
+    """
+    try:
+        kernel = make()
+        results = [kernel(x[:tokens].to(device)).cpu() for tokens in TOKENS]
+    except (RuntimeError, AttributeError) as error:
+        return f"it cannot run here ({str(error).partition(chr(10))[0]})"
+    largest = expected.abs().max()
+    worst = max(float((y - expected[: len(y)]).abs().max() / largest) for y in results)
+    if not worst <= tolerance:
+        return f"it differs from the dense product by {worst:.2g} of the largest value here, and is not used"
+    return None
