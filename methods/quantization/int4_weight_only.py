@@ -67,7 +67,8 @@ class Int4WeightOnly(ComputesLinears):
     def check_model(self, model: "Decoder", below: tuple[Method, ...] = ()) -> None:
         """Refuse a group that does not divide the inputs of a linear layer."""
         super().check_model(model, below)
-        self.number.check_inputs([layer.inputs for _, layer in self.declared_layers(model, below)])
+        if layers := self.declared_layers(model, below):
+            self.number.check_inputs([layer.inputs for _, layer in layers])
 
     @property
     def number(self) -> "NumberFormat":

@@ -6,7 +6,8 @@ from harness.contract import registry
 from tests.testing.failing import failing
 
 LOADED = "checkpoint:path=model"
-WEIGHTS = ("int8-dynamic", "wanda", "magnitude", "sparse-gpt", "rms-fold", "block-sparse", "ffn-prune")
+WEIGHTS = ("wanda", "magnitude", "sparse-gpt", "rms-fold", "block-sparse", "ffn-prune")
+NUMBERS = ("int8-dynamic", "int8-weight-only", "int4-weight-only", "fp8")
 DEPTH = ("dense", "mue", "calm", "repair", "skip-decode", "ngram", "dr-llm", "polar", "random-skip", "static-path")
 KEYS = ("knorm", "streaming", "window-attention")
 SETTINGS = (
@@ -28,7 +29,7 @@ def test_on_every_family_of_the_checks():
     assert failing("layer-drop") == {}
 
 
-@pytest.mark.parametrize("method", WEIGHTS)
+@pytest.mark.parametrize("method", [*WEIGHTS, *NUMBERS])
 def test_a_method_on_weights_where_they_are_stored_the_other_way_round(method):
     assert failing(method, ["gpt2"]) == {}
 
@@ -53,5 +54,5 @@ def test_a_method_that_is_another_model():
 
 
 def test_every_built_in_method_is_checked():
-    checked = {"layer-drop", LOADED.partition(":")[0], *WEIGHTS, *DEPTH, *KEYS}
+    checked = {"layer-drop", LOADED.partition(":")[0], *WEIGHTS, *NUMBERS, *DEPTH, *KEYS}
     assert checked == {listing.name for listing in registry.listings() if listing.built_in}

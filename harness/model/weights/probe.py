@@ -40,19 +40,18 @@ def probe(computations: Computations, layer: Layer) -> Times:
     device = torch.device(computations.device)
     generator = torch.Generator().manual_seed(0)
     weight = _weight(layer, generator).to(device)
-    layers: dict[str, list[Product]] = {BASELINE: [partial(linear, weight=weight)]}
-    layers |= {kernel.name: [kernel.make(weight, None)] for kernel in computations.able}
-    if device.type == "cuda":
-        count = _copies(weight.nbytes, [each for (each,) in layers.values()], device)
-        layers[BASELINE] += [partial(linear, weight=weight.clone()) for _ in range(1, count)]
-        for kernel in computations.able:
-            layers[kernel.name] += [kernel.make(weight, None) for _ in range(1, count)]
+    makers: dict[str, Callable[[], Product]] = {BASELINE: lambda: partial(linear, weight=weight.clone())}
+    makers |= {kernel.name: partial(kernel.make, weight, None) for kernel in computations.able}
+    layers = {name: [make()] for name, make in makers.items()}
+    count = copies(weight.nbytes, [each for (each,) in layers.values()], device)
+    for name, make in makers.items():
+        layers[name] += [make() for _ in range(1, count)]
     times: Times = {name: [] for name in layers}
     for tokens in TOKENS:
         x = torch.randn(tokens, layer.inputs, generator=generator, dtype=torch.float32).to(device, weight.dtype)
-        calls = {name: partial(_run, copies, x) for name, copies in layers.items()}
+        calls = {name: partial(_run, each, x) for name, each in layers.items()}
         for name, seconds in shortest(calls, seconds_on(device)).items():
-            times[name].append(seconds / len(layers[name]))
+            times[name].append(seconds / count)
     return times
 
 
@@ -68,15 +67,17 @@ def _weight(layer: Layer, generator: torch.Generator) -> torch.Tensor:
     return weight.to(getattr(torch, layer.dtype))
 
 
-def _copies(dense_bytes: int, layers: Sequence[Product], device: torch.device) -> int:
-    """How many copies the smallest of several layers needs to fill the device's cache; all of them have as many."""
+def copies(dense_bytes: int, layers: Sequence[Product], device: torch.device) -> int:
+    """How many copies of each layer are timed in turn: on CUDA so many that the smallest one fills the cache."""
+    if device.type != "cuda":
+        return 1
     least = min(getattr(layer, "weight_bytes", dense_bytes) for layer in layers)
     cache: int = torch.cuda.get_device_properties(device).L2_cache_size
     return max(1, min(MOST_COPIES, -(-CACHES * cache // least)))
 
 
-def _run(copies: Sequence[Product], x: torch.Tensor) -> None:
-    for layer in copies:
+def _run(layers: Sequence[Product], x: torch.Tensor) -> None:
+    for layer in layers:
         layer(x)
 
 
