@@ -12,9 +12,10 @@ import time
 import torch
 
 from harness.core import environment
-from harness.model.weights import block_sparse, int8
+from harness.model.weights import block_sparse, int8, weight_only
 from harness.model.weights.choice import decide, ratios
 from harness.model.weights.computations import Computations, Layer
+from harness.model.weights.formats import NumberFormat
 from harness.model.weights.probe import TOKENS, probe
 
 
@@ -30,6 +31,8 @@ def main() -> None:
             out, inputs = map(int, shape.split("x"))
             dense = Layer(out, inputs, dtype)
             show(dense, int8.computations(dense, "cpu"))
+            for number in (NumberFormat(8), NumberFormat(4, 128, False, scale="float16")):
+                show(dense, weight_only.computations(dense, "cpu", number))
             for zeros in args.zeros:
                 layer = Layer(out, inputs, dtype, zeros, rows=16)
                 show(layer, block_sparse.computations(layer, "cpu", "int8"))
