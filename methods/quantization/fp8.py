@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from harness.contract.families import Family
 from harness.model.weights.computations import Computations, Layer
-from harness.model.weights.mixins import ComputesLinears
+from harness.model.weights.computing import ComputesLinears
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from harness.contract.families import Family
 from harness.contract.method import Method
 from harness.core.errors import MethodError
 from harness.model.weights.computations import Computations, Layer
-from harness.model.weights.mixins import ComputesLinears
+from harness.model.weights.computing import ComputesLinears
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch.nn.functional import linear, pad
+from torch.nn.functional import pad
 from torch.utils.flop_counter import register_flop_formula
 
 from harness.contract.facts import Savings
@@ -17,12 +17,12 @@ from harness.core.errors import MethodError
 from harness.model.weights import sparse_kernels
 from harness.model.weights.blocks import TENSORS, Blocks, Number
 from harness.model.weights.computations import Computation, Computations, Layer
+from harness.model.weights.dense_over_zeros import DENSE_PRODUCT, DenseOverZeros
 from harness.model.weights.int8 import DENSE_PRODUCT as INT8_DENSE_PRODUCT
 from harness.model.weights.int8 import Int8Linear
 from harness.model.weights.linear import ReplacementLayer
 from harness.model.weights.sparse_kernels import Kernels, kernel_name
 
-DENSE_PRODUCT = "dense product over zeros"
 MOST_INPUTS = 2**16
 """Inputs are numbered in two bytes."""
 
@@ -57,24 +57,6 @@ class BlockSparseLinear(ReplacementLayer):
         raise MethodError(
             "a kernel reads these weights as they are: cast or move the model before attaching the method"
         )
-
-
-class DenseOverZeros(ReplacementLayer):
-    """The dense product over all weights, where no kernel can skip the zeros."""
-
-    kernel, savings = DENSE_PRODUCT, Savings.SIMULATED
-    weight: torch.Tensor
-    bias: torch.Tensor | None
-
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
-        super().__init__()
-        self.register_buffer("weight", weight.contiguous())
-        self.register_buffer("bias", bias)
-        self.macs_per_token = self.weight_count = weight.numel()
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """From [..., in] to [..., out]."""
-        return linear(x, self.weight, self.bias)
 
 
 def computations(layer: Layer, device: str, number: Number) -> Computations:

@@ -1,6 +1,5 @@
 """Parameters that methods on linear layers share: which of them."""
 
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,7 +10,6 @@ from harness.model.weights.computations import HasKernels
 
 if TYPE_CHECKING:
     from harness.contract.decoder import Decoder
-    from harness.contract.prepared import Prepared
     from harness.model.weights.linear import Site
 
 
@@ -76,16 +74,3 @@ class OnLinearsAndHead(OnLinears, mixin=True):
         from harness.model.weights.linear import sites
 
         return sites(model, self.linears, layers=self.layers, head=self.head)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ComputesLinears(OnLinearsAndHead, HasKernels, mixin=True):
-    """A method that is another computation of some of the linear layers, which its ``computations`` say all about."""
-
-    def attach(self, model: "Decoder", prepared: "Prepared") -> AbstractContextManager[None]:
-        """Let the chosen linear layers run by what the plan of the run says, or is fastest here."""
-        from harness.model.weights.kernel_plan import computation
-        from harness.model.weights.linear import installed
-
-        chosen = ((site, computation(self, model, site, layer)) for site, layer in self.declared_layers(model, ()))
-        return installed((site, each.make(site.weight, site.bias)) for site, each in chosen)

@@ -18,8 +18,8 @@ from harness.contract.decoder import Decoder
 from harness.contract.facts import Savings
 from harness.contract.parameters import Pattern
 from harness.model.weights import cuda, trial
-from harness.model.weights.block_sparse import DenseOverZeros
 from harness.model.weights.computations import Computation, Computations, Layer
+from harness.model.weights.dense_over_zeros import DenseOverZeros
 from harness.model.weights.linear import ReplacementLayer, Site, dense_over, installed, zeroed
 
 NAME: Final = "cuSPARSELt 2:4"
