@@ -71,7 +71,7 @@ def _block_sparse() -> Operator:
 
 def _chosen(method: str, layer: Layer, ways: Computations) -> Operator:
     """What a method takes for a layer, and how long each of its kernels takes."""
-    reasons = [kernel.why_not for kernel in ways.kernels if kernel.why_not]
+    reasons = [kernel.why_not for kernel in ways.kernels if kernel.why_not and not kernel.elsewhere]
     if not ways.able:
         return Operator(method, False, f"simulated: {'; '.join(dict.fromkeys(reasons))}")
     decision = choose(ways, layer)

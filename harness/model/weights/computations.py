@@ -61,11 +61,13 @@ class Computation:
         name: as the record writes it.
         make: the replacement for a linear layer, from its weight [out, in] and bias [out].
         why_not: why it cannot run here, in words; None where it can.
+        elsewhere: it is for another kind of device.
     """
 
     name: str
     make: "Callable[[torch.Tensor, torch.Tensor | None], ReplacementLayer]"
     why_not: str | None = None
+    elsewhere: bool = False
 
 
 @dataclass(frozen=True)
@@ -74,8 +76,7 @@ class Computations:
 
     Attributes:
         dense: the float product over the values that the method leaves.
-        kernels: what saves work; of those that can run here the best first, and those that are for other devices before
-            all that are for this one, so that the last one's reason is about this device.
+        kernels: what saves work, the best of a device first.
         source: the module that they come from.
         device: where they compute.
     """
@@ -95,7 +96,8 @@ class Computations:
         """Why no kernel can run here, in words; None where one can."""
         if self.able:
             return None
-        return self.kernels[-1].why_not if self.kernels else f"there is no kernel in place of a {self.dense.name}"
+        near = [kernel for kernel in self.kernels if not kernel.elsewhere] or self.kernels
+        return near[-1].why_not if near else f"there is no kernel in place of a {self.dense.name}"
 
     def named(self, name: str) -> Computation | None:
         """The computation of that name, which may be ``DENSE``; None where there is none."""

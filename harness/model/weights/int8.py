@@ -85,10 +85,12 @@ def quantize_rows(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 def computations(layer: Layer, device: str) -> Computations:
     """What may compute a linear layer in eight bits on a device."""
-    kernels = (
-        Computation(each.name, partial(Int8Linear, product=each), _why_not(each, layer, device))
-        for each in sorted(PRODUCTS, key=lambda product: device.startswith(product.device))
-    )
+    kernels = []
+    for each in PRODUCTS:
+        elsewhere = not device.startswith(each.device)
+        kernels.append(
+            Computation(each.name, partial(Int8Linear, product=each), _why_not(each, layer, device), elsewhere)
+        )
     dense = Computation(DENSE_PRODUCT, partial(Int8Linear, product=None))
     return Computations(dense, tuple(kernels), __name__, device)
 

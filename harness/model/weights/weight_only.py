@@ -20,16 +20,14 @@ _OUT, _INPUTS = 48, 512
 
 def computations(layer: Layer, device: str, number: NumberFormat) -> Computations:
     """The dense product over the rounded weights, and the products over packed ones, on a device."""
-    fitting = (product for product in PRODUCTS if product.takes(number))
-    products = sorted(fitting, key=lambda product: device.startswith(product.device))
-    kernels = tuple(
-        Computation(
-            each.label(number), partial(_packed, number=number, product=each), _why_not(each, number, layer, device)
-        )
-        for each in products
-    )
+    kernels = []
+    for each in PRODUCTS:
+        if each.takes(number):
+            make = partial(_packed, number=number, product=each)
+            why_not, elsewhere = _why_not(each, number, layer, device), not device.startswith(each.device)
+            kernels.append(Computation(each.label(number), make, why_not, elsewhere))
     dense = Computation(dense_label(number), partial(_dense, number=number))
-    return Computations(dense, kernels, __name__, device)
+    return Computations(dense, tuple(kernels), __name__, device)
 
 
 def _dense(weight: torch.Tensor, bias: torch.Tensor | None, number: NumberFormat) -> ReplacementLayer:
