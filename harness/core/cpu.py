@@ -11,7 +11,7 @@ from typing import Final
 
 from harness.core.errors import SpecError
 
-KERNEL_SETS: Final = ("plain", "avx512", "avx512-vnni", "amx")
+KERNEL_SETS: Final = ("plain", "avx2", "avx512", "avx512-vnni", "amx")
 """What the project's own kernels are written for, each with all before it; "plain" is C for any processor."""
 
 _LIMITS: Final = ("HARNESS_ISA", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS")

@@ -5,14 +5,12 @@
 #include <immintrin.h>
 #include <string.h>
 
-#include "product.h"
+#include "span.h"
 
 #define AVX512_FEATURES "avx512f,avx512bw,avx512vl,avx512dq,fma"
 #define VNNI_FEATURES AVX512_FEATURES ",avx512vnni"
 #define AVX512 __attribute__((target(AVX512_FEATURES)))
 #define VNNI __attribute__((target(VNNI_FEATURES)))
-#define SPAN 128 /* outputs that a tile gathers before they go to y */
-#define FEW 6    /* up to so many tokens, interleaving a tile costs more than it saves */
 
 /* The lanes of the first n of 16. */
 AVX512 static inline __mmask16 first(long n) { return n >= 16 ? 0xffff : (__mmask16)((1u << n) - 1); }
@@ -27,12 +25,6 @@ AVX512 static inline void interleave(const uint8_t *x, const uint16_t *c, __m512
     to[1] = _mm512_unpackhi_epi16(low, low2);
     to[2] = _mm512_unpacklo_epi16(high, high2);
     to[3] = _mm512_unpackhi_epi16(high, high2);
-}
-
-/* Neighbouring tokens of y lie pages apart, so a tile gathers SPAN outputs of each token before they go there. */
-AVX512 static inline void copy_out(const Product *p, long m0, long tokens, long n0, const float *from) {
-    long n = MIN(SPAN, p->out - n0);
-    for (long t = 0; t < tokens; t++) memcpy(p->y + (m0 + t) * p->out + n0, from + t * SPAN, sizeof(float) * n);
 }
 
 /* Integer sums [16 tokens][16 outputs] to floats in a tile's rows [16 tokens][SPAN]. */

@@ -10,6 +10,7 @@ int block_sparse_level(void) {
         if (!__builtin_cpu_supports("avx512vnni")) return LEVEL_AVX512;
         return has_tiles() ? LEVEL_AMX : LEVEL_VNNI;
     }
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return LEVEL_AVX2;
 #endif
     return LEVEL_PLAIN;
 }
@@ -26,6 +27,10 @@ void block_sparse(int level, int int8, int rows, int threads, long tokens, long 
     }
     if (!int8 && level >= LEVEL_AVX512) {
         float_avx512(&p, rows, threads);
+        return;
+    }
+    if (level >= LEVEL_AVX2) {
+        (int8 ? int8_avx2 : float_avx2)(&p, rows, threads);
         return;
     }
 #endif

@@ -61,11 +61,6 @@ VNNI static void transpose(const uint8_t *rows, long in, long stride, uint8_t *c
         }
 }
 
-/* The bytes of four inputs c of one token, as a lane of vpdpbusd takes them. */
-VNNI static inline int32_t four(const uint8_t *x, const uint16_t *c) {
-    return (int32_t)(x[c[0]] | x[c[1]] << 8 | x[c[2]] << 16 | (uint32_t)x[c[3]] << 24);
-}
-
 /* 16 outputs in the lanes; a token's four bytes are broadcast; x [in][TILE]. */
 VNNI static void int8_group16(const Product *p, long g, float *to, long tokens, const uint8_t *x, const float *scales) {
     _Alignas(64) __m512i a[CHUNK][4], sums[TILE];

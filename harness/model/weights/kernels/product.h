@@ -21,7 +21,7 @@
 #endif
 
 /* The instruction sets that kernels are written for, each with all before it. */
-enum { LEVEL_PLAIN, LEVEL_AVX512, LEVEL_VNNI, LEVEL_AMX };
+enum { LEVEL_PLAIN, LEVEL_AVX2, LEVEL_AVX512, LEVEL_VNNI, LEVEL_AMX };
 
 typedef struct {
     long tokens, in, out, groups;
@@ -39,6 +39,8 @@ typedef struct {
 void int8_plain(const Product *, int rows, int threads);
 void float_plain(const Product *, int rows, int threads);
 #ifdef X86
+void int8_avx2(const Product *, int rows, int threads);
+void float_avx2(const Product *, int rows, int threads);
 void int8_vnni(const Product *, int rows, int threads, int tiled);
 void float_avx512(const Product *, int rows, int threads);
 int has_tiles(void);
