@@ -1,4 +1,4 @@
-"""Linear layers in int8: weights quantized per output, activations per token, multiplied by torch's own operators.
+"""Linear layers in int8: weights quantized per output, activations per token.
 
     y = (round(127 x / a) W_q) s a / 127,    a = max|x| of the token,    s = max|w| / 127 of the output row
 
@@ -15,7 +15,7 @@ from torch.nn.functional import linear, pad
 from torch.utils.flop_counter import register_flop_formula
 
 from harness.contract.facts import Savings
-from harness.model.weights import cuda
+from harness.model.weights import cuda, dense_kernels
 from harness.model.weights.by_token import ByToken
 from harness.model.weights.computations import Computation, Computations, Layer, not_on_cpu
 from harness.model.weights.formats import NumberFormat, quantize
@@ -37,6 +37,9 @@ class Int8Product:
         product: from activations int8 [tokens, in], the packed weights and scales [out] to floats [tokens, out].
         device: the kind of device that it is for.
         multiple: what inputs and outputs have to be a multiple of.
+        linear: the whole layer in one call, where there is one: from activations float32 [tokens, in], packed weights,
+            scales [out] and a bias float32 [out] or None to floats [tokens, out].
+        refuses: why it is not taken on this processor, where that is known before it is tried.
     """
 
     name: str
@@ -44,6 +47,8 @@ class Int8Product:
     product: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
     device: Literal["cpu", "cuda"] = "cpu"
     multiple: int = 1
+    linear: Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor] | None = None
+    refuses: Callable[[], str | None] = lambda: None
 
 
 class Int8Linear(ByToken):
@@ -59,6 +64,7 @@ class Int8Linear(ByToken):
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, product: Int8Product | None) -> None:
         super().__init__()
         quantized, scale = quantize_rows(weight)
+        self._linear = product.linear if product else None
         self._product = partial(torch.ops.harness.int8_product, product=product.name) if product else _float_product
         # an opaque tensor has no storage to be counted or saved: it is no buffer
         self._packed = product.pack(quantized) if product else None
@@ -70,6 +76,14 @@ class Int8Linear(ByToken):
         self.savings = Savings.REAL if product else Savings.SIMULATED
         self.macs_per_token = self.weight_count = weight.numel()
         self.opaque_bytes = weight.numel() if product else 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """From [..., in] to [..., out], in the type of the input."""
+        if self._linear is None or self._packed is None:
+            return super().forward(x)
+        tokens = x.reshape(-1, x.shape[-1]).float().contiguous()  # [tokens, in]
+        bias = None if self.bias is None else self.bias.float()
+        return self._linear(tokens, self._packed, self.scale, bias).to(x.dtype).view(*x.shape[:-1], len(self.scale))
 
     def product(self, x: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
         """See ``ByToken``."""
@@ -98,7 +112,7 @@ def computations(layer: Layer, device: str) -> Computations:
 def _why_not(product: Int8Product, layer: Layer, device: str) -> str | None:
     """Why a product cannot be taken here."""
     reason = cuda.why_not(device) if product.device == "cuda" else not_on_cpu(device)
-    if reason is not None:
+    if reason := reason or product.refuses():
         return f"{product.name}: {reason}"
     if layer.inputs % product.multiple or layer.out % product.multiple:
         return (
@@ -109,9 +123,14 @@ def _why_not(product: Int8Product, layer: Layer, device: str) -> str | None:
     return None if is_right(product, device) else f"{product.name} is not there, or not exact on this {what}"
 
 
-@cache
 def is_right(product: Int8Product, device: str = "cpu") -> bool:
-    """Whether a product gives the exact sums on a device of this machine.
+    """Whether a product is taken on a device of this machine, and gives the exact sums there."""
+    return product.refuses() is None and _is_exact(product, device)
+
+
+@cache
+def _is_exact(product: Int8Product, device: str) -> bool:
+    """Whether a product that runs gives the exact sums.
 
     The largest values that it can meet are among the operands. Without VNNI, x86 multiplies unsigned by signed bytes
     with vpmaddubsw, which adds two products in 16 bits and saturates: 2 * 255 * 127 does not fit.
@@ -162,13 +181,30 @@ def _cublas(x: torch.Tensor, packed: torch.Tensor, scale: torch.Tensor) -> torch
     return _int_mm(pad(x, (0, 0, 0, max(_CUBLAS_ROWS, rows + -rows % 8) - rows)), packed, scale)[:rows]
 
 
+def _own(name: str, level: int) -> Int8Product:
+    """The project's own product for an instruction set; see ``dense_kernels.SETS``."""
+
+    def whole(x: torch.Tensor, packed: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = torch.ops.harness.int8_linear(x.float(), packed, scale, None, level, True)
+        return y
+
+    return Int8Product(
+        f"int8, {name}",
+        partial(dense_kernels.pack_bytes, level=level),
+        whole,
+        linear=partial(torch.ops.harness.int8_linear, level=level, whole=False),
+        refuses=partial(dense_kernels.why_not, name),
+    )
+
+
 _CUBLAS_ROWS = 24
 PRODUCTS = (
+    *(_own(name, level) for name, level in dense_kernels.SETS.items()),
     Int8Product("onednn int8", lambda weight: torch.ops.onednn.qlinear_prepack(weight, None), _onednn),
     Int8Product("torch int8", lambda weight: weight.T, _int_mm),
     Int8Product("cuBLAS int8", lambda weight: weight.T, _cublas, "cuda", 8),
 )
-"""The int8 products of torch, the best of a device first."""
+"""The int8 products, the best of a device first."""
 
 _LIBRARY = torch.library.Library("harness", "FRAGMENT")  # type: ignore[no-untyped-call]
 _LIBRARY.define(  # type: ignore[no-untyped-call]

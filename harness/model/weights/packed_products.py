@@ -1,4 +1,4 @@
-"""Torch's own products with packed weights: int8 by rows, int4 by groups, on a CPU and on CUDA.
+"""Products with packed weights: the project's own on a CPU, and torch's, of int8 by rows and int4 by groups.
 
 Torch's int4 operators stand for (q - 8) s + m where a format stands for (q - z) s: they are given m = (8 - z) s, and
 both numbers in bfloat16, as all of their arithmetic is.
@@ -10,6 +10,7 @@ from typing import Any, Final
 import torch
 from torch.utils.flop_counter import register_flop_formula
 
+from harness.model.weights import dense_kernels
 from harness.model.weights.computations import Layer
 from harness.model.weights.formats import NumberFormat, Quantized, pack
 from harness.model.weights.packed_linear import Packed, PackedProduct
@@ -18,6 +19,7 @@ _ATEN: Final = torch.ops.aten
 _GROUPS: Final = (32, 64, 128, 256)
 _WIDTH: Final = 32
 """The operator for int8 on a CPU reads whole registers, and beyond a row of another width."""
+_EIGHT: Final = 8
 
 
 def _is_int8(number: NumberFormat) -> bool:
@@ -90,7 +92,31 @@ def _int4_on_cuda_product(x: torch.Tensor, packed: Packed, group: int) -> torch.
     return y
 
 
+def _is_own(number: NumberFormat) -> bool:
+    return number.bits in (4, 8) and number.element == "int"
+
+
+def _own_refuses(number: NumberFormat, layer: Layer, name: str) -> str | None:
+    if number.groups(layer.inputs) > 1 and layer.inputs // number.groups(layer.inputs) % _EIGHT:
+        return f"it takes groups of whole eights of inputs, and the format is {number.label}"
+    return dense_kernels.why_not(name)
+
+
+def _own(name: str, level: int) -> PackedProduct:
+    """The project's own product for an instruction set; see ``dense_kernels.SETS``."""
+
+    def pack_codes(weight: Quantized, dtype: torch.dtype) -> Packed:
+        return dense_kernels.pack_codes(weight, level)
+
+    def product(x: torch.Tensor, packed: Packed, group: int) -> torch.Tensor:
+        y: torch.Tensor = torch.ops.harness.packed_linear(x.float().contiguous(), *packed, group, level)
+        return y.to(x.dtype)
+
+    return PackedProduct(name, "cpu", _is_own, partial(_own_refuses, name=name), pack_codes, product)
+
+
 PRODUCTS: Final = (
+    *(_own(name, level) for name, level in dense_kernels.SETS.items()),
     PackedProduct("torch int8pack", "cpu", _is_int8, _int8_on_cpu_refuses, _int8, _int8_product),
     PackedProduct("torch int8pack on CUDA", "cuda", _is_int8, _fits_all, _int8, _int8_product),
     PackedProduct(
@@ -106,7 +132,7 @@ PRODUCTS: Final = (
         capability=(8, 0),
     ),
 )
-"""The products of torch, the best of a device first."""
+"""The products, the best of a device first."""
 
 
 @register_flop_formula([_ATEN._weight_int8pack_mm, _ATEN._weight_int4pack_mm_for_cpu])

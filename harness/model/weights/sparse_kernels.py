@@ -1,32 +1,28 @@
 """The project's own kernels for block-sparse weights: C that is compiled on first use and checked before it is used.
 
 They follow "An Efficient Sparse Inference Software Accelerator for Transformer-based Language Models on CPUs"
-(arXiv:2306.16601): AMX, AVX512-VNNI or AVX512 where the processor has it and ``HARNESS_ISA`` allows it, else plain C.
+(arXiv:2306.16601): AMX, AVX512-VNNI, AVX512 or AVX2 where the processor has it and ``HARNESS_ISA`` allows it, else
+plain C.
 """
 
 import ctypes
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch.nn.functional import linear
 
 from harness.core import cpu
-from harness.core.errors import CompileError, KernelError, SpecError
+from harness.core.errors import CompileError, KernelError
 from harness.model.weights.blocks import Blocks, Number
 from harness.model.weights.compiled import library
 from harness.model.weights.int8 import Int8Linear
-
-SOURCE = Path(__file__).with_name("kernels")
+from harness.model.weights.kernel_sets import SOURCE, by_set
 
 _TOLERANCE = 1e-4
-
-log = logging.getLogger("harness")
 
 
 @dataclass(frozen=True)
@@ -71,27 +67,13 @@ def _load(limit: str | None) -> tuple[Kernels | str, ...]:
         return (str(error),) * len(cpu.KERNEL_SETS)
     run = compiled.block_sparse
     run.argtypes, run.restype = [ctypes.c_int] * 4 + [ctypes.c_long] * 3 + [ctypes.c_void_p] * 8, None
-    best = compiled.block_sparse_level()
-    if limit is not None and cpu.KERNEL_SETS.index(limit) > best:
-        raise SpecError(f"HARNESS_ISA={limit}: the best that this processor has is {cpu.KERNEL_SETS[best]}")
-    loaded: list[Kernels | str] = []
-    for level, name in enumerate(cpu.KERNEL_SETS):
-        if level > best:
-            loaded.append(f"this processor has no {name}")
-        elif limit is not None and level > cpu.KERNEL_SETS.index(limit):
-            loaded.append(f"HARNESS_ISA={limit} leaves {name} out")
-        else:
-            loaded.append(_checked(Kernels(run, level)))
-    return tuple(loaded)
 
-
-def _checked(kernels: Kernels) -> Kernels | str:
-    try:
+    def load_set(level: int) -> Kernels:
+        kernels = Kernels(run, level)
         check(kernels)
-    except KernelError as error:
-        log.warning(str(error))
-        return str(error)
-    return kernels
+        return kernels
+
+    return by_set(limit, compiled.block_sparse_level(), load_set)
 
 
 def by_name(loaded: Sequence[Kernels | str], rows: int, number: Number) -> dict[str, Kernels | str]:
@@ -107,11 +89,13 @@ def by_name(loaded: Sequence[Kernels | str], rows: int, number: Number) -> dict[
 def kernel_name(level: int, rows: int, number: Number) -> str:
     """The instruction set of the kernel for blocks of so many outputs, as the record calls it."""
     best = cpu.KERNEL_SETS[level]
+    if best in ("plain", "avx2"):
+        return "plain C" if best == "plain" else best
     if number == "fp32":
-        return "plain C" if best == "plain" else "avx512"
-    if best == "amx" and rows == 16:
-        return "amx-int8"
-    return "avx512-vnni" if best in ("amx", "avx512-vnni") else "plain C"
+        return "avx512"
+    if best == "avx512":
+        return "avx2"
+    return "amx-int8" if best == "amx" and rows == 16 else "avx512-vnni"
 
 
 def check(kernels: Kernels) -> None:
