@@ -96,7 +96,7 @@ def test_without_a_kernel_it_is_simulated_and_says_why(number, kernel, monkeypat
     decoder.kernels = first_kernels((method,), decoder)
     with method.attach(decoder, state):
         real = logits(decoder, ids)
-    monkeypatch.setattr(sparse_kernels, "load", lambda: ("no C compiler: install gcc",) * 4)
+    monkeypatch.setattr(sparse_kernels, "load", lambda: ("no C compiler: install gcc",) * 5)
     plan = plan_kernels((method,), decoder, "cpu")
     assert plan.notes == ["block-sparse multiplies densely: no C compiler: install gcc"]
     assert set(plan.by_place.values()) == {kernel}

@@ -47,7 +47,8 @@ def test_a_record_names_the_instruction_set(isa):
     }
     expected = {
         "plain": ("plain C", "plain C", "plain C"),
-        "avx512": ("plain C", "plain C", "avx512"),
+        "avx2": ("avx2", "avx2", "avx2"),
+        "avx512": ("avx2", "avx2", "avx512"),
         "avx512-vnni": ("avx512-vnni", "avx512-vnni", "avx512"),
         "amx": ("amx-int8", "avx512-vnni", "avx512"),
     }[isa]

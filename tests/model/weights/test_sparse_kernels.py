@@ -16,28 +16,28 @@ from harness.model.weights.sparse_kernels import SOURCE, Kernels, check
 def test_a_kernel_that_differs_is_refused_and_a_simpler_one_is_used(kernels, monkeypatch, caplog):
     def wrong(level, int8, rows, threads, tokens, inputs, out, x, y, *rest):
         kernels.run(0, int8, rows, threads, tokens, inputs, out, x, y, *rest)
-        if level >= 2 and rows == 4:
+        if level >= 3 and rows == 4:
             numbers = (ctypes.c_float * (tokens * out)).from_address(y)
             torch.frombuffer(numbers, dtype=torch.float32)[-1] += 1
 
     with pytest.raises(KernelError, match="avx512-vnni kernel for int8 in blocks of 4x1 differs"):
-        check(Kernels(wrong, level=3))
+        check(Kernels(wrong, level=4))
 
     class Library:
         block_sparse = staticmethod(wrong)
 
         def block_sparse_level(self):
-            return 3
+            return 4
 
     monkeypatch.setattr(sparse_kernels, "library", lambda source: Library())
     with caplog.at_level(logging.WARNING, "harness"):
-        plain, avx512, vnni, amx = sparse_kernels._load.__wrapped__(None)
-    assert (plain.level, avx512.level) == (0, 1)
+        plain, avx2, avx512, vnni, amx = sparse_kernels._load.__wrapped__(None)
+    assert (plain.level, avx2.level, avx512.level) == (0, 1, 2)
     assert "is not used" in vnni
     assert "is not used" in caplog.text
-    names = sparse_kernels.by_name((plain, avx512, vnni, amx), 4, "int8")
-    assert list(names) == ["avx512-vnni", "plain C"]
-    assert names == {"avx512-vnni": vnni, "plain C": avx512}
+    names = sparse_kernels.by_name((plain, avx2, avx512, vnni, amx), 4, "int8")
+    assert list(names) == ["avx512-vnni", "avx2", "plain C"]
+    assert names == {"avx512-vnni": vnni, "avx2": avx512, "plain C": plain}
 
 
 def test_a_limit_holds(isa, kernel_sets):
@@ -50,7 +50,7 @@ def test_a_limit_holds(isa, kernel_sets):
 
 def test_a_limit_that_names_nothing_is_a_sentence(monkeypatch):
     monkeypatch.setenv("HARNESS_ISA", "sse9")
-    with pytest.raises(SpecError, match="HARNESS_ISA=sse9: expected plain, avx512, avx512-vnni or amx"):
+    with pytest.raises(SpecError, match="HARNESS_ISA=sse9: expected plain, avx2, avx512, avx512-vnni or amx"):
         sparse_kernels.load()
 
 
@@ -59,7 +59,7 @@ def test_a_limit_above_the_processor_is_a_sentence(kernels, monkeypatch):
         block_sparse = kernels.run
 
         def block_sparse_level(self):
-            return 1
+            return 2
 
     monkeypatch.setattr(sparse_kernels, "library", lambda source: Library())
     with pytest.raises(SpecError, match=r"HARNESS_ISA=amx: the best that this processor has is avx512$"):

@@ -13,7 +13,7 @@
 #define VNNI __attribute__((target(VNNI_FEATURES)))
 
 /* The lanes of the first n of 16. */
-AVX512 static inline __mmask16 first(long n) { return n >= 16 ? 0xffff : (__mmask16)((1u << n) - 1); }
+AVX512 static inline __mmask16 first(long n) { return n >= 16 ? 0xffff : n <= 0 ? 0 : (__mmask16)((1u << n) - 1); }
 
 /* Four columns of 64 tokens to four registers of 16 tokens, each with its four bytes together. */
 AVX512 static inline void interleave(const uint8_t *x, const uint16_t *c, __m512i *to) {

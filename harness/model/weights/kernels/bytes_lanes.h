@@ -16,17 +16,17 @@ TARGET static void bytes_of(const Bytes *p, const float *x, long stride, int8_t 
     *begin = -SHIFT * sum_of(sum);
 }
 
-/* `wide` vectors of outputs by `tokens` tokens; x [tokens][stride]. */
-INLINE void bytes_tile(const Bytes *p, long g, long m, const int wide, const int tokens, const int8_t *x, long stride,
+/* WIDE vectors of outputs by `tokens` tokens; x [tokens][stride]. */
+INLINE void bytes_tile(const Bytes *p, long g, long m, const int tokens, const int8_t *x, long stride,
                        const float *scales, const int32_t *begins) {
     long quads = (p->in + 3) / 4;
     const int8_t *w = p->weight + g * quads * 4 * LANES;
     Ints sums[TOKENS][WIDE];
     for (int t = 0; t < tokens; t++)
-        for (int v = 0; v < wide; v++) sums[t][v] = all_ints(begins[t]);
+        for (int v = 0; v < WIDE; v++) sums[t][v] = all_ints(begins[t]);
     for (long q = 0; q < quads; q++) {
         Weights weights[WIDE];
-        for (int v = 0; v < wide; v++) {
+        for (int v = 0; v < WIDE; v++) {
             const int8_t *from = w + (v * quads + q) * 4 * LANES;
             if (m == 0) __builtin_prefetch(from + AHEAD * 4 * LANES);
             weights[v] = weights_of(load_ints(from));
@@ -36,10 +36,10 @@ INLINE void bytes_tile(const Bytes *p, long g, long m, const int wide, const int
             int32_t four;
             memcpy(&four, x + t * stride + 4 * q, 4);
             Ints a = all_ints(four);
-            for (int v = 0; v < wide; v++) sums[t][v] = dot4(sums[t][v], a, weights[v]);
+            for (int v = 0; v < WIDE; v++) sums[t][v] = dot4(sums[t][v], a, weights[v]);
         }
     }
-    for (int v = 0; v < wide; v++) {
+    for (int v = 0; v < WIDE; v++) {
         long n = (g + v) * LANES, lanes = p->out - n;
         Floats scale = load_some(p->scale + n, lanes), bias = {0};
         if (p->bias) bias = load_some(p->bias + n, lanes);
@@ -48,18 +48,13 @@ INLINE void bytes_tile(const Bytes *p, long g, long m, const int wide, const int
     }
 }
 
-/* All tokens, for `wide` vectors of outputs. */
-INLINE void bytes_rows(const Bytes *p, long g, const int wide, const int8_t *x, long stride, const float *scales,
+/* All tokens, for WIDE vectors of outputs. */
+INLINE void bytes_rows(const Bytes *p, long g, const int8_t *x, long stride, const float *scales,
                        const int32_t *begins) {
     long m = 0;
 #define TILES(n) \
-    for (; m + n <= p->tokens; m += n) bytes_tile(p, g, m, wide, n, x + m * stride, stride, scales + m, begins + m);
-#if TOKENS == 8
-    TILES(8)
-#endif
-#if TOKENS >= 4
-    TILES(4)
-#endif
+    for (; m + n <= p->tokens; m += n) bytes_tile(p, g, m, n, x + m * stride, stride, scales + m, begins + m);
+    TILES(TOKENS)
     TILES(2)
     TILES(1)
 #undef TILES
@@ -77,11 +72,6 @@ TARGET void NAME(bytes)(const Bytes *p) {
         for (long m = 0; m < p->tokens; m++)
             bytes_of(p, p->x + m * p->in, stride, x + m * stride, scales + m, begins + m);
 #pragma omp for
-        for (long g = 0; g < groups; g += WIDE) {
-            if (groups - g >= WIDE)
-                bytes_rows(p, g, WIDE, x, stride, scales, begins);
-            else
-                bytes_rows(p, g, 1, x, stride, scales, begins);
-        }
+        for (long g = 0; g < groups; g += WIDE) bytes_rows(p, g, x, stride, scales, begins);
     }
 }

@@ -1,6 +1,6 @@
 /* Linear layers with weights in few bits: y[m][n] = sum_k x[m][k] w[n][k] + b[n].
 
-   Weights come in groups of LANES outputs, 8 or 16 as the set has them, filled up with zeros:
+   Weights come in groups of LANES outputs, 8 or 16 as the set has them, an even number of groups filled up with zeros:
        bytes    [groups][in / 4][LANES][4]    of inputs 4 q .. 4 q + 3
        nibbles  [groups][in / 8][LANES][4]    of inputs 8 q .. 8 q + 7; see packed_lanes.h for their order */
 

@@ -57,45 +57,45 @@ INLINE Ints pair_of(Ints codes, const int bits, const int i) {
     return i ? high_bytes(codes) : low_bytes(codes);
 }
 
-/* A vector of codes for each of `wide` groups by one token after another: x are the words of the first one's inputs. */
-INLINE void packed_step(const Ints *codes, const int bits, const int wide, const int tokens, const int chains,
+/* A vector of codes for each of WIDE groups by one token after another: x are the words of the first one's inputs. */
+INLINE void packed_step(const Ints *codes, const int bits, const int tokens, const int chains,
                         const int16_t *x, long stride, Ints sums[][WIDE][2]) {
 #pragma GCC unroll 4
     for (int i = 0; i < 16 / bits; i++) {
         Ints pairs[WIDE];
-        for (int v = 0; v < wide; v++) pairs[v] = pair_of(codes[v], bits, i);
+        for (int v = 0; v < WIDE; v++) pairs[v] = pair_of(codes[v], bits, i);
 #pragma GCC unroll 8
         for (int t = 0; t < tokens; t++) {
             int32_t pair;
             memcpy(&pair, x + t * stride + 2 * i, 4);
             Ints a = all_ints(pair);
-            for (int v = 0; v < wide; v++) sums[t][v][i % chains] = dot2(sums[t][v][i % chains], a, pairs[v]);
+            for (int v = 0; v < WIDE; v++) sums[t][v][i % chains] = dot2(sums[t][v][i % chains], a, pairs[v]);
         }
     }
 }
 
-/* `wide` vectors of outputs from group g by `tokens` tokens from m. */
-INLINE void packed_tile(const Packed *p, Shape s, long g, long m, const int bits, const int wide, const int tokens,
+/* WIDE vectors of outputs from group g by `tokens` tokens from m. */
+INLINE void packed_tile(const Packed *p, Shape s, long g, long m, const int bits, const int tokens,
                         const Rounded *x) {
     const int chains = tokens <= 2 ? 2 : 1;
     long groups = p->group < p->in ? p->in / p->group : 1;
     Floats y[TOKENS][WIDE];
     for (int t = 0; t < tokens; t++)
-        for (int v = 0; v < wide; v++) y[t][v] = (Floats){0};
+        for (int v = 0; v < WIDE; v++) y[t][v] = (Floats){0};
     for (long c = 0; c < s.chunks; c++) {
         long k0 = c * s.chunk, k1 = MIN(k0 + s.chunk, s.padded), group = groups > 1 ? k0 / p->group : 0;
         Ints sums[TOKENS][WIDE][2], codes[WIDE];
         for (int t = 0; t < tokens; t++)
-            for (int v = 0; v < wide; v++) sums[t][v][0] = sums[t][v][1] = (Ints){0};
+            for (int v = 0; v < WIDE; v++) sums[t][v][0] = sums[t][v][1] = (Ints){0};
         for (long k = k0; k < k1; k += 32 / bits) {
-            for (int v = 0; v < wide; v++) {
+            for (int v = 0; v < WIDE; v++) {
                 const uint8_t *from = p->weight + ((g + v) * s.steps + k * bits / 32) * 4 * LANES;
                 if (m == 0) __builtin_prefetch(from + BYTES_AHEAD);
                 codes[v] = load_ints(from);
             }
-            packed_step(codes, bits, wide, tokens, chains, x->words + m * x->stride + k, x->stride, sums);
+            packed_step(codes, bits, tokens, chains, x->words + m * x->stride + k, x->stride, sums);
         }
-        for (int v = 0; v < wide; v++) {
+        for (int v = 0; v < WIDE; v++) {
             long at = ((g + v) * groups + group) * LANES;
             if (m == 0) __builtin_prefetch(p->scale + at + SCALES_AHEAD * LANES);
             Floats scale = load_floats(p->scale + at);
@@ -107,7 +107,7 @@ INLINE void packed_tile(const Packed *p, Shape s, long g, long m, const int bits
             }
         }
     }
-    for (int v = 0; v < wide; v++) {
+    for (int v = 0; v < WIDE; v++) {
         long n = (g + v) * LANES, lanes = p->out - n;
         Floats bias = {0};
         if (p->bias) bias = load_some(p->bias + n, lanes);
@@ -115,27 +115,15 @@ INLINE void packed_tile(const Packed *p, Shape s, long g, long m, const int bits
     }
 }
 
-/* All tokens, for `wide` vectors of outputs. */
-INLINE void packed_rows(const Packed *p, Shape s, long g, const int bits, const int wide, const Rounded *x) {
+/* All tokens, for WIDE vectors of outputs. */
+INLINE void packed_rows(const Packed *p, Shape s, long g, const int bits, const Rounded *x) {
     long m = 0;
 #define TILES(n) \
-    for (; m + n <= p->tokens; m += n) packed_tile(p, s, g, m, bits, wide, n, x);
-#if TOKENS == 8
-    TILES(8)
-#endif
-#if TOKENS >= 4
-    TILES(4)
-#endif
+    for (; m + n <= p->tokens; m += n) packed_tile(p, s, g, m, bits, n, x);
+    TILES(TOKENS)
     TILES(2)
     TILES(1)
 #undef TILES
-}
-
-TARGET static void packed_wide(const Packed *p, Shape s, long g, const int wide, const Rounded *x) {
-    if (p->bits == 4)
-        wide == 1 ? packed_rows(p, s, g, 4, 1, x) : packed_rows(p, s, g, 4, WIDE, x);
-    else
-        wide == 1 ? packed_rows(p, s, g, 8, 1, x) : packed_rows(p, s, g, 8, WIDE, x);
 }
 
 TARGET void NAME(packed)(const Packed *p) {
@@ -148,6 +136,11 @@ TARGET void NAME(packed)(const Packed *p) {
 #pragma omp for
         for (long m = 0; m < p->tokens; m++) words_of(p, s, m, &x);
 #pragma omp for
-        for (long g = 0; g < groups; g += WIDE) packed_wide(p, s, g, (int)MIN(WIDE, groups - g), &x);
+        for (long g = 0; g < groups; g += WIDE) {
+            if (p->bits == 4)
+                packed_rows(p, s, g, 4, &x);
+            else
+                packed_rows(p, s, g, 8, &x);
+        }
     }
 }

@@ -19,10 +19,12 @@ INLINE Ints rounded(Floats a) {
 }
 INLINE Floats load_some(const float *from, long n) {
     Floats a = {0};
-    memcpy(&a, from, sizeof(float) * MIN(n, LANES));
+    if (n > 0) memcpy(&a, from, sizeof(float) * MIN(n, LANES));
     return a;
 }
-INLINE void store_some(float *to, long n, Floats a) { memcpy(to, &a, sizeof(float) * MIN(n, LANES)); }
+INLINE void store_some(float *to, long n, Floats a) {
+    if (n > 0) memcpy(to, &a, sizeof(float) * MIN(n, LANES));
+}
 INLINE void store_words(int16_t *to, Ints a) {
     for (int i = 0; i < LANES; i++) to[i] = (int16_t)a[i];
 }
