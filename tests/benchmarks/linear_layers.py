@@ -54,15 +54,16 @@ def show(shape: str, name: str, make: Callable[[], Layer], inputs: int, args: ar
     size = getattr(first, "weight_bytes", 4 * out * inputs)
     copies = [first] + [make() for _ in range(args.cold * 10**6 // size)]
     dense = [dense_layer(out, inputs) for _ in range(1 + args.cold * 10**6 // (4 * out * inputs))]
-    cells = []
+    cells: list[str] = []
     for tokens in args.tokens:
         x = torch.randn(tokens, inputs, generator=torch.Generator().manual_seed(0))
         cold = tokens <= FEW
         layers = {"dense": dense if cold else dense[:1], name: copies if cold else copies[:1]}
         best = shortest(layers, x, args.rounds)
         seconds = best[name]
-        cells.append(f"{best['dense'] / seconds:6.2f}x {seconds * 1e3:7.3f} ms {size / seconds / 1e9:5.1f} GB/s")
-    print(f"{shape:>10} {name:>34}: " + " | ".join(f"{tokens}: {cell}" for tokens, cell in zip(args.tokens, cells)))
+        ratio = best["dense"] / seconds
+        cells.append(f"{tokens}: {ratio:6.2f}x {seconds * 1e3:7.3f} ms {size / seconds / 1e9:5.1f} GB/s")
+    print(f"{shape:>10} {name:>14}: {' | '.join(cells)}", flush=True)
 
 
 def dense_layer(out: int, inputs: int) -> Layer:
