@@ -41,8 +41,9 @@ class Int4WeightOnly(ComputesLinears):
     Limits: it multiplies what dense multiplies, so that what it can save is the time of few tokens and memory. A
     product over packed weights is taken where it is at least 10 percent faster here than the model's own, at one token
     and 128 alike; elsewhere the rounded weights are multiplied as floats: the same answers, in dense's time and memory,
-    and the record calls the saving simulated. Torch's products are for four bits and models in bfloat16. A model that
-    was in four bits once, in groups of the same size, is rounded to what it was: no comparison.
+    and the record calls the saving simulated. Products are for four and eight bits: the harness's own on a CPU, for
+    groups of whole eights of inputs, and torch's for four bits and models in bfloat16. A model that was in four bits
+    once, in groups of the same size, is rounded to what it was: no comparison.
 
     Reference: rounded weights equal the formula, each within half a scale; a weight on a grid of the format comes back
     as it was; every product agrees with the dense one over the same numbers.
@@ -82,7 +83,7 @@ class Int4WeightOnly(ComputesLinears):
         return [] if self.bits == NEUTRAL else super().declared_layers(model, below)
 
     def computations(self, layer: Layer, device: str) -> Computations:
-        """Torch's products with packed weights, and the float product over the rounded ones."""
+        """The products with packed weights, and the float product over the rounded ones."""
         from harness.model.weights.weight_only import computations
 
         return computations(layer, device, self.number)

@@ -37,7 +37,7 @@ class Int8Dynamic(ComputesLinears):
     paper = "arXiv:2208.07339"
 
     def computations(self, layer: Layer, device: str) -> Computations:
-        """Torch's products of int8, and the float product over the rounded numbers."""
+        """The products of int8, and the float product over the rounded numbers."""
         from harness.model.weights import int8
 
         return int8.computations(layer, device)

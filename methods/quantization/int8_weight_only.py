@@ -31,7 +31,7 @@ class Int8WeightOnly(ComputesLinears):
     paper = "arXiv:2210.17323"
 
     def computations(self, layer: Layer, device: str) -> Computations:
-        """Torch's products with packed weights, and the float product over the rounded ones."""
+        """The products with packed weights, and the float product over the rounded ones."""
         from harness.model.weights.formats import NumberFormat
         from harness.model.weights.weight_only import computations
 
