@@ -29,9 +29,9 @@ class BlockSparse(OnLinears, OnText, HasKernels):
     """Prune the linear layers in blocks, and run them on a sparse kernel that skips what is zero.
 
     How: Wanda chooses blocks of several outputs of one input (see ``wanda``); the blocks that stay are kept with their
-    inputs' numbers and multiplied by a kernel in C: on AMX, AVX512-VNNI or AVX2 where the processor has it, else in plain C.
-    With int8, weights are rounded per output row and activations per token, as in ``int8-dynamic``. The kernel is
-    compiled on first use by the system's C compiler and checked against the dense product, and taken for layers on
+    inputs' numbers and multiplied by a kernel in C: on AMX, AVX512-VNNI or AVX2 where the processor has it, else in
+    plain C. With int8, weights are rounded per output row and activations per token, as in ``int8-dynamic``. The kernel
+    is compiled on first use by the system's C compiler and checked against the dense product, and taken for layers on
     which it is at least 10 percent faster here than the model's own product, at one token and 128 alike.
 
     Stacked on a pruning method, it takes the zeros as they are: ``wanda:pattern=16x1,sparsity=0.8+block-sparse``.

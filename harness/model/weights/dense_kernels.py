@@ -23,6 +23,9 @@ from harness.model.weights.kernel_sets import SOURCE, by_set
 SETS: Final = {"avx512-vnni": 3, "avx512": 2, "avx2": 1, "plain C": 0}
 """Places in ``cpu.KERNEL_SETS`` by what the record calls them, the best first; a processor with AMX takes VNNI."""
 
+Codes = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
+"""What ``pack_codes`` gives."""
+
 _TOLERANCE = 1e-4
 _VNNI: Final = SETS["avx512-vnni"]
 _PAIRS: Final = {8: [0, 2, 1, 3], 4: [0, 2, 4, 6, 1, 3, 5, 7]}
@@ -77,7 +80,7 @@ def pack_bytes(weight: torch.Tensor, level: int) -> torch.Tensor:
     return packed ^ -128 if level >= _VNNI else packed  # unsigned, 128 higher
 
 
-def pack_codes(weight: Quantized, level: int) -> tuple[torch.Tensor, ...]:
+def pack_codes(weight: Quantized, level: int) -> Codes:
     """A weight of 8 or 4 bits as the product of packed weights reads it.
 
     Returns:
