@@ -42,18 +42,25 @@ def _library() -> Any:
     return compiled
 
 
+def missing(name: str) -> str | None:
+    """Why the kernels of one of ``SETS`` do not run here; None where they do.
+
+    Raises:
+        SpecError: ``HARNESS_ISA`` names no instruction set, or one that this processor does not have.
+    """
+    reason = _load(cpu.kernel_limit())[SETS[name]]
+    return reason if isinstance(reason, str) else None
+
+
 def why_not(name: str) -> str | None:
     """Why the kernels of one of ``SETS`` are not taken here; None where they are: those of the best set that runs.
 
     Raises:
         SpecError: ``HARNESS_ISA`` names no instruction set, or one that this processor does not have.
     """
-    loaded = _load(cpu.kernel_limit())
-    better = [other for other, level in SETS.items() if level > SETS[name] and not isinstance(loaded[level], str)]
-    reason = loaded[SETS[name]]
-    if isinstance(reason, str):
-        return reason
-    return f"the kernels for {better[0]} run here, and do the same faster" if better else None
+    best = next((each for each in SETS if missing(each) is None), name)
+    better = None if best == name else f"the kernels for {best} run here, and do the same faster"
+    return missing(name) or better
 
 
 @cache

@@ -15,6 +15,7 @@ from torch.nn.functional import linear, pad
 from torch.utils.flop_counter import register_flop_formula
 
 from harness.contract.facts import Savings
+from harness.core.cpu import kernel_limit
 from harness.model.weights import cuda, dense_kernels
 from harness.model.weights.by_token import ByToken
 from harness.model.weights.computations import Computation, Computations, Layer, not_on_cpu
@@ -124,13 +125,13 @@ def _why_not(product: Int8Product, layer: Layer, device: str) -> str | None:
 
 
 def is_right(product: Int8Product, device: str = "cpu") -> bool:
-    """Whether a product is taken on a device of this machine, and gives the exact sums there."""
-    return product.refuses() is None and _is_exact(product, device)
+    """Whether a product runs on a device of this machine, and gives the exact sums there."""
+    return _is_exact(product, device, kernel_limit())
 
 
 @cache
-def _is_exact(product: Int8Product, device: str) -> bool:
-    """Whether a product that runs gives the exact sums.
+def _is_exact(product: Int8Product, device: str, limit: str | None) -> bool:
+    """The same, as ``HARNESS_ISA`` limits the project's own products.
 
     The largest values that it can meet are among the operands. Without VNNI, x86 multiplies unsigned by signed bytes
     with vpmaddubsw, which adds two products in 16 bits and saturates: 2 * 255 * 127 does not fit.
@@ -185,6 +186,8 @@ def _own(name: str, level: int) -> Int8Product:
     """The project's own product for an instruction set; see ``dense_kernels.SETS``."""
 
     def whole(x: torch.Tensor, packed: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+        if reason := dense_kernels.missing(name):
+            raise RuntimeError(reason)
         y: torch.Tensor = torch.ops.harness.int8_linear(x.float(), packed, scale, None, level, True)
         return y
 

@@ -44,7 +44,8 @@ INLINE void bytes_tile(const Bytes *p, long g, long m, const int tokens, const i
         Floats scale = load_some(p->scale + n, lanes), bias = {0};
         if (p->bias) bias = load_some(p->bias + n, lanes);
         for (int t = 0; t < tokens; t++)
-            store_some(p->y + (m + t) * p->out + n, lanes, to_floats(sums[t][v]) * scale * scales[t] + bias);
+            store_some(p->y + (m + t) * p->out + n, lanes,
+                       fused(to_floats(sums[t][v]) * scale, all_floats(scales[t]), bias));
     }
 }
 

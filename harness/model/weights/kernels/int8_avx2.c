@@ -89,7 +89,7 @@ TARGET static void group16(const Product *p, long g, float *to, long tokens, con
         long n = 16 * g + LANES * h;
         Floats scale = load_some(p->scale + n, p->out - n), bias = bias_of(p, n);
         for (long t = 0; t < tokens; t++)
-            store_floats(to + t * SPAN + LANES * h, to_floats(sums[t][h]) * scale * scales[t] + bias);
+            store_floats(to + t * SPAN + LANES * h, fused(to_floats(sums[t][h]) * scale, all_floats(scales[t]), bias));
     }
 }
 
@@ -105,8 +105,8 @@ TARGET static void few16(const Product *p, long g, long m, const int8_t *x, floa
     }
     for (int h = 0; h < 2; h++) {
         long n = 16 * g + LANES * h;
-        Floats y = to_floats(s[0][h] + s[1][h]) * load_some(p->scale + n, p->out - n) * scale + bias_of(p, n);
-        store_some(p->y + m * p->out + n, p->out - n, y);
+        Floats y = to_floats(s[0][h] + s[1][h]) * load_some(p->scale + n, p->out - n);
+        store_some(p->y + m * p->out + n, p->out - n, fused(y, all_floats(scale), bias_of(p, n)));
     }
 }
 

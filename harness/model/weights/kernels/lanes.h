@@ -2,6 +2,8 @@
 
    A set's header defines before this LANES, TARGET, TOKENS and SHIFT, and after it what the operators do not give:
    larger, rounded, load_some, store_some, store_words, store_bytes, load_bytes, and the dot products
+       fused  a b + c in one rounding, where the processor has it: the compiler may or may not, and a token's bits would
+              depend on the others
        dot4   sum + four products of bytes in each lane, signed by signed, exactly
        dot2   sum + two products of 16 bits in each lane */
 

@@ -103,7 +103,7 @@ INLINE void packed_tile(const Packed *p, Shape s, long g, long m, const int bits
             for (int t = 0; t < tokens; t++) {
                 long i = (m + t) * s.chunks + c;
                 Ints sum = sums[t][v][0] + sums[t][v][1] - zero * x->sum[i];
-                y[t][v] += to_floats(sum) * x->step[i] * scale;
+                y[t][v] = fused(to_floats(sum) * x->step[i], scale, y[t][v]);
             }
         }
     }

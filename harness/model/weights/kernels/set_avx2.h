@@ -11,6 +11,9 @@
 #include "lanes.h"
 
 INLINE Floats larger(Floats a, Floats b) { return (Floats)_mm256_max_ps((__m256)a, (__m256)b); }
+INLINE Floats fused(Floats a, Floats b, Floats c) {
+    return (Floats)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+}
 INLINE Ints rounded(Floats a) { return (Ints)_mm256_cvtps_epi32((__m256)a); }
 
 INLINE __m256i lanes_below(long n) {

@@ -16,6 +16,9 @@
 #include "lanes.h"
 
 INLINE Floats larger(Floats a, Floats b) { return (Floats)_mm512_max_ps((__m512)a, (__m512)b); }
+INLINE Floats fused(Floats a, Floats b, Floats c) {
+    return (Floats)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+}
 INLINE Ints rounded(Floats a) { return (Ints)_mm512_cvtps_epi32((__m512)a); }
 INLINE Floats load_some(const float *from, long n) { return (Floats)_mm512_maskz_loadu_ps(first(n), from); }
 INLINE void store_some(float *to, long n, Floats a) { _mm512_mask_storeu_ps(to, first(n), (__m512)a); }

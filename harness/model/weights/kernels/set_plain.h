@@ -12,6 +12,7 @@ INLINE Floats larger(Floats a, Floats b) {
     for (int i = 0; i < LANES; i++) a[i] = a[i] > b[i] ? a[i] : b[i];
     return a;
 }
+INLINE Floats fused(Floats a, Floats b, Floats c) { return a * b + c; }
 INLINE Ints rounded(Floats a) {
     Ints r;
     for (int i = 0; i < LANES; i++) r[i] = isfinite(a[i]) ? (int32_t)lrintf(a[i]) : 0;
