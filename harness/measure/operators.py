@@ -1,6 +1,6 @@
 """Which operators the compression methods have on this processor, whether they are right, and how fast they are."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -8,7 +8,7 @@ import torch
 
 from harness.core.errors import SpecError
 from harness.measure.arithmetic import MUCH_SLOWER, slowdown
-from harness.model.weights import block_sparse, int8, sparse_kernels
+from harness.model.weights import block_sparse, int8
 from harness.model.weights.choice import choose
 from harness.model.weights.computations import Computations, Layer
 
@@ -50,23 +50,26 @@ def _number_format(dtype: torch.dtype) -> Operator:
 
 
 def _int8() -> Operator:
-    return _chosen(
-        "int8-dynamic", Layer(WIDTH, WIDTH, "float32"), int8.computations(Layer(WIDTH, WIDTH, "float32"), "cpu")
-    )
+    layer = Layer(WIDTH, WIDTH, "float32")
+    return _own("int8-dynamic", layer, lambda: int8.computations(layer, "cpu"))
 
 
 def _block_sparse() -> Operator:
     layer = Layer(WIDTH, WIDTH, "float32", SPARSITY, rows=16)
+    return _own("block-sparse", layer, lambda: block_sparse.computations(layer, "cpu", "int8"))
+
+
+def _own(method: str, layer: Layer, declared: Callable[[], Computations]) -> Operator:
+    """What a method with kernels of the project's own takes for a layer."""
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(1)  # the kernels are tested on products so small that threads would wait for each other
-        sparse_kernels.load()
-        torch.set_num_threads(threads)
-        return _chosen("block-sparse", layer, block_sparse.computations(layer, "cpu", "int8"))
+        ways = declared()
     except SpecError as error:  # a limit that names no instruction set, or one that is not here
-        return Operator("block-sparse", False, str(error))
+        return Operator(method, False, str(error))
     finally:
         torch.set_num_threads(threads)
+    return _chosen(method, layer, ways)
 
 
 def _chosen(method: str, layer: Layer, ways: Computations) -> Operator:

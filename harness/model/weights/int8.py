@@ -192,7 +192,7 @@ def _own(name: str, level: int) -> Int8Product:
         return y
 
     return Int8Product(
-        f"int8, {name}",
+        f"int8 {name}",
         partial(dense_kernels.pack_bytes, level=level),
         whole,
         linear=partial(torch.ops.harness.int8_linear, level=level, whole=False),

@@ -165,7 +165,7 @@ def test_layers_take_the_best_set(isa, dtype):
     kernels = weight_only.computations(shape, "cpu", number).kernels
     own = [kernel for kernel in kernels if kernel.why_not is None and not kernel.name.startswith("torch")]
     assert [kernel.name for kernel in own] == [f"{name}, int4 g128"]
-    assert computations(shape, "cpu").able[0].name == f"int8, {name}"
+    assert computations(shape, "cpu").able[0].name == f"int8 {name}"
     generator = torch.Generator().manual_seed(0)
     weight, bias = torch.randn(40, 256, generator=generator).to(dtype), torch.randn(40, generator=generator).to(dtype)
     layer = own[0].make(weight, bias)
