@@ -57,7 +57,8 @@ def tile_cut(out: int, tokens: int, spans: int, group: int, processors: int, siz
     """
     few = tokens <= 16
     rows = 32 if few else 64
-    across = min(power_above(max(tokens, 16)), 64 if size == 4 else 128)
+    # float32 has no matrix units here and would not fit into registers
+    across = min(power_above(max(tokens, 16)), 32 if size == 4 else 128)
     chunk = 16 if few else 4
     while group % chunk:
         chunk //= 2
