@@ -17,6 +17,10 @@ Provenance = Literal[
 ]
 
 
+Regime = Literal["one request", "batched", "graph"]
+"""How the model was served while something was timed: each request alone as the model is written; several in a batch;
+each alone with its steps captured beforehand, without what launching costs. Times of two regimes are never compared."""
+
 LEAST_SEEN: Final = 0.10
 """Share of an estimated energy that must come of something other than a constant power times the time, for its ratio to
 say more than the ratio of wall times: where memory's constant is 95 %, energy follows the clock to a few percent."""
@@ -72,6 +76,7 @@ class Latency(Section):
     """Wall time of single requests on this machine, at batch size 1.
 
     Attributes:
+        regime: how they were served.
         kind: "generate" reads a prompt and writes tokens; "score" reads a given text once.
         clock: what was read, in words; null in older runs.
         typical_s: from submission to the last token: the median over requests of each request's median over rounds.
@@ -85,6 +90,7 @@ class Latency(Section):
         doubts: why not to trust it, in words; empty if nothing is known.
     """
 
+    regime: Regime = "one request"
     kind: Literal["generate", "score", "mixed"]
     clock: str | None = None
     typical_s: float | None = None
