@@ -57,6 +57,23 @@ def samples(text: str | None) -> dict[str, list[int]] | None:
     return parsed
 
 
+def batch_sizes(given: Iterable[str]) -> tuple[int, ...]:
+    """``--throughput``: batch sizes, each once, in any order.
+
+    Raises:
+        HarnessError: none, something that is no whole number from 1, or a size that is given twice.
+    """
+    sizes = names(given)
+    for text in sizes:
+        if not (text.isascii() and text.isdecimal() and int(text)):
+            raise HarnessError(f"--throughput {text}: expected batch sizes, whole numbers from 1 such as 1,8,64")
+        if sum(each.isdecimal() and int(each) == int(text) for each in sizes) > 1:
+            raise HarnessError(f"--throughput: batch size {int(text)} is given more than once: give each once")
+    if not sizes:
+        raise HarnessError("--throughput: expected batch sizes, whole numbers from 1 such as 1,8,64, got none")
+    return tuple(map(int, sizes))
+
+
 def above_zero(option: str, given: float | None, what: str) -> float | None:
     """A number, if one was given.
 

@@ -100,9 +100,13 @@ def run(
         Option(
             "--measure",
             envvar="HARNESS_MEASURE",
-            help="What is measured beside the scores, of flops,ideal,latency,memory,energy; flops are always counted.",
+            help="What is measured beside the scores: flops,ideal,latency,memory,energy,throughput; flops always are.",
         ),
     ] = ["flops,ideal,latency,memory"],  # noqa: B006 - typer reads it, nothing changes it
+    throughput: Annotated[
+        _Many,
+        Option("--throughput", help="Measure tokens a second too, in batches of these sizes, such as 1,8,64."),
+    ] = None,
     cost_samples: Annotated[
         int, Option("--cost_samples", min=2, help="Requests of the task that latency and memory are measured on.")
     ] = 12,
@@ -204,6 +208,7 @@ def run(
         costs=_costs(
             measure,
             accelerator,
+            throughput,
             prompts=cost_samples,
             rounds=repeats,
             warmup=warmup,
@@ -303,7 +308,7 @@ def build_job(**settings: Any) -> Any:
         raise SpecError(f"{where}{problem['msg'].removeprefix('Value error, ')}") from error
 
 
-def _costs(measure: _Many, accelerators: _Many, **settings: Any) -> Any:
+def _costs(measure: _Many, accelerators: _Many, batch_sizes: _Many, **settings: Any) -> Any:
     """What is measured, with names checked."""
     from harness.measure.accelerators import HOST, names
     from harness.run.spec import CostPlan, Measure
@@ -317,6 +322,9 @@ def _costs(measure: _Many, accelerators: _Many, **settings: Any) -> Any:
     for name in chosen:
         if name not in machines:
             raise UnknownNameError("accelerator", name, machines, see=f"Known: {', '.join(machines)}.")
+    if batch_sizes is not None:
+        wanted = (*wanted, "throughput")
+        settings["batch_sizes"] = arguments.batch_sizes(batch_sizes)
     return CostPlan.model_validate({"measure": wanted, "accelerators": chosen, **settings})
 
 

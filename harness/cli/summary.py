@@ -15,6 +15,7 @@ from rich.console import Console
 from harness.cli.columns import Column, left, show
 from harness.cli.display import note, say, stdout
 from harness.cli.said import Said, once
+from harness.cli.throughput import sentences, show_throughput
 from harness.reports.columns import BY_KEY, Ratio, ratio, wrote_as_much
 from harness.reports.notes import notes, own_is_ref
 from harness.reports.numbers import TERMINAL
@@ -77,6 +78,7 @@ def results(records: "Sequence[RunRecord]", folder: Path, *, as_json: bool, afte
             if not after_scores:
                 console.print()
             _show_costs(console, of_records)
+        show_throughput(console, of_task)
     console.print()
     labels = [record.method.label for record in records]
     of_methods = [each for task in paired for each in _of_methods(*task)]
@@ -217,7 +219,7 @@ def _of_methods(records: "Sequence[RunRecord]", rows: Sequence[Row]) -> Iterator
     shared = _of_all(rows)
     for record, row in zip(records, rows, strict=True):
         reasons = [reason for reason in row.apart if reason not in shared]
-        for sentence in (*reasons, *notes(row, TERMINAL), *_doubts(record, row)):
+        for sentence in (*reasons, *notes(row, TERMINAL), *_doubts(record, row), *sentences(record)):
             yield Said(sentence, record.evaluation.task, record.method.label)
 
 

@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 
 from harness.results.conditions import Conditions
 from harness.results.section import Section
+from harness.results.throughput import Throughput
 
 Provenance = Literal[
     "measured_counter", "measured_power_sampled", "estimated_load_tdp", "estimated_constant", "modeled", "none"
@@ -200,12 +201,13 @@ class RooflineInfo(Section):
 
 
 class Time(Section):
-    """Modelled and measured time."""
+    """Modelled and measured time; ``throughput`` is of batches, and null unless it was asked for."""
 
     settings: CostSettings | None = None
     latency: Latency | None = None
     ideal: Ideal | None = None
     roofline: dict[str, RooflineInfo] = Field(default={})
+    throughput: Throughput | None = None
 
 
 class EnergyPart(Section):

@@ -22,13 +22,14 @@ _FLAGS: Final = {
     "accelerators": "accelerator",
     "usd_per_hour": "price",
     "budget_s": "cost_budget",
+    "batch_sizes": "throughput",
 }
 """Flags that have another name than the setting."""
 _NO_FLAG: Final = {"seed", "windows"}
 """Settings of the costs that only a program can give."""
 _FIRST: Final = {"methods", "method_args", "tasks"}
 _OPTIONAL_VALUE: Final = {"apply_chat_template", "fewshot_as_multiturn"}
-_JOINED: Final = {"measure", "seeds", "accelerators"}
+_JOINED: Final = {"measure", "seeds", "accelerators", "batch_sizes"}
 _WORD = re.compile(r"(?:[A-Za-z_/~]|\.{1,2}/)[\w./:@~+-]*")
 _CONSTANTS: Final = {"true", "false", "none", "null"}
 

@@ -1,6 +1,6 @@
 """From what the cost pass observed of a run to its files: ``costs.jsonl``, and the sections of its record."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -113,13 +113,12 @@ def complete(run: Subject, observed: Observed, dense: RunFolder | None) -> None:
         modelled, lines = of_requests(modelled, times, requests), priced_lines(lines, times)
     if latency is not None:
         bounds = checked(bounds, requests, run.shape)
-    time = costs.Time(
-        settings=settings or old.settings, latency=latency or old.latency, ideal=modelled, roofline=bounds
-    )
+    new = {"settings": settings or old.settings, "latency": latency or old.latency}
+    time = old.model_copy(update={**new, "ideal": modelled, "roofline": bounds})
     measured = {*run.record.measured, *observed.measured}
     sections: dict[str, object] = {
-        "command": _whole_command(run.spec, measured),
-        "time": time if time.latency or time.ideal else None,
+        "command": whole_command(run.spec, measured, time),
+        "time": time if time.latency or time.ideal or time.throughput else None,
         "memory": _memory(run, observed),
         "energy": observed.energy or run.record.energy,
         "measured": sorted(measured),
@@ -144,6 +143,7 @@ def give_up(folder: RunFolder, record: RunRecord, wanted: frozenset[Measure], re
         "ideal": ("time.ideal", time.ideal),
         "memory": ("memory.peak", record.memory.peak),
         "energy": ("energy", record.energy),
+        "throughput": ("time.throughput", time.throughput),
     }
     for measure, (path, value) in known.items():
         if measure in wanted and value is None:
@@ -151,9 +151,11 @@ def give_up(folder: RunFolder, record: RunRecord, wanted: frozenset[Measure], re
     folder.rewrite(record.model_copy(update={"missing": missing}))
 
 
-def _whole_command(spec: RunSpec, measured: set[Measure]) -> str:
+def whole_command(spec: RunSpec, measured: Collection[Measure], time: costs.Time | None) -> str:
     """The command that makes the scores and, in one go, all that was measured of them since."""
-    plan = spec.job.costs.model_copy(update={"measure": frozenset({"flops", *measured})})
+    batched = time.throughput.answered if time and time.throughput else spec.job.costs.batch_sizes
+    update = {"measure": frozenset({"flops", *measured}), "batch_sizes": tuple(sorted(batched))}
+    plan = spec.job.costs.model_copy(update=update)
     return command(replace(spec, job=spec.job.model_copy(update={"costs": plan})))
 
 

@@ -27,12 +27,14 @@ from harness.results.record import RunRecord
 from harness.results.samples import SampleLine
 from harness.results.sources import stale
 from harness.results.store import RunFolder
+from harness.results.throughput import BATCHES
 from harness.run.bench import Bench
 from harness.run.completion import Latencies, Observed, Subject, complete, give_up
 from harness.run.measured import EnergyWindows, Serving, draw_requests
 from harness.run.modelled import Profiles, RequestTimes, request_times
 from harness.run.renewal import adds, stored_profiles
 from harness.run.spec import Measure, RunSpec
+from harness.run.throughput import Rated, ThroughputPass, lacks
 
 if TYPE_CHECKING:
     from harness.evaluate.lm import HarnessLM
@@ -109,6 +111,9 @@ def lacking(record: RunRecord, spec: RunSpec, documents: int) -> frozenset[Measu
     is_old = any(_is_improved(each, plan.budget_s) for each in measurements if each is not None)
     if is_old or {"time.ideal", "time.roofline"} & stale(record) or not set(plan.accelerators) <= time.roofline.keys():
         done.discard("ideal")
+    refused = done & {"throughput"} and "time.throughput" in record.missing
+    if not refused and any(lacks(record, plan, size) for size in plan.batch_sizes):
+        done.discard("throughput")
     return plan.measure - {"flops"} - done - ({"ideal"} if spec.checkpoint else set())
 
 
@@ -174,11 +179,25 @@ class _CostPass:
             with self._contained(run, "idealized time"):
                 self._trace(run)
         for run in self._present:
-            if run.lacking:
+            if run.lacking - {"throughput"}:
                 self._complete(run)
+        if "throughput" in self.wanted:
+            self._measure_throughput()
         for run in self.runs:
             if reason := self._failed.get(run.participant):
                 give_up(run.folder, run.record, run.lacking, reason)
+
+    def _measure_throughput(self) -> None:
+        """Last, and written size by size, so that whatever ends it ends nothing else."""
+        first, count = self.runs[0], BATCHES * max(self.plan.batch_sizes)
+        ThroughputPass(
+            self.lm.decoder,
+            lambda: draw_requests(self.lm, first.spec, first.lines, count),
+            [Rated(run.spec, run.folder, run.participant) for run in self._present if "throughput" in run.lacking],
+            self.dense.participant if self.dense else None,
+            self.bench.progress,
+            self._exclude,
+        ).carry_out()
 
     def _trace(self, run: _Run) -> None:
         """What runs for the measured requests, and its idealized seconds."""
@@ -346,7 +365,7 @@ class _CostPass:
     def _observed(self, run: _Run) -> Observed:
         beside = self.references[run.manner][0] if self.dense is not None and self.dense is not run else None
         return Observed(
-            measured=run.lacking,
+            measured=run.lacking - {"throughput"},
             profiles=run.profiles,
             traces=run.traces,
             times=run.times,

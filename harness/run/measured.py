@@ -6,6 +6,7 @@ Latency, memory and energy are measured in passes of their own, at batch size 1,
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
@@ -64,7 +65,7 @@ class Serving:
         observer, plan = Observer(self.model.device), self.plan
         with self.progress.bar(f"latency · {self.title}") as bar:
             turns = interleave(
-                self.model,
+                partial(serve, self.model),
                 participants,
                 self.requests,
                 rounds=plan.rounds,
@@ -178,10 +179,15 @@ class EnergyWindows:
     others_share: float
 
 
-def draw_requests(lm: "HarnessLM", spec: RunSpec, lines: Sequence[SampleLine]) -> list[CostRequest]:
+def draw_requests(
+    lm: "HarnessLM", spec: RunSpec, lines: Sequence[SampleLine], count: int | None = None
+) -> list[CostRequest]:
     """Requests of documents drawn by seed, spread over the lengths of their prompts, in the order of ``lines``.
 
     Their ``document`` is the ``doc_id`` of the line.
+
+    Args:
+        count: how many; as the plan has them, if not given.
 
     Raises:
         HarnessError: the task asks for nothing that can be served.
@@ -189,8 +195,9 @@ def draw_requests(lm: "HarnessLM", spec: RunSpec, lines: Sequence[SampleLine]) -
     from harness.evaluate.requests import requests_of
 
     plan = spec.job.costs
+    count = count or plan.prompts
     written = {(line["task"], line["doc_id"]): line["output_tokens"] for line in lines}
-    chosen = spread_sample(lines, plan.prompts, plan.seed)
+    chosen = spread_sample(lines, count, plan.seed)
     places = {(line["task"], line["doc_id"]) for line in chosen}
     # lm-eval refuses a task without a document, so the first stands for none
     samples = {name: sorted(number for task, number in places if task == name) or [0] for name in spec.task.tasks}
@@ -204,7 +211,7 @@ def draw_requests(lm: "HarnessLM", spec: RunSpec, lines: Sequence[SampleLine]) -
     ]
     if not kept:
         raise HarnessError(f"{spec.task.name}: no request to measure costs with")
-    drawn = random.Random(plan.seed).sample(kept, min(plan.prompts, len(kept)))
+    drawn = random.Random(plan.seed).sample(kept, min(count, len(kept)))
     order = {(line["task"], line["doc_id"]): index for index, line in enumerate(lines)}
     return sorted(drawn, key=lambda request: order[request.task, request.document])
 
