@@ -145,6 +145,8 @@ def give_up(folder: RunFolder, record: RunRecord, wanted: frozenset[Measure], re
         "energy": ("energy", record.energy),
         "throughput": ("time.throughput", time.throughput),
     }
+    if "throughput" in wanted and time.throughput is not None:
+        missing["time.throughput.sizes"] = reason
     for measure, (path, value) in known.items():
         if measure in wanted and value is None:
             missing["time" if path.startswith("time.") and record.time is None else path] = reason

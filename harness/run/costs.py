@@ -111,7 +111,7 @@ def lacking(record: RunRecord, spec: RunSpec, documents: int) -> frozenset[Measu
     is_old = any(_is_improved(each, plan.budget_s) for each in measurements if each is not None)
     if is_old or {"time.ideal", "time.roofline"} & stale(record) or not set(plan.accelerators) <= time.roofline.keys():
         done.discard("ideal")
-    refused = done & {"throughput"} and "time.throughput" in record.missing
+    refused = "throughput" in done and time.throughput is None  # with the reason in what is missing
     if not refused and any(lacks(record, plan, size) for size in plan.batch_sizes):
         done.discard("throughput")
     return plan.measure - {"flops"} - done - ({"ideal"} if spec.checkpoint else set())
@@ -185,7 +185,7 @@ class _CostPass:
             self._measure_throughput()
         for run in self.runs:
             if reason := self._failed.get(run.participant):
-                give_up(run.folder, run.record, run.lacking, reason)
+                give_up(run.folder, run.folder.record(), run.lacking, reason)
 
     def _measure_throughput(self) -> None:
         """Last, and written size by size, so that whatever ends it ends nothing else."""

@@ -181,7 +181,8 @@ class ThroughputPass:
 
     def _keep(self, run: Rated, section: Throughput) -> None:
         record = run.folder.record()
-        missing = {path: why for path, why in record.missing.items() if path not in ("time", "time.throughput")}
+        answered = ("time", "time.throughput", "time.throughput.sizes")
+        missing = {path: why for path, why in record.missing.items() if path not in answered}
         time = (record.time or costs.Time()).model_copy(update={"throughput": section})
         _rewrite(run, missing, time)
 
