@@ -248,7 +248,8 @@ class CostProfile(_Frozen):
         clock: what was read: CPU time of the thread, wall time, or events on the device.
         head: the head alone, as an exit check calls it.
         fill: keys and values alone, from a layer's norm to the cache; of a method that measured its own, not used.
-        router: a small linear layer's call, and seconds per multiply-accumulate in it; likewise.
+        router: a small linear layer's call whose choice is read back, for which a device is waited, and seconds per
+            multiply-accumulate in it; likewise.
         relative_iqr: median over the cells of the interquartile range of the raw timings over their median.
         others_share: share of the machine that other processes used meanwhile.
         seconds: that measuring took, of ``budget_s``; ``rounds`` that were completed.

@@ -128,7 +128,10 @@ class AddedCosts(Section):
         position: of a position of the forward that it is called in.
         check: of what surrounds the head's own work in a call that checks an exit by the head.
         check_token: of each token that such a call checks; in older runs ``check`` is of a token's check.
-        fill: of a token's keys and values for one layer, from the layer's norm to the cache.
+        fill: of a token's keys and values for one layer, from the layer's norm to the cache; ``fill_call`` of a call,
+            of however many tokens: on a device that waits for launches, all of it. In older runs it is in ``fill``.
+        error: mean relative error of these prices for requests that they were not fitted on; null where too few were
+            timed.
     """
 
     call: float | None = None
@@ -137,6 +140,8 @@ class AddedCosts(Section):
     check: float = 0.0
     check_token: float = 0.0
     fill: float | None = None
+    fill_call: float = 0.0
+    error: float | None = None
 
 
 class Ideal(Section):

@@ -181,8 +181,10 @@ class _TokenEngine:
                 f"layer {layer.index}: a token runs a layer once or not at all, so its policy gives bool, not "
                 f"{runs.dtype}; a layer that runs twice needs a path chosen for the whole sequence"
             )
-        self._require_filled(layer, runs)
-        if layer.fill is None and not runs.any():
+        with self._model.adding("decision"):  # both read what was decided
+            self._require_filled(layer, runs)
+            is_idle = layer.fill is None and not runs.any()
+        if is_idle:
             return (states, None) if layer.in_tuple else states
         if not self._decoding:
             output = layer.forward(states, **arguments)
