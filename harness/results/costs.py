@@ -159,6 +159,8 @@ class Ideal(Section):
         parts: ``ref_s`` by component.
         requests_s: of the requests whose latency was measured, by the same statistic: the median over requests.
         overhead_ratio: observed over idealized seconds of the cost pass's requests.
+        growth: seconds of reading 64 tokens at once, or as many as were timed, over those of reading one: near 1 where
+            time does not fall with the work; null in older records.
     """
 
     profile: str
@@ -179,6 +181,11 @@ class Ideal(Section):
     parts: dict[str, float]
     requests_s: float | None = None
     overhead_ratio: float | None = None
+    growth: float | None = None
+
+
+LAUNCH_BOUND: Final = (0.2, 1.5)
+"""On a GPU, the share of the roofline and the ``Ideal.growth`` below which time is that of launching work."""
 
 
 class RooflineInfo(Section):
@@ -190,6 +197,11 @@ class RooflineInfo(Section):
         peaks_source: the data sheet that they are from, or how they were measured.
         peak, bandwidth: the machine's FLOP/s in ``dtype`` and bytes/s; ``tdp`` its watts.
         doubts: why it is no bound, in words: something ran faster.
+        share: of the machine that ran it alone: the bound over the seconds that it took, the median over the measured
+            requests, or where none were measured that of all documents' idealized seconds (``share_of``). Null where it
+            is no bound.
+        launch_bound: whether, on a GPU, time is that of launching work (``LAUNCH_BOUND``); null on a processor, and
+            where no profile says whether time falls with the work.
     """
 
     seconds: float
@@ -203,6 +215,9 @@ class RooflineInfo(Section):
     bandwidth: float | None = None
     tdp: float | None = None
     doubts: list[str] = Field(default=[])
+    share: float | None = Field(default=None, gt=0, le=1)
+    share_of: Literal["measured", "idealized"] | None = None
+    launch_bound: bool | None = None
 
 
 class Time(Section):

@@ -38,6 +38,7 @@ from harness.run.modelled import (
     rooflines,
     rows_of,
     stored_times,
+    with_share,
 )
 from harness.run.renewal import stored_profiles
 from harness.run.spec import Measure, RunSpec
@@ -113,6 +114,7 @@ def complete(run: Subject, observed: Observed, dense: RunFolder | None) -> None:
         modelled, lines = of_requests(modelled, times, requests), priced_lines(lines, times)
     if latency is not None:
         bounds = checked(bounds, requests, run.shape)
+    bounds = with_share(bounds, modelled, requests, run.shape, run.spec.environment.device)
     new = {"settings": settings or old.settings, "latency": latency or old.latency}
     time = old.model_copy(update={**new, "ideal": modelled, "roofline": bounds})
     measured = {*run.record.measured, *observed.measured}

@@ -205,7 +205,7 @@ def test_prices_say_how_far_they_are_off_other_requests(dense_segment):
     traces = [[dense_segment(LAYERS, n, extra={"router": Extra(4, 4, 400)})] for n in (10, 20, 30)]
     steady = fitted(traces, [{"decision": 4e-4} for _ in traces])
     assert steady.error == pytest.approx(0, abs=1e-9)
-    varied = fitted(traces, [{"decision": seconds} for seconds in (2e-4, 4e-4, 6e-4)])
+    varied = fitted(traces, [{"decision": seconds} for seconds in (6e-4, 2e-4, 4e-4)])
     assert varied.error > 0.2
     assert fitted(traces[:2], [{"decision": 4e-4}] * 2).error is None
 
@@ -261,7 +261,7 @@ def test_every_kind_of_method_is_timed_as_it_runs(model, attach, request_, decid
     costs = serving.added(Participant("m", lambda: attach(model)))
     assert (costs.call is not None) == decides
     assert (costs.fill is not None) == fills
-    assert costs.fill is None or costs.fill > 0
+    assert costs.fill is None or costs.fill + costs.fill_call > 0
     if decides:
         assert costs.call + costs.mac + costs.position + costs.check > 0
 

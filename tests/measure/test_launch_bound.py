@@ -1,7 +1,7 @@
 """Idealized times on a device whose time is launches: every operation takes as long, whatever it works on.
 
-The clock is scripted: it moves by ``LAUNCH`` with each operation that has a kernel, and by ``WAIT`` where the host reads
-a result, which a processor's own clock would not show.
+The clock is scripted: it moves by ``LAUNCH`` with each operation that has a kernel, and by ``WAIT`` where the host
+reads a result.
 """
 
 from collections.abc import Callable, Iterator
