@@ -6,11 +6,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from harness.measure import batched
-from harness.measure.batched import Batch
+from harness.measure.batched import Batch, is_full
 from harness.results.rates import rate
 from harness.results.record import RunRecord
 from harness.results.stats.ratio import paired_ratio
@@ -29,6 +30,11 @@ TASKS = ("tiny_answer", "tiny_choice")
 @pytest.fixture(scope="module")
 def job(tiny_job: Callable[..., Job]) -> Job:
     return tiny_job(methods=(HALF,), tasks=TASKS, limit=8, costs=CostPlan(measure={"flops"}))
+
+
+@pytest.fixture(scope="module")
+def one(job: Job) -> Job:
+    return job.model_copy(update={"tasks": job.tasks[:1]})
 
 
 @pytest.fixture(scope="module")
@@ -76,19 +82,13 @@ def test_batches_are_measured_in_turn_and_beside_nothing_else(job: Job, store: S
                 assert each.writing == pytest.approx(rate(each.run.written, each.run.writing_s))
             if each.dense:
                 # tokens a second over dense's: dense's time over the run's
-                expected = paired_ratio(*(_array(times.reading_s) for times in (each.run, each.dense)))
+                expected = paired_ratio(*(np.array(times.reading_s) for times in (each.run, each.dense)))
                 assert each.reading_ratio.value == pytest.approx(expected.value)
                 assert each.reading_ratio.low == pytest.approx(expected.low)
         if method != "dense":
             kept = before[record.id]
             assert record.baseline == kept.baseline
             assert record.scores == kept.scores
-
-
-def _array(times: list[list[float]]) -> Any:
-    import numpy as np
-
-    return np.array(times)
 
 
 def test_rows_that_skip_a_layer_are_not_run_in_a_batch(job: Job, store: Store) -> None:
@@ -101,26 +101,24 @@ def test_rows_that_skip_a_layer_are_not_run_in_a_batch(job: Job, store: Store) -
         assert half.method.savings == "real"
 
 
-def test_the_same_command_again_does_nothing_and_another_size_is_measured_alone(job: Job, store: Store) -> None:
-    first, _ = measured(job, store)
-    again, progress = measured(job, store)
+def test_the_same_command_again_does_nothing_and_another_size_is_measured_alone(one: Job, store: Store) -> None:
+    first, _ = measured(one, store)
+    again, progress = measured(one, store)
     assert again == first
     assert progress.titles == []
-    more, progress = measured(job, store, PLAN.model_copy(update={"batch_sizes": (2, 3)}))
-    assert [title for title in progress.titles if "throughput" in title] == [
-        f"throughput, batch size 2 · {task}" for task in TASKS
-    ]
+    more, progress = measured(one, store, PLAN.model_copy(update={"batch_sizes": (2, 3)}))
+    titles = [title for title in progress.titles if "throughput" in title]
+    assert titles == [f"throughput, batch size 2 · {TASKS[0]}"]
     for key, record in more.items():
-        one, two, three = record.time.throughput.sizes
-        assert [one, three] == first[key].time.throughput.sizes
+        first_size, two, three = record.time.throughput.sizes
+        assert [first_size, three] == first[key].time.throughput.sizes
         assert two.batch_size == 2
         assert "--throughput 1,2,3" in record.command
-    other, progress = measured(job, store, PLAN.model_copy(update={"rounds": 3}))
-    assert len(other["dense", "tiny_choice"].time.throughput.sizes[0].run.reading_s[0]) == 3
+    other, _ = measured(one, store, PLAN.model_copy(update={"rounds": 3}))
+    assert len(other["dense", TASKS[0]].time.throughput.sizes[0].run.reading_s[0]) == 3
 
 
-def test_other_costs_keep_it_and_it_keeps_them(job: Job, store: Store) -> None:
-    one = job.model_copy(update={"tasks": job.tasks[:1]})
+def test_other_costs_keep_it_and_it_keeps_them(one: Job, store: Store) -> None:
     rated, _ = measured(one, store)
     latency = CostPlan(measure={"flops", "latency"}, prompts=2, rounds=2, warmup=0, new_tokens=3)
     both, _ = measured(one, store, latency)
@@ -145,22 +143,29 @@ def spied(monkeypatch: pytest.MonkeyPatch, what: Callable[[Any, Batch], None]) -
 
 
 @pytest.mark.parametrize(
-    "error",
+    ("error", "full"),
     [
-        torch.OutOfMemoryError("no room"),
-        MemoryError(),
-        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+        (torch.OutOfMemoryError("no room"), True),
+        (MemoryError(), True),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"), True),
+        (RuntimeError("DefaultCPUAllocator: not enough memory"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (RuntimeError("MPS backend out of memory"), True),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+        (ValueError("boom"), False),
     ],
 )
-def test_a_batch_that_does_not_fit_is_a_sentence(
-    job: Job, store: Store, monkeypatch: pytest.MonkeyPatch, error: Exception
-) -> None:
+def test_memory_that_is_full_is_known(error: Exception, full: bool) -> None:
+    assert is_full(error) is full
+
+
+def test_a_batch_that_does_not_fit_is_a_sentence(one: Job, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(_: Any, batch: Batch) -> None:
         if len(batch.requests) > 2:
-            raise error
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
 
     with spied(monkeypatch, full):
-        records, progress = measured(job, store)
+        records, progress = measured(one, store)
     for (method, _), record in records.items():
         section = record.time.throughput
         assert [each.batch_size for each in section.sizes] == [1]
@@ -169,20 +174,20 @@ def test_a_batch_that_does_not_fit_is_a_sentence(
         assert section.missing["3"].endswith(": out of memory")
         assert method in ("dense", "random-skip")
     assert any("a batch of 3 rows" in text for text in progress.said)
-    again, progress = measured(job, store)
+    again, progress = measured(one, store)
     assert again == records
 
 
 def test_where_dense_alone_does_not_fit_the_method_has_its_rate(
-    job: Job, store: Store, monkeypatch: pytest.MonkeyPatch
+    one: Job, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(model: Any, batch: Batch) -> None:
-        if len(batch.requests) > 2 and type(model.anatomy.blocks[0].module).forward is _forward(model):
+        if len(batch.requests) > 2 and _is_dense(model):
             raise MemoryError
 
     with spied(monkeypatch, full):
-        records, _ = measured(job, store)
-    dense, half = (records[name, "tiny_choice"].time.throughput for name in ("dense", "random-skip"))
+        records, _ = measured(one, store)
+    dense, half = (records[name, TASKS[0]].time.throughput for name in ("dense", "random-skip"))
     assert "3" in dense.missing
     last = half.sizes[-1]
     assert last.batch_size == 3
@@ -192,34 +197,30 @@ def test_where_dense_alone_does_not_fit_the_method_has_its_rate(
     assert last.no_dense == dense.missing["3"]
 
 
-def _forward(model: Any) -> Any:
-    """The layer's own forward, or what an engine put in its place."""
-    return model.anatomy.blocks[0].module.forward.__func__ if _is_dense(model) else None
-
-
 def _is_dense(model: Any) -> bool:
+    """Whether no engine put another forward in the layers' place."""
     return "forward" not in vars(model.anatomy.blocks[0].module)
 
 
-def test_logits_that_no_memory_holds_are_not_tried(job: Job, store: Store) -> None:
-    records, _ = measured(job, store, PLAN.model_copy(update={"batch_sizes": (10**12, 2)}))
+def test_logits_that_no_memory_holds_are_not_tried(one: Job, store: Store) -> None:
+    records, _ = measured(one, store, PLAN.model_copy(update={"batch_sizes": (10**12, 2)}))
     for record in records.values():
         assert [each.batch_size for each in record.time.throughput.sizes] == [2]
         assert "GB are free" in record.time.throughput.missing[str(10**12)]
 
 
-def test_whatever_ends_it_ends_one_size(job: Job, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_whatever_ends_it_ends_one_size(one: Job, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     def killed(_: Any, batch: Batch) -> None:
         if len(batch.requests) > 2:
             raise KeyboardInterrupt
 
     with spied(monkeypatch, killed), pytest.raises(KeyboardInterrupt):
-        measured(job, store)
+        measured(one, store)
     kept = {
         record.method.name: record.time.throughput.sizes
         for record in (store.find(path.name).record() for path in store.root.iterdir() if "answer" in path.name)
     }
-    records, progress = measured(job, store)
+    records, progress = measured(one, store)
     for name, sizes in kept.items():
         assert [each.batch_size for each in sizes] == [1]
         assert records[name, "tiny_answer"].time.throughput.sizes[:1] == sizes
@@ -228,32 +229,32 @@ def test_whatever_ends_it_ends_one_size(job: Job, store: Store, monkeypatch: pyt
 
 
 def test_a_method_that_raises_has_a_reason_and_the_others_their_rates(
-    job: Job, store: Store, monkeypatch: pytest.MonkeyPatch
+    one: Job, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(model: Any, batch: Batch) -> None:
         if not _is_dense(model) and len(batch.requests) > 2:
             raise ValueError("boom")
 
     with spied(monkeypatch, broken):
-        records, _ = measured(job, store)
-    dense, half = (records[name, "tiny_choice"].time.throughput for name in ("dense", "random-skip"))
+        records, _ = measured(one, store)
+    dense, half = (records[name, TASKS[0]].time.throughput for name in ("dense", "random-skip"))
     assert [each.batch_size for each in dense.sizes] == [1, 3]
     assert [each.batch_size for each in half.sizes] == [1]
-    reason = records["random-skip", "tiny_choice"].missing["time.throughput.sizes"]
-    assert reason.startswith("could not be measured: throughput, batch size 3 · tiny_choice of random-skip")
+    reason = records["random-skip", TASKS[0]].missing["time.throughput.sizes"]
+    assert reason.startswith("could not be measured: throughput, batch size 3 · tiny_answer of random-skip")
     assert reason.endswith("boom")
-    again, _ = measured(job, store)
-    assert [each.batch_size for each in again["random-skip", "tiny_choice"].time.throughput.sizes] == [1, 3]
-    assert "time.throughput.sizes" not in again["random-skip", "tiny_choice"].missing
+    again, _ = measured(one, store)
+    assert [each.batch_size for each in again["random-skip", TASKS[0]].time.throughput.sizes] == [1, 3]
+    assert "time.throughput.sizes" not in again["random-skip", TASKS[0]].missing
 
 
 def test_one_row_at_a_time_for_a_method_that_cannot_do_more(
-    job: Job, store: Store, monkeypatch: pytest.MonkeyPatch
+    one: Job, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from harness.methods.routing.random_skip import RandomSkip
 
     monkeypatch.setattr(RandomSkip, "batchable", False)
-    section = measured(job, store)[0]["random-skip", "tiny_answer"].time.throughput
+    section = measured(one, store)[0]["random-skip", "tiny_answer"].time.throughput
     assert [each.batch_size for each in section.sizes] == [1]
     assert section.missing == {"3": f"{HALF}: rows of a batch influence each other, so it is served one row at a time"}
 
