@@ -80,10 +80,17 @@ def require_room(model: "Decoder", requests: Sequence[CostRequest], size: int) -
     alike = _alike(requests)
     predicted = 1 if alike[0].new_tokens else max(len(each.tokens) for each in alike)  # tokens of a row
     needed = size * predicted * model.config.vocab_size * model.module.dtype.itemsize
-    is_cuda = model.device.type == "cuda"
-    free = torch.cuda.mem_get_info(model.device)[0] if is_cuda else psutil.virtual_memory().available
+    free = _free(model.device)
     if needed > free:
         raise NoRoomError(f"the logits of {size} rows take {needed / 1e9:.3g} GB, and {free / 1e9:.3g} GB are free")
+
+
+def _free(device: torch.device) -> int:
+    """Bytes that can be allocated; of a GPU's, what torch keeps for itself and does not use is among them."""
+    if device.type != "cuda":
+        return int(psutil.virtual_memory().available)
+    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return int(torch.cuda.mem_get_info(device)[0]) + kept
 
 
 def serve_batch(model: "Decoder", batch: Batch) -> Served:
