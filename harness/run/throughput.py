@@ -4,7 +4,7 @@ Sizes are measured one after the other, the smallest first, and each is written 
 loses one size.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -21,7 +21,7 @@ from harness.results import costs
 from harness.results.rates import rated
 from harness.results.record import RunRecord
 from harness.results.store import RunFolder
-from harness.results.throughput import BatchSize, BatchTimes, Throughput
+from harness.results.throughput import BATCHES, BatchSize, BatchTimes, Throughput
 from harness.run.completion import whole_command
 from harness.run.measured import DIGITS, clock_of
 from harness.run.spec import CostPlan, Measure, RunSpec
@@ -89,41 +89,42 @@ class ThroughputPass:
         self, title: str, size: int, runs: Sequence[Rated], requests: Sequence[CostRequest]
     ) -> Sequence[Rated]:
         """Measure batches of one size and write what came of it; the runs that raised, which take no further part."""
-        batches, plan, observer = batches_of(requests, size), runs[0].spec.job.costs, Observer(self.model.device)
-        everybody = list(dict.fromkeys([*([self.dense] if self.dense else []), *(run.participant for run in runs)]))
-        full, failed = dict[Participant, str](), list[Participant]()
-        turns, shares = Turns({}, 1), dict[Participant, float | None]()
-        while everybody:
-            try:
-                shares = {each: self._layers_run(each, batches) for each in everybody}
-                with self.progress.bar(title) as bar:
-                    turns = interleave(
-                        partial(serve_batch, self.model),
-                        everybody,
-                        batches,
-                        rounds=plan.rounds,
-                        warmup=_WARMUP,
-                        seed=plan.seed,
-                        bar=bar,
-                    )
-                break
-            except ParticipantError as error:
-                everybody.remove(error.participant)
-                if isinstance(error.__cause__, NoRoomError):
-                    full[error.participant] = f"{error.participant.label}: {error.__cause__}"
-                    self.progress.say(f"{title}: {full[error.participant]}")
-                else:
-                    failed.append(error.participant)
-                    self.exclude(error.participant, title, error.__cause__ or error)
+        batches, observer = batches_of(requests, size), Observer(self.model.device)
+        turns, shares, full = self._turns(title, batches, runs)
         conditions = observer.conditions()
         for run in runs:
             if run.participant in full:
                 self._without(run, size, full[run.participant])
             elif run.participant in turns.served:
                 section = self._section(run, batches, turns, full, shares)
-                doubts = [*conditions.doubts(), *spread_doubts(section.run.reading_s), *_repeated(section, batches)]
+                doubts = [*conditions.doubts(), *spread_doubts(section.run.reading_s), *_repeated(section)]
                 self._with(run, rated(section.model_copy(update={"doubts": doubts})))
-        return [run for run in runs if run.participant in failed]
+        return [run for run in runs if run.participant not in (*full, *turns.served)]
+
+    def _turns(
+        self, title: str, batches: Sequence[Batch], runs: Sequence[Rated]
+    ) -> tuple[Turns, Mapping[Participant, float | None], Mapping[Participant, str]]:
+        """The turns of dense and of the runs, begun again without any that raises; layers run; who does not fit."""
+        plan, full = runs[0].spec.job.costs, dict[Participant, str]()
+        everybody = list(dict.fromkeys([*([self.dense] if self.dense else []), *(run.participant for run in runs)]))
+        while everybody:
+            try:
+                shares = {each: self._layers_run(each, batches) for each in everybody}
+                with self.progress.bar(title) as bar:
+                    serve = partial(serve_batch, self.model)
+                    turns = interleave(
+                        serve, everybody, batches, rounds=plan.rounds, warmup=_WARMUP, seed=plan.seed, bar=bar
+                    )
+            except ParticipantError as error:
+                everybody.remove(error.participant)
+                if isinstance(error.__cause__, NoRoomError):
+                    full[error.participant] = f"{error.participant.label}: {error.__cause__}"
+                    self.progress.say(f"{title}: {full[error.participant]}")
+                else:
+                    self.exclude(error.participant, title, error.__cause__ or error)
+            else:
+                return turns, shares, full
+        return Turns({}, 1), {}, full
 
     def _section(
         self,
@@ -226,6 +227,7 @@ def _times(served: Sequence[Sequence[Served]], batches: Sequence[Batch]) -> Batc
     )
 
 
-def _repeated(section: BatchSize, batches: Sequence[Batch]) -> Iterable[str]:
-    if section.texts < section.batch_size:
-        yield f"{section.texts} different texts fill {section.batch_size} rows: they repeat"
+def _repeated(section: BatchSize) -> Iterator[str]:
+    if section.texts < (rows := section.batch_size * BATCHES):
+        what = f"{section.texts} different texts fill {rows} rows of {BATCHES} batches"
+        yield f"{what}: the interval is of these texts alone"

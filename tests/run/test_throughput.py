@@ -72,6 +72,11 @@ def test_batches_are_measured_in_turn_and_beside_nothing_else(job: Job, store: S
         assert record.time.latency is None
         assert "--measure flops,throughput" in record.command
         assert "--throughput 1,3" in record.command
+        shared = (
+            f"{section.sizes[1].texts} different texts fill 18 rows of 6 batches: the interval is of these texts alone"
+        )
+        assert (shared in section.sizes[1].doubts) == (section.sizes[1].texts < 18)
+        assert not any("different texts" in doubt for doubt in section.sizes[0].doubts)
         for each in section.sizes:
             assert len(each.prompt_tokens) == len(each.run.reading_s) == BATCHES
             assert each.reading == pytest.approx(rate(each.prompt_tokens, each.run.reading_s))
