@@ -12,6 +12,9 @@ import typer
 from harness.core.errors import HarnessError, UnknownNameError
 from harness.core.files import parse_json
 
+_DIGITS = 10
+"""Digits from which a number is no batch size."""
+
 
 def key_values(option: str, given: Iterable[str], *, read: bool = True) -> dict[str, Any]:
     """``k=v,k=v``, several of them, or a JSON object; values are read as Python or JSON would, or left as text.
@@ -63,15 +66,17 @@ def batch_sizes(given: Iterable[str]) -> tuple[int, ...]:
     Raises:
         HarnessError: none, something that is no whole number from 1, or a size that is given twice.
     """
-    sizes = names(given)
-    for text in sizes:
-        if not (text.isascii() and text.isdecimal() and int(text)):
-            raise HarnessError(f"--throughput {text}: expected batch sizes, whole numbers from 1 such as 1,8,64")
-        if sum(each.isdecimal() and int(each) == int(text) for each in sizes) > 1:
-            raise HarnessError(f"--throughput: batch size {int(text)} is given more than once: give each once")
-    if not sizes:
-        raise HarnessError("--throughput: expected batch sizes, whole numbers from 1 such as 1,8,64, got none")
-    return tuple(map(int, sizes))
+    expected = "expected batch sizes, whole numbers from 1 such as 1,8,64"
+    if not (written := names(given)):
+        raise HarnessError(f"--throughput: {expected}, got none")
+    for text in written:
+        if not (text.isascii() and text.isdecimal() and len(text) < _DIGITS and int(text)):
+            raise HarnessError(f"--throughput {text:.30}: {expected}")
+    sizes = tuple(map(int, written))
+    for size in sizes:
+        if sizes.count(size) > 1:
+            raise HarnessError(f"--throughput: batch size {size} is given more than once: give each once")
+    return sizes
 
 
 def above_zero(option: str, given: float | None, what: str) -> float | None:

@@ -280,6 +280,7 @@ def test_texts_whose_context_is_read_first_have_no_batches(tiny_job: Callable[..
         ("0", "--throughput 0: expected batch sizes, whole numbers from 1 such as 1,8,64"),
         ("1,x", "--throughput x: expected batch sizes, whole numbers from 1 such as 1,8,64"),
         ("1.5", "--throughput 1.5: expected batch sizes, whole numbers from 1 such as 1,8,64"),
+        ("9" * 5000, f"--throughput {'9' * 30}: expected batch sizes, whole numbers from 1 such as 1,8,64"),
         ("-8", "--throughput -8: expected batch sizes, whole numbers from 1 such as 1,8,64"),
         ("", "--throughput: expected batch sizes, whole numbers from 1 such as 1,8,64, got none"),
         ("8,1,08", "--throughput: batch size 8 is given more than once: give each once"),
