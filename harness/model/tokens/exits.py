@@ -15,7 +15,7 @@ from harness.model.tokens.confidence import Confidence
 from harness.model.tokens.token_depth import TokenPolicy, Tokens, token_depth
 
 Threshold = Callable[[int, torch.Tensor], "torch.Tensor | float"]
-"""The confidence at which a token exits, by the layer just run and the steps of the tokens, [rows, tokens] on the CPU."""
+"""The confidence at which a token exits, by the layer just run and the tokens' steps, [rows, tokens], on the CPU."""
 
 
 class EarlyExit(TokenPolicy):
@@ -68,7 +68,7 @@ class EarlyExit(TokenPolicy):
         sizes = [len(part) for part in measured]
         leaving = torch.zeros_like(inside)
         # the one transfer to the host: exits, streaks and thresholds are kept there
-        for (columns, rows), part in zip(groups.items(), torch.cat(measured).cpu().split(sizes), strict=True):
+        for (columns, rows), part in zip(groups.items(), torch.split(torch.cat(measured).cpu(), sizes), strict=True):
             # [group rows, 1] and [group columns] select a [group rows, group columns] part of the batch
             place = torch.tensor(rows)[:, None], torch.tensor(columns)
             reached = part.view(len(rows), -1) >= self.threshold(layer, self._tokens.steps[place])
