@@ -100,13 +100,17 @@ def run(
         Option(
             "--measure",
             envvar="HARNESS_MEASURE",
-            help="What is measured beside the scores: flops,ideal,latency,memory,energy,throughput; flops always are.",
+            help="What is measured beside the scores: flops (always),ideal,latency,memory,energy,throughput,graph.",
         ),
     ] = ["flops,ideal,latency,memory"],  # noqa: B006 - typer reads it, nothing changes it
     throughput: Annotated[
         _Many,
         Option("--throughput", help="Measure tokens a second too, in batches of these sizes, such as 1,8,64."),
     ] = None,
+    graph: Annotated[
+        bool,
+        Option("--graph", help="Measure latency without launch overhead too, by captured steps; needs CUDA."),
+    ] = False,
     cost_samples: Annotated[
         int, Option("--cost_samples", min=2, help="Requests of the task that latency and memory are measured on.")
     ] = 12,
@@ -209,6 +213,7 @@ def run(
             measure,
             accelerator,
             throughput,
+            graph=graph,
             prompts=cost_samples,
             rounds=repeats,
             warmup=warmup,
@@ -308,7 +313,7 @@ def build_job(**settings: Any) -> Any:
         raise SpecError(f"{where}{problem['msg'].removeprefix('Value error, ')}") from error
 
 
-def _costs(measure: _Many, accelerators: _Many, batch_sizes: _Many, **settings: Any) -> Any:
+def _costs(measure: _Many, accelerators: _Many, batch_sizes: _Many, *, graph: bool, **settings: Any) -> Any:
     """What is measured, with names checked."""
     from harness.measure.accelerators import HOST, names
     from harness.run.spec import CostPlan, Measure
@@ -325,6 +330,8 @@ def _costs(measure: _Many, accelerators: _Many, batch_sizes: _Many, **settings: 
     if batch_sizes is not None:
         wanted = (*wanted, "throughput")
         settings["batch_sizes"] = arguments.batch_sizes(batch_sizes)
+    if graph:
+        wanted = (*wanted, "graph")
     return CostPlan.model_validate({"measure": wanted, "accelerators": chosen, **settings})
 
 

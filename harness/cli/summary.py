@@ -14,6 +14,7 @@ from rich.console import Console
 
 from harness.cli.columns import Column, left, show
 from harness.cli.display import note, say, stdout
+from harness.cli.graph import graph_sentences, show_graphs
 from harness.cli.said import Said, once
 from harness.cli.throughput import sentences, show_throughput
 from harness.measure.accelerators import HOST
@@ -82,6 +83,7 @@ def results(records: "Sequence[RunRecord]", folder: Path, *, as_json: bool, afte
                 console.print()
             _show_costs(console, of_records)
         show_throughput(console, of_task)
+        show_graphs(console, of_task)
     console.print()
     labels = [record.method.label for record in records]
     of_methods = [each for task in paired for each in _of_methods(*task)]
@@ -222,7 +224,13 @@ def _of_methods(records: "Sequence[RunRecord]", rows: Sequence[Row]) -> Iterator
     shared = _of_all(rows)
     for record, row in zip(records, rows, strict=True):
         reasons = [reason for reason in row.apart if reason not in shared]
-        for sentence in (*reasons, *notes(row, TERMINAL), *_doubts(record, row), *sentences(record)):
+        for sentence in (
+            *reasons,
+            *notes(row, TERMINAL),
+            *_doubts(record, row),
+            *sentences(record),
+            *graph_sentences(record),
+        ):
             yield Said(sentence, record.evaluation.task, record.method.label)
 
 

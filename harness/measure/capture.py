@@ -9,16 +9,16 @@ step at these places and captures the parts.
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, ClassVar, Final, Literal
+from typing import Any, ClassVar, Final
 from unittest.mock import patch
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from harness.core.errors import CaptureError
+from harness.results.graph import CapturedBy
 
 Run = Callable[[], None]
-CapturedBy = Literal["cuda graph", "torch.compile"]
 
 WARM_UPS: Final = 3
 """Runs before a step is recorded: kernels are loaded and chosen in the first ones, and workspaces made."""
@@ -28,6 +28,10 @@ _WAITS: Final = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "_u
 
 class ForbiddenError(CaptureError):
     """The host waits for the device in the middle of a step."""
+
+
+class NoRoomError(CaptureError):
+    """Memory is full; what could not be measured may be another time."""
 
 
 class Capture(ABC):
@@ -66,8 +70,10 @@ class CudaGraphs(Capture):
 
     def __init__(self, device: torch.device) -> None:
         if device.type != "cuda":
-            raise CaptureError(f"graphs need CUDA; here the model is on {device.type}")
-        self._device, self._stream = device, torch.cuda.Stream(device)
+            without = "" if torch.version.cuda or torch.version.hip else ", and this torch is built without CUDA"
+            raise CaptureError(f"graphs need CUDA; here the model is on {device.type}{without}")
+        self._device = device
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call] # torch's own annotations
         self._pool = torch.cuda.graph_pool_handle()
 
     def record(self, run: Run, before: Run) -> Run:
@@ -118,7 +124,7 @@ def _explained(doing: str) -> Iterator[None]:
     except CaptureError:
         raise
     except (torch.OutOfMemoryError, MemoryError) as error:
-        raise CaptureError(
+        raise NoRoomError(
             f"out of memory while its steps were {doing}: give fewer --cost_samples or --cost_tokens, or free memory"
         ) from error
     except Exception as error:  # the compiler has errors of its own, of many classes
@@ -147,7 +153,7 @@ def as_captured() -> Iterator[None]:
         yield
 
 
-class Operations(TorchDispatchMode):
+class Operations(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch's own annotations
     """Notes what runs inside the ``with`` block.
 
     Attributes:
@@ -156,7 +162,7 @@ class Operations(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.done: list[tuple[str, tuple[tuple[int, ...], ...]]] = []
         self.waits: list[str] = []
 

@@ -164,7 +164,7 @@ class Captured:
         def run() -> None:
             reading.logits = self.model.module(ids).logits if keep is None else self._row.read(ids, keep)
 
-        if not self._reads:
+        if not self.reads:
             reading.play = run
             return reading
 
@@ -183,7 +183,7 @@ class Captured:
         return reading
 
     @property
-    def _reads(self) -> bool:
+    def reads(self) -> bool:
         """Whether reading is captured too."""
         return self.capture.reads and not self.input_dependent
 
@@ -248,7 +248,7 @@ class Captured:
         return torch.cat(kept, 1)
 
     def _require_possible(self, request: CostRequest) -> None:
-        if not request.new_tokens and not self._reads:
+        if not request.new_tokens and not self.reads:
             why = "what runs is decided" if self.input_dependent else "the host waits for the device"
             raise CaptureError(f"a scored text is only read, and {why} while it is read")
         for name, greedy in _SAMPLING.items():
@@ -262,7 +262,7 @@ class Captured:
 
 def captured_with(
     captures: Sequence[Callable[[], Capture]], make: Callable[[Capture], Captured], requests: Sequence[CostRequest]
-) -> tuple[Captured, Agreement]:
+) -> tuple[Callable[[], Capture], Captured, Agreement]:
     """The first way of capturing that all requests can be served by, and whether it gives the same tokens.
 
     Args:
@@ -275,7 +275,7 @@ def captured_with(
     for way in captures:
         try:
             captured = make(way())
-            return captured, sum((captured.agreement(request) for request in requests), Agreement(0, 0))
+            return way, captured, sum((captured.agreement(request) for request in requests), Agreement(0, 0))
         except ForbiddenError as error:
             reason = error
     raise reason

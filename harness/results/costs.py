@@ -10,6 +10,7 @@ from typing import Final, Literal
 from pydantic import Field, model_validator
 
 from harness.results.conditions import Conditions
+from harness.results.graph import Graph
 from harness.results.section import Section
 from harness.results.throughput import Throughput
 
@@ -221,13 +222,14 @@ class RooflineInfo(Section):
 
 
 class Time(Section):
-    """Modelled and measured time; ``throughput`` is of batches, and null unless it was asked for."""
+    """Modelled and measured time; ``throughput`` is of batches, ``graph`` of captured steps; null unless asked for."""
 
     settings: CostSettings | None = None
     latency: Latency | None = None
     ideal: Ideal | None = None
     roofline: dict[str, RooflineInfo] = Field(default={})
     throughput: Throughput | None = None
+    graph: Graph | None = None
 
 
 class EnergyPart(Section):

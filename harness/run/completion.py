@@ -120,7 +120,7 @@ def complete(run: Subject, observed: Observed, dense: RunFolder | None) -> None:
     measured = {*run.record.measured, *observed.measured}
     sections: dict[str, object] = {
         "command": whole_command(run.spec, measured, time),
-        "time": time if time.latency or time.ideal or time.throughput else None,
+        "time": time if time.latency or time.ideal or time.throughput or time.graph else None,
         "memory": _memory(run, observed),
         "energy": observed.energy or run.record.energy,
         "measured": sorted(measured),
@@ -146,6 +146,7 @@ def give_up(folder: RunFolder, record: RunRecord, wanted: frozenset[Measure], re
         "memory": ("memory.peak", record.memory.peak),
         "energy": ("energy", record.energy),
         "throughput": ("time.throughput", time.throughput),
+        "graph": ("time.graph", time.graph),
     }
     if "throughput" in wanted and time.throughput is not None:
         missing["time.throughput.sizes"] = reason

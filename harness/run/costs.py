@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import torch
 
@@ -30,6 +30,7 @@ from harness.results.store import RunFolder
 from harness.results.throughput import BATCHES
 from harness.run.bench import Bench
 from harness.run.completion import Latencies, Observed, Subject, complete, give_up
+from harness.run.graph import GraphPass, lacks_graph
 from harness.run.measured import EnergyWindows, Serving, draw_requests
 from harness.run.modelled import Profiles, RequestTimes, request_times
 from harness.run.renewal import adds, stored_profiles
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
     from harness.evaluate.lm import HarnessLM
 
 
+APART: Final = frozenset[Measure]({"throughput", "graph"})
+"""Regimes of their own, which write what they measure themselves."""
 _Measured = TypeVar("_Measured")
 _NO_PEAK = "this system does not tell a process's peak memory"
 _SEVERAL_MODELS = "dense and another checkpoint were in memory together: give --no_baseline and one of them alone"
@@ -114,6 +117,8 @@ def lacking(record: RunRecord, spec: RunSpec, documents: int) -> frozenset[Measu
     refused = "throughput" in done and time.throughput is None  # with the reason in what is missing
     if not refused and any(lacks(record, plan, size) for size in plan.batch_sizes):
         done.discard("throughput")
+    if lacks_graph(record, plan):
+        done.discard("graph")
     return plan.measure - {"flops"} - done - ({"ideal"} if spec.checkpoint else set())
 
 
@@ -179,10 +184,12 @@ class _CostPass:
             with self._contained(run, "idealized time"):
                 self._trace(run)
         for run in self._present:
-            if run.lacking - {"throughput"}:
+            if run.lacking - APART:
                 self._complete(run)
         if "throughput" in self.wanted:
             self._measure_throughput()
+        if "graph" in self.wanted:
+            self._measure_graphs()
         for run in self.runs:
             if reason := self._failed.get(run.participant):
                 give_up(run.folder, run.folder.record(), run.lacking, reason)
@@ -195,6 +202,17 @@ class _CostPass:
             lambda: draw_requests(self.lm, first.spec, first.lines, count),
             [Rated(run.spec, run.folder, run.participant) for run in self._present if "throughput" in run.lacking],
             self.dense.participant if self.dense else None,
+            self.bench.progress,
+            self._exclude,
+        ).carry_out()
+
+    def _measure_graphs(self) -> None:
+        rated = {run: Rated(run.spec, run.folder, run.participant) for run in self._present}
+        GraphPass(
+            self.lm.decoder,
+            lambda: self.serving.requests,
+            [each for run, each in rated.items() if "graph" in run.lacking],
+            rated[self.dense] if self.dense else None,
             self.bench.progress,
             self._exclude,
         ).carry_out()
@@ -365,7 +383,7 @@ class _CostPass:
     def _observed(self, run: _Run) -> Observed:
         beside = self.references[run.manner][0] if self.dense is not None and self.dense is not run else None
         return Observed(
-            measured=run.lacking - {"throughput"},
+            measured=run.lacking - APART,
             profiles=run.profiles,
             traces=run.traces,
             times=run.times,

@@ -53,7 +53,7 @@ _WHOLE: Final = {"max_length": 1, "prefix_token_id": 0}
 _Seed = Annotated[int, Field(ge=0, lt=2**32)] | None  # numpy takes no others
 
 
-Measure = Literal["flops", "ideal", "latency", "memory", "energy", "throughput"]
+Measure = Literal["flops", "ideal", "latency", "memory", "energy", "throughput", "graph"]
 
 
 class CostPlan(BaseModel):
@@ -105,6 +105,8 @@ class CostPlan(BaseModel):
             seconds += self.windows.seconds(len(each_s)) + self.windows.rounds * one_round
         if "throughput" in wanted:  # rows as if one after another, once observed and once to warm up
             seconds += sum(each_s) * BATCHES * sum(self.batch_sizes) * (2 + self.rounds)
+        if "graph" in wanted:  # captured at each turn, and compared once
+            seconds += one_round * 2 * (1 + self.rounds)
         return seconds
 
 

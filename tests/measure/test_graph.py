@@ -167,7 +167,7 @@ def test_a_forbidden_wait_gives_way_to_the_next_way():
         return Captured(model, capture, 21, False)
 
     error = RuntimeError("CUDA error: operation not permitted when stream is capturing")
-    _, agreement = captured_with([lambda: Fails(error), Replayed], make, WRITTEN)
+    *_, agreement = captured_with([lambda: Fails(error), Replayed], make, WRITTEN)
     assert tried == [Fails, Replayed]
     assert agreement == Agreement(14, 0)
     with pytest.raises(ForbiddenError, match="the host waits for the device"):

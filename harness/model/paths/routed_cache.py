@@ -41,7 +41,7 @@ class RoutedCache(Cache):  # type: ignore[misc] # transformers has no type infor
 
     def fix(self, length: int, device: torch.device) -> None:
         """Hold so many tokens of each row in tensors whose sizes and places stay, before the first forward."""
-        self.layers = [StaticLayer(length) for _ in self.layers]
+        self.layers: Any = [StaticLayer(length) for _ in self._windows]
         self._length, self.seen = length, torch.zeros((), dtype=torch.long, device=device)
 
     def commit(self, tokens: int) -> None:
