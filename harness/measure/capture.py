@@ -78,7 +78,7 @@ class CudaGraphs(Capture):
 
     def record(self, run: Run, before: Run) -> Run:
         """A graph of the step; see ``Capture``."""
-        with torch.cuda.device(self._device), _explained("captured"):
+        with torch.cuda.device(self._device), explained("captured"):
             current = torch.cuda.current_stream()
             self._stream.wait_stream(current)
             with torch.cuda.stream(self._stream):
@@ -109,7 +109,7 @@ class Compiled(Capture):
     def record(self, run: Run, before: Run) -> Run:
         """The compiled step; see ``Capture``."""
         compiled = torch.compile(run, mode="reduce-overhead", dynamic=False)
-        with _explained("compiled"):
+        with explained("compiled"):
             for _ in range(WARM_UPS):
                 before()
                 compiled()
@@ -117,7 +117,7 @@ class Compiled(Capture):
 
 
 @contextmanager
-def _explained(doing: str) -> Iterator[None]:
+def explained(doing: str) -> Iterator[None]:
     """A sentence in place of what torch raises while a step is captured or compiled."""
     try:
         yield
