@@ -129,7 +129,7 @@ def explained(doing: str) -> Iterator[None]:
         ) from error
     except Exception as error:  # the compiler has errors of its own, of many classes
         text = str(error)
-        if any(sign in text.lower() for sign in ("synchronizing cuda operation", "capturing", "capture", "capturable")):
+        if doing == "captured" and any(sign in text.lower() for sign in ("synchronizing cuda operation", "captur")):
             raise ForbiddenError("the host waits for the device in the middle of a step") from error
         first = next(iter(text.strip().splitlines()), type(error).__name__)
         raise CaptureError(f"its steps could not be {doing}: {first.rstrip('.')}") from error
@@ -149,7 +149,7 @@ def _refusing_waits(refused: bool) -> Iterator[None]:
 @contextmanager
 def as_captured() -> Iterator[None]:
     """Let transformers take the way that it takes while a stream is captured: without looks at what tensors hold."""
-    with patch("transformers.utils.import_utils.is_cuda_stream_capturing", lambda: True):
+    with patch("transformers.utils.import_utils.is_cuda_stream_capturing", lambda: True, create=True):
         yield
 
 

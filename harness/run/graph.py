@@ -90,7 +90,7 @@ class GraphPass:
         everybody = [*([self.dense] if self.dense else []), *self.runs]
         with self.progress.bar(f"capturing · {title}") as bar:
             bar.expect(len({run.participant for run in everybody}))
-            for run in {run.participant: run for run in reversed(everybody)}.values():
+            for run in {run.participant: run for run in everybody}.values():
                 try:
                     with run.participant.attached():
                         self._chosen[run.participant] = self._way(run, requests)
