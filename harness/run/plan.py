@@ -63,9 +63,8 @@ class Plan:
     @cached_property
     def specs(self) -> list[RunSpec]:
         """Every run: all methods of the first task, then of the next."""
-        self._refuse_batches(self.stacks)  # a wrong method costs no loading of tasks
-        for stack in self.stacks:
-            stack.check_model(partial(self.outline, self._checkpoint(stack)))
+        for stack in self.stacks:  # a wrong method costs no loading of tasks
+            self._check(stack)
         if self.job.kernel is not None:
             parts = [part for stack in self.stacks for part in stack.acting]
             check_asked(self.job.kernel, parts, self.outline(), self.device)
@@ -123,6 +122,14 @@ class Plan:
             if metadata.get("made_for") == BUNDLED_NAME
         ]
 
+    def refusal(self, stack: Stack) -> str | None:
+        """Why a stack cannot run with the job's settings on its model; None where it can."""
+        try:
+            self._check(stack)
+        except HarnessError as error:
+            return str(error)
+        return None
+
     def units(self) -> list[Unit]:
         """The parts of the job that can be carried out by themselves, in an order that can be kept: model by model."""
         tasks = list(dict.fromkeys(spec.task.name for spec in self.specs))
@@ -173,10 +180,11 @@ class Plan:
             return KernelPlan()
         return plan_kernels(stack.acting, self.outline(self._checkpoint(stack)), self.device, self.job.kernel)
 
-    def _refuse_batches(self, stacks: list[Stack]) -> None:
-        for stack in stacks:
-            if self.job.batch_size > 1 and not stack.batchable:
-                raise MethodError(f"{stack.label}: rows of a batch influence each other; give --batch_size 1")
+    def _check(self, stack: Stack) -> None:
+        """Refuse what cannot run with the job's settings on its model."""
+        if self.job.batch_size > 1 and not stack.batchable:
+            raise MethodError(f"{stack.label}: rows of a batch influence each other; give --batch_size 1")
+        stack.check_model(partial(self.outline, self._checkpoint(stack)))
 
     def _tasks(self) -> Iterator[tuple[Job, LoadedTask, str]]:
         """Each task loaded, with the job as it is for this task and the digest of its documents."""
