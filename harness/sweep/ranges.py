@@ -11,7 +11,7 @@ from harness.core.errors import SpecError
 
 MOST: Final = 10_000
 """Values that one range may have."""
-_NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
+_NUMBER = r"[+-]?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?"
 _RANGE: Final = re.compile(rf"({_NUMBER}?)\.\.({_NUMBER})(?:\.\.({_NUMBER}))?")
 _LIKE_A_RANGE: Final = re.compile(r"[\d.eE/+-]*\d\.\.[\d.eE/+-]*")
 _WHOLE: Final = re.compile(r"[+-]?\d+")
