@@ -35,9 +35,10 @@ class Plan:
 
     job: Job
     say: Say = lambda _: None
-    _calibrations: dict[str, Study] = field(default_factory=dict, init=False)
-    _checkpoints: dict[str, ModelSource | None] = field(default_factory=dict, init=False)
-    _outlines: dict[str, Decoder] = field(default_factory=dict, init=False)
+    _calibrations: dict[str, Study] = field(default_factory=dict)
+    _limited: dict[tuple[str, Needs], Study] = field(default_factory=dict)
+    _checkpoints: dict[str, ModelSource | None] = field(default_factory=dict)
+    _outlines: dict[str, Decoder] = field(default_factory=dict)
 
     @cached_property
     def stacks(self) -> list[Stack]:
@@ -121,6 +122,15 @@ class Plan:
             for name, metadata in leaves.items()
             if metadata.get("made_for") == BUNDLED_NAME
         ]
+
+    def reseeded(self, job: Job) -> "Plan":
+        """The plan of a job that differs in its seeds alone, with what does not depend on them."""
+        plan = Plan(job, self.say, _outlines=self._outlines, _checkpoints=self._checkpoints)
+        names = ("stacks", "source", "device")
+        vars(plan).update({name: value for name, value in vars(self).items() if name in names})
+        if not any(stack.needs.questions for stack in self.stacks):  # which are asked after examples that are drawn
+            plan._calibrations, plan._limited = self._calibrations, self._limited
+        return plan
 
     def refusal(self, stack: Stack) -> str | None:
         """Why a stack cannot run with the job's settings on its model; None where it can."""
@@ -220,7 +230,10 @@ class Plan:
         if task.name not in self._calibrations:
             needs = Needs.of_all(stack.needs for stack in self.stacks)
             self._calibrations[task.name] = calibration_for(task, self.job.calibration, needs)
-        return self._calibrations[task.name].limited(stack.needs)
+        place = (task.name, stack.needs)
+        if place not in self._limited:  # one for all stacks that need the same: its digest takes a while
+            self._limited[place] = self._calibrations[task.name].limited(stack.needs)
+        return self._limited[place]
 
 
 def by_model(specs: Sequence[RunSpec]) -> list[RunSpec]:

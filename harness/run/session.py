@@ -82,6 +82,8 @@ class Session:
         """A session of another job on the same model, which stays loaded."""
         following = Session(job, self.store, self.progress)
         following._models = self._models
+        if job.model_copy(update={"seeds": self.job.seeds}) == self.job:
+            following.plan = self.plan.reseeded(job)
         return following
 
     def execute(self) -> list[RunRecord]:

@@ -161,6 +161,10 @@ class Grid:
 
     def _plan(self, job: Job) -> Plan:
         """The plan of a job, kept until the next one is asked for."""
-        if self._last is None or self._last.job != job:
+        last = self._last
+        if last is None or last.job.model_copy(update={"seeds": job.seeds}) != job:
             self._last = Plan(job, self.watcher.say)
+        elif last.job != job:
+            self._last = last.reseeded(job)
+        assert self._last is not None
         return self._last

@@ -1,6 +1,5 @@
 """A grid is made once, by any number of workers; what fails is recorded, and the rest goes on."""
 
-import json
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
