@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from typer import Argument, Exit, Option
 
 from harness.cli import arguments
+from harness.cli.run import checked_name
 from harness.core.errors import HarnessError, UnknownNameError
 
 if TYPE_CHECKING:
@@ -111,6 +112,13 @@ def sweep(
 
     given = requests.merged(requests.read(file) if file else {}, flags)
     own = {key: given.pop(key, None) for key in _OWN}
+    for key in ("workers", "max_failures"):
+        if own[key] is not None and (type(own[key]) is not int or own[key] < 1):
+            raise HarnessError(f"{key}: expected a whole number from 1, got {own[key]!r}")
+    if not isinstance(own["resources"], dict | None):
+        raise HarnessError(f"resources: expected a mapping such as {{num_cpus: 4}}, got {own['resources']!r}")
+    if "name" in given:
+        given["name"] = checked_name(str(given["name"]))
     given.setdefault("measure", ["flops", "ideal", "latency", "memory"])
     from harness.results.store import Store
     from harness.sweep.board import Board
@@ -146,8 +154,6 @@ def _launcher(own: dict[str, Any], results: Path, device: str | None) -> "Launch
     if name not in _LAUNCHERS:
         raise UnknownNameError("launcher", name, _LAUNCHERS, see=f"--launcher takes: {', '.join(_LAUNCHERS)}.")
     workers = own["workers"]
-    if workers is not None and (not isinstance(workers, int) or workers < 1):
-        raise HarnessError(f"workers: expected a whole number from 1, got {workers!r}")
     if name == "ray":
         from harness.sweep.on_ray import Ray
 
