@@ -22,6 +22,7 @@ from harness.cli import (
     show,
     site,
     submit,
+    sweep,
     validate,
 )
 from harness.core.errors import HarnessError
@@ -52,6 +53,7 @@ app = typer.Typer(
     },
 )
 app.command("run")(run.run)
+app.command("sweep")(sweep.sweep)
 app.command("prepare")(prepare.prepare)
 app.add_typer(ls.app, name="ls")
 app.command("show")(show.show)

@@ -181,7 +181,7 @@ def run(
     quiet.silence(verbosity or ("INFO" if write_out else None), offline=offline)
     args = arguments.key_values("--model_args", model_args or [])
     job = build_job(
-        name=_name(name),
+        name=checked_name(name),
         methods=tuple(method or ["dense"]),
         method_args=arguments.key_values("--method_args", method_args or [], read=False),
         baseline=baseline,
@@ -254,7 +254,7 @@ def spread(argv: list[str]) -> list[str]:
 
     ``--tasks a b`` becomes ``--tasks a --tasks b``; a bare ``--apply_chat_template`` gets its value.
     """
-    if argv[:1] not in (["run"], ["prepare"]):
+    if argv[:1] not in (["run"], ["sweep"], ["prepare"]):
         return argv
     rewritten: list[str] = []
     flag = ""
@@ -361,7 +361,7 @@ def _pretrained(backend: str, pretrained: str | None, model_args: dict[str, Any]
     return str(given[0]) if given else "pocket"
 
 
-def _name(name: str | None) -> str | None:
+def checked_name(name: str | None) -> str | None:
     """What the user calls the runs, by the rule for texts that are published."""
     from harness.leaderboard.texts import problems
 

@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -302,7 +302,7 @@ class RunSpec:
         """Everything that determines the result, as plain JSON."""
         return {
             "method": self.stack.fingerprint,
-            "observation": of_modules(*OBSERVES).digest,
+            "observation": _observation(),
             "calibration": self.calibration.fingerprint if self.calibration else None,
             "model": self.loaded.fingerprint,
             **({"base": self.model.fingerprint} if self.checkpoint else {}),
@@ -330,6 +330,12 @@ class RunSpec:
     def draws_at_random(self) -> bool:
         """Whether answers are sampled, so that finished ones cannot be kept apart from the generator's state."""
         return any(_samples(task.config.generation_kwargs or {}) for task in self.task.tasks.values())
+
+
+@cache
+def _observation() -> str:
+    """Digest of what evaluates and observes, as it was when this process first asked."""
+    return of_modules(*OBSERVES).digest
 
 
 def _samples(generation: dict[str, Any]) -> bool:
