@@ -138,7 +138,7 @@ def tiny_decoder(family: str, *, device: str = "cpu", **options: Any) -> Decoder
     digest = hashlib.sha256(module.config.to_json_string().encode())
     for name, tensor in module.state_dict().items():
         digest.update(name.encode() + tensor.numpy().tobytes())
-    module.to(device)  # type: ignore[arg-type]
+    module.to(device)
     return Decoder(module=module, tokenizer=tiny_tokenizer(), anatomy=dissect(module), fingerprint=digest.hexdigest())
 
 
