@@ -4,7 +4,8 @@
 # Usage, in a clean checkout: tests/benchmarks/gpu_pack.sh OUT [FOLDER ...]
 #   OUT       the folder to fill: run.sh, main.tar.gz (the committed tree), wheels.tar, extra.tar.* ; about 40 MB without
 #             extras. Files above 48 MiB are split, so that each can be carried alone; SHA256SUMS is checked there.
-#   FOLDER    more to take along, found there under extra/NAME: a model such as smollm2-135m, a hub cache named hub.
+#   FOLDER    more to take along, found there under extra/NAME. For rows of the board: the folder gguf of the harness's
+#             cache, after `harness fetch --model smollm2-135m`, and a prepared hub cache that is named hub.
 #   PYTHON_VERSION=3.12   the Python there.     PLATFORM=x86_64   or aarch64.
 #
 # It is taken for granted there: torch with CUDA, and what comes with it or is large (numpy, scipy, pandas, pyarrow,
@@ -12,12 +13,12 @@
 # versions of constraints.txt.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-[ $# -ge 1 ] || { sed -n '4,9s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+[ $# -ge 1 ] || { sed -n '4,10s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 mkdir -p "$1"
 out=$(cd "$1" && pwd) python=${PYTHON:-python3} version=${PYTHON_VERSION:-3.12} machine=${PLATFORM:-x86_64}
 shift
 names="annotated-doc annotated-types arrow Authlib cffi chardet codecarbon cryptography DataProperty datasets defusedxml
-dill evaluate execnet fsspec hf-xet huggingface_hub iniconfig joserfc jsonschema jsonschema-specifications mbstrdecoder
+dill evaluate execnet fsspec gguf hf-xet huggingface_hub iniconfig joserfc jsonschema jsonschema-specifications mbstrdecoder
 more-itertools multiprocess nltk nvidia-ml-py pathvalidate platformdirs pluggy pycountry pycparser pydantic
 pydantic_core pytablewriter pytest pytest-xdist pytz questionary prompt_toolkit RapidFuzz referencing regex rich rpds-py
 sacrebleu setuptools tabledata tcolorpy tokenizers transformers typepy typer typing-inspection typing_extensions tzdata

@@ -6,7 +6,7 @@
 #   doctor       30 s   doctor.txt       what this machine can do
 #   suite       240 s   suite.json       every job and method on the card, four processes side by side
 #   benchmark   480 s   benchmark.json   what compression saves, alone on the machine
-#   board       the rest   board/        SmolLM2-135M rows in bfloat16, if extra/smollm2-135m and extra/hub were packed
+#   board       the rest   board/        SmolLM2-135M rows in bfloat16, if extra/gguf and extra/hub were packed
 # Results are in OUT (results/ here), whole at any time; the same command again goes on with what is not done.
 #   MINUTES=14   STEPS="doctor suite benchmark board"   DEVICE=cuda:0   PYTHON=python3
 #   LIMIT=small  tries all of it on a CPU, on tiny shapes: DEVICE=cpu, and a few tests of the suite
@@ -49,15 +49,19 @@ step() { # NAME SECONDS COMMAND...: its output goes to log/NAME.txt, what it cam
     printf '%s\t%s\t%s\n' "$name" "$code" "$(($(date +%s) - start))" >>"$out/steps.tsv"
 }
 
-few=() small=() board=(--minutes "$(((end - $(date +%s)) / 60))")
+few=(-n 4) small=()
+set --
 [ "$limit" != small ] || { few=(-k "layer-drop or tiny_letters or flash") small=(--small); }
 step doctor 30 harness doctor
-step suite 240 python -m pytest -q -n 4 -m gpu --device "$device" --outcomes "$out/suite.json" "${few[@]}" tests/gpu
+step suite 240 python -m pytest -q -m gpu --device "$device" --outcomes "$out/suite.json" "${few[@]}" tests/gpu
 step benchmark 480 python -m tests.benchmarks.gpu --device "$device" --out "$out/benchmark.json" "${small[@]}"
-if [ -d "$work/extra/smollm2-135m" ]; then
+if [ -d "$work/extra/gguf" ] && [ -d "$work/extra/hub" ]; then
+    mkdir -p "$HARNESS_CACHE" "$out/board/data"
+    [ -e "$HARNESS_CACHE/gguf" ] || ln -s "$work/extra/gguf" "$HARNESS_CACHE/gguf"
     export HARNESS=harness RUNS=$out/board/runs DATA=$out/board/data
-    mkdir -p "$DATA"
-    step board 600 bash leaderboard/own.sh --model "$work/extra/smollm2-135m" --device "$device" --dtype bfloat16 "${board[@]}"
+    [ "$limit" != small ] || { export TASKS=arc_easy_500 FLAGS="--limit 2" HARNESS_MEASURE=flops; set -- layer-drop:layers=3; }
+    step board 600 bash leaderboard/own.sh --model smollm2-135m --device "$device" --dtype bfloat16 \
+        --minutes "$(((end - $(date +%s)) / 60))" "$@"
 fi
 
 echo "== steps: name, exit code (124: stopped at its limit), seconds"
