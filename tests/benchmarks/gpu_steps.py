@@ -16,7 +16,7 @@ from harness.measure.energy import Windows
 from harness.measure.this_host import Sizes as HostSizes
 from harness.measure.this_host import measured_peaks
 from harness.methods.routing.router import new_router
-from harness.model.weights.computations import Computation, HasKernels, Layer
+from harness.model.weights.computations import Computation, Layer
 from harness.results.store import Store
 from harness.run.session import Session
 from harness.run.spec import CostPlan, Job
@@ -73,7 +73,6 @@ def weights(decoder: Decoder) -> int:
 def compressed(method: str, shape: str, decoder: Decoder, sizes: Sizes, dense: float, bandwidth: float) -> Rows:
     """Each kernel on each shape of a linear layer, then the model with the fastest kernel of each shape."""
     (part,) = parse(method).parts
-    assert isinstance(part, HasKernels)
     layers = part.declared_layers(decoder, ())
     examples = {layer: site for site, layer in layers}
     fastest: dict[Layer, tuple[float, str]] = {}
@@ -151,7 +150,7 @@ def prefill(sizes: Sizes, device: torch.device) -> Rows:
             yield {"what": what, "method": method, "left out": reason}
             continue
         (part,) = parse(method).parts
-        layers = part.declared_layers(decoder, ()) if isinstance(part, HasKernels) else []
+        layers = part.declared_layers(decoder, ()) if hasattr(part, "computations") else []
         kernels = {each.name: each for _, layer in layers for each in part.computations(layer, str(device)).kernels}
         able = [name for name, each in kernels.items() if each.why_not is None]
         if not able:
