@@ -44,16 +44,19 @@ def main() -> None:
     args.out.parent.mkdir(parents=True, exist_ok=True)
     end = time.monotonic() + 60 * args.minutes
     result: dict[str, Any] = {"machine": machine(args.device), "small": args.small, "steps": {}}
-    for name, limit, _ in STEPS:
-        step = result["steps"][name] = {"outcome": "running", "seconds": 0.0, "rows": []}
-        left = min(limit, end - time.monotonic())
-        if left < 10:
-            step["outcome"] = "no time left"
-        else:
-            words = ["--step", name, "--device", args.device, *["--small"] * args.small]
-            command = [sys.executable, "-m", "tests.benchmarks.gpu", *words]
-            run_step(command, left, step, lambda: write(args.out, result))
-        write(args.out, result)
+    try:
+        for name, limit, _ in STEPS:
+            step = result["steps"][name] = {"outcome": "stopped", "seconds": 0.0, "rows": []}
+            left = min(600 if args.small else limit, end - time.monotonic())
+            if left < 10:
+                step["outcome"] = "no time left"
+            else:
+                words = ["--step", name, "--device", args.device, *["--small"] * args.small]
+                command = [sys.executable, "-m", "tests.benchmarks.gpu", *words]
+                run_step(command, left, step, lambda: write(args.out, result))
+            write(args.out, result)
+    except KeyboardInterrupt:
+        print("stopped; what was measured is kept")
     show(result)
     print(args.out)
 
