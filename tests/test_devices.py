@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import ROOT, pytest_collection_modifyitems, pytest_configure
+from harness.testing.serve import TEXTS, score
+from harness.testing.tiny import tiny_decoder
+from tests.conftest import ROOT, Harness, pytest_collection_modifyitems, pytest_configure
 from tests.outcomes import Outcomes
 
 RECORDS = {"tests/toys.py", "tests/leaderboard/generated.py", "tests/run/test_spec.py"}
@@ -113,6 +115,17 @@ def test_a_device_that_is_not_here_is_a_sentence(device: str, says: str, monkeyp
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(pytest.UsageError, match=says):
         pytest_configure(config(device=device))
+
+
+def test_the_checks_feed_a_model_where_it_is() -> None:
+    decoder = tiny_decoder("llama", device="meta")
+    assert {str(logits.device) for logits in score(decoder, TEXTS, padding=1).logits or []} == {"meta"}
+
+
+def test_a_check_on_a_device_that_is_not_here_is_a_sentence(harness: Harness) -> None:
+    assert (
+        harness("check", "dense", "--device", "tpu").sentence == "--device tpu: expected cpu, cuda, cuda:0, ... or mps"
+    )
 
 
 def test_outcomes_are_whole_after_every_test(tmp_path: Path) -> None:
