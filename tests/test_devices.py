@@ -118,8 +118,16 @@ def test_a_device_that_is_not_here_is_a_sentence(device: str, says: str, monkeyp
 
 
 def test_the_checks_feed_a_model_where_it_is() -> None:
+    class Fed(Exception):
+        """Enough was seen: a model without values cannot run."""
+
+    def look(module: Any, args: tuple[Any, ...]) -> None:
+        raise Fed(str(args[0].device))
+
     decoder = tiny_decoder("llama", device="meta")
-    assert {str(logits.device) for logits in score(decoder, TEXTS, padding=1).logits or []} == {"meta"}
+    decoder.module.register_forward_pre_hook(look)
+    with pytest.raises(Fed, match="meta"):
+        score(decoder, TEXTS, padding=1)
 
 
 def test_a_check_on_a_device_that_is_not_here_is_a_sentence(harness: Harness) -> None:
