@@ -2,7 +2,7 @@
 # Fill a folder with all that a machine with a GPU and no package index needs: there, `bash run.sh` does the rest.
 #
 # Usage, in a clean checkout: tests/benchmarks/gpu_pack.sh OUT [FOLDER ...]
-#   OUT       the folder to fill: run.sh, main.tar.gz (the committed tree), wheels.tar, extra.tar.* ; about 40 MB without
+#   OUT       the folder to fill: run.sh, main.tar.gz (the committed tree), wheels.tar, extra.tar.*; about 57 MB without
 #             extras. Files above 48 MiB are split, so that each can be carried alone; SHA256SUMS is checked there.
 #   FOLDER    more to take along, found there under extra/NAME. For rows of the board: the folder gguf of the harness's
 #             cache, after `harness fetch --model smollm2-135m`, and a prepared hub cache that is named hub.

@@ -3,7 +3,7 @@
 #
 # In the order of their value, each with a limit of its own; nothing is begun with less than 15 s left of MINUTES:
 #   unpack       40 s   a virtual environment on the machine's own packages, the carried wheels over them
-#   doctor       30 s   doctor.txt       what this machine can do
+#   doctor       30 s   log/doctor.txt   what this machine can do
 #   suite       240 s   suite.json       every job and method on the card, four processes side by side
 #   benchmark   480 s   benchmark.json   what compression saves, alone on the machine
 #   board       the rest   board/        SmolLM2-135M rows in bfloat16, if extra/gguf and extra/hub were packed

@@ -89,13 +89,17 @@ def test_memory_falls_with_the_layers_that_are_dropped(run: Any, card: str, midd
 def crowded(card: str) -> Iterator[Any]:
     """Leave the process so little of the card's memory beyond what it has."""
 
+    place = torch.device(card).index or 0
+    total = torch.cuda.get_device_properties(place).total_memory
+
     def leave(megabytes: int) -> None:
         torch.cuda.empty_cache()
-        kept = torch.cuda.memory_reserved(card) + megabytes * 2**20
-        torch.cuda.set_per_process_memory_fraction(kept / torch.cuda.get_device_properties(card).total_memory, card)
+        torch.cuda.set_per_process_memory_fraction(
+            (torch.cuda.memory_reserved(place) + megabytes * 2**20) / total, place
+        )
 
     yield leave
-    torch.cuda.set_per_process_memory_fraction(1.0, card)
+    torch.cuda.set_per_process_memory_fraction(1.0, place)
     torch.cuda.empty_cache()
 
 
