@@ -41,7 +41,17 @@ def device_of(settings: ModelSettings) -> str:
     """
     import torch
 
-    chosen = settings.device or ("cuda:0" if torch.cuda.is_available() else "cpu")
+    return require_device(settings.device or ("cuda:0" if torch.cuda.is_available() else "cpu"))
+
+
+def require_device(chosen: str) -> str:
+    """The torch device of that name.
+
+    Raises:
+        HarnessError: torch has no such device here.
+    """
+    import torch
+
     kind, _, index = chosen.partition(":")
     if kind == "cuda" and not torch.cuda.is_available():
         raise HarnessError(f"--device {chosen}: this machine has no CUDA device that torch can use; try --device cpu")
