@@ -115,7 +115,7 @@ class Session:
     @property
     def lacks_costs(self) -> bool:
         """Whether a run that is evaluated has costs to be measured yet."""
-        from harness.run.costs import lacking
+        from harness.run.lacking import lacking
 
         asked = self.job.costs.prompts  # so many documents are enough to tell
         folders = [(spec, self.folder(spec)) for spec in self.plan.specs]

@@ -11,7 +11,7 @@ from harness.results.failure import failure_in
 from harness.results.record import RunRecord
 from harness.results.sources import stale
 from harness.results.store import RunFolder, Store
-from harness.run.costs import lacking
+from harness.run.lacking import lacking
 from harness.run.plan import Plan, by_model
 from harness.run.spec import Job, RunSpec
 from harness.sweep.board import Watcher

@@ -9,8 +9,8 @@ import torch
 
 from harness.results.record import RunRecord
 from harness.results.store import Store
-from harness.run.costs import lacking
 from harness.run.graph import refusal
+from harness.run.lacking import lacking
 from harness.run.session import Session
 from harness.run.spec import CostPlan, Job
 from tests.captures import Failing, Replayed, Stuck
