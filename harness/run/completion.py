@@ -244,7 +244,7 @@ def _missing(record: RunRecord, observed: Observed, requests: Sequence[RequestLi
         missing["time.ideal"] = NOT_IDEALIZED
     if "ideal" in observed.measured and modelled is None and "flops" in record.missing:
         missing["time.ideal"] = record.missing["flops"]
-    if power is not None and (reason := missing_reason(power)):
+    if power is not None and (reason := missing_reason(power, record.environment.device)):
         missing["energy.measured_j"] = reason
     if modelled is not None and modelled.own_s is None:
         missing["time.ideal.own_s"] = "the method's own modules could not be profiled at other depths"

@@ -16,7 +16,7 @@ from harness.contract.decoder import Decoder
 from harness.core.errors import HarnessError
 from harness.core.progress import Progress
 from harness.measure.added import AddedTimer, fitted
-from harness.measure.clock import clock_for
+from harness.measure.clock import clock_for, current
 from harness.measure.conditions import Observer, spread_doubts
 from harness.measure.energy import Window, WindowMeter
 from harness.measure.interleave import Participant, Turns, interleave
@@ -87,7 +87,7 @@ class Serving:
         chosen = [self.requests[round(i * (len(self.requests) - 1) / max(count - 1, 1))] for i in range(count)]
         timed = []
         with participant.attached():
-            with AddedTimer(self.model, clock_for(self.model.device)) as timer:
+            with current(self.model.device), AddedTimer(self.model, clock_for(self.model.device)) as timer:
                 for request in chosen:
                     serve(self.model, request)
                     timer.seconds()
@@ -119,7 +119,7 @@ class Serving:
         """
         windows, draw = self.plan.windows, random.Random(self.plan.seed)
         observer = Observer(self.model.device)
-        meter = WindowMeter(meters(str(self.model.device)), windows)
+        meter = WindowMeter(meters(self.model.device), windows)
         if not meter.meters:
             raise HarnessError("energy: neither a counter nor codecarbon works here; `harness doctor` says why")
         busy: dict[Participant, list[Window]] = {participant: [] for participant in participants}
