@@ -85,6 +85,17 @@ def nvml_handle(device: "torch.device") -> Any:
     return pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(device).uuid}")
 
 
+def driver_version() -> str | None:
+    """The version of NVIDIA's driver; None where there is none, or its library does not tell."""
+    with suppress(Exception):  # an optional library, whose driver raises classes of its own
+        import pynvml
+
+        pynvml.nvmlInit()
+        version = pynvml.nvmlSystemGetDriverVersion()
+        return version.decode() if isinstance(version, bytes) else str(version)
+    return None
+
+
 def _told(read: Callable[[], float]) -> float | None:
     """What the driver says; None where it does not."""
     with suppress(Exception):  # of the driver's own classes

@@ -31,7 +31,7 @@ class FinalHead:
         self._cap: float | None = getattr(model.config, "final_logit_softcapping", None)
         self.projection = model.anatomy.head
         if vocabulary is not None:
-            self.projection = _rows_of(model.anatomy.head, vocabulary.to(model.device))
+            self.projection = _rows_of(model.anatomy.head, vocabulary.to(model.anatomy.head.weight.device))
 
     def __call__(self, states: torch.Tensor) -> torch.Tensor:
         """Logits [..., vocabulary] in float32 of a layer's outputs [..., width]."""

@@ -20,7 +20,7 @@ from harness.measure.clock import clock_for, current
 from harness.measure.conditions import Observer, spread_doubts
 from harness.measure.energy import Window, WindowMeter
 from harness.measure.interleave import Participant, Turns, interleave
-from harness.measure.memory import Peak, peak_memory
+from harness.measure.memory import Peak, held, peak_memory, set_aside
 from harness.measure.meters import meters
 from harness.measure.segment import Segment
 from harness.measure.serve import CostRequest, Served, serve
@@ -105,9 +105,12 @@ class Serving:
         with self.progress.bar(f"memory · {self.title}") as bar:
             bar.expect(len(participants))
             for participant in participants:
-                with participant.attached():
+                dense = held(self.model)
+                with participant.attached(), set_aside(self.model, dense):
                     serve(self.model, longest)
-                    peaks[participant] = peak_memory(lambda: serve(self.model, longest), self.model.device)
+                    peaks[participant] = peak_memory(
+                        lambda: serve(self.model, longest), self.model.device, self.model.devices
+                    )
                 bar.advance(1)
         return peaks
 
@@ -117,6 +120,8 @@ class Serving:
         Raises:
             HarnessError: nothing here can read or estimate energy.
         """
+        if len(self.model.devices) > 1:
+            raise HarnessError("energy: of a model that is spread over devices it is not measured")
         windows, draw = self.plan.windows, random.Random(self.plan.seed)
         observer = Observer(self.model.device)
         meter = WindowMeter(meters(self.model.device), windows)
