@@ -69,8 +69,8 @@ def why_no_cuda() -> str | None:
     if driver is None:
         return "this machine has no CUDA device that torch can use"
     return (
-        f"torch {torch.__version__} cannot use the driver {driver}: it is built for CUDA {torch.version.cuda}, which may "
-        "need a newer driver"
+        f"torch {torch.__version__} cannot use the driver {driver}: it is built for CUDA {torch.version.cuda}, which "
+        "may need a newer driver"
     )
 
 

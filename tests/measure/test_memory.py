@@ -3,8 +3,6 @@
 No machine here has a device: the model's tensors stay on the CPU, moves between the two are recorded.
 """
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 
@@ -34,7 +32,7 @@ def model() -> Decoder:
 
 
 @pytest.fixture
-def moves(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+def moves(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Bytes that left the card; those that came back count as negative."""
     recorded: list[int] = []
     away: set[int] = set()
@@ -48,7 +46,7 @@ def moves(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
 
     monkeypatch.setattr(memory, "moved", move)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
-    yield recorded
+    return recorded
 
 
 def nbytes(*modules: torch.nn.Module) -> int:

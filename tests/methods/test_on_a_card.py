@@ -5,14 +5,18 @@ import torch
 
 from harness.contract import registry
 from harness.contract.decoder import Row
+from harness.model.weights.kernel_plan import first_kernels
 from harness.testing.serve import TEXTS
-from harness.testing.subject import Subject
+from harness.testing.subject import Subject, study_of
 from tests.methods.cards import CARD, OnCard, a_card, move
 
 LAYER_NORMS = {"rms-fold": "gpt2"}
 """Methods that a model with RMSNorms has no use for."""
 NAMES = [listing.name for listing in registry.listings() if listing.built_in and listing.name != "checkpoint"]
-SETTINGS = ("calm:confidence=classifier,threshold=0.5,every=1,samples=6,length=24", "calm:vocabulary=64,threshold=0.5")
+SETTINGS = (
+    "calm:confidence=classifier,threshold=0.5,every=1,samples=6,length=24",
+    "calm:vocabulary=64,threshold=0.5,every=1,samples=6,length=24",
+)
 
 
 def test_tensors_of_two_devices_refuse_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -29,11 +33,16 @@ def test_tensors_of_two_devices_refuse_each_other(monkeypatch: pytest.MonkeyPatc
 def test_a_method_whose_state_came_from_a_file_runs_on_a_card(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     subject = Subject.of(method, [LAYER_NORMS.get(method, "llama")])
     decoder = subject.decoder(subject.families[0])
-    with subject.attached(decoder):  # prepared on the CPU, as a file's tensors are
-        pass
+    (part,) = subject.parts
+    state = part.prepare(decoder, study_of(subject.parts, decoder))  # on the CPU, as a file's tensors are
     move(decoder.module)
+    kernels = first_kernels(subject.stack.acting, decoder)
     text = TEXTS[0]
-    with a_card(monkeypatch), subject.attached(decoder):
+    with (
+        a_card(monkeypatch),
+        decoder.computed_by(kernels),
+        subject.stack.attached(decoder, lambda _: state),
+    ):
         for kind, tokens in (("score", text.tokens), ("generate", text.prompt)):
             ids = torch.tensor([list(tokens)], device=CARD)
             with decoder.serving([Row("text", 0, (0,), len(text.prompt), len(tokens))], kind):
