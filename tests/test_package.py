@@ -62,7 +62,7 @@ FLOORS = {
     "transformers": "5.18",
     "huggingface_hub": "2",
 }
-"""The oldest releases that were tried, as docs/models.md says with what: raise one here, there and in pyproject.toml."""
+"""The oldest releases that were tried; docs/models.md says with what."""
 
 
 def requirements() -> dict[str, Requirement]:

@@ -59,8 +59,6 @@ def _software() -> Iterator[tuple[str, str, str]]:
 
 
 def _devices() -> Iterator[tuple[str, str, str]]:
-    import torch
-
     from harness.core import environment
 
     here = environment.observe("cpu")
