@@ -7,11 +7,11 @@ import torch
 
 from harness.contract.stack import parse
 from harness.core.errors import HarnessError, MethodError, ModelError
-from harness.core.progress import Progress
 from harness.model.source import BUNDLED
 from harness.run import loading
 from harness.run.loading import device_of, load, require_on_cards, require_spanning, source_of, why_no_cuda
 from harness.run.spec import ModelSettings
+from tests.silent import Silent
 
 SETTINGS = ModelSettings(pretrained=str(BUNDLED), device="cpu")
 
@@ -43,7 +43,7 @@ def test_without_a_gpu_a_device_map_is_one_device(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     for device_map in ("auto", {"": "cpu"}):
         settings = SETTINGS.model_copy(update={"model_args": {"device_map": device_map}})
-        lm = load(settings, source_of(settings), "cpu", Progress())
+        lm = load(settings, source_of(settings), "cpu", Silent())
         assert [str(device) for device in lm.decoder.devices] == ["cpu"]
 
 
@@ -51,7 +51,7 @@ def test_parallelize_needs_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     settings = SETTINGS.model_copy(update={"model_args": {"parallelize": True}})
     with pytest.raises(ModelError, match="parallelize=True: "):
-        load(settings, source_of(settings), "cpu", Progress())
+        load(settings, source_of(settings), "cpu", Silent())
 
 
 def mapped(**places: object) -> SimpleNamespace:
