@@ -60,9 +60,9 @@ def test_the_version_is_one() -> None:
 FLOORS = {
     "torch": "2.6",
     "transformers": "5.18",
-    "huggingface_hub": "2",
+    "huggingface_hub": "2.4",
 }
-"""The oldest releases that were tried; docs/models.md says with what."""
+"""The oldest releases that are admitted; docs/models.md says what was run with each."""
 
 
 def requirements() -> dict[str, Requirement]:
@@ -71,10 +71,10 @@ def requirements() -> dict[str, Requirement]:
 
 
 @pytest.mark.parametrize("name", FLOORS)
-def test_a_floor_is_one_that_was_tried(name: str) -> None:
+def test_a_floor_is_in_the_table_of_what_was_run(name: str) -> None:
     specifiers = {each.operator: each.version for each in requirements()[name].specifier}
     assert specifiers[">="] == FLOORS[name]
-    assert f"{name} {FLOORS[name]}" in (ROOT / "docs" / "models.md").read_text()
+    assert f"| {name} {FLOORS[name]} |" in (ROOT / "docs" / "models.md").read_text()
 
 
 def test_the_tested_set_is_within_the_floors() -> None:
