@@ -253,7 +253,9 @@ class Energy(Section):
     """Energy of a request, from windows of many.
 
     Attributes:
-        measured_j: joules that counters saw; null, with the reason in ``missing``, where a component has none.
+        measured_j: joules that counters saw; null, with the reason in ``missing``, where a component has none. Where a
+            GPU has a counter, the components that have one are added up, and estimates of the others stand beside them
+            in ``parts``.
         estimated_j: joules with nominal powers for what has no counter. Where nearly all of them are a constant power
             times the time (``is_clock``), they say what the clock says, and no ratio is made of them.
         active_j: measured, else estimated joules, without what the idle machine would have used meanwhile.

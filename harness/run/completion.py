@@ -7,7 +7,7 @@ from typing import Final
 
 import torch
 
-from harness.measure.accelerators import HOST, accelerator, prices
+from harness.measure.accelerators import HOST, accelerator, of_device, prices
 from harness.measure.energy import missing_reason
 from harness.measure.memory import Peak, weight_files_bytes
 from harness.measure.segment import Segment
@@ -168,11 +168,15 @@ def _rooflines(run: Subject, requests: Sequence[RequestLine]) -> dict[str, costs
     if run.record.flops is None:
         return {}
     plan, table = run.spec.job.costs, prices().usd_per_hour
+    dtype = str(run.dtype).removeprefix("torch.")
+    # the card that the run is on, where its data sheet is known, beside those that were asked for
+    own = [machine.name for machine in of_device(run.spec.environment.device_name) if machine.states(dtype)]
     machines = [
-        this_host(run.spec.environment, run.dtype) if name == HOST else accelerator(name) for name in plan.accelerators
+        this_host(run.spec.environment, run.dtype) if name == HOST else accelerator(name)
+        for name in dict.fromkeys((*own, *plan.accelerators))
     ]
     priced = [(machine, plan.usd_per_hour or table.get(machine.name)) for machine in machines]
-    return rooflines(run.lines, run.shape, priced, str(run.dtype).removeprefix("torch."), requests)
+    return rooflines(run.lines, run.shape, priced, dtype, requests)
 
 
 def _latency(run: Subject, observed: Observed) -> tuple[costs.CostSettings | None, costs.Latency | None]:
@@ -244,7 +248,7 @@ def _missing(record: RunRecord, observed: Observed, requests: Sequence[RequestLi
         missing["time.ideal"] = NOT_IDEALIZED
     if "ideal" in observed.measured and modelled is None and "flops" in record.missing:
         missing["time.ideal"] = record.missing["flops"]
-    if power is not None and (reason := missing_reason(power)):
+    if power is not None and (reason := missing_reason(power, record.environment.device)):
         missing["energy.measured_j"] = reason
     if modelled is not None and modelled.own_s is None:
         missing["time.ideal.own_s"] = "the method's own modules could not be profiled at other depths"

@@ -16,11 +16,11 @@ from harness.contract.decoder import Decoder
 from harness.core.errors import HarnessError
 from harness.core.progress import Progress
 from harness.measure.added import AddedTimer, fitted
-from harness.measure.clock import clock_for
+from harness.measure.clock import clock_for, current
 from harness.measure.conditions import Observer, spread_doubts
 from harness.measure.energy import Window, WindowMeter
 from harness.measure.interleave import Participant, Turns, interleave
-from harness.measure.memory import Peak, peak_memory
+from harness.measure.memory import Peak, held, peak_memory, set_aside
 from harness.measure.meters import meters
 from harness.measure.segment import Segment
 from harness.measure.serve import CostRequest, Served, serve
@@ -87,7 +87,7 @@ class Serving:
         chosen = [self.requests[round(i * (len(self.requests) - 1) / max(count - 1, 1))] for i in range(count)]
         timed = []
         with participant.attached():
-            with AddedTimer(self.model, clock_for(self.model.device)) as timer:
+            with current(self.model.device), AddedTimer(self.model, clock_for(self.model.device)) as timer:
                 for request in chosen:
                     serve(self.model, request)
                     timer.seconds()
@@ -105,9 +105,12 @@ class Serving:
         with self.progress.bar(f"memory · {self.title}") as bar:
             bar.expect(len(participants))
             for participant in participants:
-                with participant.attached():
+                dense = held(self.model)
+                with participant.attached(), set_aside(self.model, dense):
                     serve(self.model, longest)
-                    peaks[participant] = peak_memory(lambda: serve(self.model, longest), self.model.device)
+                    peaks[participant] = peak_memory(
+                        lambda: serve(self.model, longest), self.model.device, self.model.devices
+                    )
                 bar.advance(1)
         return peaks
 
@@ -117,9 +120,11 @@ class Serving:
         Raises:
             HarnessError: nothing here can read or estimate energy.
         """
+        if len(self.model.devices) > 1:
+            raise HarnessError("energy: of a model that is spread over devices it is not measured")
         windows, draw = self.plan.windows, random.Random(self.plan.seed)
         observer = Observer(self.model.device)
-        meter = WindowMeter(meters(str(self.model.device)), windows)
+        meter = WindowMeter(meters(self.model.device), windows)
         if not meter.meters:
             raise HarnessError("energy: neither a counter nor codecarbon works here; `harness doctor` says why")
         busy: dict[Participant, list[Window]] = {participant: [] for participant in participants}

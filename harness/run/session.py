@@ -68,7 +68,9 @@ class Session:
         checkpoint = spec.checkpoint
         if spec.loaded.fingerprint not in self._models:
             self._models.clear()
-        return self._loaded(checkpoint)
+        lm = self._loaded(checkpoint)
+        loading.require_spanning(lm.decoder, spec.stack.acting)
+        return lm
 
     def _loaded(self, checkpoint: ModelSource | None) -> "HarnessLM":
         """A model, kept until another one is loaded in its place."""

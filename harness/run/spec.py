@@ -31,7 +31,6 @@ UNSUPPORTED_MODEL_ARGS = {
     "autogptq": "load a checkpoint that transformers itself can read",
     "gptqmodel": "load a checkpoint that transformers itself can read",
     "tp_plan": "use accelerate launch for data parallelism",
-    "parallelize": "use accelerate launch for data parallelism",
     "device": "give --device",
     "batch_size": "give --batch_size",
     "max_batch_size": "only --batch_size auto needs it, which is not offered",
