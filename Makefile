@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip
 
-.PHONY: run test lint types chromium docs clean
+.PHONY: run test gpu lint types chromium docs clean
 
 # The main job on the bundled model and a bundled task; on one thread, which a busy machine slows down least.
 run: $(VENV)/installed
@@ -13,6 +13,15 @@ run: $(VENV)/installed
 # Everything that CI checks: style, types, all tests.
 test: $(VENV)/installed-dev lint types chromium
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "slow or not slow"
+
+# What a card must show before a release: the suite in 4 minutes, then the benchmark in 8, alone on the machine.
+# DEVICE=cpu tries what can be without a GPU; docs/gpu.md says what each of them shows.
+DEVICE := cuda:0
+gpu: $(VENV)/installed-dev
+	mkdir -p build/gpu
+	$(BIN)/python -m pytest -q -n 4 -m gpu --device $(DEVICE) --outcomes build/gpu/suite.json tests/gpu
+	$(BIN)/python -m tests.benchmarks.gpu --device $(DEVICE) --out build/gpu/benchmark.json \
+	    $(if $(filter cpu,$(DEVICE)),--small)
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

@@ -13,8 +13,11 @@ from harness.measure.accelerators import of_device
 from harness.measure.energy import ROUNDS as LEAST_WINDOWS
 from harness.measure.energy import WINDOW_S
 from harness.reports.columns import at
+from harness.results.baseline import RatioInfo
 from harness.results.cost_lines import requests_of
 from harness.results.costs import typical
+from harness.results.rates import rated
+from harness.results.throughput import BatchSize
 
 _FORWARD_S: Final = 1e-5  # launching one forward of any model takes longer
 _CORE_FLOPS: Final = 1e13  # FLOP/s of a core: 2,048 in a cycle at 5 GHz
@@ -128,6 +131,39 @@ def _peak(environment: Mapping[str, Any], dtype: str) -> float:
     if known:
         return 2 * max(known)
     return _CORE_FLOPS * max(environment["cpus"], 1) if environment["device"].startswith("cpu") else _DEVICE_FLOPS
+
+
+def throughput(case: Case) -> Iterator[str]:
+    """Tokens a second are those of their batches, and no more than the machine's arithmetic allows."""
+    section = at(case.record, "time/throughput")
+    for stated in section["sizes"] if section else ():
+        size = BatchSize.model_validate(stated)
+        where, times = f"batch size {size.batch_size}", [size.run, *([size.dense] if size.dense else [])]
+        seconds = [each for of_run in times for rounds in of_run.reading_s + of_run.writing_s for each in rounds]
+        if not seconds or min(seconds) < _FORWARD_S or min([*size.prompt_tokens, *size.run.written, 1]) < 1:
+            yield f"{where}: batches in no time, or of no tokens"
+            continue
+        computed = rated(size)
+        for name in ("reading", "writing"):
+            pairs = [(getattr(each, name), getattr(each, f"{name}_ratio")) for each in (size, computed)]
+            (rate, ratio), (own_rate, own_ratio) = pairs
+            alike = (rate is None) == (own_rate is None) and isclose(rate or 0, own_rate or 0, rel_tol=1e-3)
+            if not alike or not _alike(ratio, own_ratio):
+                yield f"{where}: {name} at {rate} tokens a second is stated, its batches give {own_rate}"
+        record = case.record
+        tokens = (record["trace"]["layer_tokens_total"] or 0) / max(record["model"]["layers"], 1)
+        if record["flops"] and tokens:
+            of_token = 0.5 * record["flops"]["total"] / tokens
+            if of_token * max(size.reading, size.writing or 0) > _peak(record["environment"], record["model"]["dtype"]):
+                yield f"{where}: more tokens a second than any such machine has the arithmetic for"
+
+
+def _alike(stated: RatioInfo | None, computed: RatioInfo | None) -> bool:
+    """Whether a ratio and its bounds are as computed."""
+    if stated is None or computed is None:
+        return stated is computed
+    pairs = [(getattr(stated, name), getattr(computed, name)) for name in ("value", "low", "high")]
+    return all(one is two or (None not in (one, two) and isclose(one, two, rel_tol=1e-3)) for one, two in pairs)
 
 
 def energy(case: Case) -> Iterator[str]:

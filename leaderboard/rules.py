@@ -18,7 +18,7 @@ from harness.leaderboard.aggregates import aggregations, disagreements, idealize
 from harness.leaderboard.case import Case, Finding, Rule, Severity, is_packed
 from harness.leaderboard.packing import MAX_FOLDER, files, method, packed_size, place
 from harness.leaderboard.pairs import own_intervals
-from harness.leaderboard.physics import energy, latency, speed
+from harness.leaderboard.physics import energy, latency, speed, throughput
 from harness.leaderboard.results import Result
 from harness.leaderboard.stated import complete, named, summaries, totals
 from harness.leaderboard.work import audit, by_shape, depth, modelled, work
@@ -225,6 +225,7 @@ ERRORS: tuple[Rule, ...] = (
     latency,
     summaries,
     speed,
+    throughput,
     energy,
     date,
     text,

@@ -25,6 +25,7 @@ class Dense(Method):
 
     name = "dense"
     family = Family.BASELINE
+    spans_devices = True
     exact = True
     savings = Savings.NONE
     stackable = False

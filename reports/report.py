@@ -44,7 +44,7 @@ def write(
         DiskError: the place cannot be written.
     """
     _check_libraries()
-    from harness.reports import tables
+    from harness.reports import tables, throughput
 
     groups = _groups(folders, cost)
     every_row = [row for group in groups for row in group.rows]
@@ -56,6 +56,9 @@ def write(
         "comparison.tex": tables.latex(printed, [f"{name}: {note}" for name, note in said]),
         "report.html": _html(groups),
     }
+    if not (batches := throughput.frame(every_row)).empty:
+        texts["throughput.csv"] = batches.to_csv(index=False)
+        texts["comparison.md"] += f"\nThroughput of batches:\n\n{_markdown(throughput.printed(every_row), ())}"
     for sentence in dict.fromkeys(each for group in groups for each in group.undrawn):
         say(sentence)
     with writing(output):
@@ -138,13 +141,16 @@ def _html(groups: Sequence[Group]) -> str:
     """One page that needs no other file: pictures are inside it, and it can be mailed."""
     from jinja2 import Environment, FileSystemLoader
 
-    from harness.reports import tables
+    from harness.reports import tables, throughput
 
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True)
     shown = [
         {
             "title": group.title,
-            "table": tables.printed(group.rows).to_dict("split"),
+            "tables": [
+                ("", tables.printed(group.rows).to_dict("split")),
+                ("Throughput of batches", throughput.printed(group.rows).to_dict("split")),
+            ],
             "plots": [{"title": plot.title, "picture": _picture(plot)} for plot in group.plots],
             "undrawn": group.undrawn,
             "warnings": sorted({text for row in group.rows for text in [*row.apart, *row.record["warnings"]]}),

@@ -15,6 +15,8 @@ from unittest.mock import patch
 
 import pytest
 
+from tests.outcomes import Outcomes
+
 # One thread: the machines that run this have few cores, and thread start-up outweighs tiny matrices.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -22,11 +24,51 @@ ROOT = Path(__file__).parent.parent
 SHARED = Path(os.environ.get("HARNESS_TEST_DATA", ROOT.parent / "shared"))
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files that start processes first, then those of many tests: no worker waits long for another at the end."""
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The device that jobs run on, and a file for the outcomes."""
+    group = parser.getgroup("harness")
+    group.addoption("--device", help="where the tests run their jobs: cpu (the default), cuda, cuda:0, ... or mps")
+    group.addoption("--outcomes", help="a JSON file of names, outcomes and seconds, written after every test")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Refuse a device that is not here before anything is collected.
+
+    Raises:
+        UsageError: torch has no such device.
+    """
+    if (device := config.getoption("device")) not in (None, "cpu"):
+        from harness.core.errors import HarnessError
+        from harness.run.loading import require_device
+
+        try:
+            require_device(device)
+        except HarnessError as error:
+            raise pytest.UsageError(str(error)) from None
+    if (path := config.getoption("outcomes")) and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Outcomes(Path(path)))
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Files that start processes first, then those of many tests: no worker waits long for another at the end.
+
+    What is of the CPU alone is skipped on another device; what is for a GPU is skipped where no device is named.
+    """
+    device = config.getoption("device")
+    for item in items:
+        if (mark := item.get_closest_marker("cpu")) and device not in (None, "cpu"):
+            item.add_marker(pytest.mark.skip(reason=f"on a CPU alone: {mark.args[0]}"))
+        if item.get_closest_marker("gpu") and device is None:
+            item.add_marker(pytest.mark.skip(reason="for a GPU: give --device cuda; --device cpu tries what can be"))
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     tests = Counter(item.path for item in items)
     items.sort(key=lambda item: (item.path not in slow, -tests[item.path]))
+
+
+@pytest.fixture(scope="session")
+def device(request: pytest.FixtureRequest) -> str:
+    """Where jobs run: ``--device``, else the CPU, also where there is a GPU."""
+    return request.config.getoption("device") or "cpu"
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -188,17 +230,17 @@ def harness(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 
 
 @pytest.fixture
-def tiny(tiny_folder: Path, tiny_tasks: Path) -> list[object]:
+def tiny(tiny_folder: Path, tiny_tasks: Path, device: str) -> list[object]:
     """Arguments that name the tiny model and the tiny tasks."""
-    return ["--pretrained", tiny_folder, "--include_path", tiny_tasks, "--device", "cpu"]
+    return ["--pretrained", tiny_folder, "--include_path", tiny_tasks, "--device", device]
 
 
 @pytest.fixture(scope="session")
-def tiny_job(tiny_folder: Path, tiny_tasks: Path) -> Callable[..., Any]:
+def tiny_job(tiny_folder: Path, tiny_tasks: Path, device: str) -> Callable[..., Any]:
     """Makes a job on the tiny model and the tiny tasks; what is given is what a test is about."""
     from harness.run.spec import Job
 
-    return partial(Job, pretrained=str(tiny_folder), include_path=str(tiny_tasks), device="cpu")
+    return partial(Job, pretrained=str(tiny_folder), include_path=str(tiny_tasks), device=device)
 
 
 COMMANDS = """

@@ -4,6 +4,8 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from tests.conftest import ROOT
 
@@ -53,3 +55,32 @@ def test_the_version_is_one() -> None:
     import harness
 
     assert harness.__version__ == PROJECT["project"]["version"] == version("efficiency-harness")
+
+
+FLOORS = {
+    "torch": "2.6",
+    "transformers": "5.18",
+    "huggingface_hub": "2.4",
+}
+"""The oldest releases that are admitted; docs/models.md says what was run with each."""
+
+
+def requirements() -> dict[str, Requirement]:
+    parsed = [Requirement(text) for text in PROJECT["project"]["dependencies"]]
+    return {each.name: each for each in parsed}
+
+
+@pytest.mark.parametrize("name", FLOORS)
+def test_a_floor_is_in_the_table_of_what_was_run(name: str) -> None:
+    specifiers = {each.operator: each.version for each in requirements()[name].specifier}
+    assert specifiers[">="] == FLOORS[name]
+    assert f"| {name} {FLOORS[name]} |" in (ROOT / "docs" / "models.md").read_text()
+
+
+def test_the_tested_set_is_within_the_floors() -> None:
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pinned = dict(line.split("==") for line in lines if "==" in line and not line.startswith("#"))
+    versions = {canonicalize_name(name): version for name, version in pinned.items()}
+    for name, requirement in requirements().items():
+        if (version := versions.get(canonicalize_name(name))) is not None:
+            assert requirement.specifier.contains(version, prereleases=True), f"{requirement} leaves out {version}"

@@ -21,7 +21,9 @@ from harness.cli import (
     run,
     show,
     site,
+    spellings,
     submit,
+    sweep,
     validate,
 )
 from harness.core.errors import HarnessError
@@ -52,6 +54,7 @@ app = typer.Typer(
     },
 )
 app.command("run")(run.run)
+app.command("sweep")(sweep.sweep)
 app.command("prepare")(prepare.prepare)
 app.add_typer(ls.app, name="ls")
 app.command("show")(show.show)
@@ -72,7 +75,7 @@ def main() -> None:
     """Run the command line. Errors that a user can act on are printed without a traceback, with exit code 2."""
     write_what_can_be()
     try:
-        sys.exit(app(args=run.spread(sys.argv[1:]), prog_name="harness", standalone_mode=False) or 0)
+        sys.exit(app(args=spellings.spread(sys.argv[1:]), prog_name="harness", standalone_mode=False) or 0)
     except HarnessError as error:
         _refuse(str(error))
     except TyperException as error:  # a flag or command that there is not, or a value of the wrong kind

@@ -12,6 +12,9 @@ import typer
 from harness.core.errors import HarnessError, UnknownNameError
 from harness.core.files import parse_json
 
+_DIGITS = 10
+"""Digits from which a number is no batch size."""
+
 
 def key_values(option: str, given: Iterable[str], *, read: bool = True) -> dict[str, Any]:
     """``k=v,k=v``, several of them, or a JSON object; values are read as Python or JSON would, or left as text.
@@ -55,6 +58,25 @@ def samples(text: str | None) -> dict[str, list[int]] | None:
         if not isinstance(indices, list) or not all(type(index) is int and index >= 0 for index in indices):
             raise HarnessError(f"--samples: {task} needs a list of document indices, got {indices!r}")
     return parsed
+
+
+def batch_sizes(given: Iterable[str]) -> tuple[int, ...]:
+    """``--throughput``: batch sizes, each once, in any order.
+
+    Raises:
+        HarnessError: none, something that is no whole number from 1, or a size that is given twice.
+    """
+    expected = "expected batch sizes, whole numbers from 1 such as 1,8,64"
+    if not (written := names(given)):
+        raise HarnessError(f"--throughput: {expected}, got none")
+    for text in written:
+        if not (text.isascii() and text.isdecimal() and len(text) < _DIGITS and int(text)):
+            raise HarnessError(f"--throughput {text:.30}: {expected}")
+    sizes = tuple(map(int, written))
+    for size in sizes:
+        if sizes.count(size) > 1:
+            raise HarnessError(f"--throughput: batch size {size} is given more than once: give each once")
+    return sizes
 
 
 def above_zero(option: str, given: float | None, what: str) -> float | None:

@@ -25,6 +25,9 @@ def check(
         list[str] | None,
         Option("--family", help="A family of decoders to try it on, such as llama, instead of five. Repeatable."),
     ] = None,
+    device: Annotated[
+        str, Option("--device", help="Where the tiny models are: cpu, cuda, cuda:0, ... or mps.")
+    ] = "cpu",
     as_json: Annotated[bool, Option("--json", help="Print the results as JSON.")] = False,
 ) -> None:
     """Check a method on tiny models, offline, in seconds. Exit code 1 if a check fails.
@@ -34,11 +37,13 @@ def check(
     from harness.evaluate import quiet
 
     quiet.silence(offline=True)
+    from harness.run.loading import require_device
     from harness.testing import checks_for
     from harness.testing.checks.isolation import load_early
 
     load_early()
-    checks = list(checks_for(method, _families(family)))
+    require_device(device)
+    checks = list(checks_for(method, _families(family), device))
     label = checks[0].subject.stack.label
     results = _tried(checks, _reasons(expected_failed or []))
     if as_json:

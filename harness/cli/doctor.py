@@ -10,6 +10,8 @@ from typing import Annotated
 
 from typer import Exit, Option
 
+from harness.core.strangers import message_of
+
 
 def doctor(
     output_path: Annotated[Path, Option("--output_path", "-o", help="Folder of results.")] = Path("runs"),
@@ -30,17 +32,23 @@ def doctor(
 
 
 def _findings(output_path: Path) -> Iterator[tuple[str, str, str]]:
+    parts = {"harness": _quiet, "software": _software, "devices": _devices, "arithmetic": _arithmetic}
+    parts |= {"methods": _plugins, "measurements": _measurements, "data": _data}
+    for name, part in parts.items():
+        try:
+            yield from part()
+        except (ImportError, OSError) as error:  # an absent package, or a library that cannot be opened
+            yield name, "broken", f"cannot be looked at: {message_of(error)}"
+    free = shutil.disk_usage(_existing(output_path)).free
+    yield f"results in {output_path}/", "ok" if free > 1e9 else "note", f"{free / 1e9:.1f} GB free"
+
+
+def _quiet() -> Iterator[tuple[str, str, str]]:
+    """Nothing to say, but that what keeps libraries quiet can be imported."""
     from harness.evaluate import quiet
 
     quiet.silence()
-    yield from _software()
-    yield from _devices()
-    yield from _arithmetic()
-    yield from _plugins()
-    yield from _measurements()
-    yield from _data()
-    free = shutil.disk_usage(_existing(output_path)).free
-    yield f"results in {output_path}/", "ok" if free > 1e9 else "note", f"{free / 1e9:.1f} GB free"
+    yield from ()
 
 
 def _software() -> Iterator[tuple[str, str, str]]:
@@ -51,8 +59,6 @@ def _software() -> Iterator[tuple[str, str, str]]:
 
 
 def _devices() -> Iterator[tuple[str, str, str]]:
-    import torch
-
     from harness.core import environment
 
     here = environment.observe("cpu")
@@ -63,11 +69,32 @@ def _devices() -> Iterator[tuple[str, str, str]]:
     )
     if here.load_average and here.load_average[0] > here.cpus / 2:
         yield "load", "note", f"{here.load_average[0]}: other work is running; measured times would be noisy"
-    if not torch.cuda.is_available():
-        yield "gpu", "note", "none that torch can use: runs go to the CPU"
+    yield from _gpus()
+
+
+def _gpus() -> Iterator[tuple[str, str, str]]:
+    """The cards that torch can use, or why it can use none."""
+    import torch
+
+    from harness.measure.accelerators import of_device
+    from harness.measure.gpu import driver_version
+    from harness.measure.meters import why_no_counter
+    from harness.run.loading import why_no_cuda
+
+    if (reason := why_no_cuda()) is not None:
+        yield "gpu", "note", f"none that torch can use: {reason}; runs go to the CPU"
+        return
+    built = f"CUDA {torch.version.cuda}" if torch.version.cuda else f"ROCm {torch.version.hip}"
+    yield "gpu driver", "ok", f"{driver_version() or 'its version is not told'}; torch is built for {built}"
     for index in range(torch.cuda.device_count()):
-        properties = torch.cuda.get_device_properties(index)
-        yield f"cuda:{index}", "ok", f"{properties.name}, {properties.total_memory / 1e9:.0f} GB"
+        properties, device = torch.cuda.get_device_properties(index), torch.device("cuda", index)
+        free, total = torch.cuda.mem_get_info(index)
+        sheet = ", ".join(machine.name for machine in of_device(properties.name)) or "none that is known"
+        memory = f"{free / 1e9:.1f} of {total / 1e9:.1f} GB free"
+        capability = f"compute capability {properties.major}.{properties.minor}"
+        yield str(device), "ok", f"{properties.name}, {memory}, {capability}, data sheet: {sheet}"
+        counter = why_no_counter(device)
+        yield f"{device} energy", "note" if counter else "ok", counter or "counted by the card (NVML)"
 
 
 def _arithmetic() -> Iterator[tuple[str, str, str]]:
@@ -102,19 +129,24 @@ def _measurements() -> Iterator[tuple[str, str, str]]:
     from harness.measure.memory import forgets_peaks
     from harness.measure.meters import measured_sources, why_not_measured
 
+    cards = [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
+
     yield "FLOPs, bytes, depth", "ok", "counted from what runs, on every machine"
     clock = "events on the GPU" if torch.cuda.is_available() else "CPU time with one thread, wall time with more"
     yield "idealized time", "ok", f"modelled: `harness profile` measures this host ({clock})"
     yield "roofline", "ok", f"modelled: by data sheets {', '.join(names())}; by what is measured here this-host"
-    yield "latency", "ok", "measured: wall time of single requests; OMP_NUM_THREADS=1 makes it steadier"
-    sources = measured_sources()
+    steadier = "a GPU is waited for at every token" if cards else "OMP_NUM_THREADS=1 makes it steadier"
+    yield "latency", "ok", f"measured: wall time of single requests; {steadier}"
+    sources = measured_sources(cards)
     if sources:
         yield "energy", "ok", f"measured: {', '.join(sources)}"
     else:
         yield "energy", "note", f"estimated by codecarbon, time x nominal power: {why_not_measured()}"
     resets = forgets_peaks()
     peak = "measured: peaks of every phase" if resets else "not here: /proc/self/clear_refs cannot be written"
-    yield "memory", "ok" if resets else "note", peak
+    if cards:
+        peak = f"measured: peaks of what torch allocates on the GPU; on a CPU {peak}"
+    yield "memory", "ok" if resets or cards else "note", peak
 
 
 def _data() -> Iterator[tuple[str, str, str]]:

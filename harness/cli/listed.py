@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from harness.core.errors import StoreError
+from harness.results.failure import Failure, failure_in
 from harness.results.model_names import distinct_names
 from harness.results.record import RunRecord
 from harness.results.store import RunFolder, Store
@@ -24,25 +25,53 @@ class Listed:
 
 
 def runs(store: Store) -> list[Listed]:
-    """All runs of a store, the newest first; one that cannot be read has the reason as its state."""
+    """All runs of a store, the newest first; one that failed, or cannot be read, has the reason as its state."""
     records: dict[str, RunRecord] = {}
     states: dict[str, str] = {}
+    failures: dict[str, Failure | None] = {}
     folders = store.folders()
     for folder in folders:
-        states[folder.id] = "finished" if folder.finished else "unfinished"
+        failures[folder.id] = None if folder.finished else failure_in(folder.path)
+        states[folder.id] = _state(folder, failures[folder.id])
         if folder.finished:
             try:
                 records[folder.id] = folder.record()
             except StoreError as error:
                 states[folder.id] = f"unreadable: {error}"
     names = distinct_names(record.model.model_dump(mode="json") for record in records.values())
-    return [_listed(folder, records.get(folder.id), states[folder.id], names) for folder in folders]
+    return [
+        _listed(folder, record, states[folder.id], names)
+        if (record := records.get(folder.id))
+        else _without_record(folder, failures[folder.id], states[folder.id])
+        for folder in folders
+    ]
 
 
-def _listed(folder: RunFolder, record: RunRecord | None, state: str, names: Mapping[str, str]) -> Listed:
+def _state(folder: RunFolder, failure: Failure | None) -> str:
+    """How far a run is, as its folder tells."""
+    if folder.finished:
+        return "finished"
+    if folder.busy:
+        return "running"
+    if failure is None:
+        return "unfinished"
+    instead = f" (run {failure.instead})" if failure.instead else ""
+    return f"failed: {failure.reason}{instead}"
+
+
+def _without_record(folder: RunFolder, failure: Failure | None, state: str) -> Listed:
+    """A run that is unfinished, or cannot be read; one that failed says what it was to be."""
     row = {"id": folder.id, **dict.fromkeys(("name", "method", "model", "task", "score"), ""), "state": state}
-    if record is None:
-        return Listed(row, {"folder": frozenset({folder.id, folder.path.name})})
+    terms = {"folder": frozenset({folder.id, folder.path.name})}
+    if failure is not None:
+        row |= {"method": failure.method, "model": failure.model, "task": failure.task}
+        terms |= {heading: frozenset({row[heading]}) for heading in ("method", "model", "task")}
+        terms["method"] |= {failure.method.partition(":")[0]}
+    return Listed(row, terms)
+
+
+def _listed(folder: RunFolder, record: RunRecord, state: str, names: Mapping[str, str]) -> Listed:
+    row = {"id": folder.id, **dict.fromkeys(("name", "method", "model", "task", "score"), ""), "state": state}
     best = next(iter(record.scores), None)
     row |= {
         "name": record.name or "",

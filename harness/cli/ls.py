@@ -111,7 +111,7 @@ def runs(
     output_path: Annotated[Path, Option("--output_path", "-o", help="Folder of results.")] = Path("runs"),
     as_json: _Json = False,
 ) -> None:
-    """Runs in a results folder, the newest first; one that cannot be read is listed with the reason."""
+    """Runs in a results folder, the newest first: finished, running, failed, or unreadable, with the reason."""
     from harness.cli import listed
     from harness.results.store import Store
 

@@ -100,9 +100,17 @@ def run(
         Option(
             "--measure",
             envvar="HARNESS_MEASURE",
-            help="What is measured beside the scores, of flops,ideal,latency,memory,energy; flops are always counted.",
+            help="What is measured beside the scores: flops (always),ideal,latency,memory,energy,throughput,graph.",
         ),
     ] = ["flops,ideal,latency,memory"],  # noqa: B006 - typer reads it, nothing changes it
+    throughput: Annotated[
+        _Many,
+        Option("--throughput", help="Measure tokens a second too, in batches of these sizes, such as 1,8,64."),
+    ] = None,
+    graph: Annotated[
+        bool,
+        Option("--graph", help="Measure latency without launch overhead too, by captured steps; needs CUDA."),
+    ] = False,
     cost_samples: Annotated[
         int, Option("--cost_samples", min=2, help="Requests of the task that latency and memory are measured on.")
     ] = 12,
@@ -173,7 +181,7 @@ def run(
     quiet.silence(verbosity or ("INFO" if write_out else None), offline=offline)
     args = arguments.key_values("--model_args", model_args or [])
     job = build_job(
-        name=_name(name),
+        name=checked_name(name),
         methods=tuple(method or ["dense"]),
         method_args=arguments.key_values("--method_args", method_args or [], read=False),
         baseline=baseline,
@@ -204,6 +212,8 @@ def run(
         costs=_costs(
             measure,
             accelerator,
+            throughput,
+            graph=graph,
             prompts=cost_samples,
             rounds=repeats,
             warmup=warmup,
@@ -239,52 +249,6 @@ def run(
         display.configurations(session, on_stderr=as_json)
 
 
-def spread(argv: list[str]) -> list[str]:
-    """Rewrite lm-eval's spellings that a flag of one value cannot take.
-
-    ``--tasks a b`` becomes ``--tasks a --tasks b``; a bare ``--apply_chat_template`` gets its value.
-    """
-    if argv[:1] not in (["run"], ["prepare"]):
-        return argv
-    rewritten: list[str] = []
-    flag = ""
-    for index, word in enumerate(argv):
-        following = argv[index + 1] if index + 1 < len(argv) else "-"
-        _refuse(word)
-        if word.startswith("-") and not word.lstrip("-")[:1].isdigit():
-            flag = word.replace("-", "_").lstrip("_")
-            rewritten.append(word)
-            if flag in _OPTIONAL_VALUE and following.startswith("-"):
-                rewritten.append("true")
-        elif flag in _SEVERAL_VALUES and not rewritten[-1].startswith("-"):
-            rewritten += [f"--{_SEVERAL_VALUES[flag]}", word]
-        else:
-            rewritten.append(word)
-    return rewritten
-
-
-def _refuse(word: str) -> None:
-    """Say why a flag of lm-eval's is not one of ours."""
-    flag = word.partition("=")[0].replace("-", "_").removeprefix("__")
-    if word.startswith("-") and flag in _ABSENT:
-        raise HarnessError(f"{word}: {_ABSENT[flag]}")
-
-
-_ABSENT = {
-    "use_cache": "not needed: every run keeps its answers under its own id, see --resume",
-    "cache_requests": "not offered: lm-eval keeps that cache pickled",
-    "max_batch_size": "only --batch_size auto needs it, which is not offered",
-    "check_integrity": "not offered: run lm-eval's own tests",
-    **dict.fromkeys(
-        ("wandb_args", "wandb_config_args", "trackio_args", "hf_hub_log_args"),
-        "not offered: results are plain files, to be uploaded as they are",
-    ),
-}
-_SEVERAL_VALUES = {name: name for name in ("tasks", "task", "model_args", "gen_kwargs", "method_args", "metadata")}
-_SEVERAL_VALUES |= {"t": "tasks", "a": "model_args"}
-_OPTIONAL_VALUE = ("apply_chat_template", "fewshot_as_multiturn")
-
-
 def build_job(**settings: Any) -> Any:
     """The job, with pydantic's complaints as a sentence."""
     from pydantic import ValidationError
@@ -303,7 +267,7 @@ def build_job(**settings: Any) -> Any:
         raise SpecError(f"{where}{problem['msg'].removeprefix('Value error, ')}") from error
 
 
-def _costs(measure: _Many, accelerators: _Many, **settings: Any) -> Any:
+def _costs(measure: _Many, accelerators: _Many, batch_sizes: _Many, *, graph: bool, **settings: Any) -> Any:
     """What is measured, with names checked."""
     from harness.measure.accelerators import HOST, names
     from harness.run.spec import CostPlan, Measure
@@ -317,6 +281,11 @@ def _costs(measure: _Many, accelerators: _Many, **settings: Any) -> Any:
     for name in chosen:
         if name not in machines:
             raise UnknownNameError("accelerator", name, machines, see=f"Known: {', '.join(machines)}.")
+    if batch_sizes is not None:
+        wanted = (*wanted, "throughput")
+        settings["batch_sizes"] = arguments.batch_sizes(batch_sizes)
+    if graph:
+        wanted = (*wanted, "graph")
     return CostPlan.model_validate({"measure": wanted, "accelerators": chosen, **settings})
 
 
@@ -346,7 +315,7 @@ def _pretrained(backend: str, pretrained: str | None, model_args: dict[str, Any]
     return str(given[0]) if given else "pocket"
 
 
-def _name(name: str | None) -> str | None:
+def checked_name(name: str | None) -> str | None:
     """What the user calls the runs, by the rule for texts that are published."""
     from harness.leaderboard.texts import problems
 

@@ -14,7 +14,10 @@ from rich.console import Console
 
 from harness.cli.columns import Column, left, show
 from harness.cli.display import note, say, stdout
+from harness.cli.graph import graph_sentences, show_graphs
 from harness.cli.said import Said, once
+from harness.cli.throughput import sentences, show_throughput
+from harness.measure.accelerators import HOST
 from harness.reports.columns import BY_KEY, Ratio, ratio, wrote_as_much
 from harness.reports.notes import notes, own_is_ref
 from harness.reports.numbers import TERMINAL
@@ -41,6 +44,8 @@ _SHORT: Final = {
     "energy_estimated": "energy",
 }
 """The ratios that the summary shows, where there are any; a record has more."""
+_OFF: Final = 0.15
+"""Error of what is added to the layers, for other requests, above which it is said: that of a fair profile's times."""
 
 
 def scores(records: "Sequence[RunRecord]") -> None:
@@ -77,6 +82,8 @@ def results(records: "Sequence[RunRecord]", folder: Path, *, as_json: bool, afte
             if not after_scores:
                 console.print()
             _show_costs(console, of_records)
+        show_throughput(console, of_task)
+        show_graphs(console, of_task)
     console.print()
     labels = [record.method.label for record in records]
     of_methods = [each for task in paired for each in _of_methods(*task)]
@@ -217,7 +224,13 @@ def _of_methods(records: "Sequence[RunRecord]", rows: Sequence[Row]) -> Iterator
     shared = _of_all(rows)
     for record, row in zip(records, rows, strict=True):
         reasons = [reason for reason in row.apart if reason not in shared]
-        for sentence in (*reasons, *notes(row, TERMINAL), *_doubts(record, row)):
+        for sentence in (
+            *reasons,
+            *notes(row, TERMINAL),
+            *_doubts(record, row),
+            *sentences(record),
+            *graph_sentences(record),
+        ):
             yield Said(sentence, record.evaluation.task, record.method.label)
 
 
@@ -264,7 +277,10 @@ def _doubts(record: "RunRecord", row: Row) -> Iterator[str]:
             f"{drafts.tokens_per_verification:.2f} tokens a verification, {drafts.passes_per_token:.2f} passes over "
             f"the weights a token; {drafts.acceptance[0]:.0%} of first guesses were right"
         )
+    yield from _reached(record)
     ideal = record.time.ideal if record.time else None
+    if ideal is not None and ideal.added is not None and (off := ideal.added.error) is not None and off > _OFF:
+        yield f"what it adds to the layers is priced {off:.0%} off for requests that its prices were not fitted on"
     if ideal is not None and ideal.own_label == "poor" and not own_is_ref(row):
         yield "the cost profile of its own kernels is poor: do not rank by its idealized time with them"
     for score in _headline(record)[:1]:
@@ -274,6 +290,18 @@ def _doubts(record: "RunRecord", row: Row) -> Iterator[str]:
             shown = f"of {change.n} documents the test ({change.test}) finds {least} in four of five tries"
             power = change.reason if change.detectable is None else shown
             yield f"its {score.metric} is not shown to differ from dense" + (f"; {power}" if power else "")
+
+
+def _reached(record: "RunRecord") -> Iterator[str]:
+    """How much of its device a run used; of a processor, whose caches hold small models, it says little."""
+    bound = record.time.roofline.get(HOST) if record.time else None
+    if bound is None or bound.share is None or record.environment.device.startswith("cpu"):
+        return
+    of_what = f"{bound.share:.0%} of the roofline ({bound.share_of} time, {record.environment.device_name})"
+    if bound.launch_bound:
+        yield f"launch-bound: {of_what}: single requests take the time of launching work, not of doing it"
+    else:
+        yield f"reached {of_what}"
 
 
 def _about_timing(records: "Sequence[RunRecord]") -> Iterator[str]:

@@ -209,6 +209,11 @@ class Decoder:
         return device
 
     @property
+    def devices(self) -> "list[torch.device]":
+        """Where the model's weights are: several, of one that is spread over cards; the inputs' first."""
+        return list(dict.fromkeys((self.device, *(parameter.device for parameter in self.module.parameters()))))
+
+    @property
     def live(self) -> list[Block]:
         """The dense model's layers that are in the model now, in the order in which they run."""
         if self.anatomy.opaque is not None:

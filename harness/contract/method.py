@@ -57,6 +57,9 @@ class Method(Facts, ABC):
     calibrates_layers: ClassVar[bool] = False
     """``prepare`` runs the model's layers one after the other, so that none may be directed by a method below."""
 
+    spans_devices: ClassVar[bool] = False
+    """It can be on a model whose layers are on several devices: what it adds or changes stays where its layer is."""
+
     drafts: ClassVar[bool] = False
     """It writes tokens that were guessed, and takes those that are rejected out of the cache again."""
 

@@ -17,7 +17,7 @@ Indices = Annotated[tuple[Annotated[int, Ge(0)], ...], BeforeValidator(_parts)]
 Patterns = Annotated[tuple[Annotated[str, MinLen(1)], ...], MinLen(1), BeforeValidator(_parts)]
 """Patterns of module names, with the wildcards of a shell."""
 
-Pattern = Literal["unstructured", "2:4", "4x1", "16x1"]
+Pattern = Literal["unstructured", "2:4", "4x1", "16x1", "64x1"]
 """What shape the zeros of a pruned weight come in, outputs x inputs (harness.model.weights.pruning)."""
 
 Sparsity = Annotated[tuple[Annotated[float, Ge(0), Lt(1)], ...], MinLen(1), BeforeValidator(_parts)]

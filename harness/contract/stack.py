@@ -297,7 +297,12 @@ def parse(text: str, extra_args: dict[str, Any] | None = None) -> Stack:
         MethodError: a value that the method refuses.
     """
     # in a list: tuple() would take a StopIteration of a method's own check for the end
-    return Stack(tuple([_parse_one(part.strip(), extra_args or {}) for part in _PLUS.split(text)]))
+    return Stack(tuple([_parse_one(part, extra_args or {}) for part in written_parts(text)]))
+
+
+def written_parts(text: str) -> list[str]:
+    """The methods of a stack, each as it is written."""
+    return [part.strip() for part in _PLUS.split(text)]
 
 
 def _parse_one(text: str, extra_args: dict[str, Any]) -> Method:

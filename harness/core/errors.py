@@ -12,6 +12,7 @@ HarnessError
   + CompileError             the C kernels cannot be compiled or loaded
   + KernelError              a kernel computes something else than it should
   + TraceError               work that cannot be counted
+  + CaptureError             a step cannot be captured
   + TaskError                a task cannot be loaded
   + SuiteError               a suite's file cannot be read
   + ArchiveError             an archive cannot be packed or unpacked
@@ -76,6 +77,10 @@ class KernelError(HarnessError):
 
 class TraceError(HarnessError):
     """Work was done that cannot be charged to the rows of the batch."""
+
+
+class CaptureError(HarnessError):
+    """A model's step cannot be captured, here or with this method."""
 
 
 class TaskError(HarnessError):

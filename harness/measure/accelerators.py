@@ -13,6 +13,8 @@ from harness.core.errors import HarnessError, UnknownNameError
 REGISTRY: Final = Path(__file__).with_name("accelerators.yaml")
 HOST: Final = "this-host"
 """The name of the machine that the harness runs on, whose peaks are measured."""
+_ANOTHER: Final = "Ti|SUPER|D|Laptop|Max-Q"
+"""Words after a card's name that make it another card, faster or slower."""
 _NEAREST: Final = {"bfloat16": "float16", "float16": "bfloat16"}
 
 
@@ -20,7 +22,7 @@ class Accelerator(BaseModel):
     """What a machine can do at most.
 
     Attributes:
-        device: what the device's own name contains, such as "H100"; empty for this host.
+        device: what the device's own name contains, such as "H100 PCIe"; empty for this host.
         peaks: dense operations per second by data type, such as "bfloat16".
         bandwidth: bytes of memory per second.
         memory: bytes; null if it depends on the machine.
@@ -36,6 +38,10 @@ class Accelerator(BaseModel):
     memory: float | None = None
     tdp: float | None = None
     source: str
+
+    def states(self, dtype: str) -> bool:
+        """Whether a peak of the type is known."""
+        return bool({dtype, _NEAREST.get(dtype)} & self.peaks.keys())
 
     def peak(self, dtype: str) -> float:
         """Operations per second in a data type; the other 16-bit float where only that one is stated.
@@ -85,9 +91,14 @@ def names() -> list[str]:
 
 
 def of_device(device: str) -> list[Accelerator]:
-    """The accelerators that a device's own name fits, such as "NVIDIA H100 80GB HBM3"."""
-    known = _registry().accelerators.values()
-    return [entry for entry in known if re.search(rf"(?<!\w){re.escape(entry.device)}(?!\w)", device, re.IGNORECASE)]
+    """The accelerator that a device's own name fits best, such as "NVIDIA H100 80GB HBM3"; none of an unknown one."""
+    known = [entry for entry in _registry().accelerators.values() if _fits(entry.device, device)]
+    return sorted(known, key=lambda entry: -len(entry.device))[:1]
+
+
+def _fits(part: str, device: str) -> bool:
+    """Whether a name contains a part as whole words, and no word follows that makes it another card."""
+    return bool(re.search(rf"(?<!\w){re.escape(part)}(?!\w)(?! (?:{_ANOTHER})\b)", device, re.IGNORECASE))
 
 
 def prices() -> Prices:

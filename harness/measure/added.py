@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 ALIKE: Final = 0.01
 """Relative differences of calls below which they count as alike."""
+LEAST_TIMED: Final = 3
+"""Requests from which one can be left out of the prices and still be predicted by several."""
 
 
 class AddedTimer:
@@ -96,20 +98,49 @@ def fitted(traces: Sequence[Sequence[Segment]], timed: Sequence[Mapping[Added, f
         traces: what ran for each request.
         timed: its seconds of decisions and of fills.
     """
-    works = np.array([_decided(segments) for segments in traces])  # [requests, 5]
-    decided = np.array([seconds.get("decision", 0.0) for seconds in timed])  # [requests]
-    for calls, parts in ((0, 1), (3, 4)):  # of routers, and of exit checks
+    works = np.array([[*_decided(segments), *_filled(segments)] for segments in traces])  # [requests, 7]
+    seconds = np.array([[each.get("decision", 0.0), each.get("fill", 0.0)] for each in timed])  # [requests, 2]
+    costs = _prices(works, seconds)
+    return AddedCosts(
+        **dict(zip(("call", "mac", "position", "check", "check_token"), costs[:5], strict=True))
+        if (seconds[:, 0] > 0).any()
+        else {},
+        **dict(zip(("fill_call", "fill"), costs[5:], strict=True)) if (seconds[:, 1] > 0).any() else {},
+        error=_left_out(works, seconds),
+    )
+
+
+def _prices(works: "Floats", seconds: "Floats") -> "Floats":
+    """Costs of each kind of work, [7], from works [requests, 7] and seconds of decisions and fills, [requests, 2]."""
+    works, costs = works.copy(), np.zeros(works.shape[1])
+    for calls, parts in ((0, 1), (3, 4), (5, 6)):  # of routers, of exit checks, of fills
         of_calls, of_parts = works[:, calls], works[:, parts]
         if np.allclose(of_parts * of_calls.sum(), of_calls * of_parts.sum(), rtol=ALIKE):
             works[:, parts] = 0.0  # calls that are all alike cost by the call: the share of their parts is not known
-    timed_work = (decided > 0) & works.any(1)
-    costs = nonnegative_fit(works[timed_work], decided[timed_work]) if timed_work.any() else []
-    fills = sum(segment.forwards * sum(segment.fill) for segments in traces for segment in segments)
-    filling = sum(seconds.get("fill", 0.0) for seconds in timed)
-    return AddedCosts(
-        **dict(zip(("call", "mac", "position", "check", "check_token"), costs, strict=False)),
-        fill=filling / fills if fills and filling else None,
-    )
+    for kind, columns in enumerate((slice(0, 5), slice(5, 7))):
+        happened = (seconds[:, kind] > 0) & works[:, columns].any(1)
+        if happened.any():
+            costs[columns] = nonnegative_fit(works[happened, columns], seconds[happened, kind])
+    return costs
+
+
+def _left_out(works: "Floats", seconds: "Floats") -> float | None:
+    """Mean relative error of each request's seconds by the prices of the others; None of fewer than three requests."""
+    timed = np.flatnonzero((seconds.sum(1) > 0) & works.any(1))
+    if len(timed) < LEAST_TIMED:
+        return None
+    errors = []
+    for index in timed:
+        others = timed[timed != index]
+        predicted = works[index] @ _prices(works[others], seconds[others])
+        errors.append(abs(float(predicted / seconds[index].sum()) - 1))
+    return float(np.mean(errors))
+
+
+def _filled(segments: Sequence[Segment]) -> "Floats":
+    """Calls that fill a layer's keys and values, and the tokens that they fill."""
+    calls = sum(each.forwards * sum(tokens > 0 for tokens in each.fill) for each in segments)
+    return np.array([calls, sum(each.forwards * sum(each.fill) for each in segments)], dtype=np.float64)
 
 
 def _decided(segments: Sequence[Segment]) -> "Floats":

@@ -22,15 +22,15 @@ T = TypeVar("T")
 def count_flops(run: Callable[[], T]) -> tuple[T, int]:
     """Call ``run`` without gradients and count the FLOPs of its matrix products: its result and the count.
 
-    Fused attention on a CPU, which PyTorch's counter leaves out, is counted as the full rectangle.
+    Fused attention is counted as the full rectangle.
     """
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    from harness.measure.formulas import ADDED
+    from harness.measure.formulas import added
 
     # A counter cannot be entered twice: every call takes a fresh one.
-    counter = FlopCounterMode(display=False, custom_mapping=dict(ADDED))
+    counter = FlopCounterMode(display=False, custom_mapping=dict(added()))
     with torch.no_grad(), counter:
         result = run()
     return result, int(counter.get_total_flops())

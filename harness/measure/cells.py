@@ -146,6 +146,9 @@ def _parts(prober: Prober, longest: int) -> dict[str, list[tuple[int, Cell]]]:
     def cell(part: nn.Module, inputs: int, tokens: int) -> Cell:
         return Cell(lambda times: prober.module(part, inputs, tokens, times), 0, required=True)
 
+    def decision(part: nn.Module) -> Cell:
+        return Cell(lambda times: prober.decision(part, width, times), 0, required=True)
+
     projections = linear(shape.layers[0].cache_width)
     reads = getattr(head, "in_features", width)
 
@@ -159,7 +162,7 @@ def _parts(prober: Prober, longest: int) -> dict[str, list[tuple[int, Cell]]]:
     return {
         "head": [(tokens, cell(head, reads, tokens)) for tokens in (1, 4, 16)],
         "fill": [(tokens, fill(tokens)) for tokens in FILL_TOKENS if tokens + FILL_CONTEXT <= longest],
-        "router": [(width * outputs, cell(linear(outputs), width, 1)) for outputs in (8, 64, 512)],
+        "router": [(width * outputs, decision(linear(outputs))) for outputs in (8, 64, 512)],
     }
 
 

@@ -1,7 +1,8 @@
 """The clock that a cost is read from: CPU time of one thread, events on a GPU, or wall time."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
@@ -26,7 +27,7 @@ def seconds(clock: Clock, call: Callable[[], object]) -> float:
 
 
 def mark(clock: Clock) -> Mark:
-    """The clock now."""
+    """The clock now; of a GPU, in the queue of torch's current one (``current``)."""
     if clock == "cuda_events":
         event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         event.record()
@@ -40,6 +41,16 @@ def between(begun: Mark, ended: Mark) -> float:
         return float(ended) - float(begun)  # type: ignore[arg-type]
     ended.synchronize()
     return float(begun.elapsed_time(ended)) / 1e3
+
+
+@contextmanager
+def current(device: torch.device) -> Iterator[None]:
+    """Make a GPU the one in whose queue events are recorded and kernels start; nothing for other devices."""
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            yield
+    else:
+        yield
 
 
 def synchronize(device: torch.device) -> None:

@@ -1,14 +1,14 @@
 """Energy of requests: windows of many, dense and the method taking turns, idle power measured before and after."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from harness.measure.meters import Meter, why_not_measured
+from harness.measure.meters import Meter, why_no_counter, why_not_measured
 from harness.results.costs import Energy, EnergyPart, Provenance
 
 WINDOW_S: Final = 10.0
@@ -131,11 +131,14 @@ def energy(
     names = sorted({name for window in windows for name in window.parts})
     requests = sum(window.requests for window in windows)
     parts = {name: _part(name, windows, requests) for name in names}
-    known = {name: part.joules for name, part in parts.items() if part.joules is not None}
-    total = sum(known.values()) if known else None
-    label = _label(parts, total)
+    counted = _counted(parts)
+    known = [part.joules for part in counted.values() if part.joules is not None]
+    # without the GPU that did the work, the others' joules would be too few
+    is_whole = "gpu" not in parts or parts["gpu"].joules is not None
+    total = sum(known) if known and is_whole else None
+    label = _label(counted, total)
     measured = total if label.startswith("measured") else None
-    idle_w = _watts(idle)
+    busy_j, idle_w = sum(_joules(window, counted) for window in windows), _watts(idle, counted)
     seconds = sum(window.seconds for window in windows)
     active = None if total is None or idle_w is None else total - idle_w * seconds / requests
     result = Energy(
@@ -143,26 +146,28 @@ def energy(
         estimated_j=None if measured is not None else total,
         active_j=active,
         idle_w=idle_w,
-        busy_w=sum(map(_joules, windows)) / seconds if known else None,
+        busy_w=busy_j / seconds if known else None,
         parts=parts,
         label=label,
         note="",
         windows=len(windows),
         window_s=seconds / len(windows),
-        raw=[_joules(window) / window.requests for window in windows],
+        raw=[_joules(window, counted) / window.requests for window in windows] if is_whole else [],
         prefill_share=prefill_share,
         requests_j=attribute(total * len(weights), weights) if total is not None and weights else [],
         co2_kg=None if total is None or intensity_g_per_kwh is None else total / 3.6e6 * intensity_g_per_kwh / 1e3,
         intensity_g_per_kwh=intensity_g_per_kwh,
-        doubts=_doubts(windows, idle_w, others_share, label),
+        doubts=_doubts(windows, busy_j / seconds, idle_w, others_share, label),
     )
     return result.model_copy(update={"note": _note(result)})
 
 
-def missing_reason(result: Energy) -> str | None:
-    """Why there are no measured joules; None if there are."""
+def missing_reason(result: Energy, device: str = "cpu") -> str | None:
+    """Why there are no measured joules of work on a device, such as "cuda:0"; None if there are."""
     if result.measured_j is not None:
         return None
+    if (reason := _without_gpu(result, device)) is not None:
+        return f"{reason}. {result.note}"
     processor = result.parts.get("cpu")
     if processor is not None and processor.provenance.startswith("measured"):
         uncounted = [name for name, part in result.parts.items() if not part.provenance.startswith("measured")]
@@ -170,9 +175,20 @@ def missing_reason(result: Energy) -> str | None:
     return f"{why_not_measured()}. {result.note}"
 
 
+def _without_gpu(result: Energy, device: str) -> str | None:
+    """Why a GPU's joules are not among those that were read; None where they are, or where no GPU did the work."""
+    if device == "cpu" or ("gpu" in result.parts and result.parts["gpu"].joules is not None):
+        return None
+    import torch
+
+    return why_no_counter(torch.device(device)) or f"the counter of {device} was not read in every window"
+
+
 def _note(result: Energy) -> str:
     """What the joules are made of, in words: of an estimate with the share of each kind, the largest first."""
-    if result.measured_j is not None or result.estimated_j is None:
+    if result.measured_j is not None:
+        return f"{WORDS[result.label]}{_beside(result.parts)}"
+    if result.estimated_j is None:
         return WORDS[result.label]
     if result.is_clock:
         return f"estimated: {WORDS['estimated_constant']}; not a measurement, and no ratio is made of it"
@@ -203,25 +219,48 @@ def _part(name: str, windows: Sequence[Window], requests: int) -> EnergyPart:
     return weakest.model_copy(update={"joules": sum(value for value in joules if value is not None) / requests})
 
 
+def _counted(parts: dict[str, EnergyPart]) -> dict[str, EnergyPart]:
+    """The components that are added up: where a GPU has a counter, those that counters read; else all."""
+    gpu = parts.get("gpu")
+    if gpu is None or not gpu.provenance.startswith("measured"):
+        return parts
+    return {name: part for name, part in parts.items() if part.provenance.startswith("measured")}
+
+
+def _beside(parts: dict[str, EnergyPart]) -> str:
+    """The estimates that stand beside what counters read, in words."""
+    counted = _counted(parts)
+    if len(counted) == len(parts):
+        return ""
+    beside = [
+        f"{name} {'unknown' if part.joules is None else f'{part.joules:.3g} J, {WORDS[part.provenance]}'}"
+        for name, part in parts.items()
+        if name not in counted
+    ]
+    return f" ({', '.join(counted)}); beside it and not added: {'; '.join(beside)}"
+
+
 def _label(parts: dict[str, EnergyPart], total: float | None) -> Provenance:
     """The least trusted of the components that matter; a component that could not be read always matters."""
     mattering = [p.provenance for p in parts.values() if p.joules is None or p.joules >= 0.05 * (total or 0.0)]
     return min(mattering, key=TRUST.index, default="none")
 
 
-def _joules(window: Window) -> float:
-    return sum(part.joules or 0.0 for part in window.parts.values())
+def _joules(window: Window, names: Container[str]) -> float:
+    """Joules of a window's components of these names."""
+    return sum(part.joules or 0.0 for name, part in window.parts.items() if name in names)
 
 
-def _watts(idle: Sequence[Window]) -> float | None:
-    return float(np.mean([_joules(window) / window.seconds for window in idle])) if idle else None
+def _watts(idle: Sequence[Window], names: Container[str]) -> float | None:
+    return float(np.mean([_joules(window, names) / window.seconds for window in idle])) if idle else None
 
 
-def _doubts(windows: Sequence[Window], idle_w: float | None, others_share: float, label: Provenance) -> list[str]:
+def _doubts(
+    windows: Sequence[Window], busy_w: float, idle_w: float | None, others_share: float, label: Provenance
+) -> list[str]:
     doubts = []
     if min(window.seconds for window in windows) < WINDOW_S:
         doubts.append(f"a window was shorter than {WINDOW_S:.0f} s")
-    busy_w = sum(map(_joules, windows)) / sum(window.seconds for window in windows)
     if idle_w is not None and busy_w < 0.5 * idle_w:
         doubts.append("working took less than half the power of idling: the meter cannot be right")
     if others_share > 0.1 and label.startswith("measured"):

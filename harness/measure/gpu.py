@@ -50,10 +50,7 @@ def _read(device: "torch.device") -> GpuState:
     import pynvml
     import torch
 
-    pynvml.nvmlInit()
-    # by its own identity: CUDA_VISIBLE_DEVICES renumbers devices for torch alone
-    identity = f"GPU-{torch.cuda.get_device_properties(device).uuid}"
-    handle: Any = pynvml.nvmlDeviceGetHandleByUUID(identity)
+    handle = nvml_handle(device)
     square = torch.randn(2048, 2048, device=device)
     began = time.perf_counter()
     while time.perf_counter() - began < WORK_S:
@@ -71,6 +68,32 @@ def _read(device: "torch.device") -> GpuState:
         throttled=None if mask is None else throttling(int(mask)),
         others=None if processes is None else max(int(processes) - 1, 0),  # this process is one of them
     )
+
+
+def nvml_handle(device: "torch.device") -> Any:
+    """What the driver's library calls a device.
+
+    By the device's own identity: CUDA_VISIBLE_DEVICES, and CUDA's order by speed, number devices for torch alone.
+
+    Raises:
+        Exception: of many classes, where torch or the driver's library does not know the device.
+    """
+    import pynvml
+    import torch
+
+    pynvml.nvmlInit()
+    return pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(device).uuid}")
+
+
+def driver_version() -> str | None:
+    """The version of NVIDIA's driver; None where there is none, or its library does not tell."""
+    with suppress(Exception):  # an optional library, whose driver raises classes of its own
+        import pynvml
+
+        pynvml.nvmlInit()
+        version = pynvml.nvmlSystemGetDriverVersion()
+        return version.decode() if isinstance(version, bytes) else str(version)
+    return None
 
 
 def _told(read: Callable[[], float]) -> float | None:

@@ -136,7 +136,9 @@ def _decisions(profile: CostProfile, segment: Segment, work: Extra, added: Added
 
 def _fill(profile: CostProfile, tokens: int, added: AddedCosts) -> float:
     """Seconds of one layer's keys and values for tokens that do not run it."""
-    return profile.fill.seconds(tokens) if added.fill is None else added.fill * tokens
+    if added.fill is None:
+        return profile.fill.seconds(tokens)
+    return added.fill_call + added.fill * tokens if tokens else 0.0
 
 
 def _attention(costs: Costs, shape: ModelShape, segment: Segment) -> float:

@@ -5,15 +5,16 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import torch
 
-from harness.measure.serve import CostRequest, Served, serve
+from harness.measure.serve import Served
 
 if TYPE_CHECKING:
-    from harness.contract.decoder import Decoder
     from harness.core.progress import Bar
+
+_Item = TypeVar("_Item")
 
 ATTACH_SHARE: Final = 0.3
 """Turns are so long that attaching takes no more than this share of serving, as far as ``TURNS`` allows."""
@@ -62,8 +63,8 @@ class Turns:
     """What interleaving measured.
 
     Attributes:
-        served: of each participant, [requests][rounds].
-        chunk: requests that were served before the turn changed.
+        served: of each participant, [items][rounds].
+        chunk: items that were served before the turn changed.
     """
 
     served: dict[Participant, list[list[Served]]]
@@ -71,39 +72,43 @@ class Turns:
 
 
 def interleave(
-    model: "Decoder",
+    serve: Callable[[_Item], Served],
     participants: Sequence[Participant],
-    requests: Sequence[CostRequest],
+    items: Sequence[_Item],
     *,
     rounds: int,
     warmup: int,
     seed: int,
     bar: "Bar",
 ) -> Turns:
-    """Serve every request once a round by every participant, in fresh random orders.
+    """Serve every item, a request or a batch of them, once a round by every participant, in fresh random orders.
 
-    Every request is served ``warmup`` times first by each, as the first forward of a shape pays for kernels and
+    Every item is served ``warmup`` times first by each, as the first forward of a shape pays for kernels and
     memory that later ones find.
     """
     draw = random.Random(seed)
-    bar.expect((rounds + warmup) * len(participants) * len(requests))
-    chunk = _warm_up(model, participants, requests, warmup, bar)
-    served: dict[Participant, list[list[Served]]] = {each: [[] for _ in requests] for each in participants}
+    bar.expect((rounds + warmup) * len(participants) * len(items))
+    chunk = _warm_up(serve, participants, items, warmup, bar)
+    served: dict[Participant, list[list[Served]]] = {each: [[] for _ in items] for each in participants}
     for _ in range(rounds):
-        order = draw.sample(range(len(requests)), len(requests))
+        order = draw.sample(range(len(items)), len(items))
         for start in range(0, len(order), chunk):
             for participant in draw.sample(list(participants), len(participants)):
                 with participant.attached():
                     for index in order[start : start + chunk]:
-                        served[participant][index].append(serve(model, requests[index]))
+                        served[participant][index].append(serve(items[index]))
                         bar.advance(1)
     return Turns(served, chunk)
 
 
 def _warm_up(
-    model: "Decoder", participants: Sequence[Participant], requests: Sequence[CostRequest], warmup: int, bar: "Bar"
+    serve: Callable[[_Item], Served],
+    participants: Sequence[Participant],
+    items: Sequence[_Item],
+    warmup: int,
+    bar: "Bar",
 ) -> int:
-    """Serve every request unmeasured, once at the least; the requests that a turn should hold.
+    """Serve every item unmeasured, once at the least; the items that a turn should hold.
 
     So many that the slowest attaching and detaching takes ``ATTACH_SHARE`` of the slowest serving of a turn, but a part
     of the round alone.
@@ -114,11 +119,11 @@ def _warm_up(
         began = time.perf_counter()
         with participant.attached():
             attached = time.perf_counter()
-            for request in requests:
+            for item in items:
                 for _ in range(times):
-                    serve(model, request)
+                    serve(item)
                     bar.advance(1 if warmup else 0)
             ended = time.perf_counter()
         attaching_s = max(attaching_s, attached - began + time.perf_counter() - ended)
-        serving_s = max(serving_s, (ended - attached) / (times * len(requests)))
-    return min(max(len(requests) // TURNS, 1), max(1, round(attaching_s / (ATTACH_SHARE * max(serving_s, 1e-9)))))
+        serving_s = max(serving_s, (ended - attached) / (times * len(items)))
+    return min(max(len(items) // TURNS, 1), max(1, round(attaching_s / (ATTACH_SHARE * max(serving_s, 1e-9)))))

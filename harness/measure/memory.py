@@ -3,11 +3,15 @@
 Linux keeps the high-water mark of resident memory and forgets it when "5" is written to ``/proc/self/clear_refs``.
 """
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+
+from harness.contract.decoder import Decoder
 
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
@@ -30,13 +34,20 @@ class Peak:
     reserved: int | None = None
 
 
-def peak_memory(run: Callable[[], object], device: torch.device) -> Peak | None:
-    """The peak while ``run`` runs; None where the system does not tell."""
+def peak_memory(run: Callable[[], object], device: torch.device, beside: Sequence[torch.device] = ()) -> Peak | None:
+    """The peak while ``run`` runs; None where the system does not tell.
+
+    Args:
+        device: which works.
+        beside: other GPUs that a model is spread over; each one's own peak is added.
+    """
     if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
+        cards = dict.fromkeys((device, *beside))
+        for card in cards:
+            torch.cuda.reset_peak_memory_stats(card)
+        before = sum(torch.cuda.memory_allocated(card) for card in cards)
         run()
-        allocated = torch.cuda.max_memory_allocated(device)
+        allocated = sum(torch.cuda.max_memory_allocated(card) for card in cards)
         status = _status()
         return Peak(
             allocated,
@@ -44,7 +55,7 @@ def peak_memory(run: Callable[[], object], device: torch.device) -> Peak | None:
             status.get("RssAnon"),
             status.get("RssFile"),
             allocated,
-            torch.cuda.max_memory_reserved(device),
+            sum(torch.cuda.max_memory_reserved(card) for card in cards),
         )
     if not forgets_peaks():
         return None
@@ -52,6 +63,51 @@ def peak_memory(run: Callable[[], object], device: torch.device) -> Peak | None:
     run()
     status = _status()
     return Peak(status["VmHWM"], before, status.get("RssAnon"), status.get("RssFile"))
+
+
+def held(model: Decoder) -> list[torch.Tensor]:
+    """All tensors of the model and of what methods added to it, each once."""
+    modules = [model.module, *(added.module for added in model.auxiliaries)]
+    tensors = [tensor for module in modules for tensor in (*module.parameters(), *module.buffers())]
+    return list({id(tensor): tensor for tensor in tensors}.values())
+
+
+@contextmanager
+def set_aside(model: Decoder, dense: Sequence[torch.Tensor]) -> Iterator[None]:
+    """Keep off the device what the attached methods took out of the model, and put it back, bit for bit.
+
+    Methods come off again, so the dense model's own weights wait for them: on a GPU they would be measured with a model
+    that has them no more. On a CPU they would wait in the same memory, and nothing moves.
+
+    Args:
+        dense: ``held`` of the model before the methods were attached.
+    """
+    if model.device.type == "cpu":
+        yield
+        return
+    kept = {_storage(tensor) for tensor in held(model)}
+    users = Counter(map(_storage, dense))
+    # a storage of several tensors would not be shared any more when it is back
+    gone = [tensor for tensor in dense if _storage(tensor) not in kept and users[_storage(tensor)] == 1]
+    places = [(tensor, tensor.device) for tensor in gone]
+    try:
+        for tensor in gone:
+            tensor.data = moved(tensor.data, torch.device("cpu"))
+        if model.device.type == "cuda":
+            torch.cuda.empty_cache()  # what was reserved for them is not the methods' either
+        yield
+    finally:
+        for tensor, place in places:
+            tensor.data = moved(tensor.data, place)
+
+
+def moved(tensor: torch.Tensor, place: torch.device) -> torch.Tensor:
+    """A tensor in another place; the same one where it is there."""
+    return tensor.to(place)
+
+
+def _storage(tensor: torch.Tensor) -> int:
+    return int(tensor.untyped_storage()._cdata)
 
 
 def forgets_peaks() -> bool:

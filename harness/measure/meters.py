@@ -5,13 +5,18 @@ are quantised. A component that cannot be read is null, never 0.
 """
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from harness.core.strangers import message_of
+from harness.measure.gpu import nvml_handle
 from harness.results.costs import EnergyPart
+
+if TYPE_CHECKING:
+    import torch
 
 POWERCAP: Final = Path("/sys/class/powercap")
 
@@ -67,7 +72,7 @@ def rapl_domains(root: Path = POWERCAP) -> tuple[Path, ...]:
 class NvmlMeter:
     """A GPU's energy counter (Volta and later), millijoules of the whole device."""
 
-    index: int
+    device: "torch.device"
     _began: int = 0
 
     def begin(self) -> None:
@@ -82,9 +87,18 @@ class NvmlMeter:
     def _counter(self) -> int:
         import pynvml
 
-        pynvml.nvmlInit()
-        handle = pynvml.nvmlDeviceGetHandleByIndex(self.index)
-        return int(pynvml.nvmlDeviceGetTotalEnergyConsumption(handle))
+        return int(pynvml.nvmlDeviceGetTotalEnergyConsumption(nvml_handle(self.device)))
+
+
+class UnreadGpu:
+    """A GPU that does the work and has no counter: joules of the others alone would be too few."""
+
+    def begin(self) -> None:
+        """Nothing can be noted."""
+
+    def end(self) -> dict[str, EnergyPart]:
+        """A component that is null."""
+        return {"gpu": EnergyPart(joules=None, source="none", provenance="none", scope="device")}
 
 
 @dataclass
@@ -164,9 +178,12 @@ class CodecarbonMeter:
         }
 
 
-def meters(device: str) -> list[Meter]:
+def meters(device: "torch.device") -> list[Meter]:
     """Every meter that works here, the more trusted last: its components replace an earlier one's."""
-    return [*_estimates(), *_zeus(), *_rapl(), *_nvml(device)]
+    others = [*_estimates(), *_zeus(), *_rapl()]
+    if device.type == "cpu" or not others:
+        return others + list(_nvml(device))
+    return [*others, *(list(_nvml(device)) or [UnreadGpu()])]
 
 
 def _estimates() -> Iterator[Meter]:
@@ -189,20 +206,29 @@ def _rapl() -> Iterator[Meter]:
         yield RaplMeter(domains)
 
 
-def _nvml(device: str) -> Iterator[Meter]:
-    kind, _, index = device.partition(":")
-    if kind == "cuda":
-        meter = NvmlMeter(int(index or 0))
-        with suppress(Exception):  # the driver's library raises classes of its own
-            meter.begin()
-            yield meter
+def _nvml(device: "torch.device") -> Iterator[Meter]:
+    if why_no_counter(device) is None:
+        yield NvmlMeter(device)
 
 
-def measured_sources() -> list[str]:
-    """The hardware counters that can be read here, in words."""
+def why_no_counter(device: "torch.device") -> str | None:
+    """Why the energy counter of a GPU cannot be read; None where it can."""
+    if device.type != "cuda":
+        return f"no counter is read of a device of kind {device.type}"
+    try:
+        NvmlMeter(device).begin()
+    except ImportError:
+        return "the driver's library cannot be read: pip install nvidia-ml-py"
+    except Exception as error:  # the driver's library raises classes of its own
+        return f"the energy counter of {device} cannot be read through NVML: {message_of(error)}"
+    return None
+
+
+def measured_sources(devices: "Sequence[torch.device]" = ()) -> list[str]:
+    """The hardware counters that can be read here, in words, with those of some GPUs."""
     sources = [f"RAPL, {len(rapl_domains())} packages"] if rapl_domains() else []
     sources += ["the processor through Zeus" for _ in _zeus()]
-    return sources + ["the GPU's counter (NVML)" for _ in _nvml("cuda:0")]
+    return sources + [f"{device}'s counter (NVML)" for device in devices for _ in _nvml(device)]
 
 
 def why_not_measured(root: Path = POWERCAP) -> str:

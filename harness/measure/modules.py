@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from harness.contract.decoder import Decoder
 
-VERSION: Final = 4
+VERSION: Final = 5
 """Of the procedure: profiles made by another are measured again."""
 
 

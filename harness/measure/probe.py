@@ -94,6 +94,13 @@ class Prober:
         return [seconds(self.clock, lambda: part(inputs)) for _ in range(times)]
 
     @torch.inference_mode()
+    def decision(self, part: nn.Module, width: int, times: int) -> list[float]:
+        """Seconds of calls of a module on one token, whose choice the host then reads: a device is waited for."""
+        module = self.model.module
+        inputs = torch.randn(1, 1, width, generator=self._generator).to(module.device, module.dtype)  # [1, 1, width]
+        return [seconds(self.clock, lambda: part(inputs).argmax(-1).tolist()) for _ in range(times)]
+
+    @torch.inference_mode()
     def fill(self, context: int, tokens: int, times: int) -> list[float]:
         """Seconds of handing one layer's keys and values to a cache for tokens that do not run it.
 

@@ -30,6 +30,9 @@ GOOD: Final = (0.05, 0.08, 0.05, 0.10)
 and the largest; ``FAIR`` of a fair one."""
 FAIR: Final = (0.10, 0.15, 0.10, 0.20)
 
+GROWN: Final = 64
+"""Tokens by which it is told whether time grows with the work: where launching counts, they take as long as one."""
+
 Label = Literal["good", "fair", "poor"]
 
 
@@ -248,7 +251,8 @@ class CostProfile(_Frozen):
         clock: what was read: CPU time of the thread, wall time, or events on the device.
         head: the head alone, as an exit check calls it.
         fill: keys and values alone, from a layer's norm to the cache; of a method that measured its own, not used.
-        router: a small linear layer's call, and seconds per multiply-accumulate in it; likewise.
+        router: a small linear layer's call whose choice is read back, for which a device is waited, and seconds per
+            multiply-accumulate in it; likewise.
         relative_iqr: median over the cells of the interquartile range of the raw timings over their median.
         others_share: share of the machine that other processes used meanwhile.
         seconds: that measuring took, of ``budget_s``; ``rounds`` that were completed.
@@ -299,6 +303,15 @@ class CostProfile(_Frozen):
     def label_for(self, tokens: int) -> Label:
         """The label for prompts of so many tokens: poor beyond those that were timed."""
         return self.label if tokens <= self.longest else "poor"
+
+    @property
+    def growth(self) -> float:
+        """Seconds of reading ``GROWN`` tokens at once, or as many as were timed, over those of reading one."""
+        lengths = (min(GROWN, self.longest), 1)
+        more, one = (
+            forward_seconds(self.prefill, Work(n, n, self.layers, self.layers, windows=self.windows)) for n in lengths
+        )
+        return more / one
 
     def improvable(self, budget_s: float | None) -> bool:
         """Whether a budget that somebody asked for is more than the one that ended it; never without asking."""

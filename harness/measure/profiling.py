@@ -12,7 +12,7 @@ import numpy as np
 
 from harness.contract.decoder import Decoder
 from harness.measure.cells import LENGTHS, Grid, Schedule
-from harness.measure.clock import clock_for
+from harness.measure.clock import clock_for, current
 from harness.measure.conditions import Observer
 from harness.measure.modules import host, profile_key
 from harness.measure.probe import Prober
@@ -56,7 +56,8 @@ def measure_profile(model: Decoder, bar: "Bar", budget_s: float = MOST_BUDGET_S,
     observer = Observer(model.device)
     prober = Prober(model, clock_for(model.device), seed)
     grid = Grid.of(prober, getattr(model.config, "max_position_embeddings", LENGTHS[-1]), seed)
-    timing = time_cells(grid.cells, budget_s, lambda: _is_good(grid), bar, seed=seed + 1)
+    with current(model.device):
+        timing = time_cells(grid.cells, budget_s, lambda: _is_good(grid), bar, seed=seed + 1)
     conditions = observer.conditions()
     prefill, prefill_fit, decode, decode_fit = _fits(grid)
     schedules = held_out(grid.schedules, decode)

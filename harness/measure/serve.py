@@ -102,8 +102,10 @@ def serve(model: "Decoder", request: CostRequest) -> Served:
         synchronize(model.device)
         began = time.perf_counter()
         if request.new_tokens:
-            arrivals = _Arrivals(context, model.device, len(request.tokens), request.new_tokens)
-            model.module.generate(ids, **_generation(model, ids, request, arrivals))
+            arrivals = Arrivals(context, model.device, len(request.tokens), request.new_tokens)
+            most = len(request.tokens) + max(request.most, request.new_tokens)
+            mask = torch.ones_like(ids)
+            model.module.generate(ids, **generation(model, request, arrivals, attention_mask=mask, max_length=most))
             return Served(tuple(stamp - began for stamp in arrivals.times), tuple(arrivals.tokens))
         if request.read is None:
             with torch.no_grad():
@@ -123,7 +125,7 @@ def _read_context_first(model: "Decoder", request: CostRequest) -> None:
         cached.continued([rest], min(len(request.tokens) + 1 - request.prompt_length, len(rest)))
 
 
-class _Arrivals(StoppingCriteria):  # type: ignore[misc] # transformers has no type stubs
+class Arrivals(StoppingCriteria):  # type: ignore[misc] # transformers has no type stubs
     """Asked whether to stop whenever tokens arrived: notes when, and how many there are; yes once there are enough.
 
     Tokens of one forward arrive together, also where the question is put for each of them.
@@ -135,26 +137,30 @@ class _Arrivals(StoppingCriteria):  # type: ignore[misc] # transformers has no t
         self.processed = 0  # tokens that forwards had run when tokens arrived last
 
     def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
+        """Note the tokens of [rows, prompt and new tokens]; whether each row may stop, [rows]."""
         synchronize(self.device)
         if self.processed and self.context.processed == self.processed:
             del self.times[-1:], self.tokens[-1:]
         self.processed = self.context.processed
         self.times.append(time.perf_counter())
-        written = input_ids.shape[1] - self.prompt_length  # input_ids: [1, prompt and new tokens]
+        written = input_ids.shape[1] - self.prompt_length
         self.tokens.append(min(written, self.enough))  # what a round brings beyond that is not asked for
         done = self.tokens[-1] >= self.enough
         return torch.full((input_ids.shape[0],), done, dtype=torch.bool, device=input_ids.device)
 
 
-def _generation(model: "Decoder", ids: torch.Tensor, request: CostRequest, arrivals: _Arrivals) -> dict[str, Any]:
-    """As the evaluation generates, but for so many tokens: the end token may not come before."""
+def generation(model: "Decoder", request: CostRequest, arrivals: Arrivals, **batch: Any) -> dict[str, Any]:
+    """Arguments of ``generate`` as the evaluation has them, but for as many tokens: no end token may come before.
+
+    Args:
+        request: whose arguments of generation the batch has; ``batch`` are its mask and its most tokens.
+    """
     return {
         "do_sample": False,
         **request.options,
-        "attention_mask": torch.ones_like(ids),
-        "min_new_tokens": request.new_tokens,
-        "max_length": len(request.tokens) + max(request.most, request.new_tokens),
+        "min_new_tokens": arrivals.enough,
         "use_cache": True,
         "pad_token_id": model.tokenizer.pad_token_id,
         "stopping_criteria": StoppingCriteriaList([arrivals]),
+        **batch,
     }

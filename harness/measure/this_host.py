@@ -11,7 +11,7 @@ import torch
 from harness.core.files import write_atomic
 from harness.core.paths import cache_folder
 from harness.measure.accelerators import HOST, Accelerator
-from harness.measure.clock import clock_for, seconds
+from harness.measure.clock import clock_for, current, seconds
 
 if TYPE_CHECKING:
     from harness.core.environment import Environment
@@ -86,4 +86,5 @@ def _best(device: torch.device, call: Callable[[], object], calls: int) -> float
         for _ in range(calls):
             call()
 
-    return min(seconds(clock_for(device), series) for _ in range(TIMES)) / calls
+    with current(device):
+        return min(seconds(clock_for(device), series) for _ in range(TIMES)) / calls

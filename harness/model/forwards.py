@@ -6,7 +6,7 @@ A layer keeps its class, weights and hooks; only the instance's attribute ``forw
 import ast
 import inspect
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import wraps
 from typing import Any
@@ -77,6 +77,14 @@ def states_of(output: Any) -> torch.Tensor:
     """The hidden states in a layer's output."""
     states: torch.Tensor = output[0] if isinstance(output, tuple) else output
     return states
+
+
+def uploaded(values: Sequence[Any] | torch.Tensor, device: torch.device) -> torch.Tensor:
+    """These values on the device, without waiting for what the device is doing.
+
+    CUDA stages memory that is not pinned at once, so the copy may be under way when the tensor on the host is gone.
+    """
+    return torch.as_tensor(values).to(device, non_blocking=device.type == "cuda")
 
 
 def rows_of(arguments: dict[str, Any], index: torch.Tensor, rows: int) -> dict[str, Any]:

@@ -31,7 +31,7 @@ class FinalHead:
         self._cap: float | None = getattr(model.config, "final_logit_softcapping", None)
         self.projection = model.anatomy.head
         if vocabulary is not None:
-            self.projection = _rows_of(model.anatomy.head, vocabulary.to(model.device))
+            self.projection = _rows_of(model.anatomy.head, vocabulary)
 
     def __call__(self, states: torch.Tensor) -> torch.Tensor:
         """Logits [..., vocabulary] in float32 of a layer's outputs [..., width]."""
@@ -55,5 +55,5 @@ def frozen_linear(weight: torch.Tensor, bias: torch.Tensor | None) -> nn.Linear:
 
 
 def _rows_of(head: Any, vocabulary: torch.Tensor) -> nn.Linear:
-    bias = getattr(head, "bias", None)
+    bias, vocabulary = getattr(head, "bias", None), vocabulary.to(head.weight.device)
     return frozen_linear(head.weight[vocabulary], None if bias is None else bias[vocabulary])

@@ -109,7 +109,8 @@ def _watched(block: Block, changes: dict[Unit, list[float]]) -> Iterator[None]:
 
 def _change(x: torch.Tensor, y: torch.Tensor) -> float:
     """Sum over tokens of 1 - cos(x, y), of streams [rows, tokens, width] or [rows * tokens, width]."""
-    x, y = (stream.reshape(-1, stream.shape[-1]).float() for stream in (x, y))  # [rows * tokens, width]
+    # hooks see the input where the layer before left it, which may be on another device
+    x, y = (stream.to(y.device).reshape(-1, stream.shape[-1]).float() for stream in (x, y))  # [rows * tokens, width]
     return float((1 - cosine_similarity(x, y, dim=-1)).sum())
 
 

@@ -78,7 +78,7 @@ class Cached:
 
     def __init__(self, model: Decoder, rows: int, positions: int) -> None:
         self._model, self._accepted = model, inspect.signature(model.module.forward).parameters
-        self._seen, self._cache = 0, _new_cache(model, rows, positions)
+        self._seen, self._cache = 0, new_cache(model, rows, positions)
         self.together = not model.manner.alone and _selects(self._cache)
 
     @torch.no_grad()
@@ -192,7 +192,7 @@ def _selects_of_its_own(kind: type) -> bool:
     return owner is not object and not owner.__module__.startswith("transformers.")
 
 
-def _new_cache(model: Decoder, rows: int, positions: int) -> Any:
+def new_cache(model: Decoder, rows: int, positions: int) -> Any:
     """An empty cache as ``generate`` makes it, or as a method makes it for ``generate``."""
     module: Any = model.module
     config, _ = module._prepare_generation_config(None, use_cache=True, num_beams=1, num_return_sequences=1)

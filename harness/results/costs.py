@@ -10,12 +10,18 @@ from typing import Final, Literal
 from pydantic import Field, model_validator
 
 from harness.results.conditions import Conditions
+from harness.results.graph import Graph
 from harness.results.section import Section
+from harness.results.throughput import Throughput
 
 Provenance = Literal[
     "measured_counter", "measured_power_sampled", "estimated_load_tdp", "estimated_constant", "modeled", "none"
 ]
 
+
+Regime = Literal["one request", "batched", "graph"]
+"""How the model was served while something was timed: each request alone as the model is written; several in a batch;
+each alone with its steps captured beforehand, without what launching costs. Times of two regimes are never compared."""
 
 LEAST_SEEN: Final = 0.10
 """Share of an estimated energy that must come of something other than a constant power times the time, for its ratio to
@@ -72,6 +78,7 @@ class Latency(Section):
     """Wall time of single requests on this machine, at batch size 1.
 
     Attributes:
+        regime: how they were served.
         kind: "generate" reads a prompt and writes tokens; "score" reads a given text once.
         clock: what was read, in words; null in older runs.
         typical_s: from submission to the last token: the median over requests of each request's median over rounds.
@@ -85,6 +92,7 @@ class Latency(Section):
         doubts: why not to trust it, in words; empty if nothing is known.
     """
 
+    regime: Regime = "one request"
     kind: Literal["generate", "score", "mixed"]
     clock: str | None = None
     typical_s: float | None = None
@@ -121,7 +129,10 @@ class AddedCosts(Section):
         position: of a position of the forward that it is called in.
         check: of what surrounds the head's own work in a call that checks an exit by the head.
         check_token: of each token that such a call checks; in older runs ``check`` is of a token's check.
-        fill: of a token's keys and values for one layer, from the layer's norm to the cache.
+        fill: of a token's keys and values for one layer, from the layer's norm to the cache; ``fill_call`` of a call,
+            of however many tokens: on a device that waits for launches, all of it. In older runs it is in ``fill``.
+        error: mean relative error of these prices for requests that they were not fitted on; null where too few were
+            timed.
     """
 
     call: float | None = None
@@ -130,6 +141,8 @@ class AddedCosts(Section):
     check: float = 0.0
     check_token: float = 0.0
     fill: float | None = None
+    fill_call: float = 0.0
+    error: float | None = None
 
 
 class Ideal(Section):
@@ -147,6 +160,8 @@ class Ideal(Section):
         parts: ``ref_s`` by component.
         requests_s: of the requests whose latency was measured, by the same statistic: the median over requests.
         overhead_ratio: observed over idealized seconds of the cost pass's requests.
+        growth: seconds of reading 64 tokens at once, or as many as were timed, over those of reading one: near 1 where
+            time does not fall with the work; null in older records.
     """
 
     profile: str
@@ -167,6 +182,11 @@ class Ideal(Section):
     parts: dict[str, float]
     requests_s: float | None = None
     overhead_ratio: float | None = None
+    growth: float | None = None
+
+
+LAUNCH_BOUND: Final = (0.2, 1.5)
+"""On a GPU, the share of the roofline and the ``Ideal.growth`` below which time is that of launching work."""
 
 
 class RooflineInfo(Section):
@@ -178,6 +198,11 @@ class RooflineInfo(Section):
         peaks_source: the data sheet that they are from, or how they were measured.
         peak, bandwidth: the machine's FLOP/s in ``dtype`` and bytes/s; ``tdp`` its watts.
         doubts: why it is no bound, in words: something ran faster.
+        share: of the machine that ran it alone: the bound over the seconds that it took, the median over the measured
+            requests, or where none were measured that of all documents' idealized seconds (``share_of``). Null where it
+            is no bound.
+        launch_bound: whether, on a GPU, time is that of launching work (``LAUNCH_BOUND``); null on a processor, and
+            where no profile says whether time falls with the work.
     """
 
     seconds: float
@@ -191,15 +216,20 @@ class RooflineInfo(Section):
     bandwidth: float | None = None
     tdp: float | None = None
     doubts: list[str] = Field(default=[])
+    share: float | None = Field(default=None, gt=0, le=1)
+    share_of: Literal["measured", "idealized"] | None = None
+    launch_bound: bool | None = None
 
 
 class Time(Section):
-    """Modelled and measured time."""
+    """Modelled and measured time; ``throughput`` is of batches, ``graph`` of captured steps; null unless asked for."""
 
     settings: CostSettings | None = None
     latency: Latency | None = None
     ideal: Ideal | None = None
     roofline: dict[str, RooflineInfo] = Field(default={})
+    throughput: Throughput | None = None
+    graph: Graph | None = None
 
 
 class EnergyPart(Section):
@@ -223,7 +253,9 @@ class Energy(Section):
     """Energy of a request, from windows of many.
 
     Attributes:
-        measured_j: joules that counters saw; null, with the reason in ``missing``, where a component has none.
+        measured_j: joules that counters saw; null, with the reason in ``missing``, where a component has none. Where a
+            GPU has a counter, the components that have one are added up, and estimates of the others stand beside them
+            in ``parts``.
         estimated_j: joules with nominal powers for what has no counter. Where nearly all of them are a constant power
             times the time (``is_clock``), they say what the clock says, and no ratio is made of them.
         active_j: measured, else estimated joules, without what the idle machine would have used meanwhile.

@@ -256,7 +256,7 @@ class RunRecord(Section):
     time: Time | None = None
     energy: Energy | None = None
     baseline: Baseline | None = None
-    measured: list[Literal["ideal", "latency", "memory", "energy"]] = Field(default=[])
+    measured: list[Literal["ideal", "latency", "memory", "energy", "throughput", "graph"]] = Field(default=[])
     sources: dict[str, str] = Field(default={})
     missing: dict[str, str] = Field(default={})
     warnings: list[str] = Field(default=[])

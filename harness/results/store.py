@@ -2,8 +2,9 @@
 
 ``record.json`` is the result, ``samples.jsonl`` has a line per document, ``manifest.json`` says what ran, and
 ``costs.jsonl`` what the documents cost, once that was measured. A run without a record is unfinished; its
-``journal*.jsonl`` holds the answers so far. A packed run, as ``harness submit`` makes it, is a folder of its id alone
-in which the lines are compressed; it is read like any other, and never changed.
+``journal*.jsonl`` holds the answers so far, and its ``failure.json`` says why it failed, if it did. A packed run, as
+``harness submit`` makes it, is a folder of its id alone in which the lines are compressed; it is read like any other,
+and never changed.
 """
 
 import gzip
@@ -18,11 +19,13 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any, Final, TypeVar
 
+from filelock import FileLock, Timeout
 from pydantic import TypeAdapter, ValidationError
 
 from harness.core.errors import StoreError, UnknownNameError
 from harness.core.files import parse_json, write_atomic, writing
 from harness.results.cost_lines import COST_LINE, CostLine, CostLines
+from harness.results.failure import FAILURE, clear_failure
 from harness.results.record import RunRecord
 from harness.results.samples import SAMPLE_LINE, SampleLine, key_of
 
@@ -52,7 +55,21 @@ class RunFolder:
     def is_run(self) -> bool:
         """Whether anything of a run is there: its record, its answers so far, or nothing yet."""
         names = [path.name for path in self.path.iterdir()]
-        return not names or any(name == RECORD or name.startswith("journal") for name in names)
+        return not names or any(name in (RECORD, FAILURE) or name.startswith("journal") for name in names)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a process is at this run: it has the lock on its journal, which ends with it, however it ends."""
+        lock = self.path / f"{self.journal(0).name}.lock"
+        if not lock.is_file():
+            return False
+        try:
+            with FileLock(lock).acquire(blocking=False):
+                return False
+        except Timeout:
+            return True
+        except OSError:  # a folder that may only be read
+            return False
 
     @property
     def packed(self) -> bool:
@@ -136,6 +153,7 @@ class RunFolder:
             write_atomic(self.path / name, content)
         self.rewrite(record)
         self.clear_journals()
+        clear_failure(self.path)
 
     def clear_journals(self) -> None:
         """Remove the answers of a run that is finished, and the locks on them."""
@@ -174,6 +192,19 @@ class Store:
         if existing is None and (packed := RunFolder(self.root / run_id)).finished:
             return packed
         return RunFolder(existing or self.root / "_".join([*map(_readable, names), run_id]))
+
+    def set_aside(self, folder: RunFolder) -> Path:
+        """Move a run that cannot be read out of the way, to a name that is no run's; where it is then.
+
+        Raises:
+            DiskError: it cannot be moved.
+        """
+        number = 1
+        while (path := folder.path.with_name(f"{folder.path.name}.damaged-{number}")).exists():
+            number += 1
+        with writing(folder.path):
+            folder.path.rename(path)
+        return path
 
     def folders(self) -> list[RunFolder]:
         """All runs, finished or not, the newest first."""

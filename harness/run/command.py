@@ -13,7 +13,7 @@ from harness.contract.method import Method
 from harness.contract.stack import Stack, parse
 from harness.run.spec import CostPlan, Job, RunSpec
 
-_FLAGS: Final = {
+FLAGS: Final = {
     "methods": "method",
     "seeds": "seed",
     "prompts": "cost_samples",
@@ -22,13 +22,14 @@ _FLAGS: Final = {
     "accelerators": "accelerator",
     "usd_per_hour": "price",
     "budget_s": "cost_budget",
+    "batch_sizes": "throughput",
 }
 """Flags that have another name than the setting."""
 _NO_FLAG: Final = {"seed", "windows"}
 """Settings of the costs that only a program can give."""
 _FIRST: Final = {"methods", "method_args", "tasks"}
 _OPTIONAL_VALUE: Final = {"apply_chat_template", "fewshot_as_multiturn"}
-_JOINED: Final = {"measure", "seeds", "accelerators"}
+_JOINED: Final = {"measure", "seeds", "accelerators", "batch_sizes"}
 _WORD = re.compile(r"(?:[A-Za-z_/~]|\.{1,2}/)[\w./:@~+-]*")
 _CONSTANTS: Final = {"true", "false", "none", "null"}
 
@@ -38,16 +39,27 @@ def command(spec: RunSpec) -> str:
 
     The file of a loose method is named as it lies in the run's folder.
     """
-    job = spec.job
-    samples = job.samples and {name: chosen for name, chosen in job.samples.items() if name in spec.task.tasks}
     loose = kept(spec.stack.parts).files
     if loose:
-        method = "+".join(_in_folder(part, loose) for part in spec.stack.parts)
-    else:  # as typed
-        method = next((text for text in job.methods if _is(spec.stack, job, text)), spec.stack.label)
-    alone = {
+        job = alone(spec, "+".join(_in_folder(part, loose) for part in spec.stack.parts))
+        job = job.model_copy(update={"method_args": {}})
+    else:
+        job = alone(spec, typed(spec))
+    return shlex.join(["harness", "run", *flags(job)])
+
+
+def typed(spec: RunSpec) -> str:
+    """A run's methods as they were written."""
+    return next((text for text in spec.job.methods if _is(spec.stack, spec.job, text)), spec.stack.label)
+
+
+def alone(spec: RunSpec, method: str) -> Job:
+    """The job of one run of a job: its method, written so, its task, and everything else that was asked."""
+    job = spec.job
+    samples = job.samples and {name: chosen for name, chosen in job.samples.items() if name in spec.task.tasks}
+    changes = {
         "methods": (method,),
-        "method_args": {} if spec.stack.is_dense or loose else job.method_args,
+        "method_args": {} if spec.stack.is_dense else job.method_args,
         "tasks": (spec.task.name,),
         "samples": samples,
         "name": None,
@@ -56,7 +68,7 @@ def command(spec: RunSpec) -> str:
         "score_suffix": spec.evaluation.score_suffix,
         "kernel": job.kernel if spec.kernels.by_layer else None,
     }
-    return shlex.join(["harness", "run", *flags(Job.model_validate(job.model_dump() | alone))])
+    return Job.model_validate(job.model_dump() | changes)
 
 
 def _in_folder(part: Method, files: Mapping[str, MethodFile]) -> str:
@@ -92,7 +104,7 @@ def _flags(settings: BaseModel) -> Iterator[str]:
 
 
 def _flag(name: str, value: Any) -> Iterator[str]:
-    flag = f"--{_FLAGS.get(name, name)}"
+    flag = f"--{FLAGS.get(name, name)}"
     if isinstance(value, bool) and name not in _OPTIONAL_VALUE:
         yield flag if value else f"--no_{name}"
         return

@@ -1,13 +1,13 @@
 """From what the cost pass observed of a run to its files: ``costs.jsonl``, and the sections of its record."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 import torch
 
-from harness.measure.accelerators import HOST, accelerator, prices
+from harness.measure.accelerators import HOST, accelerator, of_device, prices
 from harness.measure.energy import missing_reason
 from harness.measure.memory import Peak, weight_files_bytes
 from harness.measure.segment import Segment
@@ -38,6 +38,7 @@ from harness.run.modelled import (
     rooflines,
     rows_of,
     stored_times,
+    with_share,
 )
 from harness.run.renewal import stored_profiles
 from harness.run.spec import Measure, RunSpec
@@ -113,13 +114,13 @@ def complete(run: Subject, observed: Observed, dense: RunFolder | None) -> None:
         modelled, lines = of_requests(modelled, times, requests), priced_lines(lines, times)
     if latency is not None:
         bounds = checked(bounds, requests, run.shape)
-    time = costs.Time(
-        settings=settings or old.settings, latency=latency or old.latency, ideal=modelled, roofline=bounds
-    )
+    bounds = with_share(bounds, modelled, requests, run.shape, run.spec.environment.device)
+    new = {"settings": settings or old.settings, "latency": latency or old.latency}
+    time = old.model_copy(update={**new, "ideal": modelled, "roofline": bounds})
     measured = {*run.record.measured, *observed.measured}
     sections: dict[str, object] = {
-        "command": _whole_command(run.spec, measured),
-        "time": time if time.latency or time.ideal else None,
+        "command": whole_command(run.spec, measured, time),
+        "time": time if time.latency or time.ideal or time.throughput or time.graph else None,
         "memory": _memory(run, observed),
         "energy": observed.energy or run.record.energy,
         "measured": sorted(measured),
@@ -144,16 +145,22 @@ def give_up(folder: RunFolder, record: RunRecord, wanted: frozenset[Measure], re
         "ideal": ("time.ideal", time.ideal),
         "memory": ("memory.peak", record.memory.peak),
         "energy": ("energy", record.energy),
+        "throughput": ("time.throughput", time.throughput),
+        "graph": ("time.graph", time.graph),
     }
+    if "throughput" in wanted and time.throughput is not None:
+        missing["time.throughput.sizes"] = reason
     for measure, (path, value) in known.items():
         if measure in wanted and value is None:
             missing["time" if path.startswith("time.") and record.time is None else path] = reason
     folder.rewrite(record.model_copy(update={"missing": missing}))
 
 
-def _whole_command(spec: RunSpec, measured: set[Measure]) -> str:
+def whole_command(spec: RunSpec, measured: Collection[Measure], time: costs.Time | None) -> str:
     """The command that makes the scores and, in one go, all that was measured of them since."""
-    plan = spec.job.costs.model_copy(update={"measure": frozenset({"flops", *measured})})
+    batched = time.throughput.answered if time and time.throughput else spec.job.costs.batch_sizes
+    update = {"measure": frozenset({"flops", *measured}), "batch_sizes": tuple(sorted(batched))}
+    plan = spec.job.costs.model_copy(update=update)
     return command(replace(spec, job=spec.job.model_copy(update={"costs": plan})))
 
 
@@ -161,11 +168,15 @@ def _rooflines(run: Subject, requests: Sequence[RequestLine]) -> dict[str, costs
     if run.record.flops is None:
         return {}
     plan, table = run.spec.job.costs, prices().usd_per_hour
+    dtype = str(run.dtype).removeprefix("torch.")
+    # the card that the run is on, where its data sheet is known, beside those that were asked for
+    own = [machine.name for machine in of_device(run.spec.environment.device_name) if machine.states(dtype)]
     machines = [
-        this_host(run.spec.environment, run.dtype) if name == HOST else accelerator(name) for name in plan.accelerators
+        this_host(run.spec.environment, run.dtype) if name == HOST else accelerator(name)
+        for name in dict.fromkeys((*own, *plan.accelerators))
     ]
     priced = [(machine, plan.usd_per_hour or table.get(machine.name)) for machine in machines]
-    return rooflines(run.lines, run.shape, priced, str(run.dtype).removeprefix("torch."), requests)
+    return rooflines(run.lines, run.shape, priced, dtype, requests)
 
 
 def _latency(run: Subject, observed: Observed) -> tuple[costs.CostSettings | None, costs.Latency | None]:
@@ -237,7 +248,7 @@ def _missing(record: RunRecord, observed: Observed, requests: Sequence[RequestLi
         missing["time.ideal"] = NOT_IDEALIZED
     if "ideal" in observed.measured and modelled is None and "flops" in record.missing:
         missing["time.ideal"] = record.missing["flops"]
-    if power is not None and (reason := missing_reason(power)):
+    if power is not None and (reason := missing_reason(power, record.environment.device)):
         missing["energy.measured_j"] = reason
     if modelled is not None and modelled.own_s is None:
         missing["time.ideal.own_s"] = "the method's own modules could not be profiled at other depths"

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import torch
 
@@ -25,19 +25,24 @@ from harness.results import costs
 from harness.results.conditions import Conditions
 from harness.results.record import RunRecord
 from harness.results.samples import SampleLine
-from harness.results.sources import stale
 from harness.results.store import RunFolder
+from harness.results.throughput import BATCHES
 from harness.run.bench import Bench
 from harness.run.completion import Latencies, Observed, Subject, complete, give_up
+from harness.run.graph import GraphPass
+from harness.run.lacking import lacking
 from harness.run.measured import EnergyWindows, Serving, draw_requests
 from harness.run.modelled import Profiles, RequestTimes, request_times
 from harness.run.renewal import adds, stored_profiles
 from harness.run.spec import Measure, RunSpec
+from harness.run.throughput import Rated, ThroughputPass
 
 if TYPE_CHECKING:
     from harness.evaluate.lm import HarnessLM
 
 
+APART: Final = frozenset[Measure]({"throughput", "graph"})
+"""Regimes of their own, which write what they measure themselves."""
 _Measured = TypeVar("_Measured")
 _NO_PEAK = "this system does not tell a process's peak memory"
 _SEVERAL_MODELS = "dense and another checkpoint were in memory together: give --no_baseline and one of them alone"
@@ -91,31 +96,6 @@ def _load(bench: Bench, spec: RunSpec) -> _Run:
     participant = Participant(spec.stack.label, lambda: bench.attach(spec))
     wanted = frozenset[Measure]() if folder.packed else lacking(record, spec, len(lines))
     return _Run(spec, folder, record, lines, wanted, participant)
-
-
-def lacking(record: RunRecord, spec: RunSpec, documents: int) -> frozenset[Measure]:
-    """What was asked for and is not in a record of so many documents, or was measured with other settings."""
-    plan, time = spec.job.costs, record.time or costs.Time()
-    done = set[str](record.measured if spec.job.resume else ())
-    names = ("rounds", "warmup", "new_tokens", "seed")
-    settings = time.settings
-    if (
-        settings is None
-        or any(getattr(settings, name) != getattr(plan, name) for name in names)
-        or not min(plan.prompts, documents) <= settings.prompts <= plan.prompts
-    ):
-        done.discard("latency")
-    measurements = {time.ideal.profile, time.ideal.own_profile} if time.ideal else set()
-    is_old = any(_is_improved(each, plan.budget_s) for each in measurements if each is not None)
-    if is_old or {"time.ideal", "time.roofline"} & stale(record) or not set(plan.accelerators) <= time.roofline.keys():
-        done.discard("ideal")
-    return plan.measure - {"flops"} - done - ({"ideal"} if spec.checkpoint else set())
-
-
-def _is_improved(measurement: str, budget_s: float | None) -> bool:
-    """Whether another run has a better profile than this one of the same modules, or this run is to measure it."""
-    profile = kept_profile(measurement.partition("-")[0])
-    return profile is not None and (profile.id != measurement or profile.improvable(budget_s))
 
 
 @dataclass
@@ -174,11 +154,38 @@ class _CostPass:
             with self._contained(run, "idealized time"):
                 self._trace(run)
         for run in self._present:
-            if run.lacking:
+            if run.lacking - APART:
                 self._complete(run)
+        if "throughput" in self.wanted:
+            self._measure_throughput()
+        if "graph" in self.wanted:
+            self._measure_graphs()
         for run in self.runs:
             if reason := self._failed.get(run.participant):
-                give_up(run.folder, run.record, run.lacking, reason)
+                give_up(run.folder, run.folder.record(), run.lacking, reason)
+
+    def _measure_throughput(self) -> None:
+        """Last, and written size by size, so that whatever ends it ends nothing else."""
+        first, count = self.runs[0], BATCHES * max(self.plan.batch_sizes)
+        ThroughputPass(
+            self.lm.decoder,
+            lambda: draw_requests(self.lm, first.spec, first.lines, count),
+            [Rated(run.spec, run.folder, run.participant) for run in self._present if "throughput" in run.lacking],
+            self.dense.participant if self.dense else None,
+            self.bench.progress,
+            self._exclude,
+        ).carry_out()
+
+    def _measure_graphs(self) -> None:
+        rated = {run: Rated(run.spec, run.folder, run.participant) for run in self._present}
+        GraphPass(
+            self.lm.decoder,
+            lambda: self.serving.requests,
+            [each for run, each in rated.items() if "graph" in run.lacking],
+            rated[self.dense] if self.dense else None,
+            self.bench.progress,
+            self._exclude,
+        ).carry_out()
 
     def _trace(self, run: _Run) -> None:
         """What runs for the measured requests, and its idealized seconds."""
@@ -346,7 +353,7 @@ class _CostPass:
     def _observed(self, run: _Run) -> Observed:
         beside = self.references[run.manner][0] if self.dense is not None and self.dense is not run else None
         return Observed(
-            measured=run.lacking,
+            measured=run.lacking - APART,
             profiles=run.profiles,
             traces=run.traces,
             times=run.times,

@@ -7,18 +7,22 @@ from typing import TYPE_CHECKING, Any, cast
 from harness.contract.decoder import Decoder
 from harness.contract.identity import tokenizer_digest
 from harness.contract.model_source import ModelSource
-from harness.core.errors import HarnessError, ModelError, UnknownNameError
+from harness.core.errors import HarnessError, MethodError, ModelError, UnknownNameError
 from harness.core.files import parse_json
 from harness.core.progress import Progress
 from harness.core.strangers import message_of
 from harness.evaluate.quiet import collected_warnings
+from harness.measure.gpu import driver_version
 from harness.model.gguf import Say
 from harness.model.source import locate
 from harness.run.spec import ModelSettings
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     import torch
 
+    from harness.contract.method import Method
     from harness.evaluate.lm import HarnessLM
 
 
@@ -41,16 +45,43 @@ def device_of(settings: ModelSettings) -> str:
     """
     import torch
 
-    chosen = settings.device or ("cuda:0" if torch.cuda.is_available() else "cpu")
+    return require_device(settings.device or ("cuda:0" if torch.cuda.is_available() else "cpu"))
+
+
+def require_device(chosen: str) -> str:
+    """The torch device of that name.
+
+    Raises:
+        HarnessError: torch has no such device here.
+    """
+    import torch
+
     kind, _, index = chosen.partition(":")
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise HarnessError(f"--device {chosen}: this machine has no CUDA device that torch can use; try --device cpu")
+    if kind == "cuda" and (reason := why_no_cuda()):
+        raise HarnessError(f"--device {chosen}: {reason}; try --device cpu")
     if kind == "cuda" and index.isdigit() and int(index) >= torch.cuda.device_count():
         raise HarnessError(f"--device {chosen}: torch sees {torch.cuda.device_count()} CUDA device(s), from cuda:0")
     # lm-eval takes its own default in place of a name that it does not know
     if chosen not in ("cpu", "cuda", "mps", "mps:0") and not (kind == "cuda" and index.isdigit()):
         raise HarnessError(f"--device {chosen}: expected cpu, cuda, cuda:0, ... or mps")
     return chosen
+
+
+def why_no_cuda() -> str | None:
+    """Why torch can use no CUDA device here, as the end of a sentence; None where it can."""
+    import torch
+
+    if torch.cuda.is_available():
+        return None
+    if torch.version.cuda is None and torch.version.hip is None:
+        return f"torch {torch.__version__} is built for the CPU alone, without CUDA"
+    driver = driver_version()
+    if driver is None:
+        return "this machine has no CUDA device that torch can use"
+    return (
+        f"torch {torch.__version__} cannot use the driver {driver}: it is built for CUDA {torch.version.cuda}, which "
+        "may need a newer driver"
+    )
 
 
 def outline(settings: ModelSettings, source: ModelSource) -> Decoder:
@@ -161,6 +192,7 @@ def load(settings: ModelSettings, source: ModelSource, device: str, progress: Pr
         ModelError: it cannot be loaded.
         UnsupportedModelError: its parts cannot be found.
     """
+    import torch
     from lm_eval.models.huggingface import HFLM
 
     from harness.evaluate.lm import HarnessLM
@@ -169,6 +201,9 @@ def load(settings: ModelSettings, source: ModelSource, device: str, progress: Pr
     progress.say(f"loading {settings.pretrained} on {device}")
     args = {"trust_remote_code": settings.trust_remote_code, **settings.model_args}
     args.pop("gguf_file", None)  # what is loaded are its weights as floats
+    args |= _placement(args.pop("device_map", None), args.pop("parallelize", None))
+    if device.startswith("cuda"):
+        torch.cuda.set_device(device)  # kernels start, and events are recorded, on torch's current device
     try:
         with collected_warnings("lm_eval", "transformers", "accelerate"):
             lm = HarnessLM(
@@ -188,10 +223,66 @@ def load(settings: ModelSettings, source: ModelSource, device: str, progress: Pr
         raise UnknownNameError("model argument", name, known, see="Neither lm-eval nor the model takes it.") from error
     except Exception as error:  # loading runs a stranger's configuration; whatever fails is about the model
         raise _unloadable(settings, error) from error
+    require_on_cards(lm.decoder)
     if settings.apply_chat_template:
         lm.use_chat_template(settings.apply_chat_template)
     advise(lm.decoder, progress.say)
     return lm
+
+
+def _placement(device_map: Any, parallelize: Any) -> dict[str, Any]:
+    """Arguments with which lm-eval spreads a model over devices; without ``parallelize`` it ignores ``device_map``.
+
+    Raises:
+        ModelError: there is no GPU to spread it over.
+    """
+    import torch
+
+    if not parallelize and device_map is None:
+        return {}
+    if torch.cuda.is_available() or isinstance(device_map, dict):
+        return {"parallelize": True, "device_map": "auto" if device_map is None else device_map}
+    if parallelize:
+        # all of it would go to the disk
+        raise ModelError(f"model argument parallelize={parallelize}: {why_no_cuda()}, to spread the model over")
+    return {}  # all of it is on the one device that there is
+
+
+def require_on_cards(model: Decoder) -> None:
+    """Refuse a model of which a part waits in the processor's memory or on the disk: its times are of the transport.
+
+    Raises:
+        ModelError: so it is.
+    """
+    places = dict(getattr(model.module, "hf_device_map", None) or {})
+    away = [part for part, place in places.items() if str(place) == "disk"]
+    if len(set(map(str, places.values()))) > 1:
+        away = [part for part, place in places.items() if str(place) in ("cpu", "disk")]
+    if away:
+        raise ModelError(
+            f"the devices are too small for the model: {away[0] or 'all of it'}"
+            + (f" and {len(away) - 1} more parts" if away[1:] else "")
+            + " would wait in the processor's memory or on the disk, which nothing here counts: give more devices, or "
+            "a smaller dtype"
+        )
+
+
+def require_spanning(model: Decoder, methods: "Iterable[Method]") -> None:
+    """Refuse methods that need the whole model on one device, where it is spread over several.
+
+    Raises:
+        MethodError: one of them does.
+    """
+    if len(model.devices) == 1:
+        return
+    for method in methods:
+        if not method.spans_devices:
+            places = ", ".join(map(str, model.devices))
+            raise MethodError(
+                f"{method.label} cannot be on a model that is spread over devices ({places}): what it decides or keeps "
+                "for several layers is on one device; give a device that holds the whole model, without device_map or "
+                "parallelize"
+            )
 
 
 def _unexpected(error: TypeError, settings: ModelSettings) -> str | None:

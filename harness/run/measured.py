@@ -6,6 +6,7 @@ Latency, memory and energy are measured in passes of their own, at batch size 1,
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
@@ -15,11 +16,11 @@ from harness.contract.decoder import Decoder
 from harness.core.errors import HarnessError
 from harness.core.progress import Progress
 from harness.measure.added import AddedTimer, fitted
-from harness.measure.clock import clock_for
+from harness.measure.clock import clock_for, current
 from harness.measure.conditions import Observer, spread_doubts
 from harness.measure.energy import Window, WindowMeter
 from harness.measure.interleave import Participant, Turns, interleave
-from harness.measure.memory import Peak, peak_memory
+from harness.measure.memory import Peak, held, peak_memory, set_aside
 from harness.measure.meters import meters
 from harness.measure.segment import Segment
 from harness.measure.serve import CostRequest, Served, serve
@@ -64,7 +65,7 @@ class Serving:
         observer, plan = Observer(self.model.device), self.plan
         with self.progress.bar(f"latency · {self.title}") as bar:
             turns = interleave(
-                self.model,
+                partial(serve, self.model),
                 participants,
                 self.requests,
                 rounds=plan.rounds,
@@ -86,7 +87,7 @@ class Serving:
         chosen = [self.requests[round(i * (len(self.requests) - 1) / max(count - 1, 1))] for i in range(count)]
         timed = []
         with participant.attached():
-            with AddedTimer(self.model, clock_for(self.model.device)) as timer:
+            with current(self.model.device), AddedTimer(self.model, clock_for(self.model.device)) as timer:
                 for request in chosen:
                     serve(self.model, request)
                     timer.seconds()
@@ -104,9 +105,12 @@ class Serving:
         with self.progress.bar(f"memory · {self.title}") as bar:
             bar.expect(len(participants))
             for participant in participants:
-                with participant.attached():
+                dense = held(self.model)
+                with participant.attached(), set_aside(self.model, dense):
                     serve(self.model, longest)
-                    peaks[participant] = peak_memory(lambda: serve(self.model, longest), self.model.device)
+                    peaks[participant] = peak_memory(
+                        lambda: serve(self.model, longest), self.model.device, self.model.devices
+                    )
                 bar.advance(1)
         return peaks
 
@@ -116,9 +120,11 @@ class Serving:
         Raises:
             HarnessError: nothing here can read or estimate energy.
         """
+        if len(self.model.devices) > 1:
+            raise HarnessError("energy: of a model that is spread over devices it is not measured")
         windows, draw = self.plan.windows, random.Random(self.plan.seed)
         observer = Observer(self.model.device)
-        meter = WindowMeter(meters(str(self.model.device)), windows)
+        meter = WindowMeter(meters(self.model.device), windows)
         if not meter.meters:
             raise HarnessError("energy: neither a counter nor codecarbon works here; `harness doctor` says why")
         busy: dict[Participant, list[Window]] = {participant: [] for participant in participants}
@@ -178,10 +184,15 @@ class EnergyWindows:
     others_share: float
 
 
-def draw_requests(lm: "HarnessLM", spec: RunSpec, lines: Sequence[SampleLine]) -> list[CostRequest]:
+def draw_requests(
+    lm: "HarnessLM", spec: RunSpec, lines: Sequence[SampleLine], count: int | None = None
+) -> list[CostRequest]:
     """Requests of documents drawn by seed, spread over the lengths of their prompts, in the order of ``lines``.
 
     Their ``document`` is the ``doc_id`` of the line.
+
+    Args:
+        count: how many; as the plan has them, if not given.
 
     Raises:
         HarnessError: the task asks for nothing that can be served.
@@ -189,8 +200,9 @@ def draw_requests(lm: "HarnessLM", spec: RunSpec, lines: Sequence[SampleLine]) -
     from harness.evaluate.requests import requests_of
 
     plan = spec.job.costs
+    count = count or plan.prompts
     written = {(line["task"], line["doc_id"]): line["output_tokens"] for line in lines}
-    chosen = spread_sample(lines, plan.prompts, plan.seed)
+    chosen = spread_sample(lines, count, plan.seed)
     places = {(line["task"], line["doc_id"]) for line in chosen}
     # lm-eval refuses a task without a document, so the first stands for none
     samples = {name: sorted(number for task, number in places if task == name) or [0] for name in spec.task.tasks}
@@ -204,7 +216,7 @@ def draw_requests(lm: "HarnessLM", spec: RunSpec, lines: Sequence[SampleLine]) -
     ]
     if not kept:
         raise HarnessError(f"{spec.task.name}: no request to measure costs with")
-    drawn = random.Random(plan.seed).sample(kept, min(plan.prompts, len(kept)))
+    drawn = random.Random(plan.seed).sample(kept, min(count, len(kept)))
     order = {(line["task"], line["doc_id"]): index for index, line in enumerate(lines)}
     return sorted(drawn, key=lambda request: order[request.task, request.document])
 

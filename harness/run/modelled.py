@@ -134,6 +134,7 @@ def ideal(
         speedup_error=profile.held_out.speedup_error,
         speedup_worst=profile.held_out.speedup_worst,
         added=profiles.added,
+        growth=profile.growth,
         parts={name: value / len(lines) for name, value in total.parts().items()},
     )
     return of_requests(section, times, requests), seconds
@@ -219,6 +220,44 @@ def checked(
     return {**sections, HOST: section.model_copy(update={"doubts": doubts})}
 
 
+def with_share(
+    sections: Mapping[str, costs.RooflineInfo],
+    modelled: costs.Ideal | None,
+    requests: Sequence[RequestLine],
+    shape: ModelShape,
+    device: str,
+) -> dict[str, costs.RooflineInfo]:
+    """Rooflines, this host's with the share of it that the run reached on the device, and whether launching is why.
+
+    Args:
+        modelled: idealized time, which stands for a measured one where no requests were measured.
+    """
+    section = sections.get(HOST)
+    if section is None:
+        return dict(sections)
+    share, share_of = None, None
+    machine = measured_machine(HOST, section)
+    if machine is not None and not section.doubts and requests:
+        bounds = _bounds(requests, shape, machine, section.dtype)
+        took = [float(np.median(request["run"]["latency"])) for request in requests]
+        share, share_of = float(np.median([bound / time for bound, time in zip(bounds, took, strict=True)])), "measured"
+    elif not section.doubts and modelled is not None and modelled.ref_s > 0:
+        share, share_of = section.seconds / modelled.ref_s, "idealized"
+    if share is None or not 0 < share <= 1:
+        share = share_of = None
+    is_bound = None
+    if not device.startswith("cpu") and share is not None and modelled is not None and modelled.growth is not None:
+        is_bound = share < costs.LAUNCH_BOUND[0] and modelled.growth < costs.LAUNCH_BOUND[1]
+    update = {"share": share, "share_of": share_of, "launch_bound": is_bound}
+    return {**sections, HOST: section.model_copy(update=update)}
+
+
+def _bounds(requests: Sequence[RequestLine], shape: ModelShape, machine: Accelerator, dtype: str) -> list[float]:
+    """The least seconds of each measured request."""
+    traces = [[Segment.from_json(segment) for segment in request.get("segments", ())] for request in requests]
+    return [roofline(shape, unpadded(segments), machine, dtype).total for segments in traces]
+
+
 def measured_machine(name: str, section: costs.RooflineInfo) -> Accelerator | None:
     """The machine that ran it, by the peaks that were measured on it, which older runs did not keep."""
     if section.peak is None or section.bandwidth is None:
@@ -231,11 +270,8 @@ def _beaten(requests: Sequence[RequestLine], shape: ModelShape, machine: Acceler
     """Why this host's bound is none, or not known to be one: requests that took less, or whose traces are gone."""
     if not all(request.get("segments") for request in requests):
         return [_NOT_CHECKED]
-    shares = []  # of the bound that the fastest round took, [requests]
-    for request in requests:
-        segments = [Segment.from_json(segment) for segment in request.get("segments", ())]
-        if bound := roofline(shape, unpadded(segments), machine, dtype).total:
-            shares.append(min(request["run"]["latency"]) / bound)
+    pairs = zip(requests, _bounds(requests, shape, machine, dtype), strict=True)
+    shares = [min(request["run"]["latency"]) / bound for request, bound in pairs if bound]  # of the fastest round
     below = [share for share in shares if share < 1]
     if not below:
         return []

@@ -35,9 +35,10 @@ class Plan:
 
     job: Job
     say: Say = lambda _: None
-    _calibrations: dict[str, Study] = field(default_factory=dict, init=False)
-    _checkpoints: dict[str, ModelSource | None] = field(default_factory=dict, init=False)
-    _outlines: dict[str, Decoder] = field(default_factory=dict, init=False)
+    _calibrations: dict[str, Study] = field(default_factory=dict)
+    _limited: dict[tuple[str, Needs], Study] = field(default_factory=dict)
+    _checkpoints: dict[str, ModelSource | None] = field(default_factory=dict)
+    _outlines: dict[str, Decoder] = field(default_factory=dict)
 
     @cached_property
     def stacks(self) -> list[Stack]:
@@ -63,9 +64,8 @@ class Plan:
     @cached_property
     def specs(self) -> list[RunSpec]:
         """Every run: all methods of the first task, then of the next."""
-        self._refuse_batches(self.stacks)  # a wrong method costs no loading of tasks
-        for stack in self.stacks:
-            stack.check_model(partial(self.outline, self._checkpoint(stack)))
+        for stack in self.stacks:  # a wrong method costs no loading of tasks
+            self._check(stack)
         if self.job.kernel is not None:
             parts = [part for stack in self.stacks for part in stack.acting]
             check_asked(self.job.kernel, parts, self.outline(), self.device)
@@ -123,6 +123,23 @@ class Plan:
             if metadata.get("made_for") == BUNDLED_NAME
         ]
 
+    def reseeded(self, job: Job) -> "Plan":
+        """The plan of a job that differs in its seeds alone, with what does not depend on them."""
+        plan = Plan(job, self.say, _outlines=self._outlines, _checkpoints=self._checkpoints)
+        names = ("stacks", "source", "device")
+        vars(plan).update({name: value for name, value in vars(self).items() if name in names})
+        if not any(stack.needs.questions for stack in self.stacks):  # which are asked after examples that are drawn
+            plan._calibrations, plan._limited = self._calibrations, self._limited
+        return plan
+
+    def refusal(self, stack: Stack) -> str | None:
+        """Why a stack cannot run with the job's settings on its model; None where it can."""
+        try:
+            self._check(stack)
+        except HarnessError as error:
+            return str(error)
+        return None
+
     def units(self) -> list[Unit]:
         """The parts of the job that can be carried out by themselves, in an order that can be kept: model by model."""
         tasks = list(dict.fromkeys(spec.task.name for spec in self.specs))
@@ -173,10 +190,11 @@ class Plan:
             return KernelPlan()
         return plan_kernels(stack.acting, self.outline(self._checkpoint(stack)), self.device, self.job.kernel)
 
-    def _refuse_batches(self, stacks: list[Stack]) -> None:
-        for stack in stacks:
-            if self.job.batch_size > 1 and not stack.batchable:
-                raise MethodError(f"{stack.label}: rows of a batch influence each other; give --batch_size 1")
+    def _check(self, stack: Stack) -> None:
+        """Refuse what cannot run with the job's settings on its model."""
+        if self.job.batch_size > 1 and not stack.batchable:
+            raise MethodError(f"{stack.label}: rows of a batch influence each other; give --batch_size 1")
+        stack.check_model(partial(self.outline, self._checkpoint(stack)))
 
     def _tasks(self) -> Iterator[tuple[Job, LoadedTask, str]]:
         """Each task loaded, with the job as it is for this task and the digest of its documents."""
@@ -212,7 +230,10 @@ class Plan:
         if task.name not in self._calibrations:
             needs = Needs.of_all(stack.needs for stack in self.stacks)
             self._calibrations[task.name] = calibration_for(task, self.job.calibration, needs)
-        return self._calibrations[task.name].limited(stack.needs)
+        place = (task.name, stack.needs)
+        if place not in self._limited:  # one for all stacks that need the same: its digest takes a while
+            self._limited[place] = self._calibrations[task.name].limited(stack.needs)
+        return self._limited[place]
 
 
 def by_model(specs: Sequence[RunSpec]) -> list[RunSpec]:

@@ -27,6 +27,7 @@ from harness.run.modelled import (
     rooflines,
     rows_of,
     stored_times,
+    with_share,
 )
 
 
@@ -98,6 +99,7 @@ def _remodelled(folder: RunFolder, run: StoredRun) -> StoredRun:
     except TraceError:
         return run
     bounds = rooflines(lines, shape, machines, run.record.model.dtype, requests)
+    bounds = with_share(bounds, section, requests, shape, run.record.environment.device)
     new_time = time.model_copy(update={"ideal": section, "roofline": bounds})
     remodelled = _sourced(run, "time.ideal", "time.roofline", time=new_time, energy=_attributed(run, times))
     return replace(remodelled, costs=idealized_lines(lines, run.costs, seconds, times))

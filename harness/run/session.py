@@ -68,7 +68,9 @@ class Session:
         checkpoint = spec.checkpoint
         if spec.loaded.fingerprint not in self._models:
             self._models.clear()
-        return self._loaded(checkpoint)
+        lm = self._loaded(checkpoint)
+        loading.require_spanning(lm.decoder, spec.stack.acting)
+        return lm
 
     def _loaded(self, checkpoint: ModelSource | None) -> "HarnessLM":
         """A model, kept until another one is loaded in its place."""
@@ -82,6 +84,8 @@ class Session:
         """A session of another job on the same model, which stays loaded."""
         following = Session(job, self.store, self.progress)
         following._models = self._models
+        if job.model_copy(update={"seeds": self.job.seeds}) == self.job:
+            following.plan = self.plan.reseeded(job)
         return following
 
     def execute(self) -> list[RunRecord]:
@@ -101,7 +105,7 @@ class Session:
             if unit.kind == "quality":
                 self.carry_out(unit)
         if environment.rank() == 0:
-            self._compare()
+            self.compare(self.plan.specs)
         return self._records
 
     def measure(self) -> list[RunRecord]:
@@ -113,7 +117,7 @@ class Session:
     @property
     def lacks_costs(self) -> bool:
         """Whether a run that is evaluated has costs to be measured yet."""
-        from harness.run.costs import lacking
+        from harness.run.lacking import lacking
 
         asked = self.job.costs.prompts  # so many documents are enough to tell
         folders = [(spec, self.folder(spec)) for spec in self.plan.specs]
@@ -126,7 +130,7 @@ class Session:
     def estimate(self) -> "Estimate | None":
         """How long what is not done will take; None where nothing is left to evaluate, or it cannot be told."""
         pending = self._pending
-        return self._estimate(pending, self._checked(pending)) if pending else None
+        return self._estimate(pending, self.check(pending)) if pending else None
 
     @property
     def _pending(self) -> list[RunSpec]:
@@ -142,12 +146,15 @@ class Session:
         """Carry out one unit here; what is finished already stays as it is."""
         if unit.kind == "costs":
             with self._alone(unit.task):
-                self._measure(self.plan.of_task(unit.task))
+                self._measure([spec for spec in self.plan.of_task(unit.task) if self.folder(spec).finished])
             return
-        spec = self.plan.spec(unit)
+        self.evaluate_run(self.plan.spec(unit))
+
+    def evaluate_run(self, spec: RunSpec) -> None:
+        """Evaluate one run here, unless it is done."""
         folder = self.folder(spec)
         if self._done(spec):
-            self.progress.say(f"{spec.stack.label} on {unit.task}: already there, nothing to do ({folder.path})")
+            self.progress.say(f"{spec.stack.label} on {spec.task.name}: already there, nothing to do ({folder.path})")
         else:
             dense = ModelShape.of(self.plan.outline()) if spec.checkpoint else None
             evaluate(spec, self.lm_of(spec), folder, self.preparation(spec), self.progress, dense)
@@ -204,7 +211,7 @@ class Session:
 
         for number, (_, runs) in enumerate(groupby(by_model(pending), key=lambda spec: spec.loaded.fingerprint)):
             specs = list(runs)
-            workloads = self._checked(specs)
+            workloads = self.check(specs)
             self.check_calibrations(specs)
             if note := Vocabulary.of(self.lm_of(specs[0]).decoder).note:
                 self.progress.say(note)
@@ -214,7 +221,7 @@ class Session:
                 with self.attached(spec):
                     pass
 
-    def _checked(self, specs: Sequence[RunSpec]) -> "dict[str, Workload]":
+    def check(self, specs: Sequence[RunSpec]) -> "dict[str, Workload]":
         """What each task asks of a model that is shared by these runs, refused where the model cannot serve it."""
         from harness.evaluate import preflight
 
@@ -247,10 +254,14 @@ class Session:
         """Whether the run has a record to keep."""
         return self.job.resume and self.folder(spec).finished
 
-    def _compare(self) -> None:
-        """Compare runs with dense that have not been, and renew what another source computed."""
+    def compare(self, specs: Sequence[RunSpec]) -> None:
+        """Compare finished runs with dense that have not been, and renew what another source computed.
+
+        Args:
+            specs: those runs, dense first.
+        """
         dense: dict[str, RunFolder] = {}
-        for spec in self.plan.specs:  # dense first
+        for spec in specs:
             folder = self.folder(spec)
             try:
                 renew(folder, dense.get(spec.task.name))

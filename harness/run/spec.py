@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -23,6 +23,7 @@ from harness.measure.energy import Windows
 from harness.model.source import identified
 from harness.model.weights.kernel_plan import KernelPlan
 from harness.results.record import EvaluationInfo
+from harness.results.throughput import BATCHES
 
 UNSUPPORTED_MODEL_ARGS = {
     "peft": "merge the adapter into a checkpoint first",
@@ -30,7 +31,6 @@ UNSUPPORTED_MODEL_ARGS = {
     "autogptq": "load a checkpoint that transformers itself can read",
     "gptqmodel": "load a checkpoint that transformers itself can read",
     "tp_plan": "use accelerate launch for data parallelism",
-    "parallelize": "use accelerate launch for data parallelism",
     "device": "give --device",
     "batch_size": "give --batch_size",
     "max_batch_size": "only --batch_size auto needs it, which is not offered",
@@ -52,7 +52,7 @@ _WHOLE: Final = {"max_length": 1, "prefix_token_id": 0}
 _Seed = Annotated[int, Field(ge=0, lt=2**32)] | None  # numpy takes no others
 
 
-Measure = Literal["flops", "ideal", "latency", "memory", "energy"]
+Measure = Literal["flops", "ideal", "latency", "memory", "energy", "throughput", "graph"]
 
 
 class CostPlan(BaseModel):
@@ -67,6 +67,7 @@ class CostPlan(BaseModel):
         carbon_intensity: grams of CO2 for a kilowatt-hour.
         budget_s: seconds for a cost profile; a fifth of the quality pass, at least 10 and at most 60, if not given.
         windows: how long energy is measured.
+        batch_sizes: of which throughput is measured.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -83,6 +84,14 @@ class CostPlan(BaseModel):
     carbon_intensity: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     budget_s: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     windows: Windows = Windows()
+    batch_sizes: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(1, 8, 64), min_length=1)
+
+    @field_validator("batch_sizes")
+    @classmethod
+    def _each_once(cls, sizes: tuple[int, ...]) -> tuple[int, ...]:
+        if repeated := sorted(size for size in set(sizes) if sizes.count(size) > 1):
+            raise ValueError(f"batch size {repeated[0]} is given {sizes.count(repeated[0])} times: give each once")
+        return sizes
 
     def passes_s(self, wanted: Collection[str], each_s: Sequence[float], requests: int) -> float:
         """About how long the passes over so many requests take, by what one takes each participant."""
@@ -93,6 +102,10 @@ class CostPlan(BaseModel):
             seconds += 2 * sum(each_s)
         if "energy" in wanted:
             seconds += self.windows.seconds(len(each_s)) + self.windows.rounds * one_round
+        if "throughput" in wanted:  # rows as if one after another, once observed and once to warm up
+            seconds += sum(each_s) * BATCHES * sum(self.batch_sizes) * (2 + self.rounds)
+        if "graph" in wanted:  # captured at each turn, and compared once
+            seconds += one_round * 2 * (1 + self.rounds)
         return seconds
 
 
@@ -288,7 +301,7 @@ class RunSpec:
         """Everything that determines the result, as plain JSON."""
         return {
             "method": self.stack.fingerprint,
-            "observation": of_modules(*OBSERVES).digest,
+            "observation": _observation(),
             "calibration": self.calibration.fingerprint if self.calibration else None,
             "model": self.loaded.fingerprint,
             **({"base": self.model.fingerprint} if self.checkpoint else {}),
@@ -316,6 +329,12 @@ class RunSpec:
     def draws_at_random(self) -> bool:
         """Whether answers are sampled, so that finished ones cannot be kept apart from the generator's state."""
         return any(_samples(task.config.generation_kwargs or {}) for task in self.task.tasks.values())
+
+
+@cache
+def _observation() -> str:
+    """Digest of what evaluates and observes, as it was when this process first asked."""
+    return of_modules(*OBSERVES).digest
 
 
 def _samples(generation: dict[str, Any]) -> bool:

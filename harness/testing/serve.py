@@ -64,7 +64,7 @@ class Answers:
 def score(decoder: "Decoder", texts: Sequence[Text], padding: int = 0) -> Answers:
     """One forward over a batch, padded on the right by at least ``padding`` tokens."""
     width = max(len(text.tokens) for text in texts) + padding
-    ids = torch.tensor([[*text.tokens, *[PAD] * (width - len(text.tokens))] for text in texts])
+    ids = torch.tensor([[*text.tokens, *[PAD] * (width - len(text.tokens))] for text in texts], device=decoder.device)
     rows = [Row("text", i, (0,), len(text.prompt), len(text.tokens)) for i, text in enumerate(texts)]
     with torch.no_grad(), decoder.serving(rows, "score", width), Tracer(decoder) as tracer:
         logits = decoder.module(ids).logits
@@ -85,9 +85,9 @@ def score_context_first(decoder: "Decoder", text: Text) -> Answers:
 def generate(decoder: "Decoder", texts: Sequence[Text], padding: int = 0, steps: int = STEPS) -> Answers:
     """Generate ``steps`` tokens greedily after each prompt, padded on the left by at least ``padding`` tokens."""
     width = max(len(text.prompt) for text in texts) + padding
-    ids = torch.tensor([[*[PAD] * (width - len(text.prompt)), *text.prompt] for text in texts])
+    ids = torch.tensor([[*[PAD] * (width - len(text.prompt)), *text.prompt] for text in texts], device=decoder.device)
     lengths = [len(text.prompt) for text in texts]
-    mask = torch.tensor([[0] * (width - length) + [1] * length for length in lengths])
+    mask = torch.tensor([[0] * (width - length) + [1] * length for length in lengths], device=decoder.device)
     rows = tuple(Row("text", i, (0,), length, length) for i, length in enumerate(lengths))
     last: list[torch.Tensor] = []
     read: list[int] = []  # tokens of each forward

@@ -34,26 +34,28 @@ class Subject:
     Attributes:
         stack: the method, or those stacked, at the settings that are checked.
         families: the families of decoders, as ``harness.testing.tiny`` names them.
+        device: where the models are, such as "cuda:0".
     """
 
     stack: Stack
     families: Sequence[str] = FAMILIES
+    device: str = "cpu"
     _states: dict[Any, Prepared] = field(default_factory=dict, repr=False)
 
     @classmethod
-    def of(cls, method: Checked, families: Sequence[str] = FAMILIES) -> "Subject":
+    def of(cls, method: Checked, families: Sequence[str] = FAMILIES, device: str = "cpu") -> "Subject":
         """What is to be checked, as the command line writes it, as a class, or built.
 
         A class, or a method without parameters of its own, is checked at the last and strongest of its examples:
         defaults are meant for real models.
         """
         if isinstance(method, type):
-            return cls(Stack((method.from_args(method.examples[-1]),)), families)
+            return cls(Stack((method.from_args(method.examples[-1]),)), families, device)
         if isinstance(method, Method):
-            return cls(Stack((method,)), families)
+            return cls(Stack((method,)), families, device)
         stack = parse(method) if isinstance(method, str) else method
         stack.check_order()
-        return cls(Stack(tuple(_strongest(part) for part in stack.parts)), families)
+        return cls(Stack(tuple(_strongest(part) for part in stack.parts)), families, device)
 
     @property
     def parts(self) -> tuple[Method, ...]:
@@ -126,7 +128,7 @@ class Subject:
         """A fresh tiny model of the family."""
         from harness.testing.tiny import tiny_decoder
 
-        return tiny_decoder(family, **config)
+        return tiny_decoder(family, device=self.device, **config)
 
     @contextmanager
     def attached(self, decoder: "Decoder", stack: Stack | None = None) -> Iterator[None]:

@@ -132,12 +132,13 @@ def tiny_tokenizer() -> "PreTrainedTokenizerBase":
     )
 
 
-def tiny_decoder(family: str, **options: Any) -> Decoder:
-    """A tiny model with its tokenizer and anatomy; ``options`` are those of ``tiny_model``."""
+def tiny_decoder(family: str, *, device: str = "cpu", **options: Any) -> Decoder:
+    """A tiny model with its tokenizer and anatomy on a device; ``options`` are those of ``tiny_model``."""
     module = tiny_model(family, **options)
     digest = hashlib.sha256(module.config.to_json_string().encode())
     for name, tensor in module.state_dict().items():
         digest.update(name.encode() + tensor.numpy().tobytes())
+    module.to(device)
     return Decoder(module=module, tokenizer=tiny_tokenizer(), anatomy=dissect(module), fingerprint=digest.hexdigest())
 
 

@@ -220,7 +220,8 @@ class Calm(Exiting):
             return SoftmaxResponse(model, prepared.tensors.get("vocabulary"))
         tensors = [prepared.tensors.get(name, ()) for name in ("weights", "biases")]
         pairs = zip(*(list(tensor) for tensor in tensors), strict=True)
-        return Classifier(dict(zip(prepared.facts["layers"], pairs, strict=False)))  # no pairs where nothing exits
+        pairs_by_layer = dict(zip(prepared.facts["layers"], pairs, strict=False))  # no pairs where nothing exits
+        return Classifier(pairs_by_layer, model.device)
 
     def _at(self, threshold: float, steps: "Tensor") -> "Tensor | float":
         """lambda_t at each step t; the steps are of shape [rows, tokens]."""

@@ -48,6 +48,7 @@ class FfnPrune(Method):
 
     name = "ffn-prune"
     family = Family.PRUNING
+    spans_devices = True
     paper = "arXiv:2305.11627"
     examples = ({"ratio": 0.25}, {"ratio": 0.5}, {"ratio": 0.75})
     neutral = {"ratio": 0}

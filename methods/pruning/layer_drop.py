@@ -50,6 +50,7 @@ class LayerDrop(OnText):
 
     name = "layer-drop"
     family = Family.PRUNING
+    spans_devices = True
     paper = "arXiv:2406.15786"
     examples = tuple({"count": count, "samples": 4, "length": 64} for count in (1, 2, 3))
     neutral = {"count": 0, "samples": 4, "length": 64}

@@ -29,6 +29,7 @@ class Magnitude(Zeros, OnLinears):
 
     name = "magnitude"
     family = Family.PRUNING
+    spans_devices = True
     paper = "arXiv:1506.02626"
     savings = Savings.SIMULATED
     examples = tuple({"sparsity": sparsity} for sparsity in (0.25, 0.5, 0.75))

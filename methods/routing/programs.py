@@ -151,12 +151,13 @@ class ProgramController(Controller):
     @torch.no_grad()
     def decide(self, layer: int, hidden: torch.Tensor, prompts: Prompts) -> Sequence["LayerPath"]:
         """Every row's whole path; rows are read one by one, without padding."""
-        paths = []
+        predicted = []
         for row, states in enumerate(prompts.states(hidden)):
             with only(self._model, (row,)):
                 begins, does = self.predictor(states[None, -LONGEST_PROMPT:].float())
-            paths.append(best_path(begins[0].cpu(), does[0].cpu() + self._bias))
-        return paths
+            predicted.append(torch.cat((begins[..., None], does), -1))  # [1, layers, 1 + classes]
+        logits = torch.cat(predicted).cpu()  # [rows, layers, 1 + classes]: the one transfer to the host
+        return [best_path(row[:, 0], row[:, 1:] + self._bias) for row in logits]
 
 
 def _heads(states: torch.Tensor) -> torch.Tensor:

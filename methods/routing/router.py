@@ -95,10 +95,13 @@ class RouterController(Controller):
     def decide(self, layer: int, hidden: torch.Tensor, prompts: Prompts) -> Sequence["LayerPath"]:
         """One router's choice for each row; rows of as many windows share a call."""
         pooled = [pool(states.float(), self._windows) for states in prompts.states(hidden)]  # of each row, [W, width]
-        chosen = torch.zeros(len(pooled), dtype=torch.long, device=hidden.device)
+        decided: list[int] = []  # rows, in the order of what is decided about them
+        chosen = []
         for count in {len(windows) for windows in pooled}:
             rows = tuple(row for row, windows in enumerate(pooled) if len(windows) == count)
             with only(self._model, rows):
                 logits = self.routers[layer](torch.stack([pooled[row] for row in rows])).mean(1)
-            chosen[list(rows)] = controlled(logits.softmax(-1), self._control).argmax(-1)
-        return [(count,) for count in chosen.tolist()]
+            decided += rows
+            chosen.append(controlled(logits.softmax(-1), self._control).argmax(-1))  # [rows of as many windows]
+        counts = dict(zip(decided, torch.cat(chosen).tolist(), strict=True))  # the one transfer to the host
+        return [(counts[row],) for row in range(len(pooled))]

@@ -29,10 +29,11 @@ class BlockSparse(OnLinears, OnText, HasKernels):
     """Prune the linear layers in blocks, and run them on a sparse kernel that skips what is zero.
 
     How: Wanda chooses blocks of several outputs of one input (see ``wanda``); the blocks that stay are kept with their
-    inputs' numbers and multiplied by a kernel in C: on AMX, AVX512-VNNI or AVX2 where the processor has it, else in
-    plain C. With int8, weights are rounded per output row and activations per token, as in ``int8-dynamic``. The kernel
-    is compiled on first use by the system's C compiler and checked against the dense product, and taken for layers on
-    which it is at least 10 percent faster here than the model's own product, at one token and 128 alike.
+    inputs' numbers and multiplied by a kernel in C, on AMX, AVX512-VNNI or AVX2 where the processor has it, else in
+    plain C; on CUDA by one in Triton, in blocks of 16x1 or 64x1. With int8, weights are rounded per output row and
+    activations per token, as in ``int8-dynamic``. The kernel is compiled on first use, with the system's C compiler,
+    and checked against the dense product, and taken for layers on which it is at least 10 percent faster here than the
+    model's own product, at one token and 128 alike.
 
     Stacked on a pruning method, it takes the zeros as they are: ``wanda:pattern=16x1,sparsity=0.8+block-sparse``.
 
@@ -42,12 +43,15 @@ class BlockSparse(OnLinears, OnText, HasKernels):
     Parameters:
         sparsity: the share of blocks that go, from 0 to below 1; one for all layers, or one for each. Left out, it is
             0.8, or whatever a pruning method before it left.
-        pattern: "16x1" or "4x1", the paper's: outputs of a block by inputs. The first is faster, the second keeps more.
-        number: "int8", or "fp32", whose answers are those of the pruned weights to rounding.
+        pattern: "16x1", "4x1", the paper's, or "64x1": outputs of a block by inputs. Larger ones are faster, smaller
+            ones keep more. On a CPU a block of 64x1 is four of 16x1.
+        number: "int8", or "fp32", whose answers are those of the pruned weights to rounding. On CUDA these are in the
+            type of the model.
 
-    Limits: on a CPU alone. Without a C compiler, with a kernel that fails its check, and where none is faster, the same
-    numbers are multiplied densely and the record calls it simulated; ``--kernel`` asks for one by name. The paper
-    trains its sparse models; without training, high sparsity costs much quality.
+    Limits: without a C compiler, on CUDA without Triton or on a card below compute capability 8.0, with a kernel that
+    fails its check, and where none is faster, the same numbers are multiplied densely and the record calls it
+    simulated; ``--kernel`` asks for one by name. The paper trains its sparse models; without training, high sparsity
+    costs much quality.
 
     Deviations: the paper's int8 kernel is the 4x1 pattern, with scales of activations calibrated in advance; here they
     are computed for each token as it comes, and 16x1 is the default, because more of the registers are used.
@@ -63,7 +67,7 @@ class BlockSparse(OnLinears, OnText, HasKernels):
     examples = tuple({"sparsity": sparsity, "samples": 2, "length": 48} for sparsity in (0.5, 0.7, 0.9))
 
     sparsity: Sparsity | None = None
-    pattern: Literal["16x1", "4x1"] = "16x1"
+    pattern: Literal["64x1", "16x1", "4x1"] = "16x1"
     number: Literal["int8", "fp32"] = "int8"
 
     def check_model(self, model: "Decoder", below: tuple[Method, ...] = ()) -> None:
@@ -102,7 +106,7 @@ class BlockSparse(OnLinears, OnText, HasKernels):
         return wanda(model, self.windows(model, study), sites, self.pattern, sparsity).state()
 
     def computations(self, layer: Layer, device: str) -> Computations:
-        """The project's kernels, one for each instruction set, and the dense product over the zeros."""
+        """The project's kernels, by instruction set and for CUDA, and the dense product over the zeros."""
         from harness.model.weights.block_sparse import computations
 
         return computations(layer, device, self.number)

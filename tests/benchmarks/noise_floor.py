@@ -8,11 +8,12 @@ slowdown of every forward is found.
 
 import time
 from contextlib import contextmanager, nullcontext
+from functools import partial
 
 import numpy as np
 
 from harness.measure.interleave import Participant, interleave
-from harness.measure.serve import CostRequest
+from harness.measure.serve import CostRequest, serve
 from harness.results.stats.ratio import paired_ratio
 from harness.testing.tiny import tiny_decoder
 from tests.silent import Silent
@@ -50,7 +51,7 @@ def main() -> None:
     for seed in range(REPETITIONS):
         attachers = {"dense": nullcontext, "repeat": nullcontext, "slower": lambda: slower(model)}
         participants = [Participant(name, attach) for name, attach in attachers.items()]
-        turns = interleave(model, participants, requests, rounds=5, warmup=1, seed=seed, bar=Silent())
+        turns = interleave(partial(serve, model), participants, requests, rounds=5, warmup=1, seed=seed, bar=Silent())
         dense, repeat, slowed = (
             np.array([[served.end_to_end for served in rounds] for rounds in turns.served[participant]])
             for participant in participants

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from harness.cli import arguments
-from harness.cli.run import spread
+from harness.cli.spellings import spread
 from harness.core.errors import HarnessError
 
 

@@ -24,6 +24,7 @@ print("MODULES", *{name.partition(".")[0] for name in sys.modules}, file=sys.std
     [
         ("--help", "doctor"),
         ("run --help", "--method_args"),
+        ("sweep --help", "--retry_failed"),
         ("ls --help", "tasks"),
         ("ls methods", "layer-drop"),
         ("ls models", "smollm2-135m"),

@@ -164,9 +164,9 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 
 
 @pytest.fixture
-def run(harness: Harness, models: Callable[..., Path], tasks: Path) -> Callable[..., Any]:
+def run(harness: Harness, models: Callable[..., Path], tasks: Path, device: str) -> Callable[..., Any]:
     def run(tokenizer: str, task: str, *arguments: object, family: str = "llama") -> Any:
-        model = ("--pretrained", models(tokenizer, family), "--device", "cpu", "--model_args", "dtype=float32")
+        model = ("--pretrained", models(tokenizer, family), "--device", device, "--model_args", "dtype=float32")
         return harness("run", *model, "--include_path", tasks, "--task", task, *arguments)
 
     return run
@@ -183,7 +183,7 @@ def refused(run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Refused
 
 
 @pytest.fixture(scope="module")
-def lms(models: Callable[..., Path]) -> Callable[..., HarnessLM]:
+def lms(models: Callable[..., Path], device: str) -> Callable[..., HarnessLM]:
     """A tiny model as an evaluation has it, loaded once for each of these."""
 
     @cache
@@ -191,11 +191,11 @@ def lms(models: Callable[..., Path]) -> Callable[..., HarnessLM]:
         settings = ModelSettings(
             pretrained=str(models(tokenizer, family)),
             model_args=key_values("--model_args", [args]),
-            device="cpu",
+            device=device,
             batch_size=batch_size,
             apply_chat_template=template,
         )
-        return loading.load(settings, loading.source_of(settings), "cpu", Silent())
+        return loading.load(settings, loading.source_of(settings), device, Silent())
 
     return load
 
@@ -459,9 +459,11 @@ def test_calibration_of_nothing(refused: Refused) -> None:
     assert "the calibration text from the file nothing.txt is empty" in sentence
 
 
-def test_folder_named_in_another_script(models: Callable[..., Path], harness: Harness, tasks: Path) -> None:
+def test_folder_named_in_another_script(
+    models: Callable[..., Path], harness: Harness, tasks: Path, device: str
+) -> None:
     model = shutil.copytree(models(), Path("модель"))
-    done = harness("run", "--pretrained", model, "--include_path", tasks, "--task", "scores", "--device", "cpu")
+    done = harness("run", "--pretrained", model, "--include_path", tasks, "--task", "scores", "--device", device)
     assert done.code == 0, done.err
     (folder,) = Store(Path("runs")).folders()
     assert re.fullmatch(f"dense_[0-9a-f]{{8}}_scores_{folder.record().id}", folder.path.name)

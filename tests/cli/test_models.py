@@ -121,8 +121,10 @@ def wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 @pytest.mark.usefixtures("wheel")
-def test_a_known_model_is_fetched_and_run_by_its_short_name(harness: Harness, tmp_path: Path, tiny_tasks: Path) -> None:
-    task = ["--task", "tiny_letters", "--include_path", tiny_tasks, "--limit", 2, "--device", "cpu"]
+def test_a_known_model_is_fetched_and_run_by_its_short_name(
+    harness: Harness, tmp_path: Path, tiny_tasks: Path, device: str
+) -> None:
+    task = ["--task", "tiny_letters", "--include_path", tiny_tasks, "--limit", 2, "--device", device]
     run = ["run", "--pretrained", "smollm2-135m", *task]
     absent = harness(*run)
     assert absent.sentence == "model 'smollm2-135m' is not here yet. Fetch it: harness fetch --model smollm2-135m"
@@ -219,7 +221,7 @@ def test_a_folder_of_a_short_name_wins_and_it_is_said(
 
 
 @pytest.mark.hub
-def test_the_real_model_is_what_is_known_of_it(harness: Harness, tmp_path: Path) -> None:
+def test_the_real_model_is_what_is_known_of_it(harness: Harness, tmp_path: Path, device: str) -> None:
     converted = USERS_CACHE / "models" / place_of(f"sha256:{SMOLLM2.sha256}").name
     if not converted.is_dir():
         pytest.skip(f"not in {USERS_CACHE}: harness fetch --model smollm2-135m")
@@ -227,7 +229,7 @@ def test_the_real_model_is_what_is_known_of_it(harness: Harness, tmp_path: Path)
     for part in ("models", "gguf"):
         (tmp_path / "cache" / part).symlink_to(USERS_CACHE / part)
     (record,) = harness(
-        "run", "--pretrained", "smollm2-135m", "--task", "pocket_choice", "--limit", 2, "--device", "cpu", "--json"
+        "run", "--pretrained", "smollm2-135m", "--task", "pocket_choice", "--limit", 2, "--device", device, "--json"
     ).json()
     model = record["model"]
     assert (model["name"], model["rounding"]["format"]) == ("SmolLM2-135M-Instruct", "Q4_1")

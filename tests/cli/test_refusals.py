@@ -132,8 +132,8 @@ def model(tiny_folder: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def load(harness: Harness, model: Path, tiny_tasks: Path) -> Callable[[], str]:
-    arguments = ("--pretrained", model, "--include_path", tiny_tasks, "--tasks", "tiny_letters", "--device", "cpu")
+def load(harness: Harness, model: Path, tiny_tasks: Path, device: str) -> Callable[[], str]:
+    arguments = ("--pretrained", model, "--include_path", tiny_tasks, "--tasks", "tiny_letters", "--device", device)
     return lambda: harness("run", *arguments).sentence
 
 

@@ -191,7 +191,7 @@ def test_few_shot_examples_are_the_same_for_every_method(harness: Harness, tiny:
     assert prompts[0] == prompts[1]
 
 
-def test_yaml_gives_defaults_and_flags_win(harness: Harness, tiny_folder: Path, tiny_tasks: Path) -> None:
+def test_yaml_gives_defaults_and_flags_win(harness: Harness, tiny_folder: Path, tiny_tasks: Path, device: str) -> None:
     Path("job.yaml").write_text(f"""
 task: [tiny_letters, tiny_answer]
 pretrained: {tiny_folder}
@@ -208,7 +208,7 @@ dry_run: true
 json: true
 num_fewshot:
 """)
-    rows = harness("run", "--config", "job.yaml", "--batch_size", 3, "--device", "cpu").json()
+    rows = harness("run", "--config", "job.yaml", "--batch_size", 3, "--device", device).json()
     assert [row["task"] for row in rows] == ["tiny_letters", "tiny_letters", "tiny_answer", "tiny_answer"]
     assert rows[0]["method"].startswith("layer-drop:unit=mlp")
     assert rows[0]["documents"] == 2

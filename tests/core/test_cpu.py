@@ -8,6 +8,7 @@ from harness.core import cpu
 from harness.core.environment import observe
 from harness.core.errors import SpecError
 
+pytestmark = pytest.mark.cpu("instruction sets are those of a processor")
 CPUINFO = (
     "processor : 0\nmodel name : A\nflags : fpu sse2 avx2 avx512f avx512_vnni\n\nprocessor : 1\nflags : fpu amx_int8\n"
 )

@@ -57,8 +57,8 @@ class OnlyDecoding(Evicting):
 
 
 @pytest.fixture
-def settings(tiny_folder, tiny_tasks) -> dict[str, Any]:
-    return {"pretrained": str(tiny_folder), "include_path": str(tiny_tasks), "device": "cpu"}
+def settings(tiny_folder, tiny_tasks, device) -> dict[str, Any]:
+    return {"pretrained": str(tiny_folder), "include_path": str(tiny_tasks), "device": device}
 
 
 @pytest.fixture

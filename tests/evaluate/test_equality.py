@@ -29,7 +29,7 @@ def lm_eval_results(job: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str,
     from lm_eval.tasks import TaskManager
 
     args = job.get("model_args", {"dtype": "float32"})
-    lm = HFLM(pretrained=job["pretrained"], device="cpu", batch_size=job["batch_size"], **args)
+    lm = HFLM(pretrained=job["pretrained"], device=job["device"], batch_size=job["batch_size"], **args)
     manager = TaskManager(include_path=job["include_path"], include_defaults=False)
     (task,) = job["tasks"]
     results = simple_evaluate(
@@ -49,7 +49,13 @@ def lm_eval_results(job: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str,
 @pytest.mark.parametrize("batch_size", [1, 8])
 @pytest.mark.usefixtures("no_survey")
 def test_dense_equals_lm_eval(
-    task: str, batch_size: int, tiny_folder: Path, tiny_tasks: Path, tmp_path: Path, request: pytest.FixtureRequest
+    task: str,
+    batch_size: int,
+    tiny_folder: Path,
+    tiny_tasks: Path,
+    tmp_path: Path,
+    device: str,
+    request: pytest.FixtureRequest,
 ) -> None:
     request.getfixturevalue("monkeypatch").setenv("DISABLE_MULTIPROC", "1")
     if batch_size > 1:  # as many samples as lm-eval takes are compared once
@@ -59,10 +65,9 @@ def test_dense_equals_lm_eval(
         "pretrained": str(tiny_folder),
         "include_path": str(tiny_tasks),
         "batch_size": batch_size,
+        "device": device,
     }
-    harness_scores, harness_lines = harness_results(
-        {**job, "model_args": {"dtype": "float32"}, "device": "cpu"}, tmp_path
-    )
+    harness_scores, harness_lines = harness_results({**job, "model_args": {"dtype": "float32"}}, tmp_path)
     lm_eval_scores, lm_eval_samples = lm_eval_results(job)
     assert harness_scores == lm_eval_scores
     for sample in lm_eval_samples:
@@ -79,7 +84,7 @@ def test_dense_equals_lm_eval(
 
 @pytest.mark.usefixtures("no_survey", "few_resamples")
 def test_a_gguf_file_equals_lm_evals_own_run_of_it(
-    tiny_tasks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_tasks: Path, tmp_path: Path, device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("gguf", reason="the reader is here where pip install '.[gguf]' has been")
     monkeypatch.setenv("HARNESS_CACHE", str(tmp_path / "cache"))
@@ -91,12 +96,13 @@ def test_a_gguf_file_equals_lm_evals_own_run_of_it(
         "include_path": str(tiny_tasks),
         "batch_size": 2,
         "limit": 6,
+        "device": device,
     }
-    harness_scores, harness_lines = harness_results({**job, "device": "cpu"}, tmp_path / "by_folder")
+    harness_scores, harness_lines = harness_results(job, tmp_path / "by_folder")
     lm_eval_scores, lm_eval_samples = lm_eval_results(job)
     assert harness_scores == lm_eval_scores
     for sample in lm_eval_samples:
         assert harness_lines[sample["doc_id"]]["responses"] == json.loads(json.dumps(sample["resps"]))
-    by_file = {**job, "pretrained": str(tmp_path / "m.gguf"), "model_args": {}, "device": "cpu"}
+    by_file = {**job, "pretrained": str(tmp_path / "m.gguf"), "model_args": {}}
     run = Session(Job(methods=("dense",), **by_file), Store(tmp_path / "by_folder"), Silent()).plan.specs[0]
     assert Store(tmp_path / "by_folder").find(run.id).finished  # the same run, whichever way it is asked for

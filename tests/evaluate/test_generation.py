@@ -21,14 +21,14 @@ from tests.silent import Silent
 
 
 @pytest.fixture
-def evaluated(tiny_tasks: Path, tmp_path: Path):
+def evaluated(tiny_tasks: Path, tmp_path: Path, device: str):
     """The dense record of a model on a task."""
 
     def run(module: Any, task: str = "tiny_answer", **settings: Any) -> RunRecord:
         folder = tmp_path / "model"
         module.save_pretrained(folder)
         tiny_tokenizer().save_pretrained(folder)
-        fixed = {"pretrained": str(folder), "include_path": str(tiny_tasks), "device": "cpu", "limit": 3}
+        fixed = {"pretrained": str(folder), "include_path": str(tiny_tasks), "device": device, "limit": 3}
         job = Job(methods=("dense",), tasks=(task,), **fixed, **settings)
         (record,) = Session(job, Store(tmp_path / "runs"), Silent()).execute()
         return record

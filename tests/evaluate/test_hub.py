@@ -41,14 +41,14 @@ def _prepared_cache(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DISABLE_MULTIPROC", "1")
 
 
-def settings(task: str, stories: Path, hub: Path, batch_size: int = 1) -> dict[str, Any]:
+def settings(task: str, stories: Path, hub: Path, device: str, batch_size: int = 1) -> dict[str, Any]:
     limit, generation = REAL.get(task, (3, None))
     return {
         "tasks": (task,),
         "pretrained": str(stories),
         "include_path": str(hub / "lm_eval_tasks"),
         "model_args": MODEL_ARGS,
-        "device": "cpu",
+        "device": device,
         "limit": limit,
         "gen_kwargs": generation,
         "batch_size": batch_size,
@@ -56,8 +56,8 @@ def settings(task: str, stories: Path, hub: Path, batch_size: int = 1) -> dict[s
 
 
 @pytest.mark.parametrize("task", ["gsm8k", "hellaswag"])
-def test_layer_drop_on_a_real_task(task: str, stories: Path, hub: Path, tmp_path: Path) -> None:
-    job = Job(methods=("layer-drop:unit=attention,count=2",), **settings(task, stories, hub))
+def test_layer_drop_on_a_real_task(task: str, stories: Path, hub: Path, tmp_path: Path, device: str) -> None:
+    job = Job(methods=("layer-drop:unit=attention,count=2",), **settings(task, stories, hub, device))
     dense, dropped = Session(job, Store(tmp_path), Silent()).execute()
     assert len(dropped.method.state[0]["dropped"]) == 2
     assert dropped.trace.executed
@@ -69,10 +69,10 @@ def test_layer_drop_on_a_real_task(task: str, stories: Path, hub: Path, tmp_path
     assert all(0 <= score.value <= 1 for score in dropped.scores if score.value is not None)
 
 
-def test_early_exits_on_a_real_task(stories: Path, hub: Path, tmp_path: Path) -> None:
+def test_early_exits_on_a_real_task(stories: Path, hub: Path, tmp_path: Path, device: str) -> None:
     """5-shot gsm8k: tokens exit at decode, and the prompt is read in full."""
     methods = ("mue:quantile=0.5,start=0.2", "calm:confidence=saturation,threshold=0.8,every=1")
-    job = Job(methods=methods, **settings("gsm8k", stories, hub))
+    job = Job(methods=methods, **settings("gsm8k", stories, hub, device))
     _, *records = Session(job, Store(tmp_path), Silent()).execute()
     for record in records:
         assert record.trace.mean_depth_prefill == 1
@@ -81,11 +81,11 @@ def test_early_exits_on_a_real_task(stories: Path, hub: Path, tmp_path: Path) ->
         assert record.method.savings == "real"
 
 
-def test_compressed_weights_on_a_real_task(stories: Path, hub: Path, tmp_path: Path) -> None:
+def test_compressed_weights_on_a_real_task(stories: Path, hub: Path, tmp_path: Path, device: str) -> None:
     """Calibrated on the task's training questions; each says truly whether it saves anything here."""
     small = "samples=4,length=64"
     methods = ("int8-dynamic", f"wanda:{small}", "magnitude", f"block-sparse:sparsity=0.5,{small}")
-    job = Job(methods=methods, **settings("arc_easy", stories, hub))
+    job = Job(methods=methods, **settings("arc_easy", stories, hub, device))
     with kernels_here.timed(tmp_path / "times"):
         _, int8, *pruned, sparse = Session(job, Store(tmp_path), Silent()).execute()
     assert int8.flops.total == int8.flops.dense_equivalent
@@ -100,8 +100,10 @@ def test_compressed_weights_on_a_real_task(stories: Path, hub: Path, tmp_path: P
 
 @pytest.mark.parametrize(("task", "batch_size"), EQUAL)
 @pytest.mark.usefixtures("no_survey")
-def test_dense_equals_lm_eval(task: str, batch_size: int, stories: Path, hub: Path, tmp_path: Path) -> None:
-    job = settings(task, stories, hub, batch_size)
+def test_dense_equals_lm_eval(
+    task: str, batch_size: int, stories: Path, hub: Path, tmp_path: Path, device: str
+) -> None:
+    job = settings(task, stories, hub, device, batch_size)
     (record,) = Session(Job(methods=("dense",), **job), Store(tmp_path), Silent()).execute()
     metrics, samples = lm_eval_results(job)
     for score in record.scores:
@@ -120,7 +122,7 @@ def lm_eval_results(job: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str,
 
     (task,) = job["tasks"]
     results = simple_evaluate(
-        model=HFLM(pretrained=job["pretrained"], device="cpu", batch_size=job["batch_size"], **job["model_args"]),
+        model=HFLM(**{name: job[name] for name in ("pretrained", "device", "batch_size")}, **job["model_args"]),
         tasks=[task],
         task_manager=TaskManager(include_path=_folder(task, job["include_path"]), include_defaults=False),
         limit=job["limit"],
@@ -156,9 +158,9 @@ def test_command_line_on_the_prepared_cache(harness: Harness, stories: Path) -> 
     assert [record["method"]["name"] for record in harness("run", *arguments, *short).json()] == ["dense", "layer-drop"]
 
 
-def test_dr_llm_on_a_real_task(stories: Path, hub: Path, tmp_path: Path) -> None:
+def test_dr_llm_on_a_real_task(stories: Path, hub: Path, tmp_path: Path, device: str) -> None:
     """Search, training, evaluation, and the controls, on solutions that no small model writes word for word."""
-    job = settings("gsm8k", stories, hub) | {"num_fewshot": 0, "limit": 2}
+    job = settings("gsm8k", stories, hub, device) | {"num_fewshot": 0, "limit": 2}
     routed = "dr-llm:goal=likelihood,questions=6,simulations=6,stop_early=false,epochs=20"
     methods = (routed, "random-skip:executed=0.8,first=1,last=0", "static-path:goal=likelihood,skip=1,questions=6")
     dense, *records = Session(Job(methods=methods, **job), Store(tmp_path), Silent()).execute()

@@ -11,7 +11,7 @@ import pytest
 from harness.results.store import Store
 from tests.conftest import Harness
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.cpu("accelerate starts the processes of this test on CPUs")]
 
 
 def test_two_processes_equal_one(harness: Harness, tiny_folder: Path, tiny_tasks: Path, tmp_path: Path) -> None:

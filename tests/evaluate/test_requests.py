@@ -12,9 +12,9 @@ from tests.silent import Silent
 
 
 @pytest.fixture(scope="module")
-def asked(tiny_folder, tiny_tasks, tmp_path_factory):
+def asked(tiny_folder, tiny_tasks, tmp_path_factory, device):
     """The requests of some documents of a task, at a batch size of 2, from a model that must not run."""
-    settings = {"pretrained": str(tiny_folder), "include_path": str(tiny_tasks), "device": "cpu", "batch_size": 2}
+    settings = {"pretrained": str(tiny_folder), "include_path": str(tiny_tasks), "device": device, "batch_size": 2}
     tasks = ("tiny_text", "tiny_answer", "tiny_letters", "tiny_choice")
     store = Store(tmp_path_factory.mktemp("runs"))
     session = Session(Job(methods=("dense",), tasks=tasks, **settings), store, Silent())

@@ -22,11 +22,11 @@ DR_LLM = "dr-llm:questions=8,simulations=6,epochs=10,hidden=8,control=-0.7"
 
 
 @pytest.fixture
-def evaluated(tiny_folder: Path, tiny_tasks: Path, tmp_path: Path):
+def evaluated(tiny_folder: Path, tiny_tasks: Path, tmp_path: Path, device: str):
     """Paths by document of a run: [(task, document), path of each of its rows]."""
 
     def run(method, task, batch_size=1, **job):
-        settings = {"pretrained": str(tiny_folder), "include_path": str(tiny_tasks), "device": "cpu", "limit": 8}
+        settings = {"pretrained": str(tiny_folder), "include_path": str(tiny_tasks), "device": device, "limit": 8}
         settings |= {"model_args": {"dtype": "float32"}, "baseline": False, "batch_size": batch_size}
         store = Store(tmp_path / "runs")
         (record,) = Session(Job(methods=(method,), tasks=(task,), **settings, **job), store, Silent()).execute()
@@ -83,8 +83,8 @@ def test_whole_texts_are_refused_before_anything_is_loaded(evaluated):
     assert evaluated("random-skip:executed=0.5,first=0,last=0", "tiny_text")[0].routes is not None
 
 
-def test_a_state_is_prepared_shared_and_refused(tiny_folder, tiny_tasks, tmp_path):
-    job = {"tasks": ("tiny_letters",), "include_path": str(tiny_tasks), "device": "cpu", "limit": 3, "baseline": False}
+def test_a_state_is_prepared_shared_and_refused(tiny_folder, tiny_tasks, tmp_path, device):
+    job = {"tasks": ("tiny_letters",), "include_path": str(tiny_tasks), "device": device, "limit": 3, "baseline": False}
     progress = Silent()
 
     def session(method, pretrained=tiny_folder, **more):

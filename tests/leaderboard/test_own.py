@@ -90,14 +90,38 @@ def test_no_row_is_begun_that_would_end_after_the_hours(own, tmp_path: Path) -> 
 
 
 def test_a_row_is_stopped_at_the_end_of_the_hours(own, tmp_path: Path) -> None:
-    calls, said = own("--model", "smollm2", "--hours", "0.0006", "slow", "calm")
+    calls, said = own("--model", "smollm2", "--hours", "0.0015", "slow", "calm")
     assert len(ran(calls)) == 1
     assert "left out: slow on arc_easy_500" in said
     seconds = (tmp_path / "runs" / "seconds").read_text().split()
     assert int(seconds[0]) < 20
 
 
+def test_rows_of_a_gpu_in_a_few_minutes(own) -> None:
+    flags = ("--model", "smollm2-135m", "--device", "cuda:0", "--dtype", "bfloat16", "--minutes", "8")
+    calls, _ = own(*flags, TASKS="arc_easy_500", FLAGS="--limit 2")
+    methods = [method for method, _ in ran(calls)]
+    assert methods[:2] == ["layer-drop:unit=block,count=6", "layer-drop:unit=block,count=3"]
+    assert set(methods) >= {"int8-weight-only", "fp8", "wanda", "calm", "mue"}
+    assert "dense" not in methods  # it comes with the first row of a task
+    for words in calls:
+        if words[0] == "run":
+            assert words[words.index("--device") + 1] == "cuda:0"
+            assert words[words.index("--model_args") + 1] == "dtype=bfloat16"
+            assert words[words.index("--limit") + 1] == "2"
+    again, said = own(*flags[:-1], "0.001", TASKS="arc_easy_500")
+    assert ran(again) == []
+    assert "no time left for calm on arc_easy_500" in said
+
+
+def test_another_type_of_the_bundled_model(own) -> None:
+    calls, _ = own("--dtype", "bfloat16", "mue", TASKS="pocket_text")
+    (words,) = [words for words in calls if words[0] == "run"]
+    assert words[words.index("--model_args") + 1] == "dtype=bfloat16"
+    assert "--device" not in words
+
+
 def test_a_wrong_flag_is_said(own) -> None:
-    calls, said = own("--minutes", "3")
+    calls, said = own("--seconds", "3")
     assert calls == []
     assert said.startswith("usage: leaderboard/own.sh")

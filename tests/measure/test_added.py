@@ -11,9 +11,11 @@ from harness.measure import added
 from harness.measure.added import AddedTimer, fitted
 from harness.measure.audit import audit
 from harness.measure.extra import Extra
+from harness.measure.ideal import ideal_runtime
 from harness.measure.interleave import Participant
 from harness.measure.segment import Segment
 from harness.measure.serve import CostRequest, serve
+from harness.measure.shape import ModelShape
 from harness.measure.trace import Tracer
 from harness.methods.routing.router import RouterController, new_router
 from harness.model.cache.pressed import pressed
@@ -24,6 +26,7 @@ from harness.model.tokens.token_depth import token_depth
 from harness.run.measured import Serving
 from harness.run.spec import CostPlan
 from harness.testing.tiny import tiny_decoder
+from tests.measure.test_ideal import PROFILE
 from tests.model.cache.test_pressed import heavy_hitters
 from tests.silent import Silent
 
@@ -65,6 +68,11 @@ def hooked(model):
             yield
     finally:
         handle.remove()
+
+
+@pytest.fixture(scope="module")
+def shape(model):
+    return ModelShape.of(model)
 
 
 class Ticks:
@@ -172,7 +180,34 @@ def test_prices_are_found_from_requests(dense_segment):
         for calls, macs, n, check_calls, checks in works
     ]
     costs = fitted(traces, timed)
-    assert costs.model_dump() == pytest.approx(prices | {"fill": 2e-5}, rel=1e-6)
+    expected = prices | {"fill_call": 2e-5, "fill": 0.0}
+    assert costs.model_dump(exclude={"error"}) == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_fill_of_many_tokens_is_one_call(dense_segment, shape):
+    """On a device that waits for launches, tokens that are filled together cost as one does."""
+    prompts = (8, 20, 50)
+    traces = [
+        [
+            dense_segment(LAYERS, n, fill=(0, 0, n, n)),
+            dense_segment(LAYERS, 1, phase="decode", context=n + 1, forwards=4, fill=(0, 1, 1, 1)),
+        ]
+        for n in prompts
+    ]
+    costs = fitted(traces, [{"fill": (2 + 12) * 3e-5 + (2 * n + 12) * 1e-7} for n in prompts])
+    assert (costs.fill_call, costs.fill) == (pytest.approx(3e-5), pytest.approx(1e-7))
+    assert costs.error == pytest.approx(0, abs=1e-6)
+    seconds = [ideal_runtime(PROFILE, shape, segments, costs).extra["fill"] for segments in traces]
+    assert seconds == pytest.approx([(2 + 12) * 3e-5 + (2 * n + 12) * 1e-7 for n in prompts])
+
+
+def test_prices_say_how_far_they_are_off_other_requests(dense_segment):
+    traces = [[dense_segment(LAYERS, n, extra={"router": Extra(4, 4, 400)})] for n in (10, 20, 30)]
+    steady = fitted(traces, [{"decision": 4e-4} for _ in traces])
+    assert steady.error == pytest.approx(0, abs=1e-9)
+    varied = fitted(traces, [{"decision": seconds} for seconds in (6e-4, 2e-4, 4e-4)])
+    assert varied.error > 0.2
+    assert fitted(traces[:2], [{"decision": 4e-4}] * 2).error is None
 
 
 def test_calls_that_are_alike_are_paid_by_the_call(dense_segment):
@@ -226,7 +261,7 @@ def test_every_kind_of_method_is_timed_as_it_runs(model, attach, request_, decid
     costs = serving.added(Participant("m", lambda: attach(model)))
     assert (costs.call is not None) == decides
     assert (costs.fill is not None) == fills
-    assert costs.fill is None or costs.fill > 0
+    assert costs.fill is None or costs.fill + costs.fill_call > 0
     if decides:
         assert costs.call + costs.mac + costs.position + costs.check > 0
 

@@ -1,12 +1,24 @@
 """Energy: counters that wrap, provenance that goes down, nulls that stay null, and no network."""
 
 import socket
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
+from harness.measure import meters as measured_by
 from harness.measure.energy import Window, WindowMeter, attribute, energy, missing_reason
-from harness.measure.meters import CodecarbonMeter, RaplMeter, meters, rapl_domains, why_not_measured
+from harness.measure.meters import (
+    CodecarbonMeter,
+    NvmlMeter,
+    RaplMeter,
+    meters,
+    rapl_domains,
+    why_no_counter,
+    why_not_measured,
+)
 from harness.results.costs import EnergyPart
 
 
@@ -133,4 +145,95 @@ def test_no_meter_opens_a_socket(monkeypatch):
     assert set(parts) == {"cpu", "ram"}
     assert parts["ram"].provenance == "estimated_constant"
     assert all(one.joules is not None and one.joules >= 0 for one in parts.values())
-    assert meters("cpu")
+    assert meters(torch.device("cpu"))
+
+
+class Nvml:
+    """The driver's library of two cards, of which torch is shown the second alone."""
+
+    NVML_CLOCK_SM, NVML_TEMPERATURE_GPU = 1, 0
+
+    def __init__(self, fails: str = "") -> None:
+        self.used, self.fails = {"GPU-first": 0, "GPU-second": 0}, fails
+
+    def nvmlInit(self) -> None:  # noqa: N802
+        if self.fails:
+            raise RuntimeError(self.fails)
+
+    def nvmlDeviceGetHandleByUUID(self, identity: str) -> str:  # noqa: N802
+        assert identity in self.used
+        return identity
+
+    def nvmlDeviceGetTotalEnergyConsumption(self, handle: str) -> int:  # noqa: N802
+        self.used[handle] += {"GPU-first": 1000, "GPU-second": 5000}[handle]
+        return self.used[handle]
+
+
+@pytest.fixture
+def second_card(monkeypatch):
+    """A machine of two cards with CUDA_VISIBLE_DEVICES=1."""
+
+    def driver(fails: str = "") -> Nvml:
+        library = Nvml(fails)
+        monkeypatch.setitem(sys.modules, "pynvml", library)
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(uuid="second"))
+        return library
+
+    return driver
+
+
+def test_a_gpu_is_asked_by_its_identity(second_card):
+    library = second_card()
+    meter = NvmlMeter(torch.device("cuda:0"))
+    meter.begin()
+    assert meter.end()["gpu"].joules == 5
+    assert library.used["GPU-first"] == 0
+    assert why_no_counter(torch.device("cuda:0")) is None
+
+
+def test_a_gpu_without_a_counter_is_null_with_the_reason(second_card, monkeypatch):
+    second_card("Driver Not Loaded")
+    monkeypatch.setattr(measured_by, "_estimates", lambda: iter([Scripted(cpu=part(1.0, LOAD))]))
+    monkeypatch.setattr(measured_by, "_rapl", lambda: iter(()))
+    monkeypatch.setattr(measured_by, "_zeus", lambda: iter(()))
+    read = {name: each for meter in meters(torch.device("cuda:0")) for name, each in meter.end().items()}
+    assert (read["gpu"].joules, read["gpu"].provenance) == (None, "none")
+    found = energy([window(**read)] * 3, [], others_share=0.0)
+    # joules of the processor alone would say that the GPU took none
+    assert (found.measured_j, found.estimated_j, found.active_j, found.raw) == (None, None, None, [])
+    assert missing_reason(found, "cuda:0").startswith("the energy counter of cuda:0 cannot be read through NVML: ")
+    assert "Driver Not Loaded" in missing_reason(found, "cuda:0")
+    assert "of kind mps" in missing_reason(found, "mps")
+
+
+class Scripted:
+    """A meter that says the same of every window."""
+
+    def __init__(self, **parts) -> None:
+        self.parts = parts
+
+    def begin(self) -> None:
+        """Nothing to note."""
+
+    def end(self):
+        return self.parts
+
+
+@pytest.mark.parametrize("processor", ["measured_counter", LOAD])
+def test_a_gpu_is_ranked_by_its_counter_and_estimates_stand_beside_it(processor):
+    """The joules of a request at batch size 1 on an H200, of which 9 % are estimated."""
+    parts = {"gpu": part(18.5), "cpu": part(0.48, processor), "ram": part(1.2, CONSTANT, "constant")}
+    idle = [Window(10, parts | {"gpu": part(5.0)}, 0)]
+    found = energy([window(**parts)] * 3, idle, others_share=0.0)
+    added = 18.5 + (0.48 if processor.startswith("measured") else 0.0)
+    assert found.label == "measured_counter"
+    assert found.measured_j == pytest.approx(added / 5)
+    assert found.raw == pytest.approx([added / 5] * 3)
+    assert found.busy_w == pytest.approx(added / 10)
+    assert found.idle_w == pytest.approx((added - 13.5) / 10)
+    assert found.estimated_j is None
+    assert missing_reason(found, "cuda:0") is None
+    assert set(found.parts) == {"gpu", "cpu", "ram"}
+    assert "beside it and not added: " in found.note
+    assert "ram 0.24 J, constant power x time" in found.note
+    assert not found.is_clock

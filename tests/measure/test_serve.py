@@ -1,6 +1,7 @@
 """One request alone: when its tokens came, and that a method cannot end it early."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -116,7 +117,7 @@ def test_everybody_serves_every_request_in_every_round(model):
 
     participants = [Participant(name, lambda name=name: Attached(name)) for name in ("dense", "method")]
     bar = Silent()
-    turns = interleave(model, participants, [PROMPT, TEXT], rounds=3, warmup=1, seed=0, bar=bar)
+    turns = interleave(partial(serve, model), participants, [PROMPT, TEXT], rounds=3, warmup=1, seed=0, bar=bar)
     assert bar.expected == bar.advanced == (3 + 1) * 2 * 2
     for participant in participants:
         assert [len(rounds) for rounds in turns.served[participant]] == [3, 3]

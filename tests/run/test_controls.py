@@ -10,7 +10,7 @@ from tests.conftest import Harness
 from tests.silent import Silent
 
 ROUTER = "dr-llm:questions=6,simulations=6,epochs=1,hidden=4"
-FLAGS = ["--task", "tiny_choice", "--limit", "6", "--device", "cpu"]
+FLAGS = ["--task", "tiny_choice", "--limit", "6"]
 
 
 @pytest.mark.usefixtures("no_survey")

@@ -41,10 +41,10 @@ PLAN = CostPlan(
 
 
 class Measured:
-    def __init__(self, folder: Path, model: Path, tasks: Path) -> None:
+    def __init__(self, folder: Path, model: Path, tasks: Path, device: str) -> None:
         self.store = Store(folder)
         self.job = Job(
-            methods=(HALF,), tasks=TASKS, pretrained=str(model), include_path=str(tasks), device="cpu", costs=PLAN
+            methods=(HALF,), tasks=TASKS, pretrained=str(model), include_path=str(tasks), device=device, costs=PLAN
         )
         self.reporter = Silent()
         self.session = Session(self.job, self.store, self.reporter)
@@ -55,8 +55,8 @@ class Measured:
 
 
 @pytest.fixture(scope="module")
-def measured(tiny_folder: Path, tiny_tasks: Path, tmp_path_factory: pytest.TempPathFactory) -> Measured:
-    return Measured(tmp_path_factory.mktemp("measured"), tiny_folder, tiny_tasks)
+def measured(tiny_folder: Path, tiny_tasks: Path, tmp_path_factory: pytest.TempPathFactory, device: str) -> Measured:
+    return Measured(tmp_path_factory.mktemp("measured"), tiny_folder, tiny_tasks, device)
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -302,8 +302,8 @@ def test_out_of_memory_keeps_the_scores(measured: Measured, monkeypatch: pytest.
 
 
 @pytest.mark.slow
-def test_measured_in_a_process_of_its_own(harness: Harness, tiny_folder: Path, tiny_tasks: Path) -> None:
-    arguments = ["--pretrained", tiny_folder, "--include_path", tiny_tasks, "--device", "cpu", "-t", "tiny_choice"]
+def test_measured_in_a_process_of_its_own(harness: Harness, tiny_folder: Path, tiny_tasks: Path, device: str) -> None:
+    arguments = ["--pretrained", tiny_folder, "--include_path", tiny_tasks, "--device", device, "-t", "tiny_choice"]
     plan = ["--measure", "latency", "--cost_samples", 2, "--repeats", 2, "--warmup", 1, "--isolate", "-L", 4]
     (record,) = harness("run", *arguments, *plan, "--json").json()
     assert record["time"]["settings"]["isolated"] is True

@@ -12,7 +12,7 @@ from harness.measure.profiles import keep_profile, kept_profile
 from harness.results.cost_lines import requests_of
 from harness.results.record import RunRecord
 from harness.results.store import Store
-from harness.run.costs import lacking
+from harness.run.lacking import lacking
 from harness.run.session import Session
 from harness.run.spec import CostPlan, Job, Measure
 from tests.silent import Silent

@@ -23,6 +23,7 @@ from tests.conftest import Harness
 from tests.kernels_here import EXACT, timed
 from tests.silent import Silent
 
+pytestmark = pytest.mark.cpu("the kernels of these tests multiply on a CPU")
 SLOW = {EXACT.name: (3.0, 3.0)}
 
 

@@ -18,12 +18,13 @@ from tests.silent import Silent
 TASKS = ("tiny_choice", "tiny_letters", "tiny_last", "tiny_answer", "tiny_text", "tiny_group")
 HALF = "layer-drop:unit=attention,layers=0/2"
 Lines = dict[int, dict[str, Any]]
+Execute = Callable[..., tuple[RunRecord, list[dict[str, Any]]]]
 
 
 class Runs:
     """Dense and half of the attentions on every task, at one batch size."""
 
-    def __init__(self, folder: Path, batch_size: int, model: Path, tasks: Path) -> None:
+    def __init__(self, folder: Path, batch_size: int, model: Path, tasks: Path, device: str) -> None:
         self.store = Store(folder)
         job = Job(
             methods=(HALF,),
@@ -32,11 +33,11 @@ class Runs:
             include_path=str(tasks),
             batch_size=batch_size,
             limit=8,
-            device="cpu",
+            device=device,
         )
         self.session = Session(job, self.store, Silent())
         module = self.session.lm.decoder.module
-        tokens = torch.arange(3, 60)[None]
+        tokens = torch.arange(3, 60, device=module.device)[None]
         self.before = ({name: tensor.clone() for name, tensor in module.state_dict().items()}, module(tokens).logits)
         records = self.session.execute()
         self.after = (module.state_dict(), module(tokens).logits)
@@ -48,12 +49,14 @@ class Runs:
 
 
 @pytest.fixture(scope="module")
-def runs(tiny_folder: Path, tiny_tasks: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Runs]:
+def runs(
+    tiny_folder: Path, tiny_tasks: Path, tmp_path_factory: pytest.TempPathFactory, device: str
+) -> Callable[[int], Runs]:
     made: dict[int, Runs] = {}
 
     def at(batch_size: int) -> Runs:
         if batch_size not in made:
-            made[batch_size] = Runs(tmp_path_factory.mktemp("runs"), batch_size, tiny_folder, tiny_tasks)
+            made[batch_size] = Runs(tmp_path_factory.mktemp("runs"), batch_size, tiny_folder, tiny_tasks, device)
         return made[batch_size]
 
     return at
@@ -188,16 +191,22 @@ def test_group_has_its_own_score_and_those_of_its_tasks(runs: Callable[[int], Ru
 # ---- harder inputs -----------------------------------------------------------------------------------------------
 
 
-def execute(store: Store, model: Path, tasks: Path, task: str, **more: Any) -> tuple[RunRecord, list[dict[str, Any]]]:
-    settings = {"methods": ("dense",), "device": "cpu", "tasks": (task,), **more}
-    job = Job(pretrained=str(model), include_path=str(tasks), **settings)
-    (record,) = Session(job, store, Silent()).execute()
-    return record, list(store.find(record.id).samples())
+@pytest.fixture
+def execute(device: str) -> Execute:
+    """Run dense on a task: its record, and the lines of its documents."""
+
+    def run(store: Store, model: Path, tasks: Path, task: str, **more: Any) -> tuple[RunRecord, list[dict[str, Any]]]:
+        settings = {"methods": ("dense",), "device": device, "tasks": (task,), **more}
+        job = Job(pretrained=str(model), include_path=str(tasks), **settings)
+        (record,) = Session(job, store, Silent()).execute()
+        return record, list(store.find(record.id).samples())
+
+    return run
 
 
 @pytest.mark.parametrize("batch_size", [1, 8])
 def test_documents_that_share_a_row_are_each_charged_for_it(
-    batch_size: int, tiny_folder: Path, tiny_tasks: Path, tmp_path: Path
+    batch_size: int, execute: Execute, tiny_folder: Path, tiny_tasks: Path, tmp_path: Path
 ) -> None:
     folder = shutil.copytree(tiny_tasks, tmp_path / "tasks")
     lines = (folder / "test.jsonl").read_text().splitlines(keepends=True)
@@ -215,7 +224,7 @@ def test_documents_that_share_a_row_are_each_charged_for_it(
 
 
 def test_answers_that_end_in_one_of_several_ways_are_as_long_in_any_batch(
-    tiny_folder: Path, tiny_tasks: Path, tmp_path: Path
+    execute: Execute, tiny_folder: Path, tiny_tasks: Path, tmp_path: Path
 ) -> None:
     """A generation configuration may name more end tokens than the tokenizer has."""
     model = shutil.copytree(tiny_folder, tmp_path / "model")
@@ -230,7 +239,7 @@ def test_answers_that_end_in_one_of_several_ways_are_as_long_in_any_batch(
     assert len(set(alone)) > 2
 
 
-def test_audit_stays_within_the_positions_of_the_model(tiny_tasks: Path, tmp_path: Path) -> None:
+def test_audit_stays_within_the_positions_of_the_model(execute: Execute, tiny_tasks: Path, tmp_path: Path) -> None:
     """GPT-2 has learned positions, and no room after a prompt that fills them but for one token."""
     from harness.testing.tiny import tiny_model, tiny_tokenizer
 
@@ -242,7 +251,9 @@ def test_audit_stays_within_the_positions_of_the_model(tiny_tasks: Path, tmp_pat
     assert record.flops.audit_ratio == 1
 
 
-def test_answers_that_are_not_numbers_are_said(tiny_folder: Path, tiny_tasks: Path, tmp_path: Path) -> None:
+def test_answers_that_are_not_numbers_are_said(
+    execute: Execute, tiny_folder: Path, tiny_tasks: Path, tmp_path: Path
+) -> None:
     from safetensors.torch import load_file, save_file
 
     model = shutil.copytree(tiny_folder, tmp_path / "model")

@@ -24,8 +24,8 @@ Settings = dict[str, Any]
 
 
 @pytest.fixture
-def settings(tiny_folder: Path, tiny_tasks: Path) -> Settings:
-    return {"methods": ("dense",), "pretrained": str(tiny_folder), "include_path": str(tiny_tasks), "device": "cpu"}
+def settings(tiny_folder: Path, tiny_tasks: Path, device: str) -> Settings:
+    return {"methods": ("dense",), "pretrained": str(tiny_folder), "include_path": str(tiny_tasks), "device": device}
 
 
 class Killed(KeyboardInterrupt):

@@ -88,7 +88,7 @@ def test_the_cost_pass_runs_what_the_evaluation_ran(session: Session, name: str,
 
 @pytest.mark.parametrize("task", TASKS)
 def test_the_rows_are_the_same_where_documents_are_chosen(
-    task: str, tiny_folder: Path, tiny_tasks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    task: str, tiny_folder: Path, tiny_tasks: Path, tmp_path: Path, device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Documents by their own numbers, and answers of one token that share a row, in both."""
     served: list[Row] = []
@@ -99,7 +99,7 @@ def test_the_rows_are_the_same_where_documents_are_chosen(
         return serving(self, rows, *args, **kwargs)
 
     monkeypatch.setattr(Decoder, "serving", spy)
-    settings = {"pretrained": str(tiny_folder), "include_path": str(tiny_tasks), "device": "cpu"}
+    settings = {"pretrained": str(tiny_folder), "include_path": str(tiny_tasks), "device": device}
     plan = CostPlan(measure={"flops"}, prompts=3)
     job = Job(methods=("dense",), tasks=(task,), samples={task: [2, 9, 17]}, costs=plan, **settings)
     session = Session(job, Store(tmp_path), Silent())

@@ -39,10 +39,10 @@ def product(states: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 
 
 def test_unknown_work_is_null_with_its_reason(
-    harness: Harness, tiny_folder: Path, tiny_tasks: Path, tmp_path: Path
+    harness: Harness, tiny_folder: Path, tiny_tasks: Path, tmp_path: Path, device: str
 ) -> None:
     Path("mine.py").write_text(METHOD)
-    model = {"pretrained": str(tiny_folder), "include_path": str(tiny_tasks), "device": "cpu", "limit": 4}
+    model = {"pretrained": str(tiny_folder), "include_path": str(tiny_tasks), "device": device, "limit": 4}
     job = {**model, "methods": ("dense", "./mine.py:Mine"), "tasks": ("tiny_choice",)}
     whole = execute(job, Store(tmp_path / "whole"))
     with stopped_after(5):  # dense's four, and one

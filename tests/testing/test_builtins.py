@@ -25,32 +25,32 @@ SETTINGS = (
 )
 
 
-def test_on_every_family_of_the_checks():
-    assert failing("layer-drop") == {}
+def test_on_every_family_of_the_checks(device):
+    assert failing("layer-drop", device=device) == {}
 
 
 @pytest.mark.parametrize("method", [*WEIGHTS, *NUMBERS])
-def test_a_method_on_weights_where_they_are_stored_the_other_way_round(method):
-    assert failing(method, ["gpt2"]) == {}
+def test_a_method_on_weights_where_they_are_stored_the_other_way_round(method, device):
+    assert failing(method, ["gpt2"], device=device) == {}
 
 
 @pytest.mark.parametrize("method", DEPTH)
-def test_a_method_on_layers_tokens_or_text(method):
-    assert failing(method, ["llama"]) == {}
+def test_a_method_on_layers_tokens_or_text(method, device):
+    assert failing(method, ["llama"], device=device) == {}
 
 
 @pytest.mark.parametrize("method", KEYS)
-def test_a_method_that_chooses_keys_where_positions_turn_and_where_they_are_learned(method):
-    assert failing(method, ["qwen3", "opt"]) == {}
+def test_a_method_that_chooses_keys_where_positions_turn_and_where_they_are_learned(method, device):
+    assert failing(method, ["qwen3", "opt"], device=device) == {}
 
 
 @pytest.mark.parametrize("method", SETTINGS)
-def test_a_method_at_other_settings(method):
-    assert failing(method, ["qwen3"]) == {}
+def test_a_method_at_other_settings(method, device):
+    assert failing(method, ["qwen3"], device=device) == {}
 
 
-def test_a_method_that_is_another_model():
-    assert failing(LOADED, ["llama"]) == {}
+def test_a_method_that_is_another_model(device):
+    assert failing(LOADED, ["llama"], device=device) == {}
 
 
 def test_every_built_in_method_is_checked():

@@ -48,7 +48,7 @@ class Prompts:
             return cls(ids, tuple((0, row.prompt_length) for row in context.rows))
         if mask is None or mask.ndim != 2:
             return cls(ids, ((0, width),) * rows)
-        kept = [torch.nonzero(row).flatten().tolist() for row in mask]
+        kept = [[place for place, flag in enumerate(row) if flag] for row in mask.tolist()]  # one transfer for all rows
         return cls(ids, tuple((row[0], row[-1] + 1) if row else (0, 0) for row in kept))
 
     @cached_property
@@ -77,6 +77,11 @@ class Controller(ABC):
 
     passes: ClassVar[int] = 2
 
+    @property
+    def by_prompt(self) -> bool:
+        """Whether a path depends on the prompt, so that equal prompts must be told: their tokens come to the host."""
+        return True
+
     @abstractmethod
     def decide(self, layer: int, hidden: torch.Tensor, prompts: Prompts) -> Sequence[LayerPath]:
         """For each row, how often it runs this layer, and as many of the following as are already decided.
@@ -93,6 +98,11 @@ class FixedPaths(Controller):
     """Paths that are known in advance: one for every row, or one for each."""
 
     paths: tuple[LayerPath, ...]
+
+    @property
+    def by_prompt(self) -> bool:
+        """No, where all rows take one path; what extends this class may decide by prompt."""
+        return type(self) is not FixedPaths or len(self.paths) > 1
 
     def decide(self, layer: int, hidden: torch.Tensor, prompts: Prompts) -> Sequence[LayerPath]:
         """The rest of each row's path."""

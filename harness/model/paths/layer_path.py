@@ -20,7 +20,7 @@ from transformers.cache_utils import Cache
 from harness.contract.anatomy import Block
 from harness.contract.decoder import Decoder, only
 from harness.core.errors import MethodError, UnsupportedModelError
-from harness.model.forwards import by_name, cache_argument, replace_forward, returns_tuple, rows_of, states_of
+from harness.model.forwards import by_name, cache_argument, replace_forward, returns_tuple, rows_of, states_of, uploaded
 from harness.model.paths.controller import Controller, Prompts
 from harness.model.paths.routed_cache import LayerPath, RoutedCache
 from harness.model.supported import attends_by_place, require_supported
@@ -176,7 +176,9 @@ class Engine:
             cache = None if context is not None and context.kind == "score" else self._new_cache()
         with self._model.adding("decision"):
             prompts = Prompts.of(ids, arguments.get("attention_mask"), context)
-            remembered = [self._remembered.get(digest) for digest in prompts.digests]
+            remembered: list[LayerPath | None] = [None] * rows
+            if self._controller.by_prompt:
+                remembered = [self._remembered.get(digest) for digest in prompts.digests]
         return _Forward(rows, cache, prompts, remembered, [()] * rows)
 
     def _end(self, finished: _Forward, tokens: int) -> None:
@@ -184,7 +186,7 @@ class Engine:
         if finished.cache is not None:
             finished.cache.paths = finished.paths
             finished.cache.commit(tokens)
-        if finished.prompts is not None:
+        if finished.prompts is not None and self._controller.by_prompt:
             self._remembered.update(zip(finished.prompts.digests, finished.paths, strict=True))
 
     def _passes_of(self, running: _Forward, layer: int, hidden: torch.Tensor) -> list[_Pass]:
@@ -204,6 +206,9 @@ class Engine:
 
     def _extend(self, running: _Forward, prompts: Prompts, decided: Sequence[LayerPath]) -> None:
         """Append what the controller decided for each row, unless the row's prompt took a path before."""
+        if not self._controller.by_prompt:
+            running.paths[:] = [(*path, *addition) for path, addition in zip(running.paths, decided, strict=True)]
+            return
         end = len(running.paths[0]) + len(decided[0])
         # identical prompts must take the same path even if rounding makes the router disagree
         first: dict[bytes, LayerPath] = {}
@@ -227,4 +232,4 @@ class Engine:
 def _pass(counts: tuple[int, ...], number: int, device: torch.device) -> _Pass:
     """The rows whose count exceeds the number of the pass, from 0."""
     rows = tuple(row for row, count in enumerate(counts) if count > number)
-    return rows, torch.tensor(rows, device=device)
+    return rows, uploaded(rows, device)

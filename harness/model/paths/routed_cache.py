@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from transformers import DynamicCache
-from transformers.cache_utils import Cache
+from transformers.cache_utils import Cache, StaticLayer
 
 from harness.core.errors import MethodError
 
@@ -26,7 +26,8 @@ class RoutedCache(Cache):  # type: ignore[misc] # transformers has no type infor
 
     Attributes:
         paths: the rows' paths, set once, when the prompt has been read; None before.
-        seen: tokens of each row that have gone through the model, padding included.
+        seen: tokens of each row that have gone through the model, padding included; on the device, and counted in
+            place, where the cache is of fixed size.
     """
 
     def __init__(self, config: Any, passes: int) -> None:
@@ -35,7 +36,13 @@ class RoutedCache(Cache):  # type: ignore[misc] # transformers has no type infor
         self._layers = len(slots) // passes
         self._windows = [layer.sliding_window if layer.is_sliding else None for layer in slots]
         self.paths: list[LayerPath] | None = None
-        self.seen = 0
+        self.seen: int | torch.Tensor = 0
+        self._length: int | None = None
+
+    def fix(self, length: int, device: torch.device) -> None:
+        """Hold so many tokens of each row in tensors whose sizes and places stay, before the first forward."""
+        self.layers: Any = [StaticLayer(length) for _ in self._windows]
+        self._length, self.seen = length, torch.zeros((), dtype=torch.long, device=device)
 
     def commit(self, tokens: int) -> None:
         """Count the tokens of a finished forward."""
@@ -45,12 +52,15 @@ class RoutedCache(Cache):  # type: ignore[misc] # transformers has no type infor
         """The cache as a layer sees it in its pass of this number, from 0."""
         return PassSlots(self, number * self._layers) if number else self
 
-    def get_seq_length(self, layer_idx: int = 0) -> int:
+    def get_seq_length(self, layer_idx: int = 0) -> "int | torch.Tensor":
         """Tokens seen, however many the slot holds."""
         return self.seen
 
     def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
         """Key positions that attention reads, and the position of the first, as transformers' own slots count them."""
+        if self._length is not None:
+            return self._length, 0
+        assert isinstance(self.seen, int)
         window = self._windows[layer_idx]
         if window is None:
             return self.seen + query_length, 0

@@ -77,11 +77,15 @@ class Classifier(Confidence):
 
     Args:
         trained: weight [width] and bias [] by layer.
+        device: where the states are; trained tensors may be elsewhere, as they are read from a file.
     """
 
-    def __init__(self, trained: Mapping[int, tuple[torch.Tensor, torch.Tensor]]) -> None:
+    def __init__(
+        self, trained: Mapping[int, tuple[torch.Tensor, torch.Tensor]], device: torch.device | None = None
+    ) -> None:
         self._classifiers = {
-            layer: frozen_linear(weight[None], bias[None]) for layer, (weight, bias) in trained.items()
+            layer: frozen_linear(weight[None].to(device), bias[None].to(device))
+            for layer, (weight, bias) in trained.items()
         }
         self.auxiliaries = tuple(self._classifiers.values())
 

@@ -10,11 +10,12 @@ from collections.abc import Callable, Container
 import torch
 
 from harness.contract.decoder import Auxiliary, Decoder, only
+from harness.model.forwards import uploaded
 from harness.model.tokens.confidence import Confidence
 from harness.model.tokens.token_depth import TokenPolicy, Tokens, token_depth
 
 Threshold = Callable[[int, torch.Tensor], "torch.Tensor | float"]
-"""The confidence at which a token exits, by the layer just run and the steps of the tokens, [rows, tokens]."""
+"""The confidence at which a token exits, by the layer just run and the tokens' steps, [rows, tokens], on the CPU."""
 
 
 class EarlyExit(TokenPolicy):
@@ -42,7 +43,7 @@ class EarlyExit(TokenPolicy):
     def begin(self, tokens: Tokens) -> None:
         """Start with every token inside the model."""
         self._tokens = tokens
-        self._inside: torch.Tensor | None = None  # [rows, tokens], bool; None before the first exit
+        self._inside: torch.Tensor | None = None  # [rows, tokens], bool, on the CPU; None before the first exit
         self._streak = torch.zeros_like(tokens.steps)  # [rows, tokens], checks in a row that reached the threshold
         self._previous: tuple[int, torch.Tensor] | None = None  # a layer and its input
 
@@ -56,16 +57,23 @@ class EarlyExit(TokenPolicy):
     def _check(self, layer: int, before: torch.Tensor, after: torch.Tensor) -> None:
         """Let the tokens exit that are confident enough after a layer."""
         inside = torch.ones_like(self._tokens.predicting) if self._inside is None else self._inside
-        candidates = inside & self._tokens.predicting
-        leaving = torch.zeros_like(inside)
-        for columns, rows in _by_columns(candidates).items():
-            # [group rows, 1] and [group columns] select a [group rows, group columns] part of the batch
-            part = torch.tensor(rows, device=inside.device)[:, None], torch.tensor(columns, device=inside.device)
+        groups = _by_columns(inside & self._tokens.predicting)
+        if not groups:
+            return
+        measured = []
+        for columns, rows in groups.items():
             with only(self._model, tuple(rows)):
-                confidence = self.confidence(layer, before[part], after[part])
-            reached = confidence >= self.threshold(layer, self._tokens.steps[part])
-            self._streak[part] = torch.where(reached, self._streak[part] + 1, 0)
-            leaving[part] = self._streak[part] >= self.hits
+                confidence = self.confidence(layer, _part(before, rows, columns), _part(after, rows, columns))
+            measured.append(confidence.flatten())  # [group rows * group columns]
+        sizes = [len(part) for part in measured]
+        leaving = torch.zeros_like(inside)
+        # the one transfer to the host: exits, streaks and thresholds are kept there
+        for (columns, rows), part in zip(groups.items(), torch.split(torch.cat(measured).cpu(), sizes), strict=True):
+            # [group rows, 1] and [group columns] select a [group rows, group columns] part of the batch
+            place = torch.tensor(rows)[:, None], torch.tensor(columns)
+            reached = part.view(len(rows), -1) >= self.threshold(layer, self._tokens.steps[place])
+            self._streak[place] = torch.where(reached, self._streak[place] + 1, 0)
+            leaving[place] = self._streak[place] >= self.hits
         if leaving.any():
             self._inside = inside & ~leaving
 
@@ -97,6 +105,13 @@ class _Recorder(TokenPolicy):
 
     def runs(self, layer: int, states: torch.Tensor) -> None:
         self.states[layer] = states
+
+
+def _part(states: torch.Tensor, rows: list[int], columns: tuple[int, ...]) -> torch.Tensor:
+    """Some rows and tokens of states [rows, tokens, width]; the states themselves where it is all of them."""
+    if (len(rows), len(columns)) == states.shape[:2]:
+        return states
+    return states[uploaded(rows, states.device)[:, None], uploaded(columns, states.device)]
 
 
 def _by_columns(candidates: torch.Tensor) -> dict[tuple[int, ...], list[int]]:

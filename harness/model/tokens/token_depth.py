@@ -28,7 +28,7 @@ from transformers import DynamicCache
 from harness.contract.anatomy import Block
 from harness.contract.decoder import Auxiliary, Decoder, only
 from harness.core.errors import MethodError
-from harness.model.forwards import by_name, cache_argument, replace_forward, returns_tuple, rows_of
+from harness.model.forwards import by_name, cache_argument, replace_forward, returns_tuple, rows_of, uploaded
 from harness.model.layouts import layer_number
 from harness.model.supported import require_supported
 from harness.model.tokens.fill import KeyValueFill
@@ -36,7 +36,7 @@ from harness.model.tokens.fill import KeyValueFill
 
 @dataclass(frozen=True)
 class Tokens:
-    """The tokens of a forward.
+    """The tokens of a forward. What they are for is known before it runs, so it is on the CPU, wherever the model is.
 
     Attributes:
         predicting: [rows, tokens], bool: those whose output predicts a token that is generated or scored. The others
@@ -82,7 +82,8 @@ class TokenPolicy(ABC):
             states: [rows, tokens, width], as they would enter it.
 
         Returns:
-            bool [rows, tokens]; None where all of them run it.
+            bool [rows, tokens]; None where all of them run it. On the CPU where it is known there: what is on another
+            device is waited for in every layer of a decode step.
         """
 
 
@@ -154,12 +155,14 @@ class _TokenEngine:
         self._seen = 0  # positions before the running forward
         self._ends: list[int] = []  # tokens of each row in the running forward, padding on the right left out
         self._given: torch.Tensor | None = None  # position_ids of the running forward
+        self._indices: dict[tuple[int, ...], torch.Tensor] = {}  # rows of the running forward, as index tensors
         self._left: dict[int, list[float]] = {}  # by layer: where each row first skipped it and left it nothing
 
     def begin(self, module: Any, args: Any, kwargs: dict[str, Any]) -> None:
         """A forward of the whole model begins; what its tokens are for is seen at its first layer."""
         self._begun = False
         self._given = kwargs.get("position_ids")
+        self._indices.clear()
 
     def run(self, layer: _Layer, states: torch.Tensor, **arguments: Any) -> Any:
         """A layer's forward, on states [rows, tokens, width]."""
@@ -181,15 +184,19 @@ class _TokenEngine:
                 f"layer {layer.index}: a token runs a layer once or not at all, so its policy gives bool, not "
                 f"{runs.dtype}; a layer that runs twice needs a path chosen for the whole sequence"
             )
-        self._require_filled(layer, runs)
-        if layer.fill is None and not runs.any():
+        with self._model.adding("decision"):
+            if layer.fill is None or self._decoding:
+                runs = runs.cpu()  # the one wait for a policy that decides on the device
+            self._require_filled(layer, runs)
+            is_idle = layer.fill is None and not runs.any()
+        if is_idle:
             return (states, None) if layer.in_tuple else states
         if not self._decoding:
             output = layer.forward(states, **arguments)
             with self._model.adding("decision"):
-                return _with_states(output, lambda after: torch.where(runs[..., None], after, states))
-        with self._model.adding("decision"):
-            flags = runs[:, 0].tolist()
+                mask = uploaded(runs, states.device)[..., None]  # [rows, tokens, 1]
+                return _with_states(output, lambda after: torch.where(mask, after, states))
+        flags = runs[:, 0].tolist()
         running = [row for row, flag in enumerate(flags) if flag]
         skipping = [row for row, flag in enumerate(flags) if not flag]
         if not skipping:
@@ -212,7 +219,7 @@ class _TokenEngine:
     ) -> Any:
         """Run a layer on some rows of one token each, and fill its keys and values for the others."""
         batch = len(states)
-        skips, index = torch.tensor(skipping, device=states.device), torch.tensor(running, device=states.device)
+        skips, index = self._index(skipping, states.device), self._index(running, states.device)
         filled = None
         if layer.fill is not None:
             with only(self._model, tuple(skipping)):
@@ -222,11 +229,18 @@ class _TokenEngine:
             output = layer.forward(states[index], **rows_of(arguments, index, batch), **{layer.cache_name: merging})
         return _with_states(output, lambda after: states.index_copy(0, index, after))
 
+    def _index(self, rows: list[int], device: torch.device) -> torch.Tensor:
+        """Rows as an index tensor, [some]; layers that the same rows run share it."""
+        key = tuple(rows)
+        if key not in self._indices:
+            self._indices[key] = uploaded(rows, device)
+        return self._indices[key]
+
     def _require_filled(self, layer: _Layer, runs: torch.Tensor | None) -> None:
         """Note which tokens skip a layer that is not filled, and refuse those that run it after one of their row.
 
         Args:
-            runs: bool [rows, tokens]; None where all run.
+            runs: bool [rows, tokens], on the CPU where the layer is not filled; None where all run.
         """
         if layer.fill is not None:
             return
@@ -272,10 +286,9 @@ class _TokenEngine:
                 self._prompt = seen + queries
             steps, real = columns - (self._prompt - 1), torch.tensor(True)
             if context is None and self._given is not None and self._given.ndim == 2:
-                positions = self._given.expand(rows, -1)
+                positions = self._given.cpu().expand(rows, -1)
         predicting = (steps >= 0) & real
-        device = states.device
-        return Tokens(predicting.to(device), steps.clamp(min=0).to(device), positions.clamp(min=0).to(device))
+        return Tokens(predicting, steps.clamp(min=0), positions.clamp(min=0))
 
 
 class _Merging:

@@ -1,4 +1,4 @@
-"""Linear layers that multiply only the blocks of weights that are not zero: 16 or 4 outputs of one input.
+"""Linear layers that multiply only the blocks of weights that are not zero: 64, 16 or 4 outputs of one input.
 
 Where the project's own kernels cannot run, or are not faster, the same numbers are multiplied densely and the saving is
 called simulated.
@@ -15,16 +15,17 @@ from harness.contract.facts import Savings
 from harness.core.cpu import KERNEL_SETS
 from harness.core.errors import MethodError
 from harness.model.weights import sparse_kernels
-from harness.model.weights.blocks import TENSORS, Blocks, Number
+from harness.model.weights.blocks import MOST_INPUTS, TENSORS, Blocks, Number
 from harness.model.weights.computations import Computation, Computations, Layer
 from harness.model.weights.dense_over_zeros import DENSE_PRODUCT, DenseOverZeros
 from harness.model.weights.int8 import DENSE_PRODUCT as INT8_DENSE_PRODUCT
 from harness.model.weights.int8 import Int8Linear
 from harness.model.weights.linear import ReplacementLayer
 from harness.model.weights.sparse_kernels import Kernels, kernel_name
+from harness.model.weights.triton_kernels import block_linear
 
-MOST_INPUTS = 2**16
-"""Inputs are numbered in two bytes."""
+MOST_ROWS = 16
+"""Outputs of a block that the kernels for a CPU take; one of 64 is four of 16."""
 
 
 class BlockSparseLinear(ReplacementLayer):
@@ -65,7 +66,7 @@ def computations(layer: Layer, device: str, number: Number) -> Computations:
     Raises:
         SpecError: ``HARNESS_ISA`` names no instruction set, or one that this processor does not have.
     """
-    rows = layer.rows
+    rows = min(layer.rows, MOST_ROWS)
     dense = (
         Computation(DENSE_PRODUCT, DenseOverZeros)
         if number == "fp32"
@@ -81,7 +82,9 @@ def computations(layer: Layer, device: str, number: Number) -> Computations:
         )
         for instructions, kernels in sparse_kernels.by_name(loaded, rows, number).items()
     )
-    return Computations(dense, kernels, __name__, device)
+    on_card = block_linear.computation(layer, device, number)
+    on_cpu = device.startswith("cpu")
+    return Computations(dense, (on_card, *kernels) if on_cpu else (*kernels, on_card), __name__, device)
 
 
 def why_not(layer: Layer, device: str) -> str | None:

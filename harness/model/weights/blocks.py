@@ -10,6 +10,9 @@ from harness.model.weights.int8 import quantize_rows
 
 Number = Literal["int8", "fp32"]
 
+MOST_INPUTS = 2**16
+"""Inputs are numbered in two bytes."""
+
 TENSORS = ("start", "column", "value", "scale", "offset")
 """The tensors of ``Blocks`` in the order in which a kernel takes them."""
 
@@ -55,16 +58,16 @@ class Blocks:
         start = torch.cat([ends.new_zeros(1), ends])  # [groups + 1]
         group, column = kept.nonzero(as_tuple=True)  # both [blocks], group by group
         # a group's first block goes where its first quad begins
-        slot = torch.arange(len(group)) - (counts.cumsum(0) - counts)[group] + quad * start[group]
-        columns = torch.zeros(quad * int(ends[-1]), dtype=torch.int32)
+        slot = torch.arange(len(group), device=weight.device) - (counts.cumsum(0) - counts)[group] + quad * start[group]
+        columns = torch.zeros(quad * int(ends[-1]), dtype=torch.int32, device=weight.device)
         columns[slot] = column.int()
-        weight_count = sum(int(n) * min(rows, out - i * rows) for i, n in enumerate(counts))
+        weight_count = int(counts.sum()) * rows - int(counts[-1]) * (-out % rows)
         scale = offset = None
         if number == "int8":
             quantized, scale = quantize_rows(weight)
             grouped = pad(quantized, (0, 0, 0, -out % rows)).view(shape)
             offset = (-128 * grouped.sum(2, dtype=torch.int32)).flatten()
-        value = torch.zeros(len(columns), rows, dtype=grouped.dtype)
+        value = torch.zeros(len(columns), rows, dtype=grouped.dtype, device=weight.device)
         value[slot] = grouped[group, :, column]
         if number == "int8":
             value = value.view(-1, 4, rows).transpose(1, 2).contiguous()  # [quads, rows, 4]

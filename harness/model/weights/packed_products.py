@@ -1,4 +1,4 @@
-"""Products with packed weights: the project's own on a CPU, and torch's, of int8 by rows and int4 by groups.
+"""Products with packed weights: the project's own in C and in Triton, and torch's, int8 by rows and int4 by groups.
 
 Torch's int4 operators stand for (q - 8) s + m where a format stands for (q - z) s: they are given m = (8 - z) s, and
 both numbers in bfloat16, as all of their arithmetic is.
@@ -14,6 +14,9 @@ from harness.model.weights import dense_kernels
 from harness.model.weights.computations import Layer
 from harness.model.weights.formats import NumberFormat, Quantized, pack
 from harness.model.weights.packed_linear import Packed, PackedProduct
+from harness.model.weights.triton_kernels.available import CAPABILITY
+from harness.model.weights.triton_kernels.packed import NUMBERS, packed, refuses, takes
+from harness.model.weights.triton_kernels.products import product
 
 _ATEN: Final = torch.ops.aten
 _GROUPS: Final = (32, 64, 128, 256)
@@ -131,8 +134,20 @@ PRODUCTS: Final = (
         _int4_on_cuda_product,
         capability=(8, 0),
     ),
+    *(
+        PackedProduct(
+            "triton",
+            "cuda",
+            partial(takes, number=number),
+            partial(refuses, number=number),
+            partial(packed, number=number),
+            partial(product, number=number),
+            capability=CAPABILITY,
+        )
+        for number in NUMBERS
+    ),
 )
-"""The products, the best of a device first."""
+"""The products, those of the project on a CPU first, then torch's own before others."""
 
 
 @register_flop_formula([_ATEN._weight_int8pack_mm, _ATEN._weight_int4pack_mm_for_cpu])

@@ -1,8 +1,8 @@
 """Which weights of a linear layer to prune: scores, the patterns of the zeros, and Wanda's pass over some text.
 
 Patterns, outputs x inputs: single weights ("unstructured"); the two least of each four neighbours of a row ("2:4");
-blocks of 4 or 16 outputs of one input ("4x1", "16x1"), which a sparse kernel can use. A block's score is the sum of
-its weights' squared scores.
+blocks of 4, 16 or 64 outputs of one input ("4x1", "16x1", "64x1"), which a sparse kernel can use. A block's
+score is the sum of its weights' squared scores.
 """
 
 import logging
@@ -25,7 +25,7 @@ from harness.model.weights.semi_structured import zeroed_as_planned
 
 log = logging.getLogger("harness")
 
-ROWS: dict[Pattern, int] = {"unstructured": 1, "4x1": 4, "16x1": 16}
+ROWS: dict[Pattern, int] = {"unstructured": 1, "4x1": 4, "16x1": 16, "64x1": 64}
 """Outputs in a block."""
 
 COLLAPSED = 0.01

@@ -23,8 +23,8 @@ class Zeros(Method, ChoosesKernels, mixin=True):
     Parameters:
         sparsity: the share of weights that go, from 0 to below 1; one for all layers, or one for each
             (``sparsity=0.5/0.6/0.7/0.7``).
-        pattern: the shape of the zeros: "unstructured"; "2:4" (two of each four neighbours, sparsity 0.5); "4x1" or
-            "16x1" (blocks of 4 or 16 outputs of one input, which ``block-sparse`` can skip).
+        pattern: the shape of the zeros: "unstructured"; "2:4" (two of each four neighbours, sparsity 0.5); "4x1",
+            "16x1" or "64x1" (blocks of 4, 16 or 64 outputs of one input, which ``block-sparse`` can skip).
     """
 
     sparsity: Sparsity = (0.5,)

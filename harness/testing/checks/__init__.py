@@ -1,6 +1,6 @@
 """The checks that every method must pass: one function each, whose first line says what must be true.
 
-They run on generated models of several families, on a CPU and offline, and take seconds.
+They run on generated models of several families, offline, and take seconds on a CPU.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -59,18 +59,19 @@ _BODIES: tuple[Callable[[Subject], None], ...] = (
 )
 
 
-def checks_for(method: Checked, families: Sequence[str] = FAMILIES) -> Iterator[Check]:
+def checks_for(method: Checked, families: Sequence[str] = FAMILIES, device: str = "cpu") -> Iterator[Check]:
     """Every check of a method, in the order in which an author wants to see them fail.
 
     Args:
         method: as the command line writes it, a class, an object, or a stack. A class, or a method written without
             parameters, is checked at the last and strongest of its ``examples``.
         families: the families of decoders it is tried on.
+        device: where those are, such as "cuda:0".
 
     Raises:
         HarnessError: there is no such method, or it refuses the parameters.
     """
-    subject = Subject.of(method, families)
+    subject = Subject.of(method, families, device)
     for body in _BODIES:
         name = body.__name__.replace("_", "-")
         yield Check(name, (body.__doc__ or "").partition("\n")[0], subject, body)

@@ -131,7 +131,7 @@ class _Reads:
         masks = {}
         for layer, forwards in self.entries.items():
             heads, tokens, _ = self.given[layer].shape
-            masks[layer] = mask = torch.zeros(heads, tokens, tokens, dtype=torch.bool)
+            masks[layer] = mask = torch.zeros(heads, tokens, tokens, dtype=torch.bool, device=self.given[layer].device)
             start = 0
             for queries, read in forwards:
                 mask[:, start : start + queries].scatter_(2, read[:, None].expand(-1, queries, -1), value=True)

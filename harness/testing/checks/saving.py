@@ -1,6 +1,5 @@
 """Savings that a clock or the memory shows: on a larger model, beside dense, in turns."""
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import torch
 from harness.contract.decoder import Row
 from harness.contract.facts import Savings
 from harness.measure.cache import bytes_of
+from harness.measure.clock import between, clock_for, mark
 from harness.measure.shape import ModelShape
 from harness.testing.outcome import Failed, Skipped
 from harness.testing.subject import Subject
@@ -51,8 +51,8 @@ _Round = tuple[_Cost, _Cost]  # the method's, and dense's immediately before
 def saves_measurably(subject: Subject) -> None:
     """Where savings are real, a forward, decoding, the weights or the cache measure smaller than dense's.
 
-    CPU time of one thread, dense and method in turns, on a larger model. Both the least and the median of several
-    rounds must be smaller, as either alone may be by chance where other work shares the machine.
+    CPU time of one thread, or time on the GPU, dense and method in turns, on a larger model. Both the least and the
+    median of several rounds must be smaller, as either alone may be by chance where other work shares the machine.
     """
     if subject.savings is not Savings.REAL:
         raise Skipped(f"its savings are {subject.savings}, so there is nothing to measure")
@@ -104,16 +104,17 @@ def _time_share(pairs: list[tuple[float, float]]) -> float:
 
 @torch.no_grad()
 def _measure(decoder: "Decoder", tokens: int) -> _Cost:
-    ids = torch.arange(tokens)[None] % 250 + 3  # [1, tokens]
+    ids = torch.arange(tokens, device=decoder.device)[None] % 250 + 3  # [1, tokens]
     row = Row("text", 0, (0,), tokens, tokens)
     with _one_thread(), decoder.serving([row], "generate"):
-        start = time.thread_time()
+        clock = clock_for(decoder.device)
+        start = mark(clock)
         cache = decoder.module(ids, use_cache=True).past_key_values
-        forward = time.thread_time() - start
-        start = time.thread_time()
+        forward = between(start, mark(clock))
+        start = mark(clock)
         for _ in range(STEPS):
             decoder.module(ids[:, :1], past_key_values=cache, use_cache=True)
-        steps = time.thread_time() - start
+        steps = between(start, mark(clock))
     return _Cost(forward, steps, ModelShape.of(decoder).bytes, bytes_of(cache))
 
 

@@ -119,7 +119,10 @@ def test_a_layer_that_does_not_fit_is_said(layer: Layer, name: str, says: str, c
 def test_a_group_that_the_operator_does_not_know_is_said(card: Card) -> None:
     card(9, 0)
     ways = weight_only.computations(Layer(256, 512, "bfloat16"), "cuda:0", replace(INT4, group=16))
-    assert "takes groups of 32, 64, 128, 256 inputs, and the format is int4 g16" in str(ways.why_dense)
+    assert "takes groups of 32, 64, 128, 256 inputs, and the format is int4 g16" in str(
+        reasons(ways)["torch tile-packed, int4 g16"]
+    )
+    assert ways.why_dense == "triton: it takes groups of a multiple of 32 inputs, and the format is int4 g16"
     ways = weight_only.computations(Layer(256, 512, "bfloat16"), "cuda:0", replace(INT4, bits=3))
     assert ways.why_dense == "there is no kernel in place of a dense product over int3 g128 weights"
 

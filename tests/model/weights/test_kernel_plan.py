@@ -145,7 +145,7 @@ def test_on_another_device_nothing_is_timed_and_the_reason_is_said(tmp_path):
     with timed(tmp_path):
         for method, why in (
             ("int8-dynamic", "exact int8: it is for a CPU"),
-            ("block-sparse", "the kernel is for a CPU"),
+            ("block-sparse", "the kernel in Triton"),
         ):
             settled = plan_kernels(parse(method).parts, tiny_decoder("llama"), "cuda:0")
             (note,) = settled.notes

@@ -12,6 +12,8 @@ from harness.model.weights import compiled, sparse_kernels
 from harness.model.weights.compiled import library
 from harness.model.weights.sparse_kernels import SOURCE, Kernels, check
 
+pytestmark = pytest.mark.cpu("the kernels are in C")
+
 
 def test_a_kernel_that_differs_is_refused_and_a_simpler_one_is_used(kernels, monkeypatch, caplog):
     def wrong(level, int8, rows, threads, tokens, inputs, out, x, y, *rest):

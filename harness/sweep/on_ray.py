@@ -1,0 +1,192 @@
+"""Workers of a Ray cluster: each an actor, which keeps the process of a local worker on its machine.
+
+Nothing of a worker runs in Ray's own processes, so that nothing global is changed there. The results go to a folder
+that all machines share.
+"""
+
+import os
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Final, Self
+
+from harness.core.errors import HarnessError, SpecError
+from harness.core.files import writing
+from harness.sweep.items import Item, Outcome
+from harness.sweep.launcher import LostWorkerError
+from harness.sweep.local import Process
+
+_HANDED_ON: Final = ("HARNESS_", "HF_", "TRANSFORMERS_", "TQDM_", "TOKENIZERS_")
+"""Beginnings of the environment variables that a worker has from the sweep's own process."""
+_NAMED: Final = {"num_cpus": "CPU", "num_gpus": "GPU"}
+"""What Ray calls in its nodes what an actor asks for by other names."""
+
+
+@dataclass(frozen=True)
+class Ray:
+    """Workers of a cluster that runs already.
+
+    Attributes:
+        results: the folder of results, on all machines.
+        workers: how many work on scores at once.
+        resources: what each asks for, by Ray's names.
+    """
+
+    results: Path
+    workers: int
+    resources: Mapping[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def joined(cls, address: str, results: Path, workers: int | None, resources: Mapping[str, Any]) -> Self:
+        """Join the cluster at an address.
+
+        Args:
+            workers: else one for each GPU of the cluster, or one for each machine.
+
+        Raises:
+            HarnessError: no Ray here, no cluster there, or no machine of it has the resources.
+        """
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        try:
+            import ray
+        except ImportError as error:
+            raise HarnessError(
+                "--launcher ray needs Ray, which is not installed: pip install 'efficiency-harness[ray]'"
+            ) from error
+        for name, amount in resources.items():
+            if isinstance(amount, bool) or not isinstance(amount, int | float) or amount < 0:
+                raise SpecError(f"resources: {name}={amount!r} is not valid: expected a number from 0")
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level="ERROR", ignore_reinit_error=True)
+        except Exception as error:  # Ray raises of many kinds
+            raise HarnessError(
+                f"no Ray cluster can be joined at {address} ({' '.join(str(error).split())[:200]}): start one with "
+                "`ray start --head`, or give its --address"
+            ) from error
+        nodes = _nodes()
+        gpus = int(sum(node.get("GPU", 0) for node in nodes.values()))
+        asked = dict(resources) or {"num_cpus": 1, **({"num_gpus": 1} if gpus else {})}
+        able = _able(nodes, asked)
+        return cls(results.resolve(), workers or (gpus if asked.get("num_gpus") else len(able)) or 1, asked)
+
+    @contextmanager
+    def worker(self, number: int, *, alone: bool = False) -> Iterator["Actor"]:
+        """An actor for the length of a ``with`` block; ``alone`` it asks for all processors and GPUs of a machine."""
+        import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        options = _options(self.resources)
+        if alone:
+            nodes = _nodes()
+            node = _able(nodes, self.resources)[0]
+            whole = {name: nodes[node].get(kind, 0) for name, kind in _NAMED.items()}
+            options |= {**whole, "scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False)}
+        environment = {name: value for name, value in os.environ.items() if name.startswith(_HANDED_ON)}
+        handle = ray.remote(Host).options(max_restarts=0, **options).remote(str(self.results), environment)
+        actor = Actor(handle, self.results)
+        try:
+            yield actor
+        finally:
+            actor.stop()
+
+
+@dataclass(eq=False)
+class Actor:
+    """The sweep's end of a worker on the cluster."""
+
+    handle: Any
+    results: Path
+    _is_checked: bool = field(default=False, init=False)
+
+    def carry_out(self, item: Item) -> Outcome:
+        """What came of an item, made on the actor's machine."""
+        if not self._is_checked:
+            self._check()
+        answer, log = self._answer(self.handle.carry_out.remote(item.model_dump_json()))
+        if log is not None:
+            raise LostWorkerError(answer, log)
+        return Outcome.model_validate_json(answer)
+
+    def stop(self) -> None:
+        """End it; its process ends with it."""
+        import ray
+
+        with suppress(Exception):  # it is gone, or Ray is
+            ray.kill(self.handle)
+
+    def _check(self) -> None:
+        """Refuse a machine that does not see the folder of results."""
+        marker = self.results / f".seen-{secrets.token_hex(4)}"
+        with writing(marker):
+            marker.touch()
+        try:
+            machine, sees = self._answer(self.handle.sees.remote(str(marker)))
+        finally:
+            marker.unlink(missing_ok=True)
+        if not sees:
+            raise HarnessError(
+                f"the machine {machine} does not see {self.results}: give an --output_path that all machines share"
+            )
+        self._is_checked = True
+
+    def _answer(self, reference: Any) -> Any:
+        import ray
+
+        try:
+            return ray.get(reference)
+        except ray.exceptions.RayError as error:
+            lines = str(error).strip().splitlines()
+            raise LostWorkerError(f"the worker was lost ({lines[0] if lines else type(error).__name__})") from error
+
+
+class Host:
+    """What runs in an actor: it hands items to the process of a local worker on its machine."""
+
+    def __init__(self, results: str, environment: dict[str, str]) -> None:
+        self._folder = TemporaryDirectory(prefix="harness-sweep-")
+        self._process = Process(Path(results), Path(self._folder.name) / "log", {**os.environ, **environment})
+
+    def sees(self, marker: str) -> tuple[str, bool]:
+        """The machine's name, and whether it has a file."""
+        return os.uname().nodename, Path(marker).exists()
+
+    def carry_out(self, item: str) -> tuple[str, bytes | None]:
+        """The outcome of an item as JSON; or how the process ended, with its log."""
+        try:
+            return self._process.carry_out(Item.model_validate_json(item)).model_dump_json(), None
+        except LostWorkerError as lost:
+            return str(lost), lost.log
+
+
+def _nodes() -> dict[str, dict[str, float]]:
+    """What each machine of the cluster has, by its id."""
+    import ray
+
+    return {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
+
+
+def _able(nodes: Mapping[str, Mapping[str, float]], asked: Mapping[str, float]) -> list[str]:
+    """The machines that have what a worker asks for.
+
+    Raises:
+        HarnessError: there is none, so that it would be waited for without end.
+    """
+    able = [
+        node
+        for node, has in nodes.items()
+        if all(has.get(_NAMED.get(name, name), 0) >= amount for name, amount in asked.items())
+    ]
+    if not able:
+        wanted = ", ".join(f"{name}={amount:g}" for name, amount in asked.items())
+        raise HarnessError(f"no machine of the Ray cluster has {wanted}: give other --resources")
+    return able
+
+
+def _options(asked: Mapping[str, float]) -> dict[str, Any]:
+    """What a worker asks for, as an actor's options."""
+    named = {name: amount for name, amount in asked.items() if name in {*_NAMED, "memory"}}
+    own = {name: amount for name, amount in asked.items() if name not in named}
+    return {**named, **({"resources": own} if own else {})}

@@ -1,0 +1,126 @@
+"""A sweep being carried out: scores by all workers, then comparisons with dense, then costs by one worker alone."""
+
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+from harness.core.errors import DiskError
+from harness.results.failure import Failure
+from harness.results.store import Store
+from harness.sweep.board import Board, Watcher
+from harness.sweep.grid import Grid, Place
+from harness.sweep.items import Item, Outcome
+from harness.sweep.launcher import Launcher, LostWorkerError
+from harness.sweep.team import Queue, Team
+
+
+@dataclass
+class Sweep:
+    """A grid of runs and who makes them.
+
+    Attributes:
+        max_failures: so many failed runs end it; None for no limit.
+    """
+
+    grid: Grid
+    store: Store
+    launcher: Launcher
+    watcher: Watcher
+    board: Board
+    max_failures: int | None = None
+    _to_compare: dict[int, dict[str, None]] = field(default_factory=dict, init=False)
+    _to_measure: dict[int, dict[str, None]] = field(default_factory=dict, init=False)
+
+    def run(self) -> None:
+        """Make every run that is not there; what fails is recorded, and the rest goes on.
+
+        Raises:
+            DiskError: results cannot be written.
+            HarnessError: a job cannot be planned.
+        """
+        self.store.check_writable()
+        self.board.total = self.grid.total
+        for _ in range(self.grid.refusals):
+            self.board.count("refused")
+        with closing(Team(self.launcher, self.board, self.watcher)) as team:
+            team.run(self._pending(), partial(self._evaluate, team))
+            too_many = team.halted.is_set()
+            team.halted.clear()
+            team.run(self._items("compare", self._to_compare), partial(self._finish, team))
+        if too_many:
+            return
+        self.board.costs = sum(map(len, self._to_measure.values()))
+        if self.board.costs:
+            with closing(Team(self.launcher, self.board, self.watcher, alone=True)) as team:
+                team.run(self._items("costs", self._to_measure), partial(self._finish, team))
+
+    def _pending(self) -> Iterator[Place]:
+        """The runs to be made; the others are counted on the way."""
+        for place in self.grid.places():
+            if place.state == "to run":
+                yield place
+            else:
+                self.board.count(place.state)
+                if place.state == "there already":
+                    self._note(place)
+
+    def _note(self, place: Place) -> None:
+        """Note what is to be done about a run once all scores of its task are there."""
+        task = place.spec.task.name
+        if not place.compared:
+            self._to_compare.setdefault(place.number, {})[task] = None
+        if place.job.costs.measure - {"flops"} and not place.costed:
+            self._to_measure.setdefault(place.number, {})[task] = None
+
+    def _evaluate(self, team: Team, worker: int, place: Place, queue: Queue[Place]) -> None:
+        item = place.item
+        self.board.begin(worker, item)
+        outcome = None
+        try:
+            outcome = team.carry_out(worker, item)
+        except LostWorkerError as lost:
+            outcome = self._lost(place, lost)
+        finally:
+            self.board.end(worker, outcome)
+        if outcome is None:
+            return
+        if outcome.state == "stopped":
+            raise DiskError(outcome.reason)
+        if outcome.state == "busy":
+            queue.put_off(replace(place, wait=True))
+            return
+        if outcome.state == "done":
+            self._note(place)
+        self.watcher.ended(self.board, item, outcome)
+        if self.max_failures is not None and self.board.failures >= self.max_failures:
+            team.halted.set()
+
+    def _lost(self, place: Place, lost: LostWorkerError) -> Outcome:
+        """Record that a run cost too many workers."""
+        spec = place.spec
+        names = (spec.stack.label, spec.model.name, spec.task.name)
+        failure = Failure(reason=f"{lost}, every time", method=names[0], model=names[1], task=names[2])
+        failure.write(self.store.folder(spec.id, *names).path, lost.log)
+        return Outcome(state="failed", run=spec.id, reason=failure.reason)
+
+    def _items(self, kind: str, wanted: dict[int, dict[str, None]]) -> Iterator[Item]:
+        for number, job in enumerate(self.grid.jobs()):
+            for task in wanted.get(number, ()):
+                yield Item.model_validate({"job": job, "kind": kind, "task": task})
+
+    def _finish(self, team: Team, worker: int, item: Item, queue: Queue[Item]) -> None:
+        """Compare, or measure, the runs of a task."""
+        self.board.begin(worker, item)
+        outcome = None
+        try:
+            outcome = team.carry_out(worker, item)
+        except LostWorkerError as lost:
+            outcome = Outcome(state="failed", reason=f"{lost}, every time")
+        finally:
+            self.board.end(worker, outcome)
+        if outcome is None:
+            return
+        if outcome.state == "stopped":
+            raise DiskError(outcome.reason)
+        self.watcher.ended(self.board, item, outcome)
