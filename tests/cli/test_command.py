@@ -49,6 +49,8 @@ GIVEN: dict[str, list[str]] = {
     "accelerator": ["l4", "--accelerator", "h100-sxm"],
     "price": ["1.5"],
     "carbon_intensity": ["400"],
+    "throughput": ["1,8"],
+    "graph": [],
     "no_baseline": [],
     "no_resume": [],
     "name": ["first try"],

@@ -72,19 +72,19 @@ def computations(layer: Layer, device: str, number: Number) -> Computations:
         if number == "fp32"
         else Computation(INT8_DENSE_PRODUCT, partial(Int8Linear, product=None))
     )
-    reason = why_not(layer, device)
+    reason, on_cpu = why_not(layer, device), device.startswith("cpu")
     loaded = sparse_kernels.load() if reason is None else (reason,) * len(KERNEL_SETS)
     kernels = tuple(
         Computation(
             _name(rows, number, instructions),
             partial(BlockSparseLinear, rows=rows, number=number, kernels=kernels),
             kernels if isinstance(kernels, str) else None,
+            elsewhere=not on_cpu,
         )
         for instructions, kernels in sparse_kernels.by_name(loaded, rows, number).items()
     )
     on_card = block_linear.computation(layer, device, number)
-    on_cpu = device.startswith("cpu")
-    return Computations(dense, (on_card, *kernels) if on_cpu else (*kernels, on_card), __name__, device)
+    return Computations(dense, (on_card, *kernels), __name__, device)
 
 
 def why_not(layer: Layer, device: str) -> str | None:

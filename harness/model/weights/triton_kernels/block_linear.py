@@ -98,6 +98,7 @@ def computation(layer: Layer, device: str, number: Number) -> Computation:
         name(layer.rows, number, layer.dtype),
         partial(Int8Blocks if number == "int8" else FloatBlocks, rows=layer.rows),
         why_not(layer, device, number),
+        elsewhere=not device.startswith("cuda"),
     )
 
 
