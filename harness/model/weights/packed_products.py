@@ -100,7 +100,7 @@ def _is_own(number: NumberFormat) -> bool:
 
 
 def _own_refuses(number: NumberFormat, layer: Layer, name: str) -> str | None:
-    if number.groups(layer.inputs) > 1 and layer.inputs // number.groups(layer.inputs) % _EIGHT:
+    if number.group is not None and number.group < layer.inputs and number.group % _EIGHT:
         return f"it takes groups of whole eights of inputs, and the format is {number.label}"
     return dense_kernels.why_not(name)
 
