@@ -13,6 +13,8 @@ HarnessError
   + KernelError              a kernel computes something else than it should
   + TraceError               work that cannot be counted
   + CaptureError             a step cannot be captured
+  + NoRoomError              memory does not hold a batch
+  + LostWorkerError          a worker of a sweep ended in the middle of an item
   + TaskError                a task cannot be loaded
   + SuiteError               a suite's file cannot be read
   + ArchiveError             an archive cannot be packed or unpacked
@@ -81,6 +83,22 @@ class TraceError(HarnessError):
 
 class CaptureError(HarnessError):
     """A model's step cannot be captured, here or with this method."""
+
+
+class NoRoomError(HarnessError):
+    """A batch that memory does not hold."""
+
+
+class LostWorkerError(HarnessError):
+    """A worker ended in the middle of an item: killed, out of memory, or its machine went away.
+
+    Attributes:
+        log: what it wrote last, as far as it can be read.
+    """
+
+    def __init__(self, how: str, log: bytes = b"") -> None:
+        self.log = log
+        super().__init__(how)
 
 
 class TaskError(HarnessError):

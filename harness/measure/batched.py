@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 import psutil
 import torch
 
-from harness.core.errors import HarnessError
+from harness.core.errors import NoRoomError
 from harness.measure.clock import synchronize
 from harness.measure.serve import Arrivals, CostRequest, Served, generation
 from harness.results.throughput import BATCHES
@@ -18,10 +18,6 @@ if TYPE_CHECKING:
 
 _FULL: Final = ("out of memory", "not enough memory", "allocate memory", "ALLOC_FAILED")
 """What torch says in a ``RuntimeError`` of an allocation that failed: on a processor, in a library, elsewhere."""
-
-
-class NoRoomError(HarnessError):
-    """A batch that memory does not hold."""
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ class ForbiddenError(CaptureError):
     """The host waits for the device in the middle of a step."""
 
 
-class NoRoomError(CaptureError):
+class FullMemoryError(CaptureError):
     """Memory is full; what could not be measured may be another time."""
 
 
@@ -124,7 +124,7 @@ def explained(doing: str) -> Iterator[None]:
     except CaptureError:
         raise
     except (torch.OutOfMemoryError, MemoryError) as error:
-        raise NoRoomError(
+        raise FullMemoryError(
             f"out of memory while its steps were {doing}: give fewer --cost_samples or --cost_tokens, or free memory"
         ) from error
     except Exception as error:  # the compiler has errors of its own, of many classes

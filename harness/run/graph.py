@@ -11,7 +11,7 @@ import torch
 from harness.contract.decoder import Decoder
 from harness.core.errors import CaptureError
 from harness.core.progress import Progress
-from harness.measure.capture import Capture, Compiled, CudaGraphs, NoRoomError
+from harness.measure.capture import Capture, Compiled, CudaGraphs, FullMemoryError
 from harness.measure.conditions import Observer, spread_doubts
 from harness.measure.graph import Agreement, Captured, captured_with
 from harness.measure.interleave import Participant, ParticipantError, Turns, interleave
@@ -77,7 +77,7 @@ class GraphPass:
         except CaptureError as error:
             self._refuse(title, self.runs, error)
         except (torch.OutOfMemoryError, MemoryError):
-            self._refuse(title, self.runs, NoRoomError(_FULL))
+            self._refuse(title, self.runs, FullMemoryError(_FULL))
         finally:
             self._captured = None
 
@@ -206,7 +206,7 @@ class GraphPass:
         for run in runs:
             record = run.folder.record()
             update: dict[str, object] = {"missing": {**record.missing, "time.graph": str(error)}}
-            if not isinstance(error, NoRoomError):
+            if not isinstance(error, FullMemoryError):
                 update["measured"] = sorted({*record.measured, "graph"})
             run.folder.rewrite(record.model_copy(update=update))
 

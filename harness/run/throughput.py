@@ -11,8 +11,9 @@ from itertools import chain
 from typing import Final
 
 from harness.contract.decoder import Decoder
+from harness.core.errors import NoRoomError
 from harness.core.progress import Progress
-from harness.measure.batched import Batch, NoRoomError, batches_of, require_room, serve_batch
+from harness.measure.batched import Batch, batches_of, require_room, serve_batch
 from harness.measure.conditions import Observer, spread_doubts
 from harness.measure.interleave import Participant, ParticipantError, Turns, interleave
 from harness.measure.segment import Segment

@@ -3,20 +3,7 @@
 from contextlib import AbstractContextManager
 from typing import Protocol
 
-from harness.core.errors import HarnessError
 from harness.sweep.items import Item, Outcome
-
-
-class LostWorkerError(HarnessError):
-    """A worker ended in the middle of an item: killed, out of memory, or its machine went away.
-
-    Attributes:
-        log: what it wrote last, as far as it can be read.
-    """
-
-    def __init__(self, how: str, log: bytes = b"") -> None:
-        self.log = log
-        super().__init__(how)
 
 
 class Worker(Protocol):

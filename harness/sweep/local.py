@@ -12,9 +12,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Self
 
+from harness.core.errors import LostWorkerError
 from harness.run.spec import Job
 from harness.sweep.items import Item, Outcome
-from harness.sweep.launcher import LostWorkerError
 
 _GRACE_S = 10.0
 """Seconds that a worker has to end by itself."""

@@ -13,10 +13,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final, Self
 
-from harness.core.errors import HarnessError, SpecError
+from harness.core.errors import HarnessError, LostWorkerError, SpecError
 from harness.core.files import writing
 from harness.sweep.items import Item, Outcome
-from harness.sweep.launcher import LostWorkerError
 from harness.sweep.local import Process
 
 _HANDED_ON: Final = ("HARNESS_", "HF_", "TRANSFORMERS_", "TQDM_", "TOKENIZERS_")

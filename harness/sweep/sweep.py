@@ -5,13 +5,13 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-from harness.core.errors import DiskError
+from harness.core.errors import DiskError, LostWorkerError
 from harness.results.failure import Failure
 from harness.results.store import Store
 from harness.sweep.board import Board, Watcher
 from harness.sweep.grid import Grid, Place
 from harness.sweep.items import Item, Outcome
-from harness.sweep.launcher import Launcher, LostWorkerError
+from harness.sweep.launcher import Launcher
 from harness.sweep.team import Queue, Team
 
 

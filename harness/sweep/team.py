@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from threading import Event, Lock, Thread
 from typing import Final, Generic, TypeVar
 
+from harness.core.errors import LostWorkerError
 from harness.sweep.board import Board, Watcher
 from harness.sweep.items import Item, Outcome
-from harness.sweep.launcher import Launcher, LostWorkerError, Worker
+from harness.sweep.launcher import Launcher, Worker
 
 ATTEMPTS: Final = 3
 """Workers that one item may cost."""

@@ -5,8 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+from harness.core.errors import NoRoomError
 from harness.measure import batched
-from harness.measure.batched import Batch, NoRoomError, batches_of, require_room, serve_batch
+from harness.measure.batched import Batch, batches_of, require_room, serve_batch
 from harness.measure.serve import CostRequest
 from harness.model.paths.controller import FixedPaths
 from harness.model.paths.layer_path import routed

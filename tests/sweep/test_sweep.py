@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
-from harness.core.errors import DiskError, HarnessError
+from harness.core.errors import DiskError, HarnessError, LostWorkerError
 from harness.core.files import writing
 from harness.results.failure import FAILURE, LOG, failure_in
 from harness.results.store import RunFolder, Store
@@ -17,7 +17,6 @@ from harness.run.session import Session
 from harness.run.spec import Job
 from harness.sweep import carrier
 from harness.sweep.items import Item, Outcome
-from harness.sweep.launcher import LostWorkerError
 from tests.conftest import Harness
 from tests.silent import Silent
 from tests.sweep.conftest import Inline, Swept, Threads
