@@ -76,7 +76,7 @@ def forwards_as_seconds(monkeypatch):
             count.remove()
         return Served((sum(seconds),), (0,))
 
-    monkeypatch.setattr("harness.measure.interleave.serve", serve)
+    monkeypatch.setattr("harness.run.measured.serve", serve)
 
 
 @pytest.mark.parametrize("batch_size", [1, 3])

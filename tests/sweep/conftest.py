@@ -136,7 +136,7 @@ class Swept:
 
 
 @pytest.fixture
-def sweep(tiny_folder: Path, tiny_tasks: Path, tmp_path: Path) -> Callable[..., Swept]:
+def sweep(tiny_folder: Path, tiny_tasks: Path, tmp_path: Path, device: str) -> Callable[..., Swept]:
     """Run a sweep on the tiny model; what is given is what a test is about."""
 
     def run(
@@ -147,7 +147,7 @@ def sweep(tiny_folder: Path, tiny_tasks: Path, tmp_path: Path) -> Callable[..., 
         **given: Any,
     ) -> Swept:
         store = Store(tmp_path / results)
-        common = {"pretrained": str(tiny_folder), "include_path": str(tiny_tasks), "device": "cpu"}
+        common = {"pretrained": str(tiny_folder), "include_path": str(tiny_tasks), "device": device}
         request = asked({**common, "task": "tiny_letters", "limit": 4, "measure": "flops", **given})
         heard, launched = Heard(), launcher or Threads(store.root)
         grid = Grid(request, store, heard, retry_failed)
