@@ -58,6 +58,10 @@ class LoadedTask:
         pairs = task.doc_iterator(rank=0, limit=get_sample_size(task, limit), world_size=1, samples=chosen)
         return (document for _, document in pairs)
 
+    def configurations(self) -> dict[str, dict[str, Any]]:
+        """How each task is configured, as any process writes it."""
+        return {name: _written(task.config.to_dict(keep_callable=True)) for name, task in self.tasks.items()}
+
     def fingerprint(self, limit: float | None, samples: dict[str, list[int]] | None) -> str:
         """Digest of the task definitions, the scored documents and the few-shot documents."""
         digest = hashlib.sha256()
@@ -235,6 +239,20 @@ class _OnDemand(dict[str, Any]):
         return entry
 
 
+def _written(value: Any) -> Any:
+    """What a configuration holds, code by its source, and nothing by its place in memory."""
+    if isinstance(value, dict):
+        return {name: _written(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_written(item) for item in value]
+    if value is None or isinstance(value, str | int | float):
+        return value
+    try:
+        return inspect.getsource(value)
+    except (TypeError, OSError):
+        return _without_address(value)
+
+
 def _digest(value: Any) -> bytes:
     try:
         text = json.dumps(value, sort_keys=True, default=_stable, ensure_ascii=False)
@@ -259,4 +277,8 @@ def _stable(value: Any) -> Any:
             return f"{value.__qualname__} in {of_file(path, path.name).digest}"
     if isinstance(value, set | frozenset):
         return str(sorted(map(_stable, value)))
+    return _without_address(value)
+
+
+def _without_address(value: Any) -> str:
     return re.sub(r" at 0x[0-9a-f]+", "", str(value))

@@ -240,15 +240,14 @@ def _manifest(spec: RunSpec, shape: ModelShape) -> dict[str, Any]:
         "identity": spec.identity,
         "environment": spec.environment.model_dump(mode="json"),
         "git": environment.git_state(),
-        "tasks": {name: _config(task, spec.model) for name, task in spec.task.tasks.items()},
+        "tasks": {name: _named(config, spec.model) for name, config in spec.task.configurations().items()},
         "shape": shape.model_dump(mode="json"),
     }
 
 
-def _config(task: Any, model: ModelSource) -> dict[str, Any]:
+def _named(config: dict[str, Any], model: ModelSource) -> dict[str, Any]:
     """A task's configuration, in which the model goes by its name and not by its place in a cache."""
-    config: dict[str, Any] = task.dump_config()
     metadata = config.get("metadata") or {}
     if metadata.get("pretrained") == model.loadable:
-        config["metadata"] = {**metadata, "pretrained": model.pretrained}
+        return config | {"metadata": {**metadata, "pretrained": model.pretrained}}
     return config

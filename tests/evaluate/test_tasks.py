@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -282,6 +283,19 @@ def test_missing_data_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def fingerprint(folder: Path, limit: float | None = None, samples: Any = None, **overrides: Any) -> str:
     return load("mine", folder, **overrides).fingerprint(limit, samples)
+
+
+def test_a_configuration_has_code_by_its_source_and_nothing_by_its_address(write: Write) -> None:
+    folder = write()
+    loaded = load("mine", folder)
+    configuration = loaded.configurations()["mine"]
+    assert configuration["process_docs"] == UTILS.split("\n\n")[0].lstrip() + "\n"
+    assert configuration["fewshot_config"]["process_docs"] == configuration["process_docs"]
+    loaded.tasks["mine"].config.doc_to_text = partial(print, object())
+    text = json.dumps(loaded.configurations())
+    assert "built-in function print" in text
+    assert " at 0x" not in text
+    assert configuration == load("mine", folder).configurations()["mine"]
 
 
 def test_the_fingerprint_is_the_same_when_loaded_again(write: Write) -> None:
