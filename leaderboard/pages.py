@@ -30,6 +30,7 @@ from harness.reports.columns import (
 )
 from harness.reports.notes import notes
 from harness.reports.numbers import PAGE
+from harness.reports.regimes import REGIMES
 from harness.reports.rows import Record, Row, difference
 from harness.reports.strength import by_strength
 from harness.results.cost_lines import CostLine
@@ -97,6 +98,7 @@ def run_page(row: Row, result: Result, dense: Sequence[SampleLine]) -> dict[str,
             line for key in _CARDS for line in costs if line.column.key == key and line.ratio and not row.is_dense
         ],
         "histograms": histograms,
+        "regimes": [(title, regime.printed([row])) for title, regime in REGIMES.values()],
         "flips": changed,
         "command": row.record["command"],
         "typed": short(str(manifest.get("command", ""))),

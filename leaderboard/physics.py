@@ -3,13 +3,14 @@
 Limits are wide: they catch what no machine can do, not what few can.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from math import isclose
 from statistics import mean, median
 from typing import Any, Final
 
 from harness.leaderboard.case import Case
 from harness.measure.accelerators import of_device
+from harness.measure.conditions import spread_doubts
 from harness.measure.energy import ROUNDS as LEAST_WINDOWS
 from harness.measure.energy import WINDOW_S
 from harness.reports.columns import at
@@ -19,7 +20,8 @@ from harness.results.costs import typical
 from harness.results.rates import rated
 from harness.results.throughput import BatchSize
 
-_FORWARD_S: Final = 1e-5  # launching one forward of any model takes longer
+FORWARD_S: Final = 1e-5
+"""Seconds that launching one forward of any model takes at the least."""
 _CORE_FLOPS: Final = 1e13  # FLOP/s of a core: 2,048 in a cycle at 5 GHz
 _DEVICE_FLOPS: Final = 2e16  # FLOP/s of an accelerator whose data sheet is not known
 _CORE_W, _MACHINE_W, _DEVICE_W, _MOST_W = 30.0, 100.0, 2_000.0, 20_000.0
@@ -76,12 +78,12 @@ def speed(case: Case) -> Iterator[str]:
     if section is None:
         return
     fastest = min(seconds for rounds in section["raw"] for seconds in rounds)
-    if fastest < _FORWARD_S:
+    if fastest < FORWARD_S:
         yield f"a request in {fastest:.2g} s: launching one forward takes longer on any machine"
     for name in ("ttft", "tpot", "itl"):
-        if section[name] and section[name]["median"] < _FORWARD_S / (20 if name != "ttft" else 1):
+        if section[name] and section[name]["median"] < FORWARD_S / (20 if name != "ttft" else 1):
             yield f"{name} of {section[name]['median']:.2g} s: launching one forward takes longer on any machine"
-    yield from _of_arithmetic(case, _peak(record["environment"], record["model"]["dtype"]))
+    yield from _of_arithmetic(case, peak(record["environment"], record["model"]["dtype"]))
     ideal = at(record, "time/ideal")
     if ideal is None:
         return
@@ -104,28 +106,40 @@ def _overhead(case: Case, stated: float | None) -> Iterator[str]:
         yield f"{stated:.4g} times its idealized time is stated, {median(ratios):.4g} is that of its requests"
 
 
-def _of_arithmetic(case: Case, peak: float) -> Iterator[str]:
+def _of_arithmetic(case: Case, most: float) -> Iterator[str]:
     """Requests that are faster than their arithmetic, or than reading the weights."""
     record = case.record
-    flops, tokens = record["flops"], (record["trace"]["layer_tokens_total"] or 0) / max(record["model"]["layers"], 1)
-    if flops is None or not tokens:
+    of_token = token_flops(record)
+    if not of_token:
         return
     for request in requests_of(case.costs):
-        work = 0.5 * flops["total"] / tokens * (request["prompt_tokens"] + request["new_tokens"])
-        if (seconds := min(request["run"]["latency"])) < work / peak:
+        work = of_token * (request["prompt_tokens"] + request["new_tokens"])
+        if (seconds := min(request["run"]["latency"])) < work / most:
             yield f"a request in {seconds:.2g} s: its {work:.2g} FLOPs take longer on any machine"
             return
-    per_token, weights = at(record, "time/latency/tpot/median"), record["memory"]["weights"]
-    depth, drafts = record["trace"]["mean_depth_decode"], record.get("drafts")
+    per_token, drafts = at(record, "time/latency/tpot/median"), record.get("drafts")
     passes = 1.0 if drafts is None else drafts["passes_per_token"]
-    is_cpu = record["environment"]["device"].startswith("cpu")
-    known = [entry.bandwidth for entry in of_device(record["environment"]["device_name"])]
-    bandwidth = 2 * max(known) if known else _CPU_BANDWIDTH if is_cpu else _DEVICE_BANDWIDTH
-    if per_token and depth and weights > _LEAST_BYTES and per_token < 0.3 * depth * passes * weights / bandwidth:
-        yield f"{per_token:.2g} s a token: reading {weights:,} bytes of weights takes longer"
+    if per_token and per_token < passes * pass_s(record, record["trace"]["mean_depth_decode"]):
+        yield f"{per_token:.2g} s a token: reading {record['memory']['weights']:,} bytes of weights takes longer"
 
 
-def _peak(environment: Mapping[str, Any], dtype: str) -> float:
+def pass_s(record: Mapping[str, Any], depth: float | None) -> float:
+    """Seconds that reading this share of the weights takes at the least; 0 where they may stay in a cache."""
+    weights, environment = record["memory"]["weights"], record["environment"]
+    if not depth or weights <= _LEAST_BYTES:
+        return 0.0
+    known = [entry.bandwidth for entry in of_device(environment["device_name"])]
+    of_kind = _CPU_BANDWIDTH if environment["device"].startswith("cpu") else _DEVICE_BANDWIDTH
+    return 0.3 * depth * float(weights) / (2 * max(known) if known else of_kind)
+
+
+def token_flops(record: Mapping[str, Any]) -> float:
+    """FLOPs that a token takes at the least, by those of all documents; 0 where they are not known."""
+    flops, tokens = record["flops"], (record["trace"]["layer_tokens_total"] or 0) / max(record["model"]["layers"], 1)
+    return 0.5 * flops["total"] / tokens if flops is not None and tokens else 0.0
+
+
+def peak(environment: Mapping[str, Any], dtype: str) -> float:
     """FLOP/s that the machine does not reach."""
     known = [max(entry.peaks.values()) for entry in of_device(environment["device_name"])]
     if known:
@@ -134,36 +148,52 @@ def _peak(environment: Mapping[str, Any], dtype: str) -> float:
 
 
 def throughput(case: Case) -> Iterator[str]:
-    """Tokens a second are those of their batches, and no more than the machine's arithmetic allows."""
+    """Tokens a second are those of their batches, and no more than the machine's arithmetic and memory allow."""
     section = at(case.record, "time/throughput")
     for stated in section["sizes"] if section else ():
         size = BatchSize.model_validate(stated)
-        where, times = f"batch size {size.batch_size}", [size.run, *([size.dense] if size.dense else [])]
-        seconds = [each for of_run in times for rounds in of_run.reading_s + of_run.writing_s for each in rounds]
-        if not seconds or min(seconds) < _FORWARD_S or min([*size.prompt_tokens, *size.run.written, 1]) < 1:
-            yield f"{where}: batches in no time, or of no tokens"
-            continue
-        computed = rated(size)
-        for name in ("reading", "writing"):
-            pairs = [(getattr(each, name), getattr(each, f"{name}_ratio")) for each in (size, computed)]
-            (rate, ratio), (own_rate, own_ratio) = pairs
-            alike = (rate is None) == (own_rate is None) and isclose(rate or 0, own_rate or 0, rel_tol=1e-3)
-            if not alike or not _alike(ratio, own_ratio):
-                yield f"{where}: {name} at {rate} tokens a second is stated, its batches give {own_rate}"
-        record = case.record
-        tokens = (record["trace"]["layer_tokens_total"] or 0) / max(record["model"]["layers"], 1)
-        if record["flops"] and tokens:
-            of_token = 0.5 * record["flops"]["total"] / tokens
-            if of_token * max(size.reading, size.writing or 0) > _peak(record["environment"], record["model"]["dtype"]):
-                yield f"{where}: more tokens a second than any such machine has the arithmetic for"
+        yield from (f"batch size {size.batch_size}: {text}" for text in _batches(case.record, size))
 
 
-def _alike(stated: RatioInfo | None, computed: RatioInfo | None) -> bool:
+def _batches(record: Mapping[str, Any], size: BatchSize) -> Iterator[str]:
+    times = [size.run, *([size.dense] if size.dense else [])]
+    seconds = [each for of_run in times for rounds in of_run.reading_s + of_run.writing_s for each in rounds]
+    if not seconds or min(seconds) < FORWARD_S or min([*size.prompt_tokens, *size.run.written, 1]) < 1:
+        yield "batches in no time, or of no tokens"
+        return
+    computed = rated(size)
+    for name in ("reading", "writing"):
+        pairs = [(getattr(each, name), getattr(each, f"{name}_ratio")) for each in (size, computed)]
+        (rate, ratio), (own_rate, own_ratio) = pairs
+        alike = (rate is None) == (own_rate is None) and isclose(rate or 0, own_rate or 0, rel_tol=1e-3)
+        if not alike or not is_same(ratio, own_ratio):
+            yield f"{name} at {rate} tokens a second is stated, its batches give {own_rate}"
+    fastest = max(computed.reading, computed.writing or 0)
+    if token_flops(record) * fastest > peak(record["environment"], record["model"]["dtype"]):
+        yield "more tokens a second than any such machine has the arithmetic for"
+    step, drafts = size.batch_size / computed.writing if computed.writing else None, record.get("drafts")
+    if step is not None and drafts is None and step < pass_s(record, record["trace"]["mean_depth_decode"]):
+        yield f"{step:.2g} s for a token of every row: reading {record['memory']['weights']:,} bytes takes longer"
+    depths = [record["trace"][name] for name in ("mean_depth_prefill", "mean_depth_decode")]
+    known = [depth for depth in depths if depth is not None and drafts is None]
+    if size.layers_run is not None and known and not min(known) / 2 <= size.layers_run <= 2 * max(known):
+        yield f"{size.layers_run:.2f} of the layers are said to have run, and {known[0]:.2f} ran in the evaluation"
+    doubts = [*spread_doubts(size.run.reading_s), *([size.repeated] if size.repeated else [])]
+    yield from hidden(doubts, size.doubts)
+
+
+def is_same(stated: RatioInfo | None, computed: RatioInfo | None) -> bool:
     """Whether a ratio and its bounds are as computed."""
     if stated is None or computed is None:
         return stated is computed
     pairs = [(getattr(stated, name), getattr(computed, name)) for name in ("value", "low", "high")]
     return all(one is two or (None not in (one, two) and isclose(one, two, rel_tol=1e-3)) for one, two in pairs)
+
+
+def hidden(doubts: Iterable[str], stated: Iterable[str]) -> Iterator[str]:
+    """The first doubt that follows from measurements and is not stated beside them."""
+    if absent := [doubt for doubt in doubts if doubt not in stated]:
+        yield f"a doubt is left out: {absent[0]}"
 
 
 def energy(case: Case) -> Iterator[str]:

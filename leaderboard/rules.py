@@ -15,6 +15,7 @@ import numpy as np
 from harness.core.errors import ResultError
 from harness.leaderboard import quantities, texts
 from harness.leaderboard.aggregates import aggregations, disagreements, idealized_disagreements
+from harness.leaderboard.captured import graph
 from harness.leaderboard.case import Case, Finding, Rule, Severity, is_packed
 from harness.leaderboard.packing import MAX_FOLDER, files, method, packed_size, place
 from harness.leaderboard.pairs import own_intervals
@@ -226,6 +227,7 @@ ERRORS: tuple[Rule, ...] = (
     summaries,
     speed,
     throughput,
+    graph,
     energy,
     date,
     text,

@@ -9,6 +9,7 @@ import numpy as np
 
 from harness.contract.method import written
 from harness.leaderboard.case import Case
+from harness.leaderboard.physics import hidden
 from harness.measure.conditions import spread_doubts
 from harness.reports.columns import at
 from harness.results.conditions import Conditions
@@ -211,8 +212,7 @@ def summaries(case: Case) -> Iterator[str]:
     if case.renewed:
         yield from _speeds(case, section)
         doubts = Conditions.model_validate(section["conditions"]).doubts() + spread_doubts(raw)
-        if hidden := [doubt for doubt in doubts if doubt not in section["doubts"]]:
-            yield f"a doubt is left out: {hidden[0]}"
+        yield from hidden(doubts, section["doubts"])
 
 
 def _sorted(name: str, summary: Mapping[str, Any] | None) -> Iterator[str]:

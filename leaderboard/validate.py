@@ -8,6 +8,7 @@ from typing import Any
 
 from harness.core.errors import HarnessError
 from harness.core.text import printable
+from harness.leaderboard.captured import graph_beside_dense
 from harness.leaderboard.case import Case, Finding
 from harness.leaderboard.counterparts import dense_work, same_questions
 from harness.leaderboard.packing import is_board, strays
@@ -105,7 +106,7 @@ def _pair(case: Case, dense: Case | None) -> Iterator[Finding]:
     if dense is None or dense.record["id"] != dense_id:
         yield Finding(folder, "error", "baseline", f"its dense run {dense_id} is not among the results")
         return
-    for rule in (same_conditions, same_questions, dense_work, renamed_dense, against_dense):
+    for rule in (same_conditions, same_questions, dense_work, renamed_dense, against_dense, graph_beside_dense):
         yield from findings(folder, rule.__name__, "error", partial(rule, case, dense))
 
 

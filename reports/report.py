@@ -14,6 +14,7 @@ from harness.reports.figures import Plot
 from harness.reports.notes import notes
 from harness.reports.numbers import PAGE
 from harness.reports.plots import plots
+from harness.reports.regimes import REGIMES
 from harness.reports.rows import Row, rows
 from harness.reports.undrawn import undrawn
 from harness.results.samples import SampleLine
@@ -44,7 +45,9 @@ def write(
         DiskError: the place cannot be written.
     """
     _check_libraries()
-    from harness.reports import tables, throughput
+    from pandas import DataFrame
+
+    from harness.reports import tables
 
     groups = _groups(folders, cost)
     every_row = [row for group in groups for row in group.rows]
@@ -56,9 +59,10 @@ def write(
         "comparison.tex": tables.latex(printed, [f"{name}: {note}" for name, note in said]),
         "report.html": _html(groups),
     }
-    if not (batches := throughput.frame(every_row)).empty:
-        texts["throughput.csv"] = batches.to_csv(index=False)
-        texts["comparison.md"] += f"\nThroughput of batches:\n\n{_markdown(throughput.printed(every_row), ())}"
+    for name, (title, regime) in REGIMES.items():
+        if lines := regime.printed(every_row):
+            texts[f"{name}.csv"] = regime.frame(every_row).to_csv(index=False)
+            texts["comparison.md"] += f"\n{title}:\n\n{_markdown(DataFrame(lines), ())}"
     for sentence in dict.fromkeys(each for group in groups for each in group.undrawn):
         say(sentence)
     with writing(output):
@@ -140,8 +144,9 @@ def _write_plot(plot: Plot, stem: Path) -> list[Path]:
 def _html(groups: Sequence[Group]) -> str:
     """One page that needs no other file: pictures are inside it, and it can be mailed."""
     from jinja2 import Environment, FileSystemLoader
+    from pandas import DataFrame
 
-    from harness.reports import tables, throughput
+    from harness.reports import tables
 
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True)
     shown = [
@@ -149,7 +154,10 @@ def _html(groups: Sequence[Group]) -> str:
             "title": group.title,
             "tables": [
                 ("", tables.printed(group.rows).to_dict("split")),
-                ("Throughput of batches", throughput.printed(group.rows).to_dict("split")),
+                *(
+                    (title, DataFrame(regime.printed(group.rows)).to_dict("split"))
+                    for title, regime in REGIMES.values()
+                ),
             ],
             "plots": [{"title": plot.title, "picture": _picture(plot)} for plot in group.plots],
             "undrawn": group.undrawn,

@@ -18,10 +18,8 @@ def frame(rows: Sequence[Row]) -> "DataFrame":
     return pd.DataFrame([_numbers(row, size) for row, size in _measured(rows)])
 
 
-def printed(rows: Sequence[Row]) -> "DataFrame":
+def printed(rows: Sequence[Row]) -> list[dict[str, str]]:
     """The same as people read it: tokens a second, and over dense's with the interval."""
-    import pandas as pd
-
     lines = []
     for row, size in _measured(rows):
         line = {"method": row.record["method"]["label"], "batch size": str(size["batch_size"])}
@@ -31,7 +29,7 @@ def printed(rows: Sequence[Row]) -> "DataFrame":
             line[f"{phase}, tokens/s (measured)"] = PAGE.unknown if tokens is None else f"{tokens:,.0f}"
             line[f"{phase} over dense's"] = f"{PAGE.ratio(ratio and ratio['value'])} {bounds and f'[{bounds}]'}".strip()
         lines.append({**line, "doubts": "; ".join(size["doubts"])})
-    return pd.DataFrame(lines)
+    return lines
 
 
 def _measured(rows: Sequence[Row]) -> Iterator[tuple[Row, dict[str, Any]]]:

@@ -18,11 +18,6 @@ Provenance = Literal[
     "measured_counter", "measured_power_sampled", "estimated_load_tdp", "estimated_constant", "modeled", "none"
 ]
 
-
-Regime = Literal["one request", "batched", "graph"]
-"""How the model was served while something was timed: each request alone as the model is written; several in a batch;
-each alone with its steps captured beforehand, without what launching costs. Times of two regimes are never compared."""
-
 LEAST_SEEN: Final = 0.10
 """Share of an estimated energy that must come of something other than a constant power times the time, for its ratio to
 say more than the ratio of wall times: where memory's constant is 95 %, energy follows the clock to a few percent."""
@@ -78,7 +73,8 @@ class Latency(Section):
     """Wall time of single requests on this machine, at batch size 1.
 
     Attributes:
-        regime: how they were served.
+        regime: how they were served: alone, as the model is written. Batches (``Throughput``) and captured steps
+            (``Graph``) are regimes of their own, and times of two are never compared.
         kind: "generate" reads a prompt and writes tokens; "score" reads a given text once.
         clock: what was read, in words; null in older runs.
         typical_s: from submission to the last token: the median over requests of each request's median over rounds.
@@ -92,7 +88,7 @@ class Latency(Section):
         doubts: why not to trust it, in words; empty if nothing is known.
     """
 
-    regime: Regime = "one request"
+    regime: Literal["one request"] = "one request"
     kind: Literal["generate", "score", "mixed"]
     clock: str | None = None
     typical_s: float | None = None

@@ -34,7 +34,8 @@ class Graph(Section):
         reads: whether prompts were read by captured steps too; not where what is read decides what runs.
         clock: what was read, in words.
         prompts, rounds, new_tokens, seed: see ``harness.results.costs.CostSettings``.
-        run, dense: times; ``dense`` is null in dense's own record.
+        prompt_tokens: tokens read by each request, [requests].
+        run, dense, dense_repeat: times; the last two, of which one is dense repeated, are null in dense's own record.
         typical: the median over requests of each request's median over rounds, by the names of ``NAMES``.
         ratios: over dense's, by the same names; ``noise`` of dense over dense.
         tokens: those that captured steps wrote for these requests, or found likeliest after each token of a scored
@@ -51,11 +52,21 @@ class Graph(Section):
     rounds: int
     new_tokens: int
     seed: int
+    prompt_tokens: list[int]
     run: GraphTimes
     dense: GraphTimes | None = None
+    dense_repeat: GraphTimes | None = None
     typical: dict[str, float] = Field(default={})
     ratios: dict[str, RatioInfo] = Field(default={})
     noise: dict[str, RatioInfo] = Field(default={})
     tokens: int
     differences: int
     doubts: list[str] = Field(default=[])
+
+    @property
+    def differing(self) -> str | None:
+        """A doubt, where captured steps gave other tokens than the model."""
+        if not self.differences:
+            return None
+        what = f"{self.differences} of {self.tokens} tokens differ from those that the model writes"
+        return f"{what} as the evaluation runs it"

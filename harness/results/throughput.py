@@ -54,6 +54,14 @@ class BatchSize(Section):
     layers_run: float | None = None
     doubts: list[str] = Field(default=[])
 
+    @property
+    def repeated(self) -> str | None:
+        """A doubt, where the batches have more rows than the task has texts."""
+        if self.texts >= (rows := self.batch_size * BATCHES):
+            return None
+        what = f"{self.texts} different texts fill {rows} rows of {BATCHES} batches"
+        return f"{what}: the interval is of these texts alone"
+
 
 class Throughput(Section):
     """Tokens a second by batch size.

@@ -4,7 +4,7 @@ Sizes are measured one after the other, the smallest first, and each is written 
 loses one size.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -22,7 +22,7 @@ from harness.results import costs
 from harness.results.rates import rated
 from harness.results.record import RunRecord
 from harness.results.store import RunFolder
-from harness.results.throughput import BATCHES, BatchSize, BatchTimes, Throughput
+from harness.results.throughput import BatchSize, BatchTimes, Throughput
 from harness.run.completion import whole_command
 from harness.run.measured import DIGITS, clock_of
 from harness.run.spec import CostPlan, Measure, RunSpec
@@ -98,7 +98,8 @@ class ThroughputPass:
                 self._without(run, size, full[run.participant])
             elif run.participant in turns.served:
                 section = self._section(run, batches, turns, full, shares)
-                doubts = [*conditions.doubts(), *spread_doubts(section.run.reading_s), *_repeated(section)]
+                repeated = [section.repeated] if section.repeated else []
+                doubts = [*conditions.doubts(), *spread_doubts(section.run.reading_s), *repeated]
                 self._with(run, rated(section.model_copy(update={"doubts": doubts})))
         return [run for run in runs if run.participant not in (*full, *turns.served)]
 
@@ -226,9 +227,3 @@ def _times(served: Sequence[Sequence[Served]], batches: Sequence[Batch]) -> Batc
             rounds[0].tokens_after_first * len(batch.requests) for rounds, batch in zip(served, batches, strict=True)
         ],
     )
-
-
-def _repeated(section: BatchSize) -> Iterator[str]:
-    if section.texts < (rows := section.batch_size * BATCHES):
-        what = f"{section.texts} different texts fill {rows} rows of {BATCHES} batches"
-        yield f"{what}: the interval is of these texts alone"

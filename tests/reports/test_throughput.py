@@ -20,6 +20,13 @@ def times(seconds: float) -> BatchTimes:
     return BatchTimes(reading_s=noise, writing_s=noise, written=[16] * BATCHES)
 
 
+def unsteady() -> dict[str, Any]:
+    """Rounds of which each took longer than the last, with the rates that they give."""
+    wild = [[0.4 * (1 + turn) for turn in range(3)]] * BATCHES
+    run = BatchTimes(reading_s=wild, writing_s=wild, written=[16] * BATCHES)
+    return rated(SIZE.model_copy(update={"run": run})).model_dump(mode="json")
+
+
 SIZE = rated(
     BatchSize(
         batch_size=8,
@@ -56,7 +63,7 @@ def test_they_are_a_table_of_their_own(measured: list[Row]) -> None:
     assert (line["regime"], line["batch_size"], line["layers_run"]) == ("batched", 8, 0.5)
     assert line["reading_tokens_per_s"] == pytest.approx(SIZE.reading)
     assert line["writing_ratio_low"] == pytest.approx(SIZE.writing_ratio.low)
-    (line,) = printed(measured).to_dict("records")
+    (line,) = printed(measured)
     assert line["batch size"] == "8"
     assert line["writing over dense's"].startswith("2.00x") or line["writing over dense's"].startswith("2.00")
 
@@ -70,6 +77,9 @@ def test_they_are_a_table_of_their_own(measured: list[Row]) -> None:
         ({"reading_ratio": {"value": 3.0, "low": 2.9, "high": 3.1}}, "reading at"),
         ({"run": times(1e-9).model_dump()}, "batches in no time"),
         ({"prompt_tokens": [0] * BATCHES}, "batches in no time, or of no tokens"),
+        ({"layers_run": 0.1}, "0.10 of the layers are said to have run"),
+        ({"texts": 5}, "a doubt is left out: 5 different texts fill 48 rows"),
+        (unsteady(), "a doubt is left out: unsteady"),
     ],
 )
 def test_a_rate_that_its_batches_do_not_give_is_not_published(
@@ -79,6 +89,13 @@ def test_a_rate_that_its_batches_do_not_give_is_not_published(
     record["time"]["throughput"]["sizes"][0] |= change
     sentences = list(rule(type("Case", (), {"record": record})()))
     assert [said in sentence for sentence in sentences] == ([True] if said else [])
+
+
+def test_no_machine_writes_faster_than_it_reads_the_weights(measured: list[Row]) -> None:
+    record = copy.deepcopy(dict(measured[1].record))
+    record["memory"]["weights"], record["trace"]["mean_depth_decode"] = 10**14, 0.9
+    (sentence,) = rule(type("Case", (), {"record": record})())
+    assert "for a token of every row: reading 100,000,000,000,000 bytes takes longer" in sentence
 
 
 def test_no_machine_reads_faster_than_its_arithmetic(measured: list[Row]) -> None:
