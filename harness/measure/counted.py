@@ -8,7 +8,8 @@ it multiplies is not counted again.
 
 What no operator of torch shows, such as a product in a kernel of a method's own, is declared: by ``macs_per_token``, by
 ``Decoder.charge``, or by a formula of the operator (``torch.utils.flop_counter.register_flop_formula``). What a branch
-multiplied in which an operator without a formula ran is not known, and the operator is named.
+multiplied in which an operator without a formula ran is not known, and the operator is named. Nor is that of a part
+that may run a compiled attention (``FLEX``), which torch would not compile while it is looked at.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch._ops import OpOverload
+from torch._ops import HigherOrderOperator, OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from harness.measure.formulas import formula_of, is_unknown
@@ -31,6 +32,8 @@ Rows = tuple[int, ...] | None
 
 _SECOND: Final = frozenset(("addmm", "addmm_", "addmv", "addmv_", "baddbmm", "baddbmm_", "addbmm", "addbmm_"))
 """Products whose first factor is the second argument, because something is added to them."""
+FLEX: Final = "flex_attention"
+"""An attention that torch compiles, and whose blocks of keys no shape shows."""
 OUTSIDE: Final = -2
 """The member of what surrounds the layers, whose outputs are not all of a token each."""
 IN_BLOCK: Final = -3
@@ -75,8 +78,8 @@ class _Sums:
 class _Frame:
     """A changed part that is running."""
 
-    def __init__(self, slot: int, member: int) -> None:
-        self.slot, self.member = slot, member
+    def __init__(self, slot: int, member: int, *, is_blind: bool) -> None:
+        self.slot, self.member, self.is_blind = slot, member, is_blind
         self.depth = 0  # calls that are open: a module in its place may call the dense model's
         self.paused = 0  # modules that count for themselves that are open
         self.sums: dict[Rows, dict[int, _Sums]] = {}  # by slot: a layer's own code may do the work of its branches
@@ -93,20 +96,25 @@ class Counter(TorchDispatchMode):
     Args:
         model: whose rows are running.
         slots: the slot of each module that is a dense branch.
-        foreign: the slot of added work.
+        head, foreign: the slots of the head and of added work.
         count: takes the work of a call: its slot, its rows, and what they did.
     """
+
+    supports_higher_order_operators = True
 
     def __init__(
         self,
         model: "Decoder",
         slots: Mapping[nn.Module, int],
+        head: int,
         foreign: int,
         count: Callable[[int, Rows, Counted], None],
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._model, self._count, self._foreign = model, count, foreign
+        self._model, self._count, self._head, self._foreign = model, count, head, foreign
+        self._is_compiled = model.config._attn_implementation == FLEX
         self._frames: list[_Frame] = []
+        self._watches = False  # whether operators pass through here now
         held = [*model.module.parameters(), *model.module.buffers()]
         self._held = {storage for tensor in held if (storage := _storage(tensor)) is not None}
         self._slots = {_storage(weight): slot for module, slot in slots.items() for weight in module.parameters()}
@@ -149,14 +157,15 @@ class Counter(TorchDispatchMode):
 
     def reset(self) -> None:
         """Forget what an exception left open."""
-        if self._frames:
-            self._frames.clear()
-            self.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+        self._frames.clear()
+        self._turn()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         frame = self._frames[-1] if self._frames else None
         if frame is None or frame.paused or not isinstance(func, OpOverload):
+            if frame is not None and not frame.paused and isinstance(func, HigherOrderOperator):
+                frame.uncounted.setdefault(self._rows, set()).add(func.name())
             return func(*args, **kwargs)
         formula = formula_of(func)
         if formula is None:
@@ -209,11 +218,13 @@ class Counter(TorchDispatchMode):
         return None if context is None else context.active
 
     def _enter(self, slot: int, member: int) -> None:
-        if not self._frames:
-            self.__enter__()  # type: ignore[no-untyped-call]
         if not self._frames or self._frames[-1].slot != slot:
-            self._frames.append(_Frame(slot, member))
-        self._frames[-1].depth += 1
+            self._frames.append(_Frame(slot, member, is_blind=self._is_compiled and self._attends(slot)))
+            self._turn()
+        frame = self._frames[-1]
+        frame.depth += 1
+        if frame.is_blind:
+            frame.uncounted.setdefault(self._rows, set()).add(FLEX)
 
     def _leave(self, slot: int, output: Any) -> None:
         frame = self._frames[-1] if self._frames else None
@@ -227,11 +238,24 @@ class Counter(TorchDispatchMode):
         if frame.depth:
             return
         self._frames.pop()
-        if not self._frames:
-            self.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+        self._turn()
         given = prod(shape[:-1]) if shape and frame.member != OUTSIDE else 0
         for rows in dict.fromkeys((*frame.sums, *frame.uncounted)):
             self._emit(frame, rows, given)
+
+    def _attends(self, slot: int) -> bool:
+        """Whether attention may run in a part: it is one, or what surrounds it."""
+        return slot < 0 or slot == self._foreign or (slot < self._head and slot % 2 == 0)
+
+    def _turn(self) -> None:
+        """Let operators pass through here while a part runs that is looked at, and at no other time."""
+        wanted = bool(self._frames) and not self._frames[-1].is_blind
+        if wanted != self._watches:
+            self._watches = wanted
+            if wanted:
+                self.__enter__()  # type: ignore[no-untyped-call]
+            else:
+                self.__exit__(None, None, None)  # type: ignore[no-untyped-call]
 
     def _emit(self, frame: _Frame, rows: Rows, given: int) -> None:
         """Hand on what rows did in a part that ended."""

@@ -116,7 +116,9 @@ class Tracer:
         has_own_head = is_changed_head(model)
         parts = {part: branch.slot for branch in branches for part in branch.dense}
         is_counting = changed or others or around or blocks or has_own_head
-        self._counter = Counter(model, parts, self._slots.foreign, self._append) if is_counting else None
+        self._counter = (
+            Counter(model, parts, self._slots.head, self._slots.foreign, self._append) if is_counting else None
+        )
         watched = [(branch.slot, branch.modules[-1]) for branch in branches if not branch.changed]
         watched += [] if has_own_head else [(self._slots.head, head)]
         watched += [(self._slots.added + index, each.module) for index, each in enumerate(model.auxiliaries)]
