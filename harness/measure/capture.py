@@ -16,6 +16,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from harness.core.errors import CaptureError
+from harness.measure.batched import is_full
 from harness.results.graph import CapturedBy
 
 Run = Callable[[], None]
@@ -123,16 +124,23 @@ def explained(doing: str) -> Iterator[None]:
         yield
     except CaptureError:
         raise
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise FullMemoryError(
-            f"out of memory while its steps were {doing}: give fewer --cost_samples or --cost_tokens, or free memory"
-        ) from error
     except Exception as error:  # the compiler has errors of its own, of many classes
+        if any(map(is_full, _with_causes(error))):  # which a capture that ends in it may hide behind its own
+            remedy = "give fewer --cost_samples or --cost_tokens, or free memory"
+            raise FullMemoryError(f"out of memory while its steps were {doing}: {remedy}") from error
         text = str(error)
         if doing == "captured" and any(sign in text.lower() for sign in ("synchronizing cuda operation", "captur")):
             raise ForbiddenError("the host waits for the device in the middle of a step") from error
         first = next(iter(text.strip().splitlines()), type(error).__name__)
         raise CaptureError(f"its steps could not be {doing}: {first.rstrip('.')}") from error
+
+
+def _with_causes(error: BaseException) -> Iterator[BaseException]:
+    """An exception, and those that it was raised after."""
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__ or cause.__context__
 
 
 @contextmanager
@@ -161,6 +169,8 @@ class Operations(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch's 
         waits: names of those that the host waits for.
     """
 
+    supports_higher_order_operators = True
+
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.done: list[tuple[str, tuple[tuple[int, ...], ...]]] = []
@@ -169,7 +179,7 @@ class Operations(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch's 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         tensors = [each for each in args if isinstance(each, torch.Tensor)]
-        name = func.overloadpacket.__name__
+        name = getattr(func, "overloadpacket", func).__name__
         self.done.append((name, tuple(tuple(each.shape) for each in tensors)))
         if name in _WAITS or (name == "index" and _by_flags(args)) or _comes_home(tensors, result):
             self.waits.append(name)

@@ -5,22 +5,21 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
-import numpy as np
 import torch
 
 from harness.contract.decoder import Decoder
 from harness.core.errors import CaptureError
 from harness.core.progress import Progress
+from harness.measure.batched import is_full
 from harness.measure.capture import Capture, Compiled, CudaGraphs, FullMemoryError
 from harness.measure.conditions import Observer, spread_doubts
 from harness.measure.graph import Agreement, Captured, captured_with
 from harness.measure.interleave import Participant, ParticipantError, Turns, interleave
 from harness.measure.serve import CostRequest, Served
 from harness.results import costs
-from harness.results.baseline import RatioInfo
-from harness.results.graph import NAMES, CapturedBy, Graph, GraphTimes
+from harness.results.graph import CapturedBy, Graph, GraphTimes
+from harness.results.graph_ratios import compared
 from harness.results.record import RunRecord
-from harness.results.stats.ratio import paired_ratio
 from harness.run.completion import whole_command
 from harness.run.measured import DIGITS, clock_of
 from harness.run.spec import CostPlan, Measure, RunSpec
@@ -135,8 +134,12 @@ class GraphPass:
             except ParticipantError as error:
                 failed = next((own for own, each in taking.items() if each is error.participant), None)
                 cause = error.__cause__ or error
+                if is_full(cause):
+                    cause = FullMemoryError(_FULL)
                 if failed is None or (self.dense and failed is self.dense.participant):
-                    raise CaptureError(f"dense: {cause}") from error
+                    kind = type(cause) if isinstance(cause, CaptureError) else CaptureError
+                    first = next(iter(str(cause).splitlines()), type(cause).__name__)
+                    raise kind(f"dense: {first}") from error
                 del taking[failed]
                 if isinstance(cause, CaptureError):
                     self._refuse(title, [by_participant[failed]], cause)
@@ -178,9 +181,7 @@ class GraphPass:
         way, plan = self._chosen[run.participant], run.spec.job.costs
         dense = self.dense.participant if self.dense and self.dense.participant is not run.participant else None
         times = _times(turns.served[taking[run.participant]])
-        beside = None if dense is None else _times(turns.served[taking[dense]])
-        again = None if repeat is None or beside is None else _times(turns.served[repeat])
-        return Graph(
+        section = Graph(
             captured_by=way.name,
             dense_by=None if dense is None else self._chosen[dense].name,
             reads=way.reads,
@@ -189,15 +190,15 @@ class GraphPass:
             rounds=plan.rounds,
             new_tokens=plan.new_tokens,
             seed=plan.seed,
+            prompt_tokens=[len(request.tokens) for request in requests],
             run=times,
-            dense=beside,
-            typical={name: costs.typical(getattr(times, name)) for name in NAMES if getattr(times, name)},
-            ratios={} if beside is None else _ratios(beside, times),
-            noise={} if beside is None or again is None else _ratios(beside, again),
+            dense=None if dense is None else _times(turns.served[taking[dense]]),
+            dense_repeat=None if dense is None or repeat is None else _times(turns.served[repeat]),
             tokens=way.agreement.tokens,
             differences=way.agreement.differences,
-            doubts=[*doubts, *spread_doubts(times.latency), *_differing(way.agreement)],
         )
+        differing = [section.differing] if section.differing else []
+        return compared(section.model_copy(update={"doubts": [*doubts, *spread_doubts(times.latency), *differing]}))
 
     def _refuse(self, title: str, runs: Sequence[Rated], error: CaptureError) -> None:
         """Write why there are no times; what memory kept from being measured is asked for again."""
@@ -254,21 +255,3 @@ def _times(served: Sequence[Sequence[Served]]) -> GraphTimes:
         ttft=[[round(each.ttft, DIGITS) for each in rounds] for rounds in served],
         tpot=[[round(each.tpot or 0.0, DIGITS) for each in rounds] for rounds in served],
     )
-
-
-def _ratios(dense: GraphTimes, times: GraphTimes) -> dict[str, RatioInfo]:
-    ratios = {}
-    for name in NAMES:
-        before, after = np.array(getattr(dense, name)), np.array(getattr(times, name))  # each [requests, rounds]
-        if before.size and before.shape == after.shape:
-            ratio = paired_ratio(before, after)
-            ratios[name] = RatioInfo(value=ratio.value, low=ratio.low, high=ratio.high, reason=ratio.reason)
-    return ratios
-
-
-def _differing(agreement: Agreement) -> Iterator[str]:
-    if agreement.differences:
-        yield (
-            f"{agreement.differences} of {agreement.tokens} tokens differ from those that the model writes as the "
-            "evaluation runs it"
-        )

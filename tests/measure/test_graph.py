@@ -138,11 +138,28 @@ def test_a_forbidden_wait_gives_way_to_the_next_way():
         captured_with([lambda: Failing(error)], make, WRITTEN)
 
 
+def after(error, cause):
+    """An error that was raised while another one was handled."""
+    error.__context__ = cause
+    return error
+
+
 @pytest.mark.parametrize(
     ("error", "sentence"),
     [
         (
             torch.OutOfMemoryError("CUDA out of memory. Tried"),
+            "out of memory while its steps were captured: give fewer",
+        ),
+        (
+            after(
+                RuntimeError("CUDA error: operation failed due to a previous error during capture"),
+                torch.OutOfMemoryError("CUDA out of memory. Tried"),
+            ),
+            "out of memory while its steps were captured: give fewer",
+        ),
+        (
+            RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
             "out of memory while its steps were captured: give fewer",
         ),
         (
