@@ -28,8 +28,7 @@ class ByToken(ReplacementLayer):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """From [..., in] to [..., out], in the type of the input."""
         tokens = x.reshape(-1, x.shape[-1]).float()  # [tokens, in]
-        largest = tokens.abs().amax(1, keepdim=True).clamp(min=_TINY)  # [tokens, 1]
-        y = self.product(tokens * (self.levels / largest), largest / self.levels)  # [tokens, out]
+        y = self.product(*scaled(tokens, self.levels))  # [tokens, out]
         if self.bias is not None:
             y += self.bias
         return y.to(x.dtype).reshape(*x.shape[:-1], y.shape[-1])
@@ -45,3 +44,9 @@ class ByToken(ReplacementLayer):
         Returns:
             float32 [tokens, out], scaled.
         """
+
+
+def scaled(tokens: torch.Tensor, levels: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Activations float32 [tokens, in] of at most ``levels``, and what they are to be multiplied by, [tokens, 1]."""
+    largest = tokens.abs().amax(1, keepdim=True).clamp(min=_TINY)  # [tokens, 1]
+    return tokens * (levels / largest), largest / levels

@@ -17,18 +17,20 @@ from torch.utils.flop_counter import register_flop_formula
 from harness.contract.facts import Savings
 from harness.core.cpu import kernel_limit
 from harness.model.weights import cuda, dense_kernels
-from harness.model.weights.by_token import ByToken
+from harness.model.weights.by_token import ByToken, scaled
 from harness.model.weights.computations import Computation, Computations, Layer, not_on_cpu
 from harness.model.weights.formats import NumberFormat, quantize
 from harness.model.weights.triton_kernels.available import missing
 from harness.model.weights.triton_kernels.packed import SPAN, spans
 from harness.model.weights.triton_kernels.products import product as triton_product
+from harness.model.weights.triton_kernels.products import rounded as triton_rounded
 
 LEVELS = 127
 DENSE_PRODUCT = "dense product over int8 values"
 
 _UNIT = 128
-_TOLERANCE = 1e-5
+_TOLERANCE, _TOLERANCE_ROUNDED = 1e-5, 1e-2
+"""Of the largest output: exact sums, and those of activations of which one may be rounded to the other side."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +44,8 @@ class Int8Product:
         device: the kind of device that it is for.
         multiple: what inputs and outputs have to be a multiple of.
         missing: what it lacks on this machine, in words; None where nothing is missing.
-        linear: the whole layer in one call, where there is one: from activations float32 [tokens, in], packed weights,
-            scales [out] and a bias float32 [out] or None to floats [tokens, out].
+        linear: the whole layer in fewer calls, where it has them: from activations [tokens, in], packed weights, scales
+            [out] and a bias float32 [out] or None to floats [tokens, out].
     """
 
     name: str
@@ -85,7 +87,7 @@ class Int8Linear(ByToken):
         """From [..., in] to [..., out], in the type of the input."""
         if self._linear is None or self._packed is None:
             return super().forward(x)
-        tokens = x.reshape(-1, x.shape[-1]).float().contiguous()  # [tokens, in]
+        tokens = x.reshape(-1, x.shape[-1])  # [tokens, in]
         bias = None if self.bias is None else self.bias.float()
         return self._linear(tokens, self._packed, self.scale, bias).to(x.dtype).view(*x.shape[:-1], len(self.scale))
 
@@ -145,14 +147,22 @@ def _is_exact(product: Int8Product, device: str, limit: str | None) -> bool:
     draws = torch.randint(-LEVELS, LEVELS + 1, (3 + 40, 64), generator=generator).to(torch.int8)
     draws[2], draws[4] = LEVELS, LEVELS
     x, weight, scale = draws[:3], draws[3:], torch.rand(40, generator=generator)
-    expected = _float_product(x, _as_floats(weight, torch.float32), scale)
+    floats = _as_floats(weight, torch.float32)
+    expected = _float_product(x, floats, scale)  # [3, 40]
+    rounded, of_token = scaled(x.float(), LEVELS)
+    layer = _float_product(rounded.round_().to(torch.int8), floats, scale) * of_token
     try:
         packed = product.pack(weight.contiguous().to(device))
-        results = [product.product(x[-rows:].to(device), packed, scale.to(device)).cpu() for rows in (1, 3)]
+        pairs = [
+            (product.product(x[-rows:].to(device), packed, scale.to(device)), expected[-rows:], _TOLERANCE)
+            for rows in (1, 3)
+        ]
+        if product.linear is not None:
+            y = product.linear(x.float().to(device), packed, scale.to(device), None)
+            pairs.append((y, layer, _TOLERANCE_ROUNDED))
+        return all(bool((y.cpu() - wanted).abs().max() <= most * wanted.abs().max()) for y, wanted, most in pairs)
     except Exception:  # a compiler's, a driver's or torch's own: what cannot run is not right
         return False
-    worst = max(float((result - expected[-len(result) :]).abs().max()) for result in results)
-    return worst <= _TOLERANCE * float(expected.abs().max())
 
 
 def _float_product(x: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
@@ -197,11 +207,15 @@ def _own(name: str, level: int) -> Int8Product:
         y: torch.Tensor = torch.ops.harness.int8_linear(x.float(), packed, scale, None, level, True)
         return y
 
+    def layer(x: torch.Tensor, packed: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        y: torch.Tensor = torch.ops.harness.int8_linear(x.float().contiguous(), packed, scale, bias, level, False)
+        return y
+
     return Int8Product(
         f"int8 {name}",
         partial(dense_kernels.pack_bytes, level=level),
         whole,
-        linear=partial(torch.ops.harness.int8_linear, level=level, whole=False),
+        linear=layer,
         missing=partial(dense_kernels.why_not, name),
     )
 
@@ -210,13 +224,21 @@ def _triton(x: torch.Tensor, packed: torch.Tensor, scale: torch.Tensor) -> torch
     return triton_product(x, (packed, scale[:, None]), x.shape[1], "int8")
 
 
+def _triton_layer(
+    x: torch.Tensor, packed: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None
+) -> torch.Tensor:
+    codes, of_token = triton_rounded(x, LEVELS)
+    y = _triton(codes, packed, scale).mul_(of_token)
+    return y if bias is None else y.add_(bias)
+
+
 _CUBLAS_ROWS = 24
 PRODUCTS = (
     *(_own(name, level) for name, level in dense_kernels.SETS.items()),
     Int8Product("onednn int8", lambda weight: torch.ops.onednn.qlinear_prepack(weight, None), _onednn),
     Int8Product("torch int8", lambda weight: weight.T, _int_mm),
     Int8Product("cuBLAS int8", lambda weight: weight.T, _cublas, "cuda", 8),
-    Int8Product("triton int8", partial(spans, number="int8"), _triton, "cuda", SPAN, missing),
+    Int8Product("triton int8", partial(spans, number="int8"), _triton, "cuda", SPAN, missing, _triton_layer),
 )
 """The int8 products, those of the project on a CPU first, then torch's own before others."""
 

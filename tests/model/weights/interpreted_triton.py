@@ -6,12 +6,13 @@ from torch.nn.functional import linear
 
 from harness.measure.audit import count_flops
 from harness.model.weights import cuda, int8, weight_only
+from harness.model.weights.by_token import scaled
 from harness.model.weights.computations import Layer
 from harness.model.weights.formats import NumberFormat, quantize
 from harness.model.weights.int8 import Int8Linear
 from harness.model.weights.packed_linear import PackedLinear
 from harness.model.weights.packed_products import PRODUCTS
-from harness.model.weights.triton_kernels import block_linear, launch
+from harness.model.weights.triton_kernels import block_linear, launch, products
 from harness.model.weights.triton_kernels.block_linear import FloatBlocks, Int8Blocks
 
 FORMATS = {
@@ -135,6 +136,41 @@ def test_int8_sums_are_exact():
         assert torch.equal(y, (-80 * 127.0**2 * scale).expand(tokens, -1))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_activations_are_rounded_as_by_torch(dtype):
+    """To the last bit: ties, a massive one among small ones, tokens of zeros, and a row of several pieces."""
+    x = torch.cat([draw(4, 5000), torch.arange(-2500, 2500)[None] / 2.0, torch.zeros(1, 5000)]).to(dtype)
+    x[1, 7] = 3000.0
+    codes, scale = products.rounded(x, 127)
+    expected, of_token = scaled(x.float(), 127)
+    assert torch.equal(codes, expected.round().to(torch.int8))
+    assert torch.equal(scale, of_token)
+    assert [each.shape for each in products.rounded(x.to("meta"), 127)] == [codes.shape, scale.shape]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_what_is_no_number_stays_none(value):
+    x = draw(2, 40)
+    x[1, 3] = value
+    kernel = next(each for each in int8.PRODUCTS if each.name == "triton int8")
+    y = Int8Linear(draw(24, 40), None, kernel)(x)
+    assert y[0].isfinite().all()
+    assert y[1].isnan().all()
+
+
+def test_a_layer_in_int8_is_that_of_torch():
+    kernel = next(each for each in int8.PRODUCTS if each.name == "triton int8")
+    weight, bias = draw(40, 96), draw(40, seed=1)
+    for dtype, tokens in ((torch.float32, 1), (torch.float32, 17), (torch.bfloat16, 3)):
+        x = draw(tokens, 96, seed=2).to(dtype)
+        y = Int8Linear(weight.to(dtype), bias.to(dtype), kernel)(x)
+        expected = Int8Linear(weight.to(dtype), bias.to(dtype), None)(x)
+        assert y.dtype == dtype
+        assert (y - expected).abs().max() <= TOLERANCE[dtype] * expected.abs().max()
+    _, flops = count_flops(lambda: Int8Linear(weight, bias, kernel)(draw(3, 96)))
+    assert flops == 2 * 3 * 40 * 96
+
+
 def test_all_are_right_where_they_run_and_counted(monkeypatch):
     """The trial that a card has to pass, and what the audit of a run counts."""
     monkeypatch.setattr(cuda, "why_not", lambda *_: None)
@@ -174,5 +210,6 @@ def test_no_tokens_give_none():
         PackedLinear(quantize(weight, NumberFormat(8)), None, torch.float32, number_of(NumberFormat(8))),
         FloatBlocks(weight, None, 16),
         Int8Blocks(weight, None, 16),
+        Int8Linear(weight, None, next(each for each in int8.PRODUCTS if each.name == "triton int8")),
     ):
         assert layer(torch.empty(2, 0, 32)).shape == (2, 0, 20)

@@ -1,4 +1,4 @@
-"""The products of a packed weight with one token and with several, in Triton's language.
+"""The products of a packed weight with one token and with several, in Triton's language, and int8 activations.
 
     y_r = sum_g s_rg sum_(k in g) (q_rk - z_rg) x_k
 
@@ -190,3 +190,29 @@ def tile(
         result *= 256
     place = (part.to(tl.int64) * tokens + token)[None, :] * out + row[:, None]
     tl.store(y + place, result.to(y.dtype.element_ty), mask=(row < out)[:, None] & (token < tokens)[None, :])
+
+
+@triton.jit
+def rounded(
+    x: tl.tensor, codes: tl.tensor, scale: tl.tensor, inputs: tl.tensor, LEVELS: tl.constexpr, CHUNK: tl.constexpr
+) -> None:
+    """A token's activations x [in] as codes int8 [in] of at most ``LEVELS``, and what they are to be multiplied by.
+
+    By the same steps as ``by_token.scaled``, each of them rounded: it is launched with no products and sums fused.
+    """
+    token = tl.program_id(0).to(tl.int64)
+    line, given = codes + token * inputs, x + token * inputs
+    most, strange = tl.zeros([CHUNK], tl.float32), tl.zeros([CHUNK], tl.float32)
+    for first in range(0, inputs, CHUNK):
+        place = first + tl.arange(0, CHUNK)
+        value = tl.load(given + place, mask=place < inputs, other=0).to(tl.float32)
+        most = tl.maximum(most, tl.abs(value))
+        strange += value - value  # no number where a value is none, or infinite
+    largest = tl.maximum(tl.max(most, 0), 7.888609052210118e-31) + tl.sum(strange, 0)  # 2^-100
+    inverse = tl.div_rn(1.0, largest)
+    tl.store(scale + token, tl.div_rn(largest, LEVELS * 1.0))
+    for first in range(0, inputs, CHUNK):
+        place = first + tl.arange(0, CHUNK)
+        value = tl.load(given + place, mask=place < inputs, other=0).to(tl.float32) * (inverse * LEVELS)
+        whole = (value + 12582912.0) - 12582912.0  # 1.5 * 2^23, beside which a float32 has no halves
+        tl.store(line + place, whole.to(tl.int8), mask=place < inputs)
