@@ -7,11 +7,14 @@ import pytest
 import torch
 
 from harness.contract.decoder import Decoder
+from harness.contract.stack import parse
 from harness.measure import memory
 from harness.measure.memory import held, set_aside
 from harness.model.reshape import Keep, narrowed
 from harness.model.surgery import without_blocks, without_branches
+from harness.model.weights.kernel_plan import first_kernels
 from harness.model.weights.replaced import replaced
+from harness.testing.subject import study_of
 from harness.testing.tiny import tiny_decoder
 
 CARD, CPU = torch.device("cuda:0"), torch.device("cpu")
@@ -87,6 +90,28 @@ def test_what_is_taken_out_leaves_the_device(model: Decoder, moves: list[int], n
     after = dict(model.module.named_parameters())
     assert all(after[key] is parameter for key, parameter in parameters.items())
     assert after.keys() == parameters.keys()
+    assert all(torch.equal(value, before[key]) for key, value in model.module.state_dict().items())
+
+
+COMPUTED = ("int8-dynamic", "int8-weight-only", "int4-weight-only:group=16", "fp8", "block-sparse:sparsity=0.5")
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+@pytest.mark.parametrize("method", COMPUTED)
+def test_weights_that_a_method_computes_otherwise_leave_the_device(method: str, family: str, moves: list[int]) -> None:
+    """Each with the kernel that is there; biases stay, as the method adds them."""
+    (part,), plain = parse(method).parts, tiny_decoder(family, layers=2)
+    model = OnCard(plain.module, plain.tokenizer, plain.anatomy, plain.fingerprint)
+    dense, expected = held(model), sum(site.weight.nbytes for site in part.sites(model))
+    before = {key: value.clone() for key, value in model.module.state_dict().items()}
+    state = part.prepare(plain, study_of((part,), plain))
+    ids = torch.full((1, 8), 5)
+    with model.computed_by(first_kernels((part,), model)), part.attach(model, state):
+        logits = model.module(ids).logits
+        with set_aside(model, dense):
+            assert sum(moves) == expected
+            assert torch.equal(model.module(ids).logits, logits)
+    assert sum(moves) == 0
     assert all(torch.equal(value, before[key]) for key, value in model.module.state_dict().items())
 
 

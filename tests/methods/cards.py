@@ -34,9 +34,22 @@ class OnCard(Tensor):
     def tolist(self) -> Any:
         return self.held.tolist()
 
+    def __getitem__(self, index: Any) -> Tensor:
+        return super().__getitem__(_numbered(index))
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        super().__setitem__(_numbered(index), value)
+
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return _run(func, args, kwargs or {})
+
+
+def _numbered(index: Any) -> Any:
+    """An index whose lists are tensors of the CPU: torch would make them on the device, out of reach of this module."""
+    if isinstance(index, tuple):
+        return tuple(map(_numbered, index))
+    return torch.tensor(index) if isinstance(index, list) else index
 
 
 class _Factories(TorchDispatchMode):
