@@ -24,9 +24,9 @@ if [ ! -e "$work/ready" ]; then
     (cd "$here" && sha256sum --check --quiet SHA256SUMS) || { echo "the folder is not whole: copy it again" >&2; exit 1; }
     for archive in wheels extra; do
         set -- "$here/$archive".tar*
-        [ ! -e "$1" ] || cat "$@" | tar x -C "$work"
+        [ ! -e "$1" ] || cat "$@" | tar x -C "$work" || exit 1
     done
-    mkdir -p "$work/main" && tar xzf "$here/main.tar.gz" -C "$work/main"
+    mkdir -p "$work/main" && tar xzf "$here/main.tar.gz" -C "$work/main" || exit 1
     [ -x "$venv/bin/python" ] || "$python" -m venv --system-site-packages "$venv" || exit 1
     "$venv/bin/python" -m pip install --quiet --no-index --no-deps --find-links "$work/wheels" "$work"/wheels/*.whl &&
         "$venv/bin/python" -m pip install --quiet --no-index --no-deps --no-build-isolation --editable "$work/main" || exit 1

@@ -14,7 +14,7 @@ from harness.results.record import RunRecord
 from harness.results.store import Store
 from harness.run.session import Session
 from harness.run.spec import CostPlan, Job
-from tests.conftest import Done, Harness
+from tests.conftest import Harness
 from tests.evaluate.test_equality import harness_results, lm_eval_results
 from tests.silent import Silent
 
@@ -121,24 +121,20 @@ def test_out_of_memory_is_a_sentence(
         session.execute()
 
 
-def regime(harness: Harness, tiny: list[object], *flags: object) -> Done:
-    """A small job with costs under a flag that this version may not have."""
-    done = harness(
-        "run", *tiny, "-m", "layer-drop:layers=1", "-t", "tiny_answer", "-L", 3, "--measure", "latency", *flags
-    )
-    if done.code == 2 and "no such option" in done.err:
-        pytest.skip(f"this version has no {flags[0]}")
-    return done
+def test_steps_without_launches(run: Any, card: str, tiny_folder: Path) -> None:
+    """They write what the model writes without them, in a regime of their own."""
+    costs = CostPlan(measure={"flops", "latency", "graph"}, prompts=2, rounds=2, warmup=1, new_tokens=6)
+    for record in run(tiny_folder, card, "tiny_answer", "layer-drop:layers=1", "int8-dynamic", costs=costs):
+        assert record.time.graph is not None, record.missing
+        assert record.time.graph.differences == 0 < record.time.graph.tokens, record.method.label
+        assert record.time.graph.run.latency != record.time.latency.raw
 
 
-def test_a_decode_step_without_launches(harness: Harness, card: str, tiny: list[object]) -> None:
-    done = regime(harness, tiny, "--graph")
-    assert done.code == 0, done.err
-
-
-def test_throughput_at_batch_sizes(harness: Harness, tiny: list[object]) -> None:
-    done = regime(harness, tiny, "--throughput", "1,2")
-    assert done.code == 0, done.err
+def test_throughput_at_batch_sizes(run: Any, device: str, tiny_folder: Path) -> None:
+    costs = CostPlan(measure={"flops", "throughput"}, batch_sizes=(1, 4), rounds=2, new_tokens=4)
+    for record in run(tiny_folder, device, "tiny_answer", "layer-drop:layers=1", costs=costs):
+        assert [size.batch_size for size in record.time.throughput.sizes] == [1, 4], record.time.throughput.missing
+        assert all(size.reading > 0 and size.writing > 0 for size in record.time.throughput.sizes)
 
 
 def test_the_doctor_knows_the_card(harness: Harness, card: str) -> None:

@@ -31,9 +31,6 @@ def test_a_method_passes_the_checks(method: str, device: str) -> None:
     assert failing(method, ["llama"], wanted, device) == {}
 
 
-WITH_KERNELS = [name for name in names() if hasattr(parse(name).parts[0], "computations")]
-
-
 def settings(name: str) -> list[Any]:
     """A method at its examples, and at its defaults in every pattern of zeros that it has."""
     part = type(parse(name).parts[0])
@@ -45,8 +42,10 @@ def settings(name: str) -> list[Any]:
 
 
 @pytest.mark.parametrize("dtype", CLOSE)
-@pytest.mark.parametrize("name", WITH_KERNELS)
+@pytest.mark.parametrize("name", names())
 def test_every_kernel_is_the_dense_product(name: str, dtype: str, device: str) -> None:
+    if not hasattr(parse(name).parts[0], "computations"):  # asked here, as it takes the import of the method
+        pytest.skip(f"{name} computes no linear layer")
     decoder = tiny_decoder("llama", layers=2, device=device, **SHAPE)
     decoder.module.to(getattr(torch, dtype))
     generator = torch.Generator().manual_seed(0)
