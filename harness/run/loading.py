@@ -2,6 +2,7 @@
 
 import inspect
 import re
+import warnings
 from typing import TYPE_CHECKING, Any, cast
 
 from harness.contract.decoder import Decoder
@@ -71,8 +72,10 @@ def why_no_cuda() -> str | None:
     """Why torch can use no CUDA device here, as the end of a sentence; None where it can."""
     import torch
 
-    if torch.cuda.is_available():
-        return None
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "CUDA initialization", UserWarning)  # of what is said here in a sentence
+        if torch.cuda.is_available():
+            return None
     if torch.version.cuda is None and torch.version.hip is None:
         return f"torch {torch.__version__} is built for the CPU alone, without CUDA"
     driver = driver_version()

@@ -1,5 +1,6 @@
 """Where a model goes: one device, several, or none that could hold it; each refusal is one sentence."""
 
+import warnings
 from types import SimpleNamespace
 
 import pytest
@@ -26,9 +27,17 @@ SETTINGS = ModelSettings(pretrained=str(BUNDLED), device="cpu")
     ],
 )
 def test_no_cuda_is_one_sentence(
-    cuda: str | None, driver: str | None, said: str, monkeypatch: pytest.MonkeyPatch
+    cuda: str | None,
+    driver: str | None,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    recwarn: pytest.WarningsRecorder,
 ) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    def unavailable() -> bool:
+        warnings.warn("CUDA initialization: The NVIDIA driver on your system is too old", UserWarning, stacklevel=2)
+        return False
+
+    monkeypatch.setattr(torch.cuda, "is_available", unavailable)
     monkeypatch.setattr(torch.version, "cuda", cuda)
     monkeypatch.setattr(torch.version, "hip", None, raising=False)
     monkeypatch.setattr(loading, "driver_version", lambda: driver)
@@ -37,6 +46,7 @@ def test_no_cuda_is_one_sentence(
         device_of(ModelSettings(pretrained="x", device="cuda:1"))
     assert said in str(raised.value)
     assert "\n" not in str(raised.value)
+    assert not recwarn.list
 
 
 def test_without_a_gpu_a_device_map_is_one_device(monkeypatch: pytest.MonkeyPatch) -> None:
