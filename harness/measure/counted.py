@@ -165,7 +165,7 @@ class Counter(TorchDispatchMode):
         frame = self._frames[-1] if self._frames else None
         if frame is None or frame.paused or not isinstance(func, OpOverload):
             if frame is not None and not frame.paused and isinstance(func, HigherOrderOperator):
-                frame.uncounted.setdefault(self._rows, set()).add(func.name())
+                frame.uncounted.setdefault(self._rows, set()).add(str(func))
             return func(*args, **kwargs)
         formula = formula_of(func)
         if formula is None:
