@@ -64,7 +64,8 @@ class Wanda(Uneven):
         from harness.model.weights.pruning import wanda
 
         sites, sparsity = self.sites(model), self.budgets(model, study)
-        return wanda(model, self.windows(model, study), sites, self.pattern, sparsity).state(sparsity)
+        state = wanda(model, self.windows(model, study), sites, self.pattern, sparsity).state()
+        return Prepared(state.tensors, state.facts | {"sparsity": sparsity})
 
     def attach(self, model: "Decoder", prepared: Prepared) -> AbstractContextManager[None]:
         """Run the model with zeros for the chosen weights."""

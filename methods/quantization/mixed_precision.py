@@ -171,11 +171,20 @@ class MixedPrecision(OnLinears, OnText, HasKernels):
         return quantize(site.weight, self.number(bits)).dequantized()
 
     def _chosen(self, sites: "list[Site]", losses: "dict[str, dict[int, float]]", budget: float) -> dict[str, int]:
-        """Bits by linear layer: the knapsack's choice."""
+        """Bits by linear layer: the knapsack's choice.
+
+        Where more bits cost more than fewer did, the fewer are taken to cost as much: what a text gains by accident is
+        not to be had on another.
+        """
         from harness.model.weights.knapsack import Option, choose
 
         items = [
-            [Option(self.number(bits).nbytes(*site.weight.shape), losses[site.name][bits]) for bits in BITS]
+            [
+                Option(
+                    self.number(bits).nbytes(*site.weight.shape), max(losses[site.name][more] for more in BITS[index:])
+                )
+                for index, bits in enumerate(BITS)
+            ]
             for site in sites
         ]
         chosen = choose(items, budget)

@@ -103,7 +103,7 @@ class BlockSparse(OnLinears, OnText, HasKernels):
         if self.sparsity is None and require_blocks(sites, self.pattern):
             return Prepared(facts={"as pruned": True})
         sparsity = sparsity_by_layer(model, self.sparsity or DEFAULT)
-        return wanda(model, self.windows(model, study), sites, self.pattern, sparsity).state(sparsity)
+        return wanda(model, self.windows(model, study), sites, self.pattern, sparsity).state()
 
     def computations(self, layer: Layer, device: str) -> Computations:
         """The project's kernels, by instruction set and for CUDA, and the dense product over the zeros."""

@@ -50,15 +50,17 @@ def test_layers_where_more_stands_out_keep_more_and_the_whole_loses_what_is_aske
 
 @torch.no_grad()
 def test_it_is_the_papers_formula() -> None:
-    decoder, given = tiny_decoder("gpt2", layers=3), []
+    decoder = tiny_decoder("gpt2", layers=3)
     chosen = sites(decoder)
     squares = {site.name: torch.zeros(site.weight.shape[1], dtype=torch.float64) for site in chosen}
-    handles = [
-        site.module.register_forward_pre_hook(
-            lambda _, args, name=site.name: squares[name].add_(args[0].double().flatten(0, -2).square().sum(0))
-        )
-        for site in chosen
-    ]
+
+    def adding(name: str) -> Any:
+        def add(_: Any, args: tuple[torch.Tensor]) -> None:
+            squares[name].add_(args[0].double().flatten(0, -2).square().sum(0))
+
+        return add
+
+    handles = [site.module.register_forward_pre_hook(adding(site.name)) for site in chosen]
     given = windows(decoder)
     for window in given:
         decoder.module(input_ids=window)
@@ -86,7 +88,7 @@ def test_each_method_spreads_its_zeros(method: Any, tmp_path: Path) -> None:
     text = "budget=owl,outliers=2,spread=0.1,samples=2,length=48"
     with parse(f"{method.name}:{text}").applied(decoder, Preparation(States(tmp_path), TEXT)) as (state,):
         shares = [zeros(decoder, layer) for layer in range(4)]
-    expected = owl(tiny_decoder("llama"), windows(decoder), sites(decoder), sparsity=0.5, outliers=2.0, spread=0.1)
+    expected = owl(decoder, windows(decoder), sites(decoder), sparsity=0.5, outliers=2.0, spread=0.1)
     assert state.facts["sparsity"] == pytest.approx(expected)
     assert shares == pytest.approx(expected, abs=0.03)
     assert max(shares) - min(shares) > 0.1

@@ -194,7 +194,7 @@ def scales(weight: torch.Tensor, number: NumberFormat) -> tuple[torch.Tensor, to
 
 def rounded(weight: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor | None, number: NumberFormat) -> torch.Tensor:
     """The codes [out, in] that are nearest to a weight [out, in], with scales and zero points [out, groups]."""
-    grouped = weight.float().reshape(*scale.shape, -1)  # [out, groups, group]
+    grouped = weight.float().reshape(*scale.shape, -1).contiguous()  # [out, groups, group]
     ratio = grouped / scale[..., None]
     if number.element != "int":
         codes = _nearest(ratio, number.element)

@@ -1,12 +1,13 @@
 """One option for each item under a budget of bytes, such that the sum of losses is small.
 
-The multiple-choice knapsack: greedily the upgrade that saves the most loss for each byte, then one pass of exchanges
-between two items. Losses are taken to add up; nothing here knows what they are of.
+The multiple-choice knapsack: greedily the upgrade that saves the most loss for each byte, then exchanges between two
+items. Losses are taken to add up; nothing here knows what they are of.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import permutations, product
+from typing import Final
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,9 @@ class Option:
 
 Items = Sequence[Sequence[Option]]
 
+PASSES: Final = 5
+"""Of exchanges, at the most; each takes as many steps as there are pairs of items."""
+
 
 def choose(items: Items, budget: float) -> list[int] | None:
     """The index of each item's option; None where even the smallest options take more than the budget."""
@@ -35,8 +39,12 @@ def choose(items: Items, budget: float) -> list[int] | None:
         item, option = upgrade
         spare -= items[item][option].size - items[item][chosen[item]].size
         chosen[item] = option
-    for pair in permutations(range(len(items)), 2):
-        spare -= _exchange(items, chosen, pair, spare)
+    for _ in range(PASSES):
+        before = list(chosen)
+        for pair in permutations(range(len(items)), 2):
+            spare -= _exchange(items, chosen, pair, spare)
+        if chosen == before:
+            break
     return chosen
 
 
@@ -47,15 +55,13 @@ def size(items: Items, chosen: Sequence[int]) -> int:
 
 def _best_upgrade(items: Items, chosen: Sequence[int], spare: float) -> tuple[int, int] | None:
     """The item, and its option, that saves the most loss for each byte among those that fit."""
-    best, most = None, 0.0
+    best, most = None, -1e-300  # what saves nothing is taken too, last of all
     for item, options in enumerate(items):
         now = options[chosen[item]]
         for index, option in enumerate(options):
             added, saved = option.size - now.size, now.loss - option.loss
-            if added <= spare and saved > 0:
-                gain = saved / added if added > 0 else float("inf")
-                if gain > most:
-                    best, most = (item, index), gain
+            if 0 < added <= spare and saved / added > most:
+                best, most = (item, index), saved / added
     return best
 
 

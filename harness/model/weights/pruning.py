@@ -106,15 +106,10 @@ class Pruned:
         if (squares * kept).sum() < COLLAPSED * squares.sum():
             self.collapsed.append(site.name)
 
-    def state(self, sparsity: Sequence[float]) -> Prepared:
-        """The state to store; it keeps eight weights of a mask to a byte.
-
-        Args:
-            sparsity: what each layer was to lose.
-        """
+    def state(self) -> Prepared:
+        """The state to store; it keeps eight weights of a mask to a byte."""
         masks = {name: mask.cpu() for name, mask in self.masks.items()}
-        facts = {"zeros": self.zeros, "tokens": self.tokens, "collapsed": self.collapsed, "sparsity": list(sparsity)}
-        return Prepared(masks, facts)
+        return Prepared(masks, {"zeros": self.zeros, "tokens": self.tokens, "collapsed": self.collapsed})
 
     @classmethod
     def of(cls, state: Prepared, chosen: Sequence[Site]) -> "Pruned":

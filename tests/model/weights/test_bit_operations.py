@@ -10,6 +10,7 @@ from harness.contract.states import States
 from harness.contract.study import Study
 from harness.model.weights.bit_operations import fewer_bit_operations, note
 from harness.testing.tiny import tiny_decoder
+from tests import kernels_here
 
 TEXT = Study(("The keeper of the light wrote down every ship that passed. " * 8,), "a sentence")
 
@@ -29,7 +30,7 @@ TEXT = Study(("The keeper of the light wrote down every ship that passed. " * 8,
     ],
 )
 def test_they_are_those_of_the_papers(text: str, fewer: float | None, family: str, tmp_path: Any) -> None:
-    decoder = tiny_decoder(family)
+    decoder = kernels_here.force(tiny_decoder(family), "dense")
     with parse(text).applied(decoder, Preparation(States(tmp_path), TEXT)):
         assert fewer_bit_operations(decoder) == (None if fewer is None else pytest.approx(fewer))
         said = [f"{fewer:.3g} times fewer bit-operations than dense" in line for line in note(decoder)]
