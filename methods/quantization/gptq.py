@@ -62,8 +62,8 @@ class Gptq(InGroups, OnLinears, OnText):
     examples = (
         {"bits": 8, "group": 16, "samples": 2, "length": 48},
         {"group": 16, "samples": 2, "length": 48},
-        {"bits": 3, "group": 0, "symmetric": True, "samples": 2, "length": 48},
         {"group": 16, "act_order": False, "static_groups": False, "in_turn": False, "samples": 2, "length": 48},
+        {"bits": 3, "group": 0, "symmetric": True, "samples": 2, "length": 48},
     )
     neutral = {"bits": NEUTRAL}
 

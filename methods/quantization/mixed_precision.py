@@ -178,16 +178,12 @@ class MixedPrecision(OnLinears, OnText, HasKernels):
         """
         from harness.model.weights.knapsack import Option, choose
 
-        items = [
-            [
-                Option(
-                    self.number(bits).nbytes(*site.weight.shape), max(losses[site.name][more] for more in BITS[index:])
-                )
-                for index, bits in enumerate(BITS)
-            ]
-            for site in sites
-        ]
-        chosen = choose(items, budget)
+        def options(site: "Site") -> "list[Option]":
+            costs = [max(losses[site.name][more] for more in BITS[index:]) for index in range(len(BITS))]
+            sizes = [self.number(bits).nbytes(*site.weight.shape) for bits in BITS]
+            return [Option(size, cost) for size, cost in zip(sizes, costs, strict=True)]
+
+        chosen = choose([options(site) for site in sites], budget)
         if chosen is None:
             raise MethodError(f"{self.name}: size={self.size} is less than the linear layers take at {BITS[0]} bits")
         return {site.name: BITS[index] for site, index in zip(sites, chosen, strict=True)}
