@@ -169,8 +169,7 @@ def test_formats_that_do_not_fit_are_refused(written, says):
         parse(written).check_model(lambda: tiny_decoder("llama"))
 
 
-def test_rounded_weights_that_stay_are_those_of_eight_bits_again_where_all_scales_are_kept(tmp_path):
-    """The stack of 2:4 with int8: zeros stay zeros, and both are said."""
+def test_two_of_each_four_stay_zero_in_eight_bits(tmp_path):
     decoder = kernels_here.force(tiny_decoder("llama"), "dense")
     stack = parse("sparse-gpt:pattern=2:4,samples=2,length=48+int8-dynamic")
     with stack.applied(decoder, Preparation(States(tmp_path), TEXT)) as states:

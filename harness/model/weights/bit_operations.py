@@ -22,12 +22,13 @@ def fewer_bit_operations(model: Decoder) -> float | None:
     blocks = model.anatomy.blocks
     if any(block.mlp.experts is not None for block in blocks):
         return None
-    bits = 8 * model.module.dtype.itemsize
+    bits: int = 8 * model.module.dtype.itemsize
     own = [linear for block in blocks for linear in (*block.attention.linears(), *block.mlp.linears())]
     present = [part for block in model.live for part in block.module.modules() if isinstance(part, LINEAR)]
     if all((replacement := computed_by(linear)) is None or replacement.bits is None for linear in present):
         return None
-    return sum(_macs(linear) * bits**2 for linear in own) / sum(_operations(present, bits))
+    dense = sum(map(_macs, own)) * bits * bits
+    return dense / sum(_operations(present, bits))
 
 
 def _operations(linears: list[nn.Module], bits: int) -> Iterator[float]:
