@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 from annotated_types import Ge, Interval
 
+from harness.contract.facts import Savings
 from harness.contract.families import Family
 from harness.contract.mixins import OnText
 from harness.contract.prepared import Prepared
@@ -70,6 +71,7 @@ class MixedPrecision(OnLinears, OnText, HasKernels):
     name = "mixed-precision"
     family = Family.QUANTIZATION
     paper = "arXiv:1909.05840"
+    savings = Savings.SIMULATED
     calibrates_layers = True
     examples = tuple(
         {"bits": bits, "sensitivity": sensitivity, "group": 16, "samples": 1, "length": 32, "linears": "*.0.*/*.3.*"}
@@ -129,7 +131,8 @@ class MixedPrecision(OnLinears, OnText, HasKernels):
         """
         from harness.model.weights.sensitivity import mean_loss
 
-        sites, windows = self.sites(model), list(self.windows(model, study))
+        windows = [window for window in self.windows(model, study) if window.shape[1] > 1]  # one token has no next
+        sites = self.sites(model)
         estimates, negative = self._losses(model, windows, sites)
         budget = self.budget(sites)
         mixed = self._chosen(sites, estimates, budget)
