@@ -210,12 +210,16 @@ def test_less_text_than_inputs_is_warned_of(caplog: pytest.LogCaptureFixture) ->
         ("gptq:static_groups=false", "gptq: static_groups=false needs the inputs in their own order: act_order=false"),
         ("gptq:bits=1", "gptq: bits=1 is not valid: give 2 to 8, or 16 for no rounding"),
         ("int8-dynamic+gptq:group=16", "int8-dynamic and gptq:group=16 would both compute"),
-        ("polar+gptq:group=16", r"write gptq\+polar"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_runs(text: str, says: str) -> None:
     with pytest.raises(MethodError, match=says):
         parse(text).check_model(lambda: tiny_decoder("llama"))
+
+
+def test_layers_that_a_prompt_directs_cannot_be_calibrated_one_after_the_other() -> None:
+    with pytest.raises(MethodError, match=r"write gptq\+polar"):
+        parse("polar+gptq:group=16").check_order()
 
 
 @torch.no_grad()
