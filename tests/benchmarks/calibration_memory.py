@@ -22,7 +22,7 @@ from harness.contract.states import States
 from harness.contract.study import Study, Workbench
 from harness.measure.memory import peak_memory
 from harness.measure.shape import ModelShape
-from harness.testing.tiny import tiny_decoder
+from harness.testing import tiny
 
 TEXT = Study(("The keeper of the light wrote down every ship that passed, and its flag. " * 400,), "a sentence")
 
@@ -34,7 +34,8 @@ def main() -> None:
     parser.add_argument("--method", default="wanda:samples=4,length=256")
     args = parser.parse_args()
     sizes = {"hidden_size": args.width, "intermediate_size": 4 * args.width, "max_position_embeddings": 2048}
-    model = tiny_decoder("llama", layers=args.layers, **sizes, num_attention_heads=16, num_key_value_heads=16)
+    model = tiny.tiny_decoder("llama", layers=args.layers, **sizes, num_attention_heads=16, num_key_value_heads=16)
+    tiny._MADE.clear()  # what further copies would be made of is as large as the model
     gc.collect()
     (method,) = parse(args.method).parts
     reporter = Reporter()
