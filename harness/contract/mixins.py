@@ -42,6 +42,10 @@ class OnText(Method, mixin=True):
         """How often ``prepare`` takes each window through each layer, by which its time is told beforehand."""
         return 1
 
+    def sweeps_on(self, model: "Decoder") -> int:
+        """``sweeps``, for a method that takes the text through more often the more parts a model has."""
+        return self.sweeps
+
     def reads(self, model: "Decoder") -> int:
         """Tokens of calibration text, at most."""
         return self.samples * self.window_length(model)

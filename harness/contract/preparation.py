@@ -115,7 +115,7 @@ def _watched(method: "Method", model: "Decoder", workbench: Workbench) -> Iterat
         yield
         return
     blocks = model.live
-    left = method.samples * method.sweeps * len(blocks)
+    left = method.samples * method.sweeps_on(model) * len(blocks)
     with workbench.bar(f"preparing {method.label}") as bar, ExitStack() as hooks:
         if bar is None:
             yield

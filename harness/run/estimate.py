@@ -110,7 +110,10 @@ class Estimate:
             task: (each, each.read * speed.read_s + each.written * speed.write_s) for task, each in workloads.items()
         }
         preparing = {
-            f"{part.label} on {spec.task.name}": (tokens := part.reads(model), tokens * part.sweeps * speed.read_s)
+            f"{part.label} on {spec.task.name}": (
+                tokens := part.reads(model),
+                tokens * part.sweeps_on(model) * speed.read_s,
+            )
             for spec in specs
             for part in lacking(spec)
             if isinstance(part, OnText)

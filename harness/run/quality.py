@@ -161,6 +161,7 @@ def _evaluate(
     """Evaluate under observation; everything attached is gone again when this returns."""
     from harness.evaluate.observed import Observed
     from harness.measure.trace import Tracer
+    from harness.model.weights.bit_operations import note
     from harness.model.weights.linear import kernel_counts
     from harness.model.weights.savings import savings
 
@@ -177,7 +178,7 @@ def _evaluate(
         replay = observed.audit()
         ranks = lm.gather_object(journal.served)
         served = [row for rank in ranks or () for row in rank if not row.is_padding]
-        warnings = spec.stack.notes + spec.kernels.notes + collector.messages
+        warnings = spec.stack.notes + spec.kernels.notes + note(lm.decoder) + collector.messages
         return _Evaluated(results, served, states, shape, saved, kernels, replay, warnings)
 
 

@@ -3,17 +3,17 @@
 import logging
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from statistics import fmean
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+from annotated_types import Ge
 
 from harness.contract.facts import Savings
 from harness.contract.families import Family
-from harness.contract.mixins import OnText
+from harness.contract.method import Method
 from harness.contract.parameters import Pattern
 from harness.contract.prepared import Prepared
 from harness.core.errors import MethodError
-from harness.model.weights.mixins import OnLinears
-from harness.model.weights.zeros import Zeros
+from harness.model.weights.uneven import Uneven
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from harness.contract.decoder import Decoder
     from harness.contract.study import Study
     from harness.model.weights.compensation import Hessian
+    from harness.model.weights.formats import NumberFormat
     from harness.model.weights.linear import Site
     from harness.model.weights.observers import Gram
 
@@ -28,7 +29,7 @@ log = logging.getLogger("harness")
 
 
 @dataclass(frozen=True, kw_only=True)
-class SparseGPT(Zeros, OnLinears, OnText):
+class SparseGPT(Uneven):
     """Zero weights of the linear layers, and change those that stay so that the outputs change least, without training.
 
     How: the layers run one after the other on calibration text, each on what the pruned layers before it give. Of every
@@ -43,6 +44,9 @@ class SparseGPT(Zeros, OnLinears, OnText):
     Parameters:
         in_turn: inside a layer too, each linear layer is chosen on what the pruned ones before it give (the paper's
             code calls it true_sequential); the calibration takes four times the forwards.
+        bits: of the weights that stay, 2 to 8, rounded to nearest as their turn comes, so that later ones make up for
+            this error too; 16 rounds nothing. What is rounded here is stored and multiplied as floats.
+        group: with ``bits``, neighbouring inputs that share a scale; 0: all of an output's. Zero points there are none.
 
     Limits: by itself it saves nothing: the dense product multiplies the zeros. The record calls it simulated;
     ``sparse-gpt:pattern=16x1,sparsity=0.8+block-sparse`` skips them. The state holds all changed weights. As rows
@@ -63,62 +67,92 @@ class SparseGPT(Zeros, OnLinears, OnText):
     savings = Savings.SIMULATED
     swaps_linears = True
     calibrates_layers = True
-    examples = tuple({"sparsity": sparsity, "samples": 2, "length": 48} for sparsity in (0.25, 0.5, 0.75))
+    examples = (
+        *({"sparsity": sparsity, "samples": 2, "length": 48} for sparsity in (0.25, 0.5, 0.75)),
+        {"bits": 4, "group": 16, "samples": 2, "length": 48},
+        {"budget": "owl", "samples": 2, "length": 48},
+    )
     neutral = {"sparsity": 0, "samples": 2, "length": 48}
 
     in_turn: bool = False
+    bits: int = 16
+    group: Annotated[int, Ge(0)] = 0
+
+    def check(self) -> None:
+        """Refuse bits that no format has, and groups of what is not rounded."""
+        super().check()
+        if self.bits != 16 and not 2 <= self.bits <= 8:
+            raise MethodError(f"{self.name}: bits={self.bits} is not valid: give 2 to 8, or 16 for no rounding")
+        if self.group and self.bits == 16:
+            raise MethodError(f"{self.name}: group={self.group} is of weights that are rounded: give bits too")
+
+    def check_model(self, model: "Decoder", below: tuple[Method, ...] = ()) -> None:
+        """Refuse a group that does not divide the inputs of a linear layer."""
+        super().check_model(model, below)
+        if self.number is not None:
+            self.number.check_inputs([site.weight.shape[1] for site in self.sites(model)])
+
+    @property
+    def number(self) -> "NumberFormat | None":
+        """The number format of the weights that stay; None where they are not rounded."""
+        from harness.model.weights.formats import NumberFormat
+
+        return None if self.bits == 16 else NumberFormat(self.bits, self.group or None)
 
     @property
     def sweeps(self) -> int:
         """Once for each group of linear layers that is looked at, once to see what the layer gives with zeros."""
-        return 5 if self.in_turn else 2
+        return (5 if self.in_turn else 2) + self.budget_sweeps
 
     def prepare(self, model: "Decoder", study: "Study") -> Prepared:
         """Choose the weights that go, and the values of those that stay.
 
         Returns tensors: by a linear layer's name, its new weight [out, in] in the model's number format; facts:
-        ``zeros``, the share that went, ``tokens``, how many were looked at, ``error``, the squared error of the outputs
-        in parts of what losing all weights would be, a mean over linear layers, ``damping``, by name where it is not
-        0.01, and ``emptied``, names of linear layers in which a row lost all weights.
+        ``zeros``, the share that went, ``sparsity``, what each layer was to lose, ``tokens``, how many were looked at,
+        ``error``, the squared error of the outputs in parts of what losing all weights would be, a mean over linear
+        layers, ``damping``, by name where it is not 0.01, ``short``, names of linear layers with more inputs than they
+        read tokens, ``emptied``, names of those in which a row lost all weights, and ``fewest``, how many weights the
+        row keeps that lost most.
 
         Raises:
             MethodError: sparsities that do not fit the model, or activations or weights that are not finite.
         """
-        from harness.model.weights.compensation import DAMPING, Hessian
+        # --8<-- [start:prepare]
+        from harness.model.weights.curvatures import Curvatures
         from harness.model.weights.observers import Gram, calibrate
 
-        sparsity = self.sparsity_by_layer(model)
-        sites = [site for site in self.sites(model) if sparsity[site.layer or 0]]
+        sparsity = self.budgets(model, study)
+        sites = [site for site in self.sites(model) if sparsity[site.layer or 0] or self.number]
         weights: dict[str, Tensor] = {}
-        errors, damping = [], {}
+        curvatures = Curvatures()
 
         def change(site: "Site", gram: "Gram") -> "Tensor":
-            hessian = Hessian.of(gram.value)
-            weight = site.weight.float()
-            new, error = sparsified(weight, hessian, self.pattern, sparsity[site.layer or 0])
+            hessian, weight = curvatures.hessian(site, gram), site.weight.float()
+            new, error = sparsified(weight, hessian, self.pattern, sparsity[site.layer or 0], self.number)
             if not new.isfinite().all():
                 raise MethodError(f"{self.name}: the new weight of {site.name} is not finite: the old one is damaged")
+            curvatures.add(hessian, weight, error)
             weights[site.name] = new.to(site.weight)
-            errors.append(error / (hessian.error(weight) or 1.0))
-            if hessian.damping != DAMPING:
-                damping[site.name] = hessian.damping
             return weights[site.name]
 
         tokens = calibrate(model, self.windows(model, study), sites, Gram, change, in_turn=self.in_turn)
-        zeros = sum(int((weight == 0).sum()) for weight in weights.values())
-        facts = {
-            "zeros": zeros / sum(weight.numel() for weight in weights.values()) if weights else 0.0,
-            "tokens": tokens,
-            "error": fmean(errors) if errors else 0.0,
-            "damping": damping,
-            "emptied": [name for name, weight in weights.items() if not weight.any(1).all()],
+        # --8<-- [end:prepare]
+        fewest = {name: int((weight != 0).sum(1).min()) for name, weight in weights.items()}
+        facts = curvatures.facts(tokens) | {
+            "zeros": sum(int((weight == 0).sum()) for weight in weights.values())
+            / max(sum(weight.numel() for weight in weights.values()), 1),
+            "sparsity": sparsity,
+            "emptied": [name for name, count in fewest.items() if not count],
+            "fewest": min(fewest.values(), default=None),
         }
         return Prepared({name: weight.cpu() for name, weight in weights.items()}, facts)
 
     def attach(self, model: "Decoder", prepared: Prepared) -> AbstractContextManager[None]:
         """Run the model with the new weights."""
+        from harness.model.weights.curvatures import warn_if_short
         from harness.model.weights.semi_structured import zeroed_as_planned
 
+        warn_if_short(self.name, prepared.facts)
         if emptied := prepared.facts["emptied"]:
             names = ", ".join(emptied[:3]) + (", ..." if len(emptied) > 3 else "")
             count = f"{len(emptied)} of {len(prepared.tensors)} linear layers"
@@ -127,8 +161,16 @@ class SparseGPT(Zeros, OnLinears, OnText):
         return zeroed_as_planned(model, ((site, prepared.tensors[site.name], self.pattern) for site in sites))
 
 
-def sparsified(weight: "Tensor", hessian: "Hessian", pattern: Pattern, sparsity: float) -> "tuple[Tensor, float]":
-    """A weight [out, in] with zeros among it, and the squared error that they leave in its outputs."""
+# --8<-- [start:choice]
+def sparsified(
+    weight: "Tensor", hessian: "Hessian", pattern: Pattern, sparsity: float, number: "NumberFormat | None" = None
+) -> "tuple[Tensor, float]":
+    """A weight [out, in] with zeros among it, and the squared error that they leave in its outputs.
+
+    Args:
+        number: what the weights that stay are rounded to; None: nothing.
+    """
+    from harness.model.weights.columns import Columns
     from harness.model.weights.compensation import BLOCK, compensated
     from harness.model.weights.pruning import keep, refuse_width
 
@@ -136,11 +178,16 @@ def sparsified(weight: "Tensor", hessian: "Hessian", pattern: Pattern, sparsity:
     width = 4 if pattern == "2:4" else BLOCK
     scale = hessian.upper.diagonal().to(weight)  # [in]
     kept = weight != 0  # of columns whose turn has come
+    columns = None if number is None else Columns(weight, number)
 
     def value(column: int, current: "Tensor") -> "Tensor":
         if column % width == 0:
-            columns = slice(column, column + width)
-            kept[:, columns] = keep(current[:, columns].abs() / scale[columns], pattern, sparsity, "matrix")
-        return current[:, column].where(kept[:, column], 0)
+            span = slice(column, column + width)
+            kept[:, span] = keep(current[:, span].abs() / scale[span], pattern, sparsity, "matrix")
+        values = current[:, column].where(kept[:, column], 0)
+        return values if columns is None else columns.round(column, current, values)
 
     return compensated(weight, hessian, value)
+
+
+# --8<-- [end:choice]

@@ -6,10 +6,8 @@ from typing import TYPE_CHECKING
 
 from harness.contract.facts import Savings
 from harness.contract.families import Family
-from harness.contract.mixins import OnText
 from harness.contract.prepared import Prepared
-from harness.model.weights.mixins import OnLinears
-from harness.model.weights.zeros import Zeros
+from harness.model.weights.uneven import Uneven
 
 if TYPE_CHECKING:
     from harness.contract.decoder import Decoder
@@ -17,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wanda(Zeros, OnLinears, OnText):
+class Wanda(Uneven):
     """Zero the weights of the linear layers that matter least to their outputs, without training.
 
     How: the layers run one after the other on calibration text, each on what the pruned layers before it give. A
@@ -42,27 +40,32 @@ class Wanda(Zeros, OnLinears, OnText):
     paper = "arXiv:2306.11695"
     savings = Savings.SIMULATED
     calibrates_layers = True
-    examples = tuple({"sparsity": sparsity, "samples": 2, "length": 48} for sparsity in (0.25, 0.5, 0.75))
+    examples = (
+        *({"sparsity": sparsity, "samples": 2, "length": 48} for sparsity in (0.25, 0.5, 0.75)),
+        {"budget": "owl", "samples": 2, "length": 48},
+    )
     neutral = {"sparsity": 0, "samples": 2, "length": 48}
 
     @property
     def sweeps(self) -> int:
-        """Once to look at what a layer reads, once to see what it gives with zeros."""
-        return 2
+        """Once to look at what a layer reads, once to see what it gives with zeros; before, what stands out."""
+        return 2 + self.budget_sweeps
 
     def prepare(self, model: "Decoder", study: "Study") -> Prepared:
         """Choose the weights that go.
 
-        Returns tensors: by a linear layer's name, its mask in bits; facts: ``zeros``, the share that went, ``tokens``,
-        how many were looked at, and ``collapsed``, names of linear layers that keep next to nothing.
+        Returns tensors: by a linear layer's name, its mask in bits; facts: ``zeros``, the share that went,
+        ``sparsity``, what each layer was to lose, ``tokens``, how many were looked at, and ``collapsed``, names of
+        linear layers that keep next to nothing.
 
         Raises:
             MethodError: sparsities that do not fit the model, or activations or weights that are not finite.
         """
         from harness.model.weights.pruning import wanda
 
-        sites, sparsity = self.sites(model), self.sparsity_by_layer(model)
-        return wanda(model, self.windows(model, study), sites, self.pattern, sparsity).state()
+        sites, sparsity = self.sites(model), self.budgets(model, study)
+        state = wanda(model, self.windows(model, study), sites, self.pattern, sparsity).state()
+        return Prepared(state.tensors, state.facts | {"sparsity": sparsity})
 
     def attach(self, model: "Decoder", prepared: Prepared) -> AbstractContextManager[None]:
         """Run the model with zeros for the chosen weights."""

@@ -13,6 +13,7 @@ from harness.contract.study import Study
 from harness.core.errors import MethodError
 from harness.methods.pruning.sparse_gpt import SparseGPT, sparsified
 from harness.model.weights.compensation import Hessian
+from harness.model.weights.formats import NumberFormat, Quantized, quantize, rounded, scales
 from harness.model.weights.linear import kernel_counts, sites
 from harness.model.weights.pruning import keep
 from harness.model.weights.savings import savings
@@ -37,17 +38,20 @@ def toy():
     return torch.randn(8, 160, generator=generator, dtype=torch.float64), 2 / len(x) * x.T @ x
 
 
-@pytest.mark.parametrize("pattern", ["unstructured", "2:4", "4x1", "16x1"])
-def test_the_error_is_that_of_the_outputs(pattern, toy):
+@pytest.mark.parametrize("number", [None, NumberFormat(4, 32)], ids=["float", "int4"])
+@pytest.mark.parametrize("pattern", ["unstructured", "2:4", "4x1", "16x1", "64x1"])
+def test_the_error_is_that_of_the_outputs(pattern, number, toy):
     weight, gram = toy
     hessian = Hessian.of(gram)
-    new, error = sparsified(weight, hessian, pattern, 0.5)
+    new, error = sparsified(weight, hessian, pattern, 0.5, number)
     change = weight - new
     assert error == pytest.approx(float(torch.trace(change @ hessian.damped @ change.T)), rel=1e-9)
-    assert (new == 0).double().mean() == 0.5
+    share = (new == 0).double().mean()
+    assert share == 0.5 if number is None else share > 0.5  # small weights are rounded to zero too
     if pattern == "2:4":
-        assert ((new.view(8, -1, 4) == 0).sum(2) == 2).all()
-    if pattern in ("4x1", "16x1"):
+        zeros = (new.view(8, -1, 4) == 0).sum(2)
+        assert (zeros == 2).all() if number is None else (zeros >= 2).all()
+    if pattern in ("4x1", "16x1", "64x1") and number is None:
         rows = (new == 0).view(-1, min(int(pattern[:-2]), 8), 160)
         assert (rows.all(1) == rows.any(1)).all()
 
@@ -61,6 +65,18 @@ def test_a_block_of_columns_loses_its_least_over_all_rows(toy):
         gone = new[:, columns] == 0
         assert int(gone.sum()) == gone.numel() // 2
         assert scores[:, columns][gone].max() < scores[:, columns][~gone].min()
+
+
+def test_what_stays_is_on_the_grid_of_the_format_and_makes_up_for_rounding_too(toy):
+    weight, gram = toy
+    hessian, number = Hessian.of(gram), NumberFormat(4, 32)
+    new, error = sparsified(weight, hessian, "2:4", 0.5, number)
+    codes = new.view(8, -1, 32) / scales(weight, number)[0][..., None]
+    torch.testing.assert_close(codes, codes.round(), rtol=0, atol=1e-5)
+    assert codes.abs().max() <= 7.001
+    pruned, scale = sparsified(weight, hessian, "2:4", 0.5)[0], scales(weight, number)[0]
+    afterwards = Quantized(number, rounded(pruned, scale, None, number), scale).dequantized().double()
+    assert error < hessian.error(weight - afterwards)
 
 
 def test_without_correlations_it_is_wanda_and_changes_nothing_else(toy):
@@ -126,6 +142,7 @@ def test_a_row_without_weights_is_warned_of(caplog):
     method = SparseGPT(**SMALL)
     state = method.prepare(decoder, TEXT)
     assert state.facts["emptied"] == ["model.layers.1.mlp.up_proj"]
+    assert state.facts["fewest"] == 0
     with caplog.at_level(logging.WARNING, "harness"), method.attach(decoder, state):
         assert "a row lost all of its weights in 1 of 28 linear layers: model.layers.1.mlp.up_proj" in caplog.text
 
@@ -137,6 +154,29 @@ def test_damage_and_widths_that_do_not_fit_are_refused():
         SparseGPT(**SMALL).prepare(decoder, TEXT)
     with pytest.raises(MethodError, match="2:4 needs a multiple of 4 inputs; a linear layer here has 30"):
         SparseGPT(pattern="2:4", **SMALL).prepare(tiny_decoder("llama", intermediate_size=30), TEXT)
+
+
+@pytest.mark.parametrize(
+    ("written", "says"),
+    [
+        ("sparse-gpt:bits=9", "sparse-gpt: bits=9 is not valid: give 2 to 8, or 16 for no rounding"),
+        ("sparse-gpt:group=16", "sparse-gpt: group=16 is of weights that are rounded: give bits too"),
+        ("sparse-gpt:bits=4,group=7", "sparse-gpt: group=7 does not divide the 32 inputs"),
+    ],
+)
+def test_formats_that_do_not_fit_are_refused(written, says):
+    with pytest.raises(MethodError, match=says):
+        parse(written).check_model(lambda: tiny_decoder("llama"))
+
+
+def test_two_of_each_four_stay_zero_in_eight_bits(tmp_path):
+    decoder = kernels_here.force(tiny_decoder("llama"), "dense")
+    stack = parse("sparse-gpt:pattern=2:4,samples=2,length=48+int8-dynamic")
+    with stack.applied(decoder, Preparation(States(tmp_path), TEXT)) as states:
+        assert kernel_counts(decoder) == {"dense product over int8 values": 28}
+        for site in sites(tiny_decoder("llama")):
+            new = states[0].tensors[site.name]
+            assert ((quantize(new, NumberFormat(8)).codes.view(-1, 4) == 0).sum(1) >= 2).all()
 
 
 def test_it_stacks(tmp_path, ids):

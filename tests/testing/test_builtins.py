@@ -6,8 +6,8 @@ from harness.contract import registry
 from tests.testing.failing import failing
 
 LOADED = "checkpoint:path=model"
-WEIGHTS = ("wanda", "magnitude", "sparse-gpt", "rms-fold", "block-sparse", "ffn-prune")
-NUMBERS = ("int8-dynamic", "int8-weight-only", "int4-weight-only", "fp8")
+WEIGHTS = ("wanda", "magnitude", "random", "sparse-gpt", "rms-fold", "block-sparse", "ffn-prune")
+NUMBERS = ("int8-dynamic", "int8-weight-only", "int4-weight-only", "gptq", "mixed-precision", "fp8")
 DEPTH = ("dense", "mue", "calm", "repair", "skip-decode", "ngram", "dr-llm", "polar", "random-skip", "static-path")
 KEYS = ("knorm", "streaming", "window-attention")
 SETTINGS = (

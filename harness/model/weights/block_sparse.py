@@ -44,6 +44,7 @@ class BlockSparseLinear(ReplacementLayer):
         self.register_buffer("bias", None if bias is None else bias.float())
         self.kernel = _name(rows, number, kernel_name(kernels.level, rows, number))
         self.savings = Savings.REAL
+        self.bits = 8 if number == "int8" else None
         self.macs_per_token = blocks.value.numel()
         self.weight_count = blocks.weight_count
 

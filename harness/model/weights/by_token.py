@@ -23,6 +23,7 @@ class ByToken(ReplacementLayer):
     """
 
     levels: ClassVar[float]
+    bits = 8
     bias: torch.Tensor | None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -170,11 +170,31 @@ def quantize(weight: torch.Tensor, number: NumberFormat) -> Quantized:
     Raises:
         MethodError: the group does not divide the inputs, or a weight is not finite.
     """
+    scale, zero = scales(weight, number)
+    return Quantized(number, rounded(weight, scale, zero, number), scale, zero)
+
+
+def scales(weight: torch.Tensor, number: NumberFormat) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Scales and zero points [out, groups] of a weight [out, in]: they span each group's values.
+
+    Raises:
+        MethodError: the group does not divide the inputs, or a weight is not finite.
+    """
     if not torch.isfinite(weight).all():
         raise MethodError("a weight that is not finite cannot be rounded: the model's file is damaged")
     out, inputs = weight.shape
-    grouped = weight.float().reshape(out, number.groups(inputs), -1).contiguous()  # [out, groups, group]
-    scale, zero = _scales(grouped, number)
+    grouped = weight.float().reshape(out, number.groups(inputs), -1)  # [out, groups, group]
+    if number.symmetric:
+        return _stored(grouped.abs().amax(2), number), None
+    least, most = grouped.amin(2).clamp(max=0), grouped.amax(2).clamp(min=0)  # a range that holds 0 has a zero point
+    levels = 2**number.bits - 1
+    scale = _rounded(most / levels - least / levels, number.scale)  # the difference itself may overflow
+    return scale, (-least / scale).round().clamp(0, levels).to(torch.uint8)
+
+
+def rounded(weight: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor | None, number: NumberFormat) -> torch.Tensor:
+    """The codes [out, in] that are nearest to a weight [out, in], with scales and zero points [out, groups]."""
+    grouped = weight.float().reshape(*scale.shape, -1).contiguous()  # [out, groups, group]
     ratio = grouped / scale[..., None]
     if number.element != "int":
         codes = _nearest(ratio, number.element)
@@ -182,17 +202,7 @@ def quantize(weight: torch.Tensor, number: NumberFormat) -> Quantized:
         codes = ratio.round().clamp(-number.largest, number.largest).to(torch.int8)
     else:
         codes = (ratio.round() + zero[..., None]).clamp(0, 2**number.bits - 1).to(torch.uint8)
-    return Quantized(number, codes.flatten(1).contiguous(), scale, zero)
-
-
-def _scales(grouped: torch.Tensor, number: NumberFormat) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Scales and zero points [out, groups] of weights [out, groups, group]."""
-    if number.symmetric:
-        return _stored(grouped.abs().amax(2), number), None
-    least, most = grouped.amin(2).clamp(max=0), grouped.amax(2).clamp(min=0)  # a range that holds 0 has a zero point
-    levels = 2**number.bits - 1
-    scale = _rounded(most / levels - least / levels, number.scale)  # the difference itself may overflow
-    return scale, (-least / scale).round().clamp(0, levels).to(torch.uint8)
+    return codes.flatten(1).contiguous()
 
 
 def _stored(most: torch.Tensor, number: NumberFormat) -> torch.Tensor:

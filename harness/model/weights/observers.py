@@ -173,7 +173,7 @@ def calibrate(
     def visit(block: Block, run: Callable[[Observers], None]) -> AbstractContextManager[Any]:
         own = [site for site in chosen if site.layer == block.index]
         with ExitStack() as changed:
-            for group in _groups(block, own) if in_turn else [own]:
+            for group in _groups(block, own) if in_turn else filter(None, [own]):
                 observers = observe(kind, group, run)
                 for site in group:
                     weight = change(site, observers[site.name])

@@ -6,7 +6,7 @@ score is the sum of its weights' squared scores.
 """
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Literal
@@ -15,6 +15,7 @@ import torch
 from torch.nn.functional import pad
 
 from harness.contract.decoder import Decoder
+from harness.contract.identity import digest
 from harness.contract.parameters import Pattern
 from harness.contract.prepared import Prepared
 from harness.core.errors import MethodError
@@ -167,9 +168,25 @@ def wanda(
 
 def magnitude(chosen: Sequence[Site], pattern: Pattern, sparsity: Sequence[float]) -> Pruned:
     """Choose by S = |W| alone, the least of each whole matrix."""
+    return _scored(chosen, pattern, sparsity, lambda site: site.weight.abs().float())
+
+
+def drawn(chosen: Sequence[Site], pattern: Pattern, sparsity: Sequence[float], seed: int) -> Pruned:
+    """Choose at random, of each whole matrix, the same on every machine; a linear layer's choice is its place's own."""
+
+    def scores(site: Site) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(int(digest([seed, site.place])[:15], 16))
+        return torch.rand(site.weight.shape, generator=generator).to(site.weight.device)  # [out, in]
+
+    return _scored(chosen, pattern, sparsity, scores)
+
+
+def _scored(
+    chosen: Sequence[Site], pattern: Pattern, sparsity: Sequence[float], score: Callable[[Site], torch.Tensor]
+) -> Pruned:
     pruned = Pruned()
     for site in chosen:
-        scores = site.weight.abs().float()
+        scores = score(site)
         assert site.layer is not None
         pruned.add(site, scores, keep(scores, pattern, sparsity[site.layer], "matrix"))
     return pruned

@@ -1,11 +1,14 @@
 """Observers hold what the formulas say, once for linear layers that read one tensor; columns make up for each other."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 
 from harness.contract.study import Study
 from harness.core.errors import MethodError
 from harness.model.weights.compensation import DAMPING, Hessian, compensated
+from harness.model.weights.curvatures import Curvatures
 from harness.model.weights.layerwise import layer_by_layer
 from harness.model.weights.linear import masked, sites
 from harness.model.weights.observers import AbsMax, Gram, MeanAbs, SumOfSquares, calibrate, observe
@@ -171,6 +174,45 @@ def test_inputs_that_were_never_there_lose_their_weights(toy):
     assert not new[:, [3, 200]].any()
     assert torch.equal(new[:, :3], weight[:, :3])
     assert error == 0
+
+
+def test_inputs_of_which_nothing_is_known_keep_their_weights(toy):
+    weight, gram = toy
+    hessian = Hessian.of(torch.zeros_like(gram))
+    assert not hessian.dead.any()
+    assert torch.equal(compensated(weight, hessian, lambda column, now: now[:, column].round())[0], weight.round())
+
+
+def test_an_order_of_the_inputs_changes_no_formula(toy):
+    weight, gram = toy
+    gram[[3, 200]] = 0
+    gram[:, [3, 200]] = 0
+    plain, hessian = Hessian.of(gram), Hessian.of(gram, largest_first=True)
+    assert hessian.order.tolist()[-2:] == [3, 200]
+    diagonal = hessian.damped.diagonal()
+    assert (diagonal[1:-2] <= diagonal[:-3]).all()
+    new, error = compensated(weight, hessian, lambda column, now: now[:, column].round())
+    assert torch.equal(new, new.round())
+    assert not new[:, [3, 200]].any()
+    alive = weight.clone()
+    alive[:, [3, 200]] = 0
+    assert error == pytest.approx(float(torch.trace((alive - new) @ plain.damped @ (alive - new).T)), rel=1e-9)
+    assert error == pytest.approx(hessian.error(alive - new), rel=1e-9)
+
+
+def test_linear_layers_that_read_one_tensor_have_one_hessian():
+    decoder = tiny_decoder("llama", layers=2)
+    curvatures, factors = Curvatures(), []
+
+    def change(site, gram):
+        factors.append(curvatures.hessian(site, gram).upper)
+        return site.weight
+
+    tokens = calibrate(decoder, windows(decoder, count=1), sites(decoder), Gram, change, in_turn=True)
+    same = [first is second for first, second in pairwise(factors[:7])]
+    assert same == [True, True, False, False, True, False]
+    facts = curvatures.facts(tokens)
+    assert facts["short"] == [site.name for site in sites(decoder) if site.name.endswith("down_proj")]
 
 
 def test_damping_grows_until_there_is_a_factor(toy):
