@@ -58,6 +58,7 @@ def test_every_built_in_method_is_here() -> None:
     # another model; for models with LayerNorm; served as others here are
     others = {"checkpoint", "rms-fold", "sparse-gpt", "repair", "window-attention"}
     others |= {"int8-weight-only", "int4-weight-only", "fp8"}  # by the engine of int8-dynamic
+    others |= {"awq", "hqq", "smooth-quant", "rep-quant"}
     assert METHODS.keys() | elsewhere | others == {listing.name for listing in listings() if listing.built_in}
 
 

@@ -7,7 +7,7 @@ from tests.testing.failing import failing
 
 LOADED = "checkpoint:path=model"
 WEIGHTS = ("wanda", "magnitude", "sparse-gpt", "rms-fold", "block-sparse", "ffn-prune")
-NUMBERS = ("int8-dynamic", "int8-weight-only", "int4-weight-only", "fp8")
+NUMBERS = ("int8-dynamic", "int8-weight-only", "int4-weight-only", "fp8", "awq", "hqq", "smooth-quant", "rep-quant")
 DEPTH = ("dense", "mue", "calm", "repair", "skip-decode", "ngram", "dr-llm", "polar", "random-skip", "static-path")
 KEYS = ("knorm", "streaming", "window-attention")
 SETTINGS = (

@@ -164,9 +164,15 @@ def check_asked(asked: str, parts: Sequence[Method], model: Decoder, device: str
         raise SpecError(f"--kernel {asked}: {every[asked].why_not}. Here there are: {'; '.join(able)}")
 
 
-def computation(method: HasKernels, model: Decoder, site: Site, layer: Layer) -> Computation:
-    """What computes a linear layer of a model: as the run's plan says, else what is fastest."""
-    ways = method.computations(layer, str(model.device))
+def computation(
+    method: HasKernels, model: Decoder, site: Site, layer: Layer, ways: Computations | None = None
+) -> Computation:
+    """What computes a linear layer of a model: as the run's plan says, else what is fastest.
+
+    Args:
+        ways: what may compute it, where a method knows more of this one layer than of all that are like it.
+    """
+    ways = ways or method.computations(layer, str(model.device))
     planned = ways.named(model.kernels.get(site.place, ""))
     if planned is None or planned.why_not is not None:
         planned = ways.named(choose(ways, layer).kernel)

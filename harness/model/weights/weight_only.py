@@ -7,7 +7,7 @@ from torch.nn.functional import linear
 
 from harness.model.weights import cuda, trial
 from harness.model.weights.computations import Computation, Computations, Layer, not_on_cpu
-from harness.model.weights.formats import NumberFormat, quantize
+from harness.model.weights.formats import NumberFormat, Quantized, quantize
 from harness.model.weights.linear import ReplacementLayer
 from harness.model.weights.packed_linear import DenseOverValues, PackedLinear, PackedProduct, dense_label
 from harness.model.weights.packed_products import PRODUCTS
@@ -18,26 +18,36 @@ _OUT, _INPUTS = 48, 512
 """Of the weight that a product is tried on; every group that a product takes divides the inputs."""
 
 
-def computations(layer: Layer, device: str, number: NumberFormat) -> Computations:
-    """The dense product over the rounded weights, and the products over packed ones, on a device."""
+def computations(layer: Layer, device: str, number: NumberFormat, rounded: Quantized | None = None) -> Computations:
+    """The dense product over the rounded weights, and the products over packed ones, on a device.
+
+    Args:
+        rounded: the layer's weight in the format; None: each computation rounds what it is given to nearest.
+    """
     kernels = []
     for each in PRODUCTS:
         if each.takes(number):
-            make = partial(_packed, number=number, product=each)
+            make = partial(_packed, number=number, product=each, rounded=rounded)
             why_not, elsewhere = _why_not(each, number, layer, device), not device.startswith(each.device)
             kernels.append(Computation(each.label(number), make, why_not, elsewhere))
-    dense = Computation(dense_label(number), partial(_dense, number=number))
+    dense = Computation(dense_label(number), partial(_dense, number=number, rounded=rounded))
     return Computations(dense, tuple(kernels), __name__, device)
 
 
-def _dense(weight: torch.Tensor, bias: torch.Tensor | None, number: NumberFormat) -> ReplacementLayer:
-    return DenseOverValues(quantize(weight, number), bias, weight.dtype)
+def _dense(
+    weight: torch.Tensor, bias: torch.Tensor | None, number: NumberFormat, rounded: Quantized | None
+) -> ReplacementLayer:
+    return DenseOverValues(rounded or quantize(weight, number), bias, weight.dtype)
 
 
 def _packed(
-    weight: torch.Tensor, bias: torch.Tensor | None, number: NumberFormat, product: PackedProduct
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    number: NumberFormat,
+    product: PackedProduct,
+    rounded: Quantized | None,
 ) -> ReplacementLayer:
-    return PackedLinear(quantize(weight, number), bias, weight.dtype, product)
+    return PackedLinear(rounded or quantize(weight, number), bias, weight.dtype, product)
 
 
 def _why_not(product: PackedProduct, number: NumberFormat, layer: Layer, device: str) -> str | None:
