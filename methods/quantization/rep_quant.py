@@ -42,9 +42,10 @@ class RepQuant(ComputesLinears, OnText):
     Parameters:
         softmax: bits in which attention's probabilities are rounded, to powers of the root of two; 0 leaves them.
 
-    Limits: all of the difference between channels goes into the weights, as in ``smooth-quant:alpha=1`` with other
-    maxima. For kernels the same holds as for ``int8-dynamic``. Rounded probabilities are multiplied as floats: they
-    show what rounding costs, and save nothing. Models whose linear layers read no norm are refused.
+    Limits: all of the difference between channels goes into the weights, as in ``smooth-quant:alpha=1``, and where it
+    is large it is lost there: with six channels fifty times the others a product errs by 5 percent, as without, and by
+    1 with ``smooth-quant``. For kernels the same holds as for ``int8-dynamic``. Rounded probabilities are multiplied as
+    floats: they show what rounding costs, and save nothing. Models whose linear layers read no norm are refused.
 
     Deviations: of the paper's parts, learned clipping and the reconstruction of weights are left out, which need
     training and second moments. Activations have a scale per token, taken as they come, where the paper has one for a
@@ -52,14 +53,14 @@ class RepQuant(ComputesLinears, OnText):
     in parts of its largest one, where the paper has one scale for a layer.
 
     Reference: before rounding the answers are dense's; a percentile's error is the least of the three; probabilities
-    stay in their order and sum to one within 5 percent.
+    stay in their order, and at four bits sum to one within 5 percent in the mean.
     """
 
     name = "rep-quant"
     family = Family.QUANTIZATION
     paper = "arXiv:2402.05628"
     calibrates_layers = True
-    examples = ({"samples": 2, "length": 48}, {"softmax": 4, "samples": 2, "length": 48})
+    examples = ({"samples": 2, "length": 48},)
 
     softmax: Annotated[int, Ge(0), Le(8)] = 0
 

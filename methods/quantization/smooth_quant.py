@@ -54,7 +54,7 @@ class SmoothQuant(ComputesLinears, OnText):
     family = Family.QUANTIZATION
     paper = "arXiv:2211.10438"
     calibrates_layers = True
-    examples = ({"samples": 2, "length": 48}, {"alpha": 0, "samples": 2, "length": 48})
+    examples = ({"samples": 2, "length": 48},)
 
     alpha: Annotated[float, Ge(0), Le(1)] = 0.5
 

@@ -66,16 +66,12 @@ def test_it_is_eight_bits_of_the_scaled_model(family, ids):
     assert 0 < error < 0.05
 
 
-@pytest.mark.parametrize("alpha", [0.5, 0.85])
-def test_six_large_channels_cost_as_little_as_none(alpha):
+def test_six_large_channels_cost_as_little_as_none():
     plain = error_of_product(lambda x, w: torch.ones(x.shape[1]), large=True)
 
-    def scale(x, w):
-        return x.abs().amax(0) ** alpha / w.abs().amax(0) ** (1 - alpha)
-
-    smoothed = error_of_product(scale, large=True)
+    smoothed = error_of_product(lambda x, w: (x.abs().amax(0) / w.abs().amax(0)).sqrt(), large=True)
     assert 0.04 < plain < 0.055
-    assert 0.008 < smoothed < 0.02 if alpha == 0.85 else 0.008 < smoothed < 0.012
+    assert 0.008 < smoothed < 0.012
 
 
 def test_on_normal_values_there_is_nothing_to_gain():
