@@ -9,7 +9,7 @@ output, and what a gate multiplies before the way back. In low precision readers
 Sources: SmoothQuant (arXiv:2211.10438), AWQ (arXiv:2306.00978); with c, RepQ-ViT (arXiv:2212.08254).
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
@@ -21,6 +21,7 @@ from harness.contract.anatomy import Block, Role, Slice
 from harness.contract.decoder import Decoder
 from harness.core.errors import UnsupportedModelError
 from harness.model.basis import Norm, norm_of, require_known
+from harness.model.forwards import states_of
 from harness.model.roles import input_features, output_features
 from harness.model.weights.computations import HasKernels
 from harness.model.weights.kernel_plan import computation
@@ -33,7 +34,7 @@ _READERS: Final[tuple[Role, ...]] = ("query", "key", "value", "gate", "up")
 _ACTIVATIONS: Final = ("hidden_act", "hidden_activation", "activation_function")
 """What configurations call the MLP's activation."""
 _TOLERANCE: Final = 0.05
-"""Of the last hidden states' size: what moving powers of two may change, in half precision and with gains less one."""
+"""Of what a layer adds: what moving powers of two may change, in half precision and with gains less one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -212,30 +213,60 @@ def _give(norm: Norm, scale: torch.Tensor, shift: torch.Tensor | None, values: d
     return scale
 
 
+Call = tuple[tuple[Any, ...], dict[str, Any]]
+"""The arguments of a module's call."""
+
+
+@contextmanager
+def captured(modules: Collection[nn.Module], tokens: int) -> Iterator[dict[nn.Module, list[Call]]]:
+    """The arguments of the first calls of modules, until these have so many tokens."""
+    calls: dict[nn.Module, list[Call]] = {module: [] for module in modules}
+    left = dict.fromkeys(modules, tokens)
+
+    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if left[module] > 0:
+            calls[module].append((args, kwargs))
+            states = _states((args, kwargs))
+            left[module] -= states.numel() // states.shape[-1]
+
+    handles = [module.register_forward_pre_hook(hook, with_kwargs=True) for module in modules]
+    try:
+        yield calls
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _states(call: Call) -> torch.Tensor:
+    """What a module was given, [..., width]."""
+    states: torch.Tensor = call[0][0] if call[0] else call[1]["hidden_states"]
+    return states
+
+
 @torch.no_grad()
-def require_exact(model: Decoder, chosen: Sequence[Feed], window: torch.Tensor) -> None:
-    """Refuse a model whose answers change where scales move: something else reads a tensor, or stands in between.
+def require_exact(model: Decoder, block: Block, chosen: Sequence[Feed], call: Call) -> None:
+    """Refuse a model of which a layer answers otherwise where its scales move: something else reads a tensor.
 
     Args:
-        window: tokens to try it on, [1, length].
+        chosen: the feeds of the layer.
+        call: arguments of the layer to try it on.
 
     Raises:
-        UnsupportedModelError: its answers change.
+        UnsupportedModelError: its output changes.
     """
     tried = {feed.name: 2.0 ** (torch.arange(feed.width) % 3 - 1) for feed in chosen}  # products with these are exact
 
-    def states() -> torch.Tensor:
-        output: Any = model.anatomy.parent(input_ids=window, use_cache=False)
-        last: torch.Tensor = output[0]  # [1, length, width]
-        return last.double()
+    def output() -> torch.Tensor:
+        return states_of(block.module(*call[0], **call[1]))  # [1, length, width]
 
-    before = states()
+    before = output()
     with replaced(model, moved(chosen, tried)):
-        change = (states() - before).norm()
-    if not change <= _TOLERANCE * before.norm():
+        after = output()
+    update, rest = ((before - other).double().norm() for other in (_states(call), after))
+    if not rest <= _TOLERANCE * update + torch.finfo(before.dtype).eps * before.double().norm():
         raise UnsupportedModelError(
-            f"{model.kind}: its answers change where scales move from what writes a tensor into the linear layers that "
-            "are known to read it, so that something else reads it, or stands in between"
+            f"{model.kind}: the answers of layer {block.index} change where scales move from what writes a tensor into "
+            "the linear layers that are known to read it, so that something else reads it, or stands in between"
         )
 
 
@@ -261,13 +292,14 @@ def calibrated(
     Raises:
         UnsupportedModelError: see ``require_exact``.
     """
-    require_exact(model, chosen, windows[0])
     scales: dict[str, torch.Tensor] = {}
 
     def visit(block: Block, run: Callable[[Observers], None]) -> AbstractContextManager[Any]:
         own = {feed: kind(feed.readers[0]) for feed in chosen if feed.layer == block.index}
         if own:
-            run({feed.readers[0].module: observer for feed, observer in own.items()})
+            with captured([block.module], 1) as calls:
+                run({feed.readers[0].module: observer for feed, observer in own.items()})
+            require_exact(model, block, list(own), calls[block.module][0])
             scales.update((feed.name, scale(feed, observer).float().cpu()) for feed, observer in own.items())
         return nullcontext()
 

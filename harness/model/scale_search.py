@@ -8,17 +8,16 @@ part of the output changes least: E|d x|^2 = d H d^T with the second moments H o
 Source: AWQ (arXiv:2306.00978), and its authors' code, auto_scale.py and auto_clip.py.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import torch
-from torch import nn
 
 from harness.contract.anatomy import Block
 from harness.contract.decoder import Decoder
-from harness.model.channel_scales import Feed, moved, require_exact
+from harness.model.channel_scales import Call, Feed, captured, moved, require_exact
 from harness.model.forwards import states_of
 from harness.model.weights.formats import NumberFormat, quantize
 from harness.model.weights.layerwise import Observers, layer_by_layer
@@ -30,9 +29,6 @@ SEARCHED: Final = 4096
 """Tokens, in whole windows, on which scales are compared."""
 _LEAST: Final = 1e-4
 _STEPS, _STEP = 10, 1 / 20
-
-Calls = list[tuple[tuple[Any, ...], dict[str, Any]]]
-"""Arguments of a module's calls."""
 
 
 @dataclass
@@ -94,17 +90,19 @@ def search(
         UnsupportedModelError: see ``require_exact``.
     """
     searched = Searched()
-    require_exact(model, fed, windows[0])
     rounded = {site.module for site in chosen}
 
     def visit(block: Block, run: Callable[[Observers], None]) -> AbstractContextManager[Any]:
         own = [feed for feed in fed if feed.layer == block.index]
         sites = [site for site in chosen if site.layer == block.index]
+        if not sites:
+            return nullcontext()
         read = {reader.name: feed for feed in own for reader in feed.readers}
         alone = [site for site in sites if site.name not in read]  # what they read has no scales
         inputs = {site.name: _Inputs(site, number) for site in (*(feed.readers[0] for feed in own), *alone)}
-        with _captured({feed.inspected for feed in own}) as calls:
+        with captured({block.module, *(feed.inspected for feed in own)}, SEARCHED) as calls:
             run({observer.site.module: observer for observer in inputs.values()})
+        require_exact(model, block, own, calls[block.module][0])
         for feed in own:
             readers = [reader for reader in feed.readers if reader.module in rounded]
             scale, errors = _best_scale(feed, readers, inputs[feed.name].value, calls[feed.inspected], number, grid)
@@ -134,28 +132,8 @@ def clipped(weight: torch.Tensor, most: torch.Tensor) -> torch.Tensor:
     return weight.reshape(*most.shape[:2], -1).clamp(-most, most).reshape(weight.shape)
 
 
-@contextmanager
-def _captured(modules: set[nn.Module]) -> Iterator[dict[nn.Module, Calls]]:
-    """The arguments of the first calls of modules, until these have ``SEARCHED`` tokens."""
-    calls: dict[nn.Module, Calls] = {module: [] for module in modules}
-    tokens = dict.fromkeys(modules, 0)
-
-    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if tokens[module] < SEARCHED:
-            calls[module].append((args, kwargs))
-            states = args[0] if args else kwargs["hidden_states"]  # [..., width]
-            tokens[module] += states.numel() // states.shape[-1]
-
-    handles = [module.register_forward_pre_hook(hook, with_kwargs=True) for module in modules]
-    try:
-        yield calls
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
 def _best_scale(
-    feed: Feed, readers: list[Site], mean: torch.Tensor, calls: Calls, number: NumberFormat, grid: int
+    feed: Feed, readers: list[Site], mean: torch.Tensor, calls: list[Call], number: NumberFormat, grid: int
 ) -> tuple[torch.Tensor, tuple[float, float]]:
     """The scales [channels] of a feed, and the squared changes of the inspected output without and with them.
 

@@ -134,7 +134,7 @@ def test_scales_are_compared_on_the_first_windows_alone(monkeypatch):
     handle = fed[0].inspected.register_forward_hook(lambda *_: calls.append(1))
     search(decoder, windows(decoder), fed, sites(decoder), NUMBER, grid=3, clip=False)
     handle.remove()
-    # one window, twice to see that nothing changes and once for the layers' arguments; two, to look and to pass on; the
+    # one window, once for the layers' arguments and twice to see that nothing changes; two, to look and to pass on; the
     # first of them, dense and with three powers
     assert len(calls) == 3 + 2 * 2 + 4
 

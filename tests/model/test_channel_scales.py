@@ -5,9 +5,10 @@ import torch
 
 from harness.core.errors import UnsupportedModelError
 from harness.model.basis import Norm
-from harness.model.channel_scales import feeds, moved, require_exact
+from harness.model.channel_scales import calibrated, feeds, moved
 from harness.model.surgery import without_branches
 from harness.model.weights.linear import sites
+from harness.model.weights.observers import AbsMax
 from harness.model.weights.replaced import replaced
 from harness.testing.snapshot import changes, model_snapshot
 from harness.testing.tiny import FAMILIES, tiny_decoder
@@ -121,9 +122,14 @@ def test_what_no_norm_can_scale_is_refused_by_name(decoder, says):
 
 def test_something_else_that_reads_a_norm_is_seen(ids):
     decoder = tiny_decoder("llama", layers=2)
-    fed = feeds(decoder, sites(decoder), inner=True)
-    require_exact(decoder, fed, ids[:1])
-    layer = decoder.live[0].module
-    layer.mlp.register_forward_hook(lambda module, args, output: output + args[0])
-    with pytest.raises(UnsupportedModelError, match=r"llama.*something else reads it"):
-        require_exact(decoder, fed, ids[:1])
+
+    def calibrate():
+        fed = feeds(decoder, sites(decoder), inner=True)
+        return calibrated(decoder, [ids[:1]], fed, AbsMax, lambda feed, largest: largest.value)
+
+    scales, tokens = calibrate()
+    assert len(scales) == 6
+    assert tokens == ids.shape[1]
+    decoder.live[1].module.mlp.register_forward_hook(lambda module, args, output: output + args[0])
+    with pytest.raises(UnsupportedModelError, match=r"llama.*answers of layer 1 .*something else reads it"):
+        calibrate()
