@@ -8,7 +8,7 @@ part of the output changes least: E|d x|^2 = d H d^T with the second moments H o
 Source: AWQ (arXiv:2306.00978), and its authors' code, auto_scale.py and auto_clip.py.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -107,19 +107,8 @@ def search(
             readers = [reader for reader in feed.readers if reader.module in rounded]
             scale, errors = _best_scale(feed, readers, inputs[feed.name].value, calls[feed.inspected], number, grid)
             searched.scales[feed.name], searched.errors[feed.name] = scale.cpu(), errors
-        values = moved(own, searched.scales) if clip else {}
-        query_key = {block.roles[role].module for role in ("query", "key") if role in block.roles}
-        for site in sites if clip else ():
-            if site.module in query_key:  # their products grow with the square of an error
-                continue
-            feed = read.get(site.name)
-            moments = inputs[feed.name if feed else site.name].moments  # [groups, group, group]
-            if feed is not None:
-                scale = searched.scales[feed.name].to(moments).view(moments.shape[:2])
-                moments = moments / scale[:, :, None] / scale[:, None, :]
-            weight = values.get(f"{site.name}.weight")
-            weight = site.weight if weight is None else site.stored(weight)
-            searched.clips[site.name] = _best_clip(weight.float(), moments, number).cpu()
+        if clip:
+            searched.clips.update(_clips(block, own, sites, inputs, searched.scales, number))
         return nullcontext()
 
     searched.tokens = layer_by_layer(model, windows, visit)
@@ -130,6 +119,35 @@ def clipped(weight: torch.Tensor, most: torch.Tensor) -> torch.Tensor:
     """A weight [out, in] whose groups have no larger magnitudes than ``most``, [out, groups]."""
     most = most.to(weight)[..., None]
     return weight.reshape(*most.shape[:2], -1).clamp(-most, most).reshape(weight.shape)
+
+
+def _clips(
+    block: Block,
+    fed: list[Feed],
+    sites: list[Site],
+    inputs: dict[str, _Inputs],
+    scales: dict[str, torch.Tensor],
+    number: NumberFormat,
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """For linear layers of a block, by name, the largest magnitude to which each group is clipped, [out, groups].
+
+    Args:
+        inputs: what is known of inputs, by the name of a feed, or of a linear layer whose inputs have no scales.
+    """
+    read = {reader.name: feed for feed in fed for reader in feed.readers}
+    values = moved(fed, scales)
+    query_key = {block.roles[role].module for role in ("query", "key") if role in block.roles}
+    for site in sites:
+        if site.module in query_key:  # their products grow with the square of an error
+            continue
+        feed = read.get(site.name)
+        moments = inputs[feed.name if feed else site.name].moments  # [groups, group, group]
+        if feed is not None:
+            scale = scales[feed.name].to(moments).view(moments.shape[:2])
+            moments = moments / scale[:, :, None] / scale[:, None, :]
+        value = values.get(f"{site.name}.weight")
+        weight = site.weight if value is None else site.stored(value)
+        yield site.name, _best_clip(weight.float(), moments, number).cpu()
 
 
 def _best_scale(
