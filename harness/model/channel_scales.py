@@ -31,6 +31,8 @@ from harness.model.weights.observers import Observer
 from harness.model.weights.replaced import dense_names, replaced
 
 _READERS: Final[tuple[Role, ...]] = ("query", "key", "value", "gate", "up")
+_INNER: Final[tuple[tuple[Role, Role], ...]] = (("value", "output"), ("up", "down"))
+"""Linear layers that write what another one reads."""
 _ACTIVATIONS: Final = ("hidden_act", "hidden_activation", "activation_function")
 """What configurations call the MLP's activation."""
 _TOLERANCE: Final = 0.05
@@ -139,7 +141,7 @@ def _of_block(
     if inner:
         yield from (
             (block.index, roles[writer], (roles[reader].module,), roles[reader].module)
-            for writer, reader in (("value", "output"), ("up", "down"))
+            for writer, reader in _INNER
             if writer in roles and reader in roles and roles[reader].module in chosen
             if len(_rows(roles[writer])) == input_features(roles[reader].module)
             if writer == "value" or "gate" in roles or _is_relu(model)

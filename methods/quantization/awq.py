@@ -59,7 +59,7 @@ class Awq(InGroups, ComputesLinears, OnText):
     family = Family.QUANTIZATION
     paper = "arXiv:2306.00978"
     calibrates_layers = True
-    examples = tuple({"bits": bits, "group": 16, "grid": 4, "samples": 2, "length": 48} for bits in (4, 3))
+    examples = ({"group": 16, "grid": 4, "samples": 2, "length": 48},)
     neutral = {"bits": NEUTRAL}
 
     grid: Annotated[int, Ge(1)] = 20

@@ -42,7 +42,8 @@ class Samples(Observer):
 @torch.no_grad()
 def steps(x: torch.Tensor, bits: int, *, symmetric: bool) -> tuple[torch.Tensor, torch.Tensor]:
     """Step sizes and centres [in] of a quantizer for each channel of x, [tokens, in]; no step is zero."""
-    parts = [_of_channels(part, bits, symmetric) for part in x.float().split(_CHANNELS, 1)]
+    starts = range(0, x.shape[1], _CHANNELS)
+    parts = [_of_channels(x[:, start : start + _CHANNELS].float(), bits, symmetric) for start in starts]
     step, centre = (torch.cat(each) for each in zip(*parts, strict=True))
     positive = step > 0
     usual = step[positive].mean() if positive.any() else step.new_tensor(1.0)
