@@ -100,14 +100,19 @@ class Stream:
         for block in model.live:
             roles = {role: part.module for role, part in block.roles.items()}
             for branch in (block.attention, block.mlp):
-                _refuse_branch(model, block.index, branch, set(roles.values()))
+                if branch.post_norm is not None:
+                    raise UnsupportedModelError(
+                        f"{model.kind} normalises the outputs of its branches, so that what they write into the "
+                        "residual stream has no other basis"
+                    )
+                require_known(model, block.index, branch, set(roles.values()))
                 inside = [linear for linear in branch.linears() if linear in linears]
                 if inside and branch.pre_norm is not None:
                     reading = {roles[role] for role in _READERS if role in roles}
                     read.setdefault(branch.pre_norm, []).extend(linears[part] for part in inside if part in reading)
                 writing = {roles[role] for role in _WRITERS if role in roles}
                 writers += [linears[part] for part in inside if part in writing]
-        norms = (_norm(model, names[norm], norm, tuple(readers)) for norm, readers in read.items())
+        norms = (norm_of(model, names[norm], norm, tuple(readers)) for norm, readers in read.items())
         return cls(tuple(norms), tuple(writers), dict(_embeddings(model, names)))
 
 
@@ -213,12 +218,12 @@ def _stored(site: Site, weight: torch.Tensor) -> torch.Tensor:
     return site.stored(weight.to(site.weight.dtype))
 
 
-def _refuse_branch(model: Decoder, layer: int, branch: Branch, known: set[nn.Module]) -> None:
-    if branch.post_norm is not None:
-        raise UnsupportedModelError(
-            f"{model.kind} normalises the outputs of its branches, so that what they write into the residual stream "
-            "has no other basis"
-        )
+def require_known(model: Decoder, layer: int, branch: Branch, known: set[nn.Module]) -> None:
+    """Refuse a branch of which not all linear layers are known, or that reads the residual stream without a norm.
+
+    Raises:
+        UnsupportedModelError: with what is not known.
+    """
     if branch.pre_norm is None:
         raise UnsupportedModelError(f"{model.kind} has a branch that reads the residual stream without a norm")
     for module in branch.modules:
@@ -257,8 +262,12 @@ def _embeddings(model: Decoder, names: dict[nn.Module, str]) -> Iterator[tuple[s
 
 
 @torch.no_grad()
-def _norm(model: Decoder, name: str, module: nn.Module, readers: tuple[Site, ...]) -> Norm:
-    """A norm, by what it makes of a vector of mean zero and mean square one."""
+def norm_of(model: Decoder, name: str, module: nn.Module, readers: tuple[Site, ...]) -> Norm:
+    """A norm, by what it makes of a vector of mean zero and mean square one.
+
+    Raises:
+        UnsupportedModelError: it is no norm of a known form.
+    """
     parameters = {name for name, parameter in module.named_parameters() if parameter is not None}
     probe = deepcopy(module).to_empty(device="cpu").float().requires_grad_(False)
     for parameter, value in (("weight", 1.0), ("bias", 0.5)):

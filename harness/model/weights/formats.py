@@ -26,6 +26,7 @@ Element = Literal["int", "e4m3", "e5m2", "e2m1", "e2m3", "e3m2"]
 """What a code stands for: an integer, or a float with a sign, so many exponent bits, and so many mantissa bits."""
 Scale = Literal["float32", "float16", "floor", "rceil"]
 """The type of a scale; "floor" and "rceil" are the two rules for one that is a power of two, in eight bits."""
+Zero = Literal["code", "float16"]
 
 _TINY: Final = {"float32": torch.finfo(torch.float32).tiny, "float16": 2.0**-24}
 _SPECIAL: Final = {"e4m3": 1, "e5m2": 4}
@@ -42,6 +43,7 @@ class NumberFormat:
         symmetric: without zero points.
         element: what a code stands for.
         scale: the type of a scale.
+        zero: the type of a zero point: a code, or a number between codes.
     """
 
     bits: int = 8
@@ -49,6 +51,7 @@ class NumberFormat:
     symmetric: bool = True
     element: Element = "int"
     scale: Scale = "float32"
+    zero: Zero = "code"
 
     def __post_init__(self) -> None:
         if not 2 <= self.bits <= 8:
@@ -59,6 +62,8 @@ class NumberFormat:
             raise MethodError(f"{self.element} has {1 + int(self.element[1]) + int(self.element[3])} bits")
         if not self.symmetric and (self.element != "int" or self.scale in ("floor", "rceil")):
             raise MethodError("floats and power-of-two scales are symmetric: they have no zero points")
+        if self.symmetric and self.zero != "code":
+            raise MethodError("a symmetric format has no zero points, of whatever type")
 
     def groups(self, inputs: int) -> int:
         """Groups in a row of so many inputs.
@@ -99,13 +104,14 @@ class NumberFormat:
         # by groups the usual integers have zero points, by rows they have none
         unusual = self.element == "int" and self.symmetric != (self.group is None)
         name = f"{'symmetric' if self.symmetric else 'asymmetric'} {name}" if unusual else name
-        return name if self.group is None else f"{name} g{self.group}"
+        name = name if self.group is None else f"{name} g{self.group}"
+        return name if self.zero == "code" else f"{name} {self.zero} zeros"
 
     def nbytes(self, out: int, inputs: int) -> int:
         """Bytes of a packed weight [out, in], its scales and zero points included."""
         groups = self.groups(inputs)
         scale = {"float32": 4, "float16": 2, "floor": 1, "rceil": 1}[self.scale]
-        zeros = 0 if self.symmetric else out * row_bytes(groups, self.bits)
+        zeros = 0 if self.symmetric else out * (row_bytes(groups, self.bits) if self.zero == "code" else 2 * groups)
         return out * row_bytes(inputs, self.bits) + out * groups * scale + zeros
 
 
@@ -118,7 +124,8 @@ class Quantized:
         codes: [out, in]; int8 for symmetric integers, of which 4 bits give -7..7 and 8 bits -127..127; uint8 for
             asymmetric ones, 0..2^bits - 1, and for floats, whose bits they are.
         scale: float32 [out, groups], of values that the format's own type holds exactly.
-        zero: uint8 [out, groups], 0..2^bits - 1; None in a symmetric format.
+        zero: [out, groups]: uint8, 0..2^bits - 1, or float32 that the format's own type holds exactly; None in a
+            symmetric format.
     """
 
     format: NumberFormat
@@ -189,7 +196,8 @@ def scales(weight: torch.Tensor, number: NumberFormat) -> tuple[torch.Tensor, to
     least, most = grouped.amin(2).clamp(max=0), grouped.amax(2).clamp(min=0)  # a range that holds 0 has a zero point
     levels = 2**number.bits - 1
     scale = _rounded(most / levels - least / levels, number.scale)  # the difference itself may overflow
-    return scale, (-least / scale).round().clamp(0, levels).to(torch.uint8)
+    zero = (-least / scale).round().clamp(0, levels)
+    return scale, zero.to(torch.uint8) if number.zero == "code" else zero
 
 
 def rounded(weight: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor | None, number: NumberFormat) -> torch.Tensor:
@@ -201,7 +209,9 @@ def rounded(weight: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor | None
     elif zero is None:
         codes = ratio.round().clamp(-number.largest, number.largest).to(torch.int8)
     else:
-        codes = (ratio.round() + zero[..., None]).clamp(0, 2**number.bits - 1).to(torch.uint8)
+        whole = zero.float().round()  # added after rounding, so that halves are rounded as they are without one
+        codes = (ratio + (zero - whole)[..., None]).round() + whole[..., None]
+        codes = codes.clamp(0, 2**number.bits - 1).to(torch.uint8)
     return codes.flatten(1).contiguous()
 
 

@@ -1,6 +1,6 @@
 """Parameters that methods share which put weights into integers of few bits, in groups of inputs: which integers."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Final
 
 from annotated_types import Ge
@@ -21,19 +21,17 @@ NEUTRAL: Final = 16
 
 
 @dataclass(frozen=True, kw_only=True)
-class InGroups(Method, HasKernels, mixin=True):
-    """A method that puts the weights of linear layers into integers of few bits.
+class FewBits(Method, HasKernels, mixin=True):
+    """A method that puts the weights of linear layers into integers of few bits, with zero points.
 
     Parameters:
         bits: of a weight, 2 to 8; 16 leaves the weights as they are.
         group: neighbouring inputs that share a scale; it divides the inputs of every linear layer chosen; 0: all of an
             output's.
-        symmetric: scales without zero points: of 4 bits, -7 to 7 times absmax over 7.
     """
 
     bits: int = 4
     group: Annotated[int, Ge(0)] = 128
-    symmetric: bool = False
 
     def check(self) -> None:
         """Refuse bits that no format has."""
@@ -52,7 +50,7 @@ class InGroups(Method, HasKernels, mixin=True):
         """The number format of the weights."""
         from harness.model.weights.formats import NumberFormat
 
-        return NumberFormat(self.bits, self.group or None, self.symmetric, scale="float16")
+        return NumberFormat(self.bits, self.group or None, symmetric=False, scale="float16")
 
     def declared_layers(self, model: "Decoder", below: "Sequence[Method]") -> "list[tuple[Site, Layer]]":
         """The chosen linear layers; none where their weights stay as they are."""
@@ -63,3 +61,19 @@ class InGroups(Method, HasKernels, mixin=True):
         from harness.model.weights.weight_only import computations
 
         return computations(layer, device, self.number)
+
+
+@dataclass(frozen=True, kw_only=True)
+class InGroups(FewBits, mixin=True):
+    """A method that puts the weights of linear layers into integers of few bits, with zero points or without.
+
+    Parameters:
+        symmetric: scales without zero points: of 4 bits, -7 to 7 times absmax over 7.
+    """
+
+    symmetric: bool = False
+
+    @property
+    def number(self) -> "NumberFormat":
+        """The number format of the weights."""
+        return replace(super().number, symmetric=self.symmetric)

@@ -96,7 +96,7 @@ def _int4_on_cuda_product(x: torch.Tensor, packed: Packed, group: int) -> torch.
 
 
 def _is_own(number: NumberFormat) -> bool:
-    return number.bits in (4, 8) and number.element == "int"
+    return number.bits in (4, 8) and number.element == "int" and number.zero == "code"
 
 
 def _own_refuses(number: NumberFormat, layer: Layer, name: str) -> str | None:

@@ -30,7 +30,7 @@ def span_inputs(number: Number) -> int:
 
 def takes(form: NumberFormat, number: Number) -> bool:
     """Whether the codes of a format are read so."""
-    if form.scale not in ("float32", "float16"):
+    if form.scale not in ("float32", "float16") or form.zero != "code":
         return False
     if form.element != "int":
         return form.element == number
