@@ -129,6 +129,8 @@ def attending(
     chosen = {
         block.attention.modules[0]: block.index for block in blocks if layers is None or block.index in set(layers)
     }
+    for attention, layer in chosen.items():
+        _require_free(attention, layer, name)
     engine = _Engine(model, function, name)
 
     def attend(inner: Callable[..., Any], module: nn.Module, *qkv: Any, **options: Any) -> Any:
@@ -182,7 +184,7 @@ class _Engine:
     """Calls the function, checks what it returns, and charges what it multiplied."""
 
     def __init__(self, model: Decoder, function: Attention, name: str) -> None:
-        self._model, self._function, self._name = model, function, name
+        self._model, self._function, self.name = model, function, name
 
     def attend(
         self,
@@ -197,7 +199,7 @@ class _Engine:
         """The function's output as transformers takes it, [rows, queries, heads, head width], or None."""
         if unknown := [option for option, value in options.items() if value is not None and option not in _TOLD]:
             raise UnsupportedModelError(
-                f"{self._model.kind}: its attention is given {', '.join(unknown)}, of which {self._name} is not told"
+                f"{self._model.kind}: its attention is given {', '.join(unknown)}, of which {self.name} is not told"
             )
         mask = attention_mask
         if mask is not None and mask.dtype != torch.bool:
@@ -216,7 +218,7 @@ class _Engine:
         self, layer: int, result: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
     ) -> tuple[torch.Tensor, int]:
         rows, heads, queries, _ = query.shape
-        where = f"{self._name}: the attention of layer {layer}"
+        where = f"{self.name}: the attention of layer {layer}"
         if not isinstance(result, tuple) or len(result) != 2:
             raise MethodError(
                 f"{where} must return an output and the pairs that it multiplied, not {type(result).__name__}"
@@ -249,7 +251,7 @@ class _Engine:
             finite = finite | ~mask[:, :, -1].any(-1)
         if not finite.all() and query[:, :, -1].isfinite().all() and value.isfinite().all():
             raise MethodError(
-                f"{self._name}: the attention of layer {layer} gives numbers that are not finite, and what it was "
+                f"{self.name}: the attention of layer {layer} gives numbers that are not finite, and what it was "
                 "given is"
             )
 
@@ -258,8 +260,16 @@ class _Engine:
         cache = next((kwargs[name] for name in CACHE_NAMES if kwargs.get(name) is not None), None)
         if any(isinstance(layer, StaticLayer) for layer in getattr(cache, "layers", ())):
             raise MethodError(
-                f"{self._name}: a {type(cache).__name__} holds places of later tokens too, which an attention function "
+                f"{self.name}: a {type(cache).__name__} holds places of later tokens too, which an attention function "
                 "would read; leave cache_implementation out"
+            )
+
+
+def _require_free(attention: nn.Module, layer: int, name: str) -> None:
+    for hook in attention._forward_pre_hooks.values():
+        if isinstance(engine := getattr(hook, "__self__", None), _Engine):
+            raise MethodError(
+                f"{engine.name} computes the attention of layer {layer} already, and {name} would too: run them apart"
             )
 
 

@@ -57,7 +57,8 @@ def test_every_built_in_method_is_here() -> None:
     elsewhere = {"knorm", "streaming", "ngram"}  # act in decoding alone: scored context first
     # another model; for models with LayerNorm; served as others here are
     others = {"checkpoint", "rms-fold", "sparse-gpt", "repair", "window-attention"}
-    others |= {"int8-weight-only", "int4-weight-only", "fp8"}  # by the engine of int8-dynamic
+    others |= {"int8-weight-only", "int4-weight-only", "fp8", "mx"}  # by the engine of int8-dynamic
+    others |= {"rotate", "shuffle"}  # other weights in the same layers
     assert METHODS.keys() | elsewhere | others == {listing.name for listing in listings() if listing.built_in}
 
 
