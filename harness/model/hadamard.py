@@ -66,7 +66,7 @@ class HadamardProduct(nn.Module):
                 f"no Hadamard matrix of {width} rows is known here, so that inputs of that width cannot be turned as "
                 "they come: leave online=true out"
             )
-        self.register_buffer("core", core / width**0.5)
+        self.register_buffer("core", (core / width**0.5).float())
         self.macs_per_token = _flops(width, len(core)) // 2
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

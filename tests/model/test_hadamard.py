@@ -45,7 +45,7 @@ def test_the_fast_product_is_that_of_the_matrix_and_is_counted(width: int, flops
     eye = torch.eye(width, dtype=torch.float64)
     matrix = product(eye).T  # column by column
     assert torch.allclose(matrix.abs(), torch.full_like(matrix, width**-0.5))
-    assert torch.allclose(matrix @ matrix.T, eye, atol=1e-12)
+    assert torch.allclose(matrix @ matrix.T, eye, atol=1e-6)
     assert torch.allclose(y, (x.double() @ matrix.T).float(), atol=1e-5)
     assert counted == 6 * flops  # width log2(width) additions a token, and two FLOPs for each product with the core
     assert 2 * product.macs_per_token == flops
