@@ -59,8 +59,8 @@ def _grid(row: Row, rounding: Rounding) -> str:
         for size in (params.get("group"), params.get("block")):
             if isinstance(size, int) and size in before:
                 return (
-                    f"; {name} rounds in the same groups of {size}, whose numbers may be on its grid already, and that "
-                    f"is no comparison: {SHUFFLE}+{method['label']} has other groups"
+                    f"; {name} rounds in the same groups of {size}, and with float offsets would find the same numbers "
+                    f"again: {SHUFFLE}+{method['label']} has other groups"
                 )
     return ""
 

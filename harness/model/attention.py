@@ -20,6 +20,7 @@ from transformers.cache_utils import StaticLayer
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from harness.contract.anatomy import Block
 from harness.contract.decoder import Decoder
 from harness.core.errors import MethodError, UnsupportedModelError
 from harness.model.forwards import CACHE_NAMES, put
@@ -122,6 +123,8 @@ def attending(
         raise MethodError(f"{name}: an attention function is called for each layer, and {function!r:.80} cannot be")
     if layers is not None and not _indices(layers):
         raise MethodError(f"{name}: layers are a list of the indices of dense layers, not {layers!r:.80}")
+    for block in blocks:
+        _require_free(block, name)
     require_attendable(model, layers)
     if layers is not None and not set(layers) <= set(range(len(blocks))):
         wrong = next(layer for layer in layers if not 0 <= layer < len(blocks))
@@ -129,8 +132,6 @@ def attending(
     chosen = {
         block.attention.modules[0]: block.index for block in blocks if layers is None or block.index in set(layers)
     }
-    for attention, layer in chosen.items():
-        _require_free(attention, layer, name)
     engine = _Engine(model, function, name)
 
     def attend(inner: Callable[..., Any], module: nn.Module, *qkv: Any, **options: Any) -> Any:
@@ -265,11 +266,13 @@ class _Engine:
             )
 
 
-def _require_free(attention: nn.Module, layer: int, name: str) -> None:
-    for hook in attention._forward_pre_hooks.values():
+def _require_free(block: Block, name: str) -> None:
+    hooks = (hook for part in block.attention.modules[:1] for hook in part._forward_pre_hooks.values())
+    for hook in hooks:
         if isinstance(engine := getattr(hook, "__self__", None), _Engine):
             raise MethodError(
-                f"{engine.name} computes the attention of layer {layer} already, and {name} would too: run them apart"
+                f"{engine.name} computes the attention of layer {block.index} already, and {name} would too: run them "
+                "apart"
             )
 
 

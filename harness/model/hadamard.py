@@ -40,10 +40,12 @@ def random_orthogonal(width: int, seed: int) -> torch.Tensor:
     matrix = hadamard(width)
     if matrix is None:
         draws = torch.randn(width, width, generator=generator, dtype=torch.float64)
-        matrix, upper = torch.linalg.qr(draws)
-        return matrix * upper.diagonal().sign()
-    signs = 2.0 * torch.randint(2, (width, 1), generator=generator) - 1
-    return signs * matrix / width**0.5
+        columns, upper = torch.linalg.qr(draws)
+        uniform: torch.Tensor = columns * upper.diagonal().sign()
+        return uniform
+    signs = 2 * torch.randint(2, (width, 1), generator=generator) - 1
+    turned: torch.Tensor = signs * matrix / width**0.5
+    return turned
 
 
 class HadamardProduct(nn.Module):

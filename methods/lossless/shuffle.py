@@ -24,7 +24,7 @@ class Shuffle(RewritesWeights):
     How: one order for the channels of the residual stream, which embeddings, norms, linear layers and head follow; one
     for the values of each key-value head; and one for the neurons of each MLP. No weight is rounded. It is for models
     whose weights were rounded in groups of neighbours once (GGUF): a method above it that rounds in groups of the same
-    size meets other groups, and not the grid that the weights are on already.
+    size meets other groups, and not the grid that the weights are on already, which one with float offsets would find.
 
     Paper: none; that the units of a layer have no order of their own is common knowledge.
 
@@ -36,8 +36,8 @@ class Shuffle(RewritesWeights):
     refused, and so is half precision, where the order of sums shows. It goes before other methods in a stack.
 
     Reference: parameters are permutations of dense's bit for bit, and logits equal to float rounding; on weights that
-    were rounded to Q4_1 (four bits, groups of 32) rounding to groups of 32 errs as on other weights, and without it by
-    next to nothing.
+    were rounded to Q4_1 (four bits, groups of 32) rounding to Q4_1 errs as on other weights, and without it by next to
+    nothing.
     """
 
     name = "shuffle"

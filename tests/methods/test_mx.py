@@ -121,7 +121,7 @@ def test_softmax_is_rounded_alike_for_padded_rows_and_token_by_token(ids: torch.
         ("mx:block=48,linears=*.down_proj,embedding=true", "block=48 does not divide the 32 inputs"),
         (f"mx:linears=*.q_proj,element=int8,{BCT.replace('16', '32')}", "block=32 does not divide the 48 inputs"),
         ("mx:element=e1m2", "element='e1m2' is not valid"),
-        ("mx:block=0", "block=0 is not valid"),
+        ("mx:block=0", "block='0' is not valid"),
     ],
 )
 def test_a_block_that_does_not_divide_is_refused_before_anything_runs(text: str, says: str) -> None:

@@ -1,15 +1,21 @@
 """Shuffle: the same model in another order, and what the order in which weights were rounded is worth."""
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from harness.contract.facts import Savings
+from harness.contract.preparation import Preparation
 from harness.contract.prepared import Prepared
 from harness.contract.stack import parse
+from harness.contract.states import States
+from harness.contract.study import Study
 from harness.core.errors import MethodError, UnsupportedModelError
 from harness.methods.lossless.shuffle import Shuffle
+from harness.model.weights.formats import NumberFormat, quantize
 from harness.model.weights.linear import sites
 from harness.model.weights.savings import savings
 from harness.testing.snapshot import changes, model_snapshot
@@ -41,12 +47,13 @@ def test_the_answers_are_denses_and_no_number_is_another(family: str, tied: bool
     assert not changes(before, model_snapshot(decoder))
 
 
-def test_layers_may_be_out(ids: torch.Tensor) -> None:
+def test_layers_may_be_out(ids: torch.Tensor, tmp_path: Path) -> None:
+    preparation = Preparation(States(tmp_path), Study((), ""))
     for below in ("layer-drop:layers=1", "layer-drop:unit=attention,layers=0", "layer-drop:unit=mlp,layers=1"):
         decoder = tiny_decoder("llama", layers=2)
-        with parse(below).attached(decoder, lambda _: Prepared()):
+        with parse(below).applied(decoder, preparation):
             dropped = logits(decoder, ids)
-        with parse(f"{below}+shuffle").attached(decoder, lambda _: Prepared()):
+        with parse(f"{below}+shuffle").applied(decoder, preparation):
             torch.testing.assert_close(logits(decoder, ids), dropped, rtol=0, atol=1e-5)
 
 
@@ -69,9 +76,9 @@ def rounded_once() -> Any:
     return decoder
 
 
-def lost(decoder: Any) -> list[float]:
-    """What rounding to Q4_1 loses of each linear layer's weight now, relative."""
-    return [float((q4_1(site.weight) - site.weight).norm() / site.weight.norm()) for site in sites(decoder)]
+def lost(decoder: Any, rounded: Callable[[torch.Tensor], torch.Tensor] = q4_1) -> list[float]:
+    """What rounding loses of each linear layer's weight now, relative."""
+    return [float((rounded(site.weight) - site.weight).norm() / site.weight.norm()) for site in sites(decoder)]
 
 
 def test_rounding_again_on_the_same_grid_loses_next_to_nothing_and_in_another_order_what_it_loses_elsewhere() -> None:
@@ -82,6 +89,17 @@ def test_rounding_again_on_the_same_grid_loses_next_to_nothing_and_in_another_or
     other = tiny_decoder("llama", layers=1, hidden_size=128, intermediate_size=256, head_dim=64)
     elsewhere = sum(lost(other)) / len(lost(other))
     assert all(0.7 * elsewhere < each < 1.4 * elsewhere for each in again)
+
+
+def test_zero_points_that_are_codes_do_not_find_the_grid() -> None:
+    decoder, number = rounded_once(), NumberFormat(4, 32, False, scale="float16")
+
+    def rounded(weight: torch.Tensor) -> torch.Tensor:
+        return quantize(weight, number).dequantized()
+
+    aligned = lost(decoder, rounded)
+    with Shuffle().attach(decoder, Prepared()):
+        assert lost(decoder, rounded) == pytest.approx(aligned, rel=0.15)
 
 
 @pytest.mark.parametrize(

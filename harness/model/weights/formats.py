@@ -232,12 +232,13 @@ def _stored(most: torch.Tensor, number: NumberFormat, largest: torch.Tensor) -> 
         second = (largest / (greatest * number.largest)).clamp(min=_LEAST_SECOND)
         ratio = (most / number.largest / second).clamp(_LEAST_E4M3, greatest)
         return ratio.to(torch.float8_e4m3fn).float() * second
+    highest = int(torch.frexp(torch.tensor(number.largest)).exponent)  # largest < 2^highest
     if number.scale == "floor":  # the largest element's own power of two becomes that of the largest weight
-        power = torch.frexp(most).exponent - int(torch.frexp(torch.tensor(number.largest)).exponent)
+        power = torch.frexp(most).exponent - highest
     else:
         mantissa, exponent = torch.frexp(most / number.largest)  # mantissa 2^exponent, mantissa in [0.5, 1)
         power = torch.where(mantissa == 0.5, exponent - 1, exponent)
-    return torch.ldexp(torch.ones_like(most), power.clamp(-126, 127))
+    return torch.ldexp(torch.ones_like(most), power.clamp(-126, 128 - highest))  # so that no value is infinite
 
 
 def _rounded(scale: torch.Tensor, name: Scale) -> torch.Tensor:

@@ -186,7 +186,7 @@ def test_bytes_are_those_of_a_hand_count() -> None:
 @pytest.mark.parametrize(("block", "times"), [(64, 7.757), (1331, 7.988)])
 def test_the_size_of_blockwise_compression_is_that_of_its_paper_in_large_blocks(block: int, times: float) -> None:
     number = NumberFormat(4, block, scale="floor")
-    assert 4 * 1024 * block / number.nbytes(1024, block) == pytest.approx(times, abs=1e-3)
+    assert 4 * 1024 * block / number.nbytes(1, 1024 * block) == pytest.approx(times, abs=1e-3)
 
 
 @pytest.mark.parametrize("bits", range(2, 9))
