@@ -20,7 +20,6 @@ from transformers.cache_utils import StaticLayer
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from harness.contract.anatomy import Block
 from harness.contract.decoder import Decoder
 from harness.core.errors import MethodError, UnsupportedModelError
 from harness.model.forwards import CACHE_NAMES, put
@@ -123,8 +122,6 @@ def attending(
         raise MethodError(f"{name}: an attention function is called for each layer, and {function!r:.80} cannot be")
     if layers is not None and not _indices(layers):
         raise MethodError(f"{name}: layers are a list of the indices of dense layers, not {layers!r:.80}")
-    for block in blocks:
-        _require_free(block, name)
     require_attendable(model, layers)
     if layers is not None and not set(layers) <= set(range(len(blocks))):
         wrong = next(layer for layer in layers if not 0 <= layer < len(blocks))
@@ -185,7 +182,7 @@ class _Engine:
     """Calls the function, checks what it returns, and charges what it multiplied."""
 
     def __init__(self, model: Decoder, function: Attention, name: str) -> None:
-        self._model, self._function, self.name = model, function, name
+        self._model, self._function, self._name = model, function, name
 
     def attend(
         self,
@@ -200,7 +197,7 @@ class _Engine:
         """The function's output as transformers takes it, [rows, queries, heads, head width], or None."""
         if unknown := [option for option, value in options.items() if value is not None and option not in _TOLD]:
             raise UnsupportedModelError(
-                f"{self._model.kind}: its attention is given {', '.join(unknown)}, of which {self.name} is not told"
+                f"{self._model.kind}: its attention is given {', '.join(unknown)}, of which {self._name} is not told"
             )
         mask = attention_mask
         if mask is not None and mask.dtype != torch.bool:
@@ -219,7 +216,7 @@ class _Engine:
         self, layer: int, result: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
     ) -> tuple[torch.Tensor, int]:
         rows, heads, queries, _ = query.shape
-        where = f"{self.name}: the attention of layer {layer}"
+        where = f"{self._name}: the attention of layer {layer}"
         if not isinstance(result, tuple) or len(result) != 2:
             raise MethodError(
                 f"{where} must return an output and the pairs that it multiplied, not {type(result).__name__}"
@@ -252,7 +249,7 @@ class _Engine:
             finite = finite | ~mask[:, :, -1].any(-1)
         if not finite.all() and query[:, :, -1].isfinite().all() and value.isfinite().all():
             raise MethodError(
-                f"{self.name}: the attention of layer {layer} gives numbers that are not finite, and what it was "
+                f"{self._name}: the attention of layer {layer} gives numbers that are not finite, and what it was "
                 "given is"
             )
 
@@ -261,18 +258,8 @@ class _Engine:
         cache = next((kwargs[name] for name in CACHE_NAMES if kwargs.get(name) is not None), None)
         if any(isinstance(layer, StaticLayer) for layer in getattr(cache, "layers", ())):
             raise MethodError(
-                f"{self.name}: a {type(cache).__name__} holds places of later tokens too, which an attention function "
+                f"{self._name}: a {type(cache).__name__} holds places of later tokens too, which an attention function "
                 "would read; leave cache_implementation out"
-            )
-
-
-def _require_free(block: Block, name: str) -> None:
-    hooks = (hook for part in block.attention.modules[:1] for hook in part._forward_pre_hooks.values())
-    for hook in hooks:
-        if isinstance(engine := getattr(hook, "__self__", None), _Engine):
-            raise MethodError(
-                f"{engine.name} computes the attention of layer {block.index} already, and {name} would too: run them "
-                "apart"
             )
 
 

@@ -57,12 +57,12 @@ def new_orders(model: Decoder, seed: int) -> Orders:
             orders.columns(site.module).copy_(orders.channels)
     for site in stream.writers:
         orders.rows(site.module).copy_(orders.channels)
+    linears = {site.module for site in sites(model)}  # without those of branches that are out
     for block in model.live:
-        inside = {linear for branch in (block.attention, block.mlp) for linear in branch.linears()}
         roles = live_roles(model, block)
-        if "output" in roles and roles["output"].module in inside:
+        if "output" in roles and roles["output"].module in linears:
             _order_values(model, block, orders, generator)
-        if "down" in roles and roles["down"].module in inside:
+        if "down" in roles and roles["down"].module in linears:
             _order_neurons(model, block, orders, generator)
     return orders
 

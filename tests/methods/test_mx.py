@@ -101,17 +101,18 @@ def test_each_part_is_rounded_where_it_is_asked_for(tied: bool, ids: torch.Tenso
 
 def test_softmax_is_rounded_alike_for_padded_rows_and_token_by_token(ids: torch.Tensor) -> None:
     decoder = tiny_decoder("qwen3", layers=2)
+    decoder.module.double()  # in which no sum is so near the middle of two codes that its order decides
     with parse(f"mx:element=int8,{BCT}").attached(decoder, lambda _: Prepared()):
         whole = logits(decoder, ids)
         padded = torch.cat([torch.zeros_like(ids[:, :3]), ids], 1)
         mask = torch.cat([torch.zeros_like(ids[:, :3]), torch.ones_like(ids)], 1)
         places = (mask.cumsum(1) - 1).clamp(min=0)
         beside = logits(decoder, padded, attention_mask=mask, position_ids=places)[:, 3:]
-        assert torch.allclose(beside, whole, atol=1e-2 * float(whole.abs().max()))
+        assert torch.allclose(beside, whole, atol=1e-5 * float(whole.abs().max()))
         with torch.no_grad():
             cache = decoder.module(input_ids=ids[:, :-1], use_cache=True).past_key_values
             last = decoder.module(input_ids=ids[:, -1:], past_key_values=cache).logits[:, 0]
-        assert torch.allclose(last, whole[:, -1], atol=1e-2 * float(whole.abs().max()))
+        assert torch.allclose(last, whole[:, -1], atol=1e-5 * float(whole.abs().max()))
 
 
 @pytest.mark.parametrize(
@@ -144,7 +145,7 @@ def test_two_methods_do_not_compute_one_attention(order: str, ids: torch.Tensor)
     decoder = tiny_decoder("llama", layers=2)
     text = order.format("mx:block=16,nonlinear=true")
     with (
-        pytest.raises(MethodError, match="computes the attention of layer 0 already"),
+        pytest.raises(UnsupportedModelError, match="attention functions have not been compared"),
         parse(text).attached(decoder, lambda _: Prepared()),
     ):
         pass

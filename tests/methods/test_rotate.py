@@ -16,6 +16,7 @@ from harness.measure.audit import audit
 from harness.methods.quantization.rotate import Rotate
 from harness.model.hadamard import random_orthogonal
 from harness.model.weights.int8 import Int8Linear
+from harness.model.weights.linear import sites
 from harness.model.weights.savings import savings
 from harness.testing.serve import TEXTS, score
 from harness.testing.snapshot import changes, model_snapshot
@@ -111,7 +112,8 @@ def loss(text: str, *, outliers: bool, ids: torch.Tensor) -> float:
     """How far the logits of a stack are from dense's, relative."""
     decoder = planted(outliers=outliers)
     dense = logits(decoder, ids)
-    with parse(text).attached(decoder, lambda _: Prepared()):
+    products = dict.fromkeys((site.place for site in sites(decoder)), "dense")
+    with decoder.computed_by(products), parse(text).attached(decoder, lambda _: Prepared()):
         return float((logits(decoder, ids) - dense).norm() / dense.norm())
 
 

@@ -13,7 +13,7 @@ KEYS = ("knorm", "streaming", "window-attention")
 SETTINGS = (
     "wanda:pattern=16x1,sparsity=0.75,samples=2,length=48+block-sparse:number=fp32",
     "layer-drop:layers=1+int8-dynamic",
-    "shuffle+rotate:online=true+mx:block=16,scale=e4m3,activations=true",
+    "shuffle+rotate:online=true+mx:block=16,scale=e4m3",
     "layer-drop:layers=1+repair:target=text,steps=2,rows=2,length=32",
     "layer-drop:layers=1+repair:target=text,steps=2,rows=2,length=32,control=same-training",
     "int8-dynamic:linears=*.q_proj/*.mlp.*,layers=1/3,head=true",
