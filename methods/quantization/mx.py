@@ -47,8 +47,8 @@ class Mx(ComputesLinears):
     Limits: nothing is faster here: the values are multiplied as floats, and the record calls the saving simulated.
     Only integers that are rounded with their activations left alone have products over packed weights. Cards that
     multiply such blocks are of the Blackwell and MI350 generations, and no kernel for them is used. ``nonlinear`` needs
-    a model whose attention can be replaced. Where activations are rounded, float rounding that differs with the shape of
-    a batch may turn a code into its neighbour, and logits differ by a percent between batches.
+    a model whose attention can be replaced. Where activations are rounded, float rounding that differs with the shape
+    of a batch may turn a code into its neighbour, and logits differ by a percent between batches.
 
     Deviations: NVFP4's second scale of activations is each token's own, where libraries calibrate one for all. BCT
     shifts integers; a power-of-two scale is the same number. Its size, 7.988 times less than float32, is that of four
