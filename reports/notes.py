@@ -11,6 +11,8 @@ from harness.reports.numbers import Notation
 from harness.reports.rows import Row
 from harness.results.saving import unexecuted, why_none
 
+SHUFFLE: Final = "shuffle"
+"""The method that gives a model's weights other neighbours."""
 _ALIKE: Final = 5e-4
 """Ratios that differ by less are the same to three decimals."""
 _MASKED: Final = re.compile(r"dense product over (\S+) zeros")
@@ -31,7 +33,7 @@ def _basis(row: Row, notation: Notation) -> Iterator[str]:
     method, kernels = row.record["method"], _kernels(row)
     rounding = Rounding.of(row.record["model"])
     if rounding and Family.QUANTIZATION in method["family"].split("+"):
-        yield f"{rounding.sentence} before the method rounds them: dense is not their original"
+        yield f"{rounding.sentence} before the method rounds them: dense is not their original{_grid(row, rounding)}"
     is_slower, asked = method.get("kernel_slower"), method.get("kernel_asked")
     if row.saving == "none here" and not unexecuted(row.record):
         yield f"none here: {why_none(row.record) if is_slower else kernels or why_none(row.record)}"
@@ -44,6 +46,23 @@ def _basis(row: Row, notation: Notation) -> Iterator[str]:
         joules = notation.quantity(at(row.record, "energy/estimated_j"), "J")
         why = "the clock decides it" if estimate(row.record, of_clock=True) else "it has no interval over windows"
         yield f"energy {joules} a request, {words}: {why}, and no ratio is made of it"
+
+
+def _grid(row: Row, rounding: Rounding) -> str:
+    """That a method may find the numbers that the file had, in the same groups; empty where its groups are others."""
+    method = row.record["method"]
+    parts = zip(method["name"].split("+"), method["params"], strict=False)
+    before = {each.group for each in rounding.formats.values() if each.group > 1}
+    for name, params in parts:
+        if name == SHUFFLE:
+            return ""
+        for size in (params.get("group"), params.get("block")):
+            if isinstance(size, int) and size in before:
+                return (
+                    f"; {name} rounds in the same groups of {size}, and with float offsets would find the same numbers "
+                    f"again: {SHUFFLE}+{method['label']} has other groups"
+                )
+    return ""
 
 
 def _marked(row: Row, notation: Notation) -> Iterator[str]:

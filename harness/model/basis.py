@@ -154,14 +154,25 @@ def centre(model: Decoder) -> dict[str, torch.Tensor]:
     return values
 
 
+def require_basis(model: Decoder) -> Stream:
+    """The residual stream of a model that can have another basis.
+
+    Raises:
+        UnsupportedModelError: something is added to the stream that is no weight, or see ``Stream.of``.
+        MethodError: see ``Stream.of``.
+    """
+    stream = Stream.of(model)
+    _refuse_fixed(model)
+    return stream
+
+
 def require_layer_norms(model: Decoder) -> Stream:
     """The residual stream of a model whose norms take the mean off.
 
     Raises:
         UnsupportedModelError: some norm does not, or the stream has no other basis, or see ``Stream.of``.
     """
-    stream = Stream.of(model)
-    _refuse_fixed(model)
+    stream = require_basis(model)
     for norm in stream.norms:
         if not norm.centres:
             raise UnsupportedModelError(
@@ -180,8 +191,7 @@ def rotate(model: Decoder, rotation: torch.Tensor) -> dict[str, torch.Tensor]:
     rotation = rotation.to(model.device, torch.float64)
     if not torch.allclose(rotation.T @ rotation, torch.eye(len(rotation)).to(rotation), atol=1e-6):
         raise MethodError("the residual stream is rotated by an orthogonal matrix, and this one is not orthogonal")
-    stream = Stream.of(model)
-    _refuse_fixed(model)
+    stream = require_basis(model)
     for norm in stream.norms:
         gain, bias = norm.gain, norm.bias
         if norm.centres or (gain is not None and (gain != 1).any()) or (bias is not None and bias.any()):

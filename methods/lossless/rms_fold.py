@@ -7,18 +7,16 @@ from typing import TYPE_CHECKING
 
 from harness.contract.facts import Savings
 from harness.contract.families import Family
-from harness.contract.method import Method
-from harness.core.errors import MethodError
-from harness.model.weights.computations import HasKernels
-from harness.model.weights.zeros import Zeros
+from harness.model.weights.rewriting import RewritesWeights
 
 if TYPE_CHECKING:
     from harness.contract.decoder import Decoder
+    from harness.contract.method import Method
     from harness.contract.prepared import Prepared
 
 
 @dataclass(frozen=True, kw_only=True)
-class RmsFold(Method):
+class RmsFold(RewritesWeights):
     """Rewrite a model with LayerNorms so that RMSNorms without parameters give the same answers.
 
     How: gains and biases of the norms go into the linear layers that read them, the head included, which is untied from
@@ -46,25 +44,13 @@ class RmsFold(Method):
     savings = Savings.NONE
     exact = True
 
-    def check_below(self, below: tuple[Method, ...]) -> None:
-        """Refuse methods whose weights, kernels or layers the rewriting would undo or miss."""
-        for part in below:
-            if isinstance(part, Zeros | HasKernels) or part.directs_layers:
-                raise MethodError(
-                    f"{self.name} rewrites the weights that {part.name} uses: write {self.name}+{part.name}"
-                )
-
-    def check_model(self, model: "Decoder", below: tuple[Method, ...] = ()) -> None:
+    def check_model(self, model: "Decoder", below: "tuple[Method, ...]" = ()) -> None:
         """Refuse models without LayerNorms, and weights in half precision."""
         from harness.model.basis import require_layer_norms
 
         super().check_model(model, below)
         require_layer_norms(model)
-        dtype = model.autocast or model.module.dtype
-        if dtype.itemsize < 4:
-            raise MethodError(
-                f"{self.name} is exact in float32, and the model runs in {dtype}: run with --model_args dtype=float32"
-            )
+        self.require_float32(model)
 
     @contextmanager
     def attach(self, model: "Decoder", prepared: "Prepared") -> Iterator[None]:

@@ -22,8 +22,8 @@ class Int4WeightOnly(InGroups, ComputesLinears):
     product over packed weights is taken where it is at least 10 percent faster here than the model's own, at one token
     and 128 alike; elsewhere the rounded weights are multiplied as floats: the same answers, in dense's time and memory,
     and the record calls the saving simulated. Products are for four and eight bits: the harness's own on a CPU, for
-    groups of whole eights of inputs, and torch's for four bits and models in bfloat16. A model that was in four bits
-    once, in groups of the same size, is rounded to what it was: no comparison.
+    groups of whole eights of inputs, and torch's for four bits and models in bfloat16. A model whose file had
+    four bits (GGUF) loses what another loses: its zero points were floats, and these are codes.
 
     Reference: rounded weights equal the formula, each within half a scale; a weight on a grid of the format comes back
     as it was; every product agrees with the dense one over the same numbers.

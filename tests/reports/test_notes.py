@@ -216,6 +216,24 @@ def test_a_quantizers_row_says_that_its_weights_were_rounded_before(family: str,
     assert any(words in note for note in notes(rows([dense, method])[1], PAGE)) == is_said
 
 
+@pytest.mark.parametrize(
+    ("name", "params", "is_said"),
+    [
+        ("int4-weight-only", [{"group": 32}], True),
+        ("mx", [{"block": 32}], True),
+        ("layer-drop+int4-weight-only", [{"count": 4}, {"group": 32}], True),
+        ("shuffle+int4-weight-only", [{"seed": 0}, {"group": 32}], False),
+        ("int4-weight-only", [{"group": 64}], False),
+        ("int8-dynamic", [{}], False),
+    ],
+)
+def test_a_quantizer_in_the_groups_of_the_file_is_no_comparison(name: str, params: list[Any], *, is_said: bool) -> None:
+    told = {"family": "quantization", "name": name, "label": name, "params": params}
+    dense, method = pair(model={"rounding": ROUNDING}, method=told)
+    (note,) = (note for note in notes(rows([dense, method])[1], PAGE) if "rounded once" in note)
+    assert (f"shuffle+{name} has other groups" in note) == is_said
+
+
 def test_a_models_name_says_what_it_was_dequantized_from() -> None:
     dense, method = pair(model={"rounding": ROUNDING})
     assert [row.model.partition(" ")[2] for row in rows([dense, method])] == ["", "(dequantized from Q4_1)"]

@@ -59,7 +59,8 @@ def test_every_built_in_method_is_here() -> None:
     others = {"checkpoint", "rms-fold", "sparse-gpt", "repair", "window-attention"}
     # by the engine of int8-dynamic, and of magnitude
     others |= {"int8-weight-only", "int4-weight-only", "gptq", "mixed-precision", "fp8", "random"}
-    others |= {"awq", "hqq", "smooth-quant", "rep-quant"}
+    others |= {"awq", "hqq", "smooth-quant", "rep-quant", "mx"}
+    others |= {"rotate", "shuffle"}  # other weights in the same layers
     assert METHODS.keys() | elsewhere | others == {listing.name for listing in listings() if listing.built_in}
 
 

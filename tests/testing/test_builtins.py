@@ -6,14 +6,15 @@ from harness.contract import registry
 from tests.testing.failing import failing
 
 LOADED = "checkpoint:path=model"
-WEIGHTS = ("wanda", "magnitude", "random", "sparse-gpt", "rms-fold", "block-sparse", "ffn-prune")
-ROUNDED = ("int8-dynamic", "int8-weight-only", "int4-weight-only", "gptq", "mixed-precision", "fp8")
+WEIGHTS = ("wanda", "magnitude", "random", "sparse-gpt", "rms-fold", "rotate", "shuffle", "block-sparse", "ffn-prune")
+ROUNDED = ("int8-dynamic", "int8-weight-only", "int4-weight-only", "gptq", "mixed-precision", "fp8", "mx")
 NUMBERS = (*ROUNDED, "awq", "hqq", "smooth-quant", "rep-quant")
 DEPTH = ("dense", "mue", "calm", "repair", "skip-decode", "ngram", "dr-llm", "polar", "random-skip", "static-path")
 KEYS = ("knorm", "streaming", "window-attention")
 SETTINGS = (
     "wanda:pattern=16x1,sparsity=0.75,samples=2,length=48+block-sparse:number=fp32",
     "layer-drop:layers=1+int8-dynamic",
+    "shuffle+rotate:online=true+mx:block=16,scale=e4m3",
     "layer-drop:layers=1+repair:target=text,steps=2,rows=2,length=32",
     "layer-drop:layers=1+repair:target=text,steps=2,rows=2,length=32,control=same-training",
     "int8-dynamic:linears=*.q_proj/*.mlp.*,layers=1/3,head=true",

@@ -8,7 +8,8 @@ A weight w of a group that shares a scale s and, in asymmetric formats, a zero p
 
 Groups run along the inputs. A scale is rounded to the type that it is stored in before the codes are chosen, so that
 every product over a format, whatever its kernel, is one over the same numbers. The power-of-two scales of microscaling
-formats follow "OCP Microscaling Formats (MX) Specification" 1.0: "floor" may saturate, "rceil" never does.
+formats follow "OCP Microscaling Formats (MX) Specification" 1.0: "floor" may saturate, "rceil" never does. NVFP4's are
+floats of eight bits (E4M3) times a second one, a float32 for the whole weight: max|w| / (448 largest).
 """
 
 from collections.abc import Collection
@@ -24,11 +25,16 @@ from harness.core.errors import MethodError
 
 Element = Literal["int", "e4m3", "e5m2", "e2m1", "e2m3", "e3m2"]
 """What a code stands for: an integer, or a float with a sign, so many exponent bits, and so many mantissa bits."""
-Scale = Literal["float32", "float16", "floor", "rceil"]
-"""The type of a scale; "floor" and "rceil" are the two rules for one that is a power of two, in eight bits."""
+Scale = Literal["float32", "float16", "floor", "rceil", "e4m3"]
+"""The type of a scale; "floor" and "rceil" are the two rules for one that is a power of two, in eight bits; one that is
+"e4m3" is multiplied by a second scale, a float32 that the whole weight shares."""
 Zero = Literal["code", "float16"]
 
 _TINY: Final = {"float32": torch.finfo(torch.float32).tiny, "float16": 2.0**-24}
+_IN_EIGHT_BITS: Final = ("floor", "rceil", "e4m3")
+_LEAST_E4M3: Final = 2.0**-9
+_LEAST_SECOND: Final = torch.finfo(torch.float32).tiny / _LEAST_E4M3
+"""Of which the least scale is a float32 of full precision."""
 _SPECIAL: Final = {"e4m3": 1, "e5m2": 4}
 """Codes at the end of the positive ones that are infinite or not a number."""
 
@@ -60,8 +66,8 @@ class NumberFormat:
             raise MethodError(f"a group has at least one input, not {self.group}")
         if self.element != "int" and (self.bits != 1 + int(self.element[1]) + int(self.element[3])):
             raise MethodError(f"{self.element} has {1 + int(self.element[1]) + int(self.element[3])} bits")
-        if not self.symmetric and (self.element != "int" or self.scale in ("floor", "rceil")):
-            raise MethodError("floats and power-of-two scales are symmetric: they have no zero points")
+        if not self.symmetric and (self.element != "int" or self.scale in _IN_EIGHT_BITS):
+            raise MethodError("floats, and scales of eight bits, are symmetric: they have no zero points")
         if self.symmetric and self.zero != "code":
             raise MethodError("a symmetric format has no zero points, of whatever type")
 
@@ -99,7 +105,7 @@ class NumberFormat:
     def label(self) -> str:
         """What a person reads, such as "int8", "int4 g128" or "symmetric int4 g128": int8 by rows is symmetric."""
         name = f"int{self.bits}" if self.element == "int" else f"fp{self.bits} {self.element}"
-        if self.scale in ("floor", "rceil"):
+        if self.scale in _IN_EIGHT_BITS:
             name = f"{name} {self.scale}"
         # by groups the usual integers have zero points, by rows they have none
         unusual = self.element == "int" and self.symmetric != (self.group is None)
@@ -110,9 +116,10 @@ class NumberFormat:
     def nbytes(self, out: int, inputs: int) -> int:
         """Bytes of a packed weight [out, in], its scales and zero points included."""
         groups = self.groups(inputs)
-        scale = {"float32": 4, "float16": 2, "floor": 1, "rceil": 1}[self.scale]
+        scale = 1 if self.scale in _IN_EIGHT_BITS else {"float32": 4, "float16": 2}[self.scale]
         zeros = 0 if self.symmetric else out * (row_bytes(groups, self.bits) if self.zero == "code" else 2 * groups)
-        return out * row_bytes(inputs, self.bits) + out * groups * scale + zeros
+        second = 4 if self.scale == "e4m3" else 0
+        return out * row_bytes(inputs, self.bits) + out * groups * scale + zeros + second
 
 
 @dataclass(frozen=True)
@@ -123,7 +130,8 @@ class Quantized:
         format: that format.
         codes: [out, in]; int8 for symmetric integers, of which 4 bits give -7..7 and 8 bits -127..127; uint8 for
             asymmetric ones, 0..2^bits - 1, and for floats, whose bits they are.
-        scale: float32 [out, groups], of values that the format's own type holds exactly.
+        scale: float32 [out, groups], of values that the format's own type holds exactly, times the second scale where
+            there is one.
         zero: [out, groups]: uint8, 0..2^bits - 1, or float32 that the format's own type holds exactly; None in a
             symmetric format.
     """
@@ -189,15 +197,17 @@ def scales(weight: torch.Tensor, number: NumberFormat) -> tuple[torch.Tensor, to
     """
     if not torch.isfinite(weight).all():
         raise MethodError("a weight that is not finite cannot be rounded: the model's file is damaged")
-    out, inputs = weight.shape
-    grouped = weight.float().reshape(out, number.groups(inputs), -1)  # [out, groups, group]
-    if number.symmetric:
-        return _stored(grouped.abs().amax(2), number), None
-    least, most = grouped.amin(2).clamp(max=0), grouped.amax(2).clamp(min=0)  # a range that holds 0 has a zero point
-    levels = 2**number.bits - 1
-    scale = _rounded(most / levels - least / levels, number.scale)  # the difference itself may overflow
-    zero = (-least / scale).round().clamp(0, levels)
-    return scale, zero.to(torch.uint8) if number.zero == "code" else zero
+    return _scales(weight, number, weight.float().abs().amax())
+
+
+def rounded_rows(values: torch.Tensor, number: NumberFormat) -> torch.Tensor:
+    """Activations [rows, in] as they are in a format, each row by itself, a second scale included; float32.
+
+    Raises:
+        MethodError: the group does not divide the inputs.
+    """
+    scale, zero = _scales(values, number, values.float().abs().amax(1, keepdim=True))
+    return Quantized(number, rounded(values, scale, zero, number), scale, zero).dequantized()
 
 
 def rounded(weight: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor | None, number: NumberFormat) -> torch.Tensor:
@@ -215,16 +225,41 @@ def rounded(weight: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor | None
     return codes.flatten(1).contiguous()
 
 
-def _stored(most: torch.Tensor, number: NumberFormat) -> torch.Tensor:
+def _scales(
+    weight: torch.Tensor, number: NumberFormat, largest: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Scales and zero points [out, groups] of a weight [out, in].
+
+    Args:
+        largest: the largest magnitude of all that share a second scale: [], or [out, 1].
+    """
+    out, inputs = weight.shape
+    grouped = weight.float().reshape(out, number.groups(inputs), -1)  # [out, groups, group]
+    if number.symmetric:
+        return _stored(grouped.abs().amax(2), number, largest), None
+    least, most = grouped.amin(2).clamp(max=0), grouped.amax(2).clamp(min=0)  # a range that holds 0 has a zero point
+    levels = 2**number.bits - 1
+    scale = _rounded(most / levels - least / levels, number.scale)  # the difference itself may overflow
+    zero = (-least / scale).round().clamp(0, levels)
+    return scale, zero.to(torch.uint8) if number.zero == "code" else zero
+
+
+def _stored(most: torch.Tensor, number: NumberFormat, largest: torch.Tensor) -> torch.Tensor:
     """The scale of groups whose largest magnitudes are ``most``, as its type holds it."""
     if number.scale in ("float32", "float16"):
         return _rounded(most / number.largest, number.scale)
+    if number.scale == "e4m3":
+        greatest = _magnitudes("e4m3")[-1].item()
+        second = (largest / (greatest * number.largest)).clamp(min=_LEAST_SECOND)
+        ratio = (most / number.largest / second).clamp(_LEAST_E4M3, greatest)
+        return ratio.to(torch.float8_e4m3fn).float() * second
+    highest = int(torch.frexp(torch.tensor(number.largest)).exponent)  # largest < 2^highest
     if number.scale == "floor":  # the largest element's own power of two becomes that of the largest weight
-        power = torch.frexp(most).exponent - int(torch.frexp(torch.tensor(number.largest)).exponent)
+        power = torch.frexp(most).exponent - highest
     else:
         mantissa, exponent = torch.frexp(most / number.largest)  # mantissa 2^exponent, mantissa in [0.5, 1)
         power = torch.where(mantissa == 0.5, exponent - 1, exponent)
-    return torch.ldexp(torch.ones_like(most), power.clamp(-126, 127))
+    return torch.ldexp(torch.ones_like(most), power.clamp(-126, 128 - highest))  # so that no value is infinite
 
 
 def _rounded(scale: torch.Tensor, name: Scale) -> torch.Tensor:

@@ -1,5 +1,6 @@
 """A number format rounds to nearest as its formula says, packs without loss, and counts the bytes that it packs."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 import torch
 
 from harness.core.errors import MethodError
-from harness.model.weights.formats import NumberFormat, Quantized, pack, quantize, unpack
+from harness.model.weights.formats import NumberFormat, Quantized, pack, quantize, rounded_rows, unpack
 
 INTEGERS = [
     NumberFormat(bits, group, symmetric, scale=scale)
@@ -21,6 +22,8 @@ FLOATS = [
     NumberFormat(6, 32, element="e2m3", scale="rceil"),
     NumberFormat(6, 32, element="e3m2", scale="floor"),
     NumberFormat(8, 32, scale="floor"),
+    NumberFormat(4, 32, scale="rceil"),
+    NumberFormat(4, 16, element="e2m1", scale="e4m3"),
 ]
 EVERY = [*INTEGERS, *FLOATS]
 
@@ -95,6 +98,62 @@ def test_a_block_of_mxfp4_is_that_of_the_specification(scale: str, expected: lis
     assert quantized.scale.item() == shared
 
 
+@pytest.mark.parametrize(("element", "largest"), [("e2m1", 6), ("e2m3", 7.5), ("e3m2", 28), ("e4m3", 448)])
+def test_one_rule_for_a_power_of_two_saturates_and_the_other_never_does(element: str, largest: float) -> None:
+    number = NumberFormat(1 + int(element[1]) + int(element[3]), 2, element=element, scale="floor")  # type: ignore[arg-type]
+    values = torch.arange(1.0, 4.0, 1 / 64)[:, None] * torch.tensor([[1.0, -1.0]])
+    highest = 2.0 ** math.floor(math.log2(largest))
+    for rule in ("floor", "rceil"):
+        quantized = quantize(values, dataclasses.replace(number, scale=rule))
+        for most, scale in zip(values[:, 0].tolist(), quantized.scale[:, 0].tolist(), strict=True):
+            power = math.floor(math.log2(most)) - math.log2(highest) if rule == "floor" else None
+            assert scale == 2.0 ** (math.ceil(math.log2(most / largest)) if power is None else power)
+    saturated = quantize(values, number).dequantized().abs().amax() / 2
+    assert saturated == largest / highest  # of 2 to 4, all that is beyond this becomes it
+
+
+def test_the_integers_of_the_specification_have_six_bits_after_the_point() -> None:
+    values = torch.tensor([[1.99, -1.3, 0.5, 1 / 64]])
+    quantized = quantize(values, NumberFormat(8, 4, scale="floor"))
+    assert quantized.scale.item() == 1 / 64
+    assert quantized.codes.tolist() == [[127, -83, 32, 1]]
+
+
+def nvfp4_by_hand(weight: torch.Tensor) -> torch.Tensor:
+    """NVFP4 block by block: a scale in E4M3 times a float32 that all share."""
+    elements = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6])
+    second = float(weight.abs().max()) / (448 * 6)
+    rounded = weight.clone()
+    for block in rounded.view(-1, 16):
+        scale = float(torch.tensor(float(block.abs().max()) / 6 / second).to(torch.float8_e4m3fn)) * second
+        for index, value in enumerate(block.tolist()):
+            distances = (elements * scale - abs(value)).abs()
+            block[index] = math.copysign(float(elements[distances.argmin()]) * scale, value)
+    return rounded
+
+
+def test_nvfp4_has_two_scales(weight: torch.Tensor) -> None:
+    number = NumberFormat(4, 16, element="e2m1", scale="e4m3")
+    weight[2] *= 300
+    quantized = quantize(weight, number)
+    assert torch.allclose(quantized.dequantized(), nvfp4_by_hand(weight), rtol=1e-5)
+    second = float(weight.abs().max()) / (448 * 6)
+    codes = (quantized.scale / second).to(torch.float8_e4m3fn).float()
+    assert torch.allclose(quantized.scale, codes * second, rtol=1e-6)
+    assert float(codes.max()) == 448
+    assert number.nbytes(12, 96) == 12 * 96 // 2 + 12 * 6 + 4
+
+
+def test_a_row_of_activations_is_rounded_whatever_the_others_are(weight: torch.Tensor) -> None:
+    for number in FLOATS:
+        alone = torch.cat([rounded_rows(row[None], number) for row in weight])
+        weight[5] *= 1000
+        together = rounded_rows(weight, number)
+        weight[5] /= 1000
+        others = torch.arange(12) != 5
+        assert torch.equal(together[others], alone[others])
+
+
 @pytest.mark.parametrize("number", EVERY, ids=label)
 def test_what_is_packed_comes_back_in_the_bytes_that_are_counted(number: NumberFormat, weight: torch.Tensor) -> None:
     quantized = quantize(weight, number)
@@ -107,6 +166,7 @@ def test_what_is_packed_comes_back_in_the_bytes_that_are_counted(number: NumberF
         == (torch.int8 if number.element == "int" and number.symmetric else torch.uint8)
     )
     scale = {"float32": 4, "float16": 2}.get(number.scale, 1) * quantized.scale.numel()
+    scale += 4 if number.scale == "e4m3" else 0  # the second one
     zeros = 0 if quantized.zero is None else pack(quantized.zero, number.bits).nbytes
     assert quantized.nbytes == number.nbytes(12, 96) == packed.nbytes + scale + zeros
     assert packed.nbytes == 12 * 96 * number.bits // 8
@@ -116,7 +176,17 @@ def test_bytes_are_those_of_a_hand_count() -> None:
     assert NumberFormat(4, 128, False, scale="float16").nbytes(512, 1024) == 512 * (1024 // 2 + 8 * 2 + 8 // 2)
     assert NumberFormat(8).nbytes(512, 1024) == 512 * (1024 + 4)
     assert NumberFormat(4, 32, element="e2m1", scale="floor").nbytes(1, 1024) * 8 / 1024 == 4.25  # MXFP4
+    assert NumberFormat(6, 32, element="e2m3", scale="floor").nbytes(1, 1024) * 8 / 1024 == 6.25  # MXFP6
     assert NumberFormat(8, 32, element="e4m3", scale="floor").nbytes(1, 1024) * 8 / 1024 == 8.25  # MXFP8
+    assert NumberFormat(8, 32, scale="floor").nbytes(1, 1024) * 8 / 1024 == 8.25  # MXINT8
+    nvfp4 = NumberFormat(4, 16, element="e2m1", scale="e4m3")
+    assert nvfp4.nbytes(64, 1024) == 64 * 1024 * 4.5 / 8 + 4
+
+
+@pytest.mark.parametrize(("block", "times"), [(64, 7.757), (1331, 7.988)])
+def test_the_size_of_blockwise_compression_is_that_of_its_paper_in_large_blocks(block: int, times: float) -> None:
+    number = NumberFormat(4, block, scale="floor")
+    assert 4 * 1024 * block / number.nbytes(1, 1024 * block) == pytest.approx(times, abs=1e-3)
 
 
 @pytest.mark.parametrize("bits", range(2, 9))
@@ -143,6 +213,8 @@ def test_a_weight_on_the_grid_comes_back(number: NumberFormat, weight: torch.Ten
     if number.element != "int":
         grouped = Quantized(number, codes.to(torch.uint8), torch.ones(12, 1)).dequantized().view(grouped.shape)
         grouped[..., 0] = number.largest
+    if number.scale == "e4m3":  # of which every block then has the same scale
+        grouped = grouped * 448
     zero = 3 if not number.symmetric else 0
     exact = (grouped - zero).float().flatten(1) * 2.0**-5
     assert torch.equal(quantize(exact, number).dequantized(), exact)
