@@ -36,6 +36,7 @@ class ReplacementLayer(nn.Module):
         macs_per_token: multiply-accumulates that the kernel does per token.
         weight_count: number of weights, as a model's parameters are counted.
         opaque_bytes: bytes of weights in opaque tensors, which have no storage that could be counted or saved.
+        format_bytes: bytes that the weights would take, packed, where floats are multiplied in their place; else None.
     """
 
     kernel: str
@@ -43,6 +44,7 @@ class ReplacementLayer(nn.Module):
     macs_per_token: int
     weight_count: int
     opaque_bytes: int = 0
+    format_bytes: int | None = None
 
     @property
     def weight_bytes(self) -> int:

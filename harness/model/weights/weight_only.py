@@ -11,6 +11,7 @@ from harness.model.weights.formats import NumberFormat, quantize
 from harness.model.weights.linear import ReplacementLayer
 from harness.model.weights.packed_linear import DenseOverValues, PackedLinear, PackedProduct, dense_label
 from harness.model.weights.packed_products import PRODUCTS
+from harness.model.weights.stored import stored
 
 _TOLERANCE = {"float32": 1e-4, "float16": 5e-3, "bfloat16": 2e-2}
 """Of the largest output: what a product's own rounding may do, by its type."""
@@ -25,9 +26,10 @@ def computations(layer: Layer, device: str, number: NumberFormat) -> Computation
         if each.takes(number):
             make = partial(_packed, number=number, product=each)
             why_not, elsewhere = _why_not(each, number, layer, device), not device.startswith(each.device)
-            kernels.append(Computation(each.label(number), make, why_not, elsewhere))
+            floats = each.multiplies_floats
+            kernels.append(Computation(each.label(number), make, why_not, elsewhere, multiplies_floats=floats))
     dense = Computation(dense_label(number), partial(_dense, number=number))
-    return Computations(dense, tuple(kernels), __name__, device)
+    return Computations(dense, tuple(kernels), __name__, device, stored=stored(number))
 
 
 def _dense(weight: torch.Tensor, bias: torch.Tensor | None, number: NumberFormat) -> ReplacementLayer:
