@@ -45,26 +45,25 @@ class Decision:
     kernel: str
     times: Times = field(default_factory=dict)
 
-    def described(self, name: str) -> str:
+    def described(self, kernel: Computation) -> str:
         """How long a kernel takes beside dense, in words."""
-        first, *between, last = (f"{ratio:.2g}" for ratio in ratios(self.times, name))
+        first, *between, last = (f"{ratio:.2g}" for ratio in ratios(self.times, kernel))
         middle = "".join(f", {ratio} at {tokens}" for ratio, tokens in zip(between, TOKENS[1:-1], strict=True))
-        return f"{name} takes {first} times dense's time at {TOKENS[0]} token{middle} and {last} times at {TOKENS[-1]}"
+        rest = f"{middle} and {last} times at {TOKENS[-1]}"
+        return f"{kernel.name} takes {first} times dense's time at {TOKENS[0]} token{rest}"
 
 
-def ratios(times: Times, name: str) -> list[float]:
-    """Time over that of dense at each number of tokens."""
-    return [seconds / dense for seconds, dense in zip(times[name], times[BASELINE], strict=True)]
+def ratios(times: Times, kernel: Computation) -> list[float]:
+    """Time over that of dense at each number of tokens, of what multiplies so many."""
+    return [
+        times[kernel.at(tokens).name][index] / dense
+        for index, (tokens, dense) in enumerate(zip(TOKENS, times[BASELINE], strict=True))
+    ]
 
 
 def is_faster(over_dense: Sequence[float]) -> bool:
     """Whether something is faster than dense by the margin at a number of tokens, and at none slower, by its ratios."""
     return min(over_dense) <= 1 - MARGIN and max(over_dense) <= EVEN
-
-
-def _ratios_of(times: Times, computation: Computation) -> list[float]:
-    """The same of what changes with the number of tokens too."""
-    return [ratios(times, computation.at(tokens).name)[index] for index, tokens in enumerate(TOKENS)]
 
 
 def choose(computations: Computations, layer: Layer) -> Decision:
@@ -84,7 +83,7 @@ def choose(computations: Computations, layer: Layer) -> Decision:
 
 def decide(computations: Computations, times: Times) -> Decision:
     """The fastest of what is faster than dense, by their times; dense where there is nothing."""
-    ways = [(way, _ratios_of(times, way)) for way in (*computations.able, *computations.joined)]
+    ways = [(way, ratios(times, way)) for way in (*computations.able, *computations.joined)]
 
     def cost(way: Computation, over_dense: Sequence[float]) -> tuple[bool, float]:
         keeps_floats = computations.dense in (way.at(TOKENS[0]), way.at(TOKENS[-1]))
@@ -94,9 +93,9 @@ def decide(computations: Computations, times: Times) -> Decision:
     return Decision(min(faster, key=faster.__getitem__) if faster else computations.dense.name, times)
 
 
-def fastest(times: Times, names: Sequence[str]) -> str:
+def fastest(times: Times, kernels: Sequence[Computation]) -> Computation:
     """The kernel that takes least, of several."""
-    return min(names, key=lambda name: geometric_mean(ratios(times, name)))
+    return min(kernels, key=lambda kernel: geometric_mean(ratios(times, kernel)))
 
 
 def folder() -> Path:

@@ -63,25 +63,26 @@ class _Part:
     @property
     def saves(self) -> bool:
         """Whether no kernel that was asked for is slower than dense at a number of tokens, for all that it gains."""
-        return all(max(ratios(self.decisions[layer].times, self.names[layer])) <= 1 for layer in self.unproven)
+        return all(max(ratios(self.decisions[layer].times, kernel)) <= 1 for layer, kernel in self.unproven.items())
 
     @property
-    def unproven(self) -> list[Layer]:
+    def unproven(self) -> dict[Layer, Computation]:
         """Layers with a kernel that was asked for, and that would not have been taken for its speed."""
-        return [
-            layer
-            for layer, decision in self.decisions.items()
-            if self.names[layer] in [kernel.name for kernel in self.ways[layer].able]
-            and not is_faster(ratios(decision.times, self.names[layer]))
-        ]
+        unproven = {}
+        for layer, decision in self.decisions.items():
+            ways = self.ways[layer]
+            kernel = ways.named(self.names[layer])
+            if kernel is not None and kernel != ways.dense and not is_faster(ratios(decision.times, kernel)):
+                unproven[layer] = kernel
+        return unproven
 
     def notes(self) -> Iterator[str]:
         """What a reader must know, in sentences."""
         name = self.method.name
         unable = dict.fromkeys(ways.why_dense for ways in self.ways.values())
         yield from (f"{name} multiplies densely: {reason}" for reason in unable if reason)
-        for layer in self.unproven[:1]:
-            slow = self.decisions[layer].described(self.names[layer])
+        for layer, kernel in list(self.unproven.items())[:1]:
+            slow = self.decisions[layer].described(kernel)
             yield f"{name} runs on a kernel that was asked for and is not {_TOO_SLOW}: {slow} ({layer.label})"
         dense = [
             layer
@@ -91,7 +92,7 @@ class _Part:
         yield from self._by_tokens()
         for layer in dense[:1]:
             decision = self.decisions[layer]
-            nearest = fastest(decision.times, [kernel.name for kernel in self.ways[layer].able])
+            nearest = fastest(decision.times, self.ways[layer].able)
             yield (
                 f"{name} multiplies {sum(self.counts[each] for each in dense)} of {self.counts.total()} linear layers "
                 f"densely, as no kernel is {_TOO_SLOW}: {decision.described(nearest)} ({layer.label})"
@@ -201,9 +202,10 @@ def check_asked(asked: str, parts: Sequence[Method], model: Decoder, device: str
         raise SpecError(f"--kernel {asked}: none of the methods has kernels to choose from")
     every = {each.name: each for way in ways for each in (way.dense, *reversed(way.kernels))}
     able = [DENSE, *(name for name, each in every.items() if each.why_not is None)]
-    if asked not in (DENSE, *every):
+    joined = {each.name for way in ways for each in way.joined}
+    if asked not in (DENSE, *every, *joined):
         raise UnknownNameError("kernel", asked, able, see=f"Here there are: {'; '.join(able)}.")
-    if asked != DENSE and every[asked].why_not is not None:
+    if asked in every and every[asked].why_not is not None:
         raise SpecError(f"--kernel {asked}: {every[asked].why_not}. Here there are: {'; '.join(able)}")
 
 
