@@ -265,12 +265,22 @@ def test_timing_ends_by_its_budget_and_what_is_hopeless_has_one_turn(monkeypatch
 def test_few_tokens_meet_weights_that_no_cache_holds(width: int, times: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Unless so many layers of a model fit into it."""
     emptied: list[int] = []
-    monkeypatch.setattr(probe, "_emptied", lambda seconds, filling, call: emptied.append(filling.nbytes) or 1.0)
+    read: list[tuple[int, int]] = []  # copies of a layer by their turn, in what is timed
+    monkeypatch.setattr(probe.torch, "ones", lambda count: SimpleNamespace(sum=lambda: emptied.append(4 * count)))
     monkeypatch.setattr(probe, "shortest", lambda calls, seconds: {name: seconds(calls[name]) for name in calls})
-    monkeypatch.setattr(probe, "seconds_on", lambda device: lambda call: 1.0)
-    make: Any = lambda weight, bias: lambda x: x  # noqa: E731
-    probe.probe(Computations(Computation("all", make), (), ""), Layer(width, width, "float32"))
+
+    def make(weight: torch.Tensor, bias: torch.Tensor | None) -> Any:
+        made.append(len(made))
+        return lambda x, number=made[-1]: read.append((number, len(x)))
+
+    made: list[int] = []
+    all_products: Any = Computation("all", make)
+    timed = probe.probe(Computations(all_products, (), ""), Layer(width, width, "float32"))
     assert emptied == [4 * probe.CACHE] * 2 * times  # of two products
+    assert len(made) == (2 if times else 1)
+    copies = [(0, 1), (1, 1), (0, 8), (1, 8), (0, 32), (1, 32), (0, 128), (1, 128)]
+    assert read == [each for each in copies if times or not each[0]]
+    assert all(len(each) == 4 for each in timed.values())
 
 
 def test_a_probe_takes_the_models_type_and_the_zeros(monkeypatch: pytest.MonkeyPatch) -> None:

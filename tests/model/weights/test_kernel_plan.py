@@ -101,10 +101,11 @@ def test_what_is_faster_at_few_tokens_computes_those_alone(tmp_path):
         ]
         assert settled.saves
         check_asked(packed, stack.parts, decoder, "cpu")
-        asked = plan_kernels(stack.parts, decoder, "cpu", packed.replace("16", "64"))
-        assert set(asked.by_layer[1].values()) == {packed.replace("16", "64")} != set(asked.by_layer[0].values())
+        later = packed.replace("16 tokens", "64 tokens")
+        asked = plan_kernels(stack.parts, decoder, "cpu", later)
+        assert set(asked.by_layer[1].values()) == {later} != set(asked.by_layer[0].values())
         assert not asked.saves
-        assert f"{packed.replace('16', '64')} takes 0.3 times dense's time at 1 token, 0.3 at 8, 1.2" in asked.notes[1]
+        assert f"{later} takes 0.3 times dense's time at 1 token, 0.3 at 8, 1.2" in asked.notes[1]
         dense = ModelShape.of(decoder)
         with stack.applied(decoder, Preparation(States(tmp_path), TEXT), settled.by_place):
             assert kernel_counts(decoder) == {kept: 12, packed: 16}
