@@ -18,7 +18,9 @@ from harness.model.weights.computations import TOKENS, Computations, Layer
 FEW: Final = 8
 """Up to so many tokens wait for the weights."""
 CACHE: Final = 2**25
-"""Bytes of a last cache. A model of ``MOST_COPIES`` layers that fit into it stays there."""
+"""Bytes of a last cache."""
+LAYERS: Final = 100
+"""Linear layers of a model, about: where so many like one fit into the cache, that one stays there in a model too."""
 ROUNDS: Final = 20
 BUDGET_S: Final = 0.15
 """Seconds after which a number of tokens has had rounds enough, once there are two."""
@@ -46,7 +48,7 @@ def probe(computations: Computations, layer: Layer) -> Times:
     makers |= {each.name: partial(each.make, weight, None) for each in (*computations.able, computations.dense)}
     layers = {name: [make()] for name, make in makers.items()}
     count = copies(weight.nbytes, [each for (each,) in layers.values()], device)
-    is_cold = device.type == "cpu" and weight.nbytes * MOST_COPIES > CACHE
+    is_cold = device.type == "cpu" and weight.nbytes * LAYERS > CACHE
     count += is_cold
     for name, make in makers.items():
         layers[name] += [make() for _ in range(1, count)]
