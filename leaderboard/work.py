@@ -91,6 +91,8 @@ def by_shape(case: Case) -> Iterator[str]:
         return
     if case.record["memory"]["weights"] != shape.bytes:
         yield f"{case.record['memory']['weights']:,} bytes of weights are stated, the shape has {shape.bytes:,}"
+    if case.record["memory"].get("packed_weights") != shape.packed:
+        yield f"packed weights take {shape.packed} bytes by the shape, which is not what is stated"
     traced = [line for line in case.samples if "rows" in line]
     yield from _of_trace(case, shape, traced) if traced else _between(case.record, shape)
     yield from _moved(case, shape)
@@ -139,7 +141,7 @@ def _moved(case: Case, shape: ModelShape) -> Iterator[str]:
     pairs = runs * drafts * sum(length * length for length in lengths)
     depths = [trace[name] for name in ("mean_depth_prefill", "mean_depth_decode") if trace[name] is not None]
     shallowest = 0.0 if drafts > 1 or not depths else 0.9 * min(1.0, *depths)
-    weights = sum(layer.attention.bytes + layer.mlp.bytes for layer in layers)
+    weights = sum(layer.attention.least + layer.mlp.least for layer in layers)
     is_dense = case.record["method"]["family"] == "baseline"
     written = 0.9 * sum(lengths) * sum(map(shape.kv_bytes, range(len(layers)))) if is_dense else 0
     bounds = {

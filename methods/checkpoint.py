@@ -27,8 +27,8 @@ class Checkpoint(Method):
         path: a folder with a ``config.json``, weights in safetensors and the tokenizer of the dense model.
 
     Limits: a model of another tokenizer is refused, since per-token numbers would not compare; so are weights that are
-    pickled or quantized in a format of their own, and code in the folder is not run. Idealized time, which is of the
-    dense model's layers, is left out, and so is the peak of memory where both models are loaded.
+    pickled or quantized in a format that is not read here, and code in the folder is not run. Idealized time, which is
+    of the dense model's layers, is left out, and so is the peak of memory where both models are loaded.
     """
 
     name = "checkpoint"

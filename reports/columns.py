@@ -120,6 +120,14 @@ def _columns() -> Iterable[Column]:
         unit = cost.unit.partition("/")[0]
         place, same = cost.path.replace(".", "/"), cost.same_tokens.replace(".", "/")
         yield Column(cost.name, title, place, unit, cost.kind, text, same_tokens=same, **details)
+    yield Column(
+        "packed_weights",
+        "Packed size, not measured",
+        "memory/packed_weights",
+        "B",
+        "counted",
+        "Bytes of the weights if what a method rounded were packed, where the run multiplied floats in their place.",
+    )
     for phase in ("prefill", "decode"):
         path, text = f"trace/mean_depth_{phase}", _DEPTH.format(phase)
         yield Column(f"depth_{phase}", f"{phase.capitalize()} depth", path, "share", "counted", text)

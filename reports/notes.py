@@ -17,6 +17,8 @@ _ALIKE: Final = 5e-4
 """Ratios that differ by less are the same to three decimals."""
 _MASKED: Final = re.compile(r"dense product over (\S+) zeros")
 """What computes a linear layer whose weight is masked: such a method has no kernel that could be faster."""
+_JOINED: Final = "; "
+"""Between the product for few tokens and the one for many."""
 
 
 def notes(row: Row, notation: Notation, *, in_cells: bool = False) -> list[str]:
@@ -41,6 +43,11 @@ def _basis(row: Row, notation: Notation) -> Iterator[str]:
         yield kernels
     if asked in (method.get("kernels") or {}) and asked not in kernels:
         yield f"ran on {asked}, asked for by --kernel"
+    if packed := at(row.record, "memory/packed_weights"):
+        yield (
+            f"packed size, not measured: its weights would take {notation.quantity(packed, 'B')}, and the floats that "
+            f"were multiplied took {notation.quantity(at(row.record, 'memory/weights'), 'B')}"
+        )
     yield from _length(row, notation)
     if (words := estimate(row.record)) and ratio(row.record, row.dense, BY_KEY["energy_estimated"]) is None:
         joules = notation.quantity(at(row.record, "energy/estimated_j"), "J")
@@ -74,10 +81,15 @@ def _marked(row: Row, notation: Notation) -> Iterator[str]:
 
 
 def _kernels(row: Row) -> str:
-    """Where dense products stand in a kernel's place, and whether that was asked for; empty where none do."""
+    """Where dense products stand in a kernel's place, for any tokens or for many, and whether that was asked for."""
     method = row.record["method"]
     counts, asked = method.get("kernels") or {}, method.get("kernel_asked")
-    dense = {name: count for name, count in counts.items() if "dense" in name and not _MASKED.fullmatch(name)}
+    by_tokens = {name: count for name, count in counts.items() if _JOINED in name}
+    dense = {
+        name: count
+        for name, count in counts.items()
+        if "dense" in name and not _MASKED.fullmatch(name) and name not in by_tokens
+    }
     on_request = sum(count for name, count in dense.items() if asked in ("dense", name))
     unforced = sum(dense.values()) - on_request
 
@@ -87,6 +99,7 @@ def _kernels(row: Row) -> str:
     return "; ".join(
         [f"dense products{share(on_request)}, asked for by --kernel {asked}"] * bool(on_request)
         + [f"no faster kernel on this machine{share(unforced)}: dense products"] * bool(unforced)
+        + [f"by the number of tokens{share(count)}: {name}" for name, count in by_tokens.items()]
     )
 
 

@@ -11,6 +11,7 @@ from harness.cli import (
     check,
     compare,
     doctor,
+    export,
     fetch,
     ls,
     new,
@@ -56,6 +57,7 @@ app = typer.Typer(
 app.command("run")(run.run)
 app.command("sweep")(sweep.sweep)
 app.command("prepare")(prepare.prepare)
+app.command("export")(export.export)
 app.add_typer(ls.app, name="ls")
 app.command("show")(show.show)
 app.command("rm")(rm.rm)

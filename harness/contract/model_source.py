@@ -16,6 +16,7 @@ class ModelSource:
         fingerprint: the hub's commit, or a digest of every file that can change an output.
         title: what it is called, where ``pretrained`` does not say it.
         rounding: how its weights were rounded in the file that they were read from; None where that has floats.
+        disk: bytes of its files of weights, where other ones are loaded in their place; None where they are loaded.
     """
 
     pretrained: str
@@ -24,6 +25,7 @@ class ModelSource:
     fingerprint: str
     title: str = ""
     rounding: Rounding | None = None
+    disk: int | None = None
 
     @property
     def name(self) -> str:

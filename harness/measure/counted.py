@@ -144,7 +144,7 @@ class Counter(TorchDispatchMode):
                 sums = frame.of(self._rows, self._slots.get(_storage_of(module), frame.slot))
                 sums.tokens[module] = sums.tokens.get(module, 0) + tokens
                 sums.linear += tokens * linears.macs
-                sums.read += linears.bytes
+                sums.read += linears.read(tokens)
 
         yield module.register_forward_pre_hook(self._pause)
         # before the branch's own hook, where this module is the branch

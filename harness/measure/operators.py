@@ -78,7 +78,7 @@ def _chosen(method: str, layer: Layer, ways: Computations) -> Operator:
     if not ways.able:
         return Operator(method, False, f"simulated: {'; '.join(dict.fromkeys(reasons))}")
     decision = choose(ways, layer)
-    times = [decision.described(kernel.name) for kernel in ways.able]
+    times = [decision.described(kernel) for kernel in ways.able]
     detail = f"a layer of {layer.label} gets {decision.kernel}: {'; '.join([*times, *reasons])}"
     return Operator(method, decision.kernel != ways.dense.name, detail)
 

@@ -51,9 +51,9 @@ def roofline(shape: ModelShape, segments: Iterable[Segment], machine: Accelerato
         for index, layer in enumerate(shape.layers):
             attended, fed = segment.attention[index], segment.mlp[index]  # tokens per forward
             own, fed_own = segment.work("attention", index), segment.work("mlp", index)
-            read = -(-attended // n) * (layer.attention.bytes + layer.expansion.bytes)
+            read = -(-attended // n) * layer.attention_read(attended)
             attention += times * slower(*_of(own, layer.attention.macs * attended, read, segment.rows))
-            read = -(-fed // n) * layer.mlp_read(1)  # all tokens of a pass may be sent to the same experts
+            read = -(-fed // n) * layer.mlp_read_alike(fed)
             mlp += times * slower(*_of(fed_own, layer.mlp.macs * fed, read, segment.rows))
             products = segment.work("scores", index)
             scores = layer.pair_macs * segment.causal_pairs(layer.window) * attended / n
@@ -61,12 +61,12 @@ def roofline(shape: ModelShape, segments: Iterable[Segment], machine: Accelerato
             if own is None:
                 scores += 2 * layer.expansion.macs * segment.attended(index, layer.window) * attended / n
             cache += slower(scores, moved[index])
-        reads = max(1, -(-segment.head // n)) * shape.head.bytes if segment.head else 0
+        reads = max(1, -(-segment.head // n)) * shape.head.read(segment.head) if segment.head else 0
         head += times * slower(*_of(segment.work("head", 0), shape.head.macs * segment.head, reads, segment.rows))
         added = sum(work.macs for work in segment.extra.values()) + shape.other.macs * n
         filled = sum(tokens * shape.kv_bytes(index) for index, tokens in enumerate(segment.fill))
         weights = sum(work.bytes for work in segment.extra.values()) * segment.rows
-        around = weights + shape.other.bytes + n * shape.embedding_bytes + filled
+        around = weights + shape.other.read(n) + n * shape.embedding_bytes + filled
         rest += times * slower(2 * added, around)
     return Bound(attention, cache, mlp, head, rest)
 

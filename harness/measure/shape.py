@@ -22,18 +22,29 @@ class Linears(BaseModel):
     Attributes:
         macs: multiply-accumulates per token; for dense layers, their parameters (biases left out).
         bytes: bytes of their weights, read once per pass.
+        more: where another product reads other bytes, from how many tokens of a pass on, and how many more.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     macs: int
     bytes: int
+    more: tuple[tuple[int, int], ...] = ()
 
     @classmethod
     def of(cls, modules: Iterable["nn.Module"]) -> Self:
         """The linear layers among the modules and inside them."""
         linears = [linear for module in modules for linear in _linears(module)]
-        return cls(macs=sum(map(_macs, linears)), bytes=sum(map(_weight_bytes, linears)))
+        return cls(macs=sum(map(_macs, linears)), bytes=sum(map(_weight_bytes, linears)), more=_more(linears))
+
+    def read(self, tokens: float) -> int:
+        """Bytes of weights that a pass over so many tokens reads."""
+        return self.bytes + sum(more for start, more in self.more if tokens >= start)
+
+    @property
+    def least(self) -> int:
+        """Bytes that a pass over any number of tokens reads at the least."""
+        return min(self.read(tokens) for tokens in (1, *(start for start, _ in self.more)))
 
 
 class Routed(BaseModel):
@@ -83,9 +94,17 @@ class LayerShape(BaseModel):
     window: int | None
     experts: Routed | None = None
 
+    def attention_read(self, tokens: int) -> int:
+        """Bytes of attention's weights that a pass over so many tokens reads."""
+        return self.attention.read(tokens) + self.expansion.read(tokens)
+
     def mlp_read(self, tokens: int) -> int:
         """Bytes of the MLP's weights that a pass over so many tokens reads at most: each expert's where it is hit."""
-        return self.mlp.bytes + (0 if self.experts is None else self.experts.hit_bytes(tokens))
+        return self.mlp.read(tokens) + (0 if self.experts is None else self.experts.hit_bytes(tokens))
+
+    def mlp_read_alike(self, tokens: int) -> int:
+        """The same where all tokens are sent to the same experts."""
+        return self.mlp.read(tokens) + (0 if self.experts is None else self.experts.hit_bytes(1))
 
 
 class ModelShape(BaseModel):
@@ -102,6 +121,8 @@ class ModelShape(BaseModel):
         active_parameters: those that one token runs, without the experts that it is not sent to; None in older
             shapes, and where layers are not seen.
         bytes: bytes of all parameters and buffers, each storage once, and of weights packed outside of tensors.
+        packed: the same if the weights that methods rounded were packed, of which floats are multiplied; None where
+            there are none of these.
         uncounted: why FLOPs, traffic and cache of such a model are not known; None where they are.
     """
 
@@ -115,6 +136,7 @@ class ModelShape(BaseModel):
     parameters: int
     bytes: int
     active_parameters: int | None = None
+    packed: int | None = None
     uncounted: str | None = None
 
     @classmethod
@@ -126,6 +148,7 @@ class ModelShape(BaseModel):
         parameters, modules = list(module.parameters()), set(module.modules())
         in_place = [block for block in anatomy.blocks if modules.issuperset(block.mlp.modules)]
         count = sum(parameter.numel() for parameter in parameters) + _sum_of("weight_count", module)
+        nbytes = _storage_bytes([*parameters, *module.buffers()]) + _sum_of("opaque_bytes", module)
         return cls(
             layers=tuple(_layer(block.attention, block.mlp, model.config) for block in anatomy.blocks),
             head=Linears.of([anatomy.head]),
@@ -136,7 +159,8 @@ class ModelShape(BaseModel):
             active_parameters=None
             if anatomy.opaque
             else count - sum(_idle(block.mlp, model.config) for block in in_place),
-            bytes=_storage_bytes([*parameters, *module.buffers()]) + _sum_of("opaque_bytes", module),
+            bytes=nbytes,
+            packed=_packed(module, nbytes),
             uncounted=anatomy.opaque,
         )
 
@@ -152,7 +176,11 @@ def _layer(attention: "Branch", mlp: "Branch", config: Any) -> LayerShape:
     config = getattr(module, "config", config)  # where heads were taken out, it has the numbers of this layer's own
     linears, expanding = Linears.of(attention.modules), Linears.of(expansion(module))
     return LayerShape(
-        attention=Linears(macs=linears.macs - expanding.macs, bytes=linears.bytes - expanding.bytes),
+        attention=Linears(
+            macs=linears.macs - expanding.macs,
+            bytes=linears.bytes - expanding.bytes,
+            more=_sums([*linears.more, *((start, -more) for start, more in expanding.more)]),
+        ),
         expansion=expanding,
         **_mlp(mlp, config),
         pair_macs=_pair_macs(module, config),
@@ -173,6 +201,7 @@ def _mlp(branch: "Branch", config: Any) -> dict[str, Any]:
         "mlp": Linears(
             macs=linears.macs + per_token * experts.macs + sum(weight.numel() for weight in routers),
             bytes=linears.bytes + sum(weight.nbytes for weight in routers),
+            more=linears.more,
         ),
         "experts": Routed(count=experts.count, per_token=per_token, bytes=experts.bytes),
     }
@@ -256,6 +285,25 @@ def _weight_bytes(linear: Any) -> int:
     declared: int | None = getattr(linear, "weight_bytes", None)
     tensors = [*linear.named_parameters(), *linear.named_buffers()]
     return sum(tensor.nbytes for name, tensor in tensors if name != "bias") if declared is None else declared
+
+
+def _packed(module: "nn.Module", nbytes: int) -> int | None:
+    """Bytes of the model if what methods rounded, and multiply as floats, were packed."""
+    rounded = [part for part in module.modules() if getattr(part, "format_bytes", None) is not None]
+    saved = sum(_weight_bytes(part) - cast("Any", part).format_bytes for part in rounded)
+    return nbytes - saved if rounded else None
+
+
+def _more(linears: Iterable[Any]) -> tuple[tuple[int, int], ...]:
+    return _sums([linear.more_bytes for linear in linears if hasattr(linear, "more_bytes")])
+
+
+def _sums(more: Iterable[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+    """The bytes that each number of tokens adds, in order; none where they cancel out."""
+    sums: dict[int, int] = {}
+    for start, count in more:
+        sums[start] = sums.get(start, 0) + count
+    return tuple((start, count) for start, count in sorted(sums.items()) if count)
 
 
 def _sum_of(attribute: str, module: "nn.Module") -> int:

@@ -205,7 +205,7 @@ def _is_usual(shape: ModelShape, segment: Segment, part: Part, layer: int, work:
 def _usual(shape: ModelShape, segment: Segment, part: Part, layer: int) -> Work:
     """What the model's shape says that a part does with the tokens that it ran on."""
     if part == "head":
-        return Work(shape.head.macs * segment.head, segment.head_reads * shape.head.bytes)
+        return Work(shape.head.macs * segment.head, segment.head_reads * shape.head.read(segment.head * segment.rows))
     of_layer, attended, fed = shape.layers[layer], segment.attention[layer], segment.mlp[layer]
     positions = segment.attended(layer, of_layer.window) // segment.forwards
     if part == "mlp":
@@ -213,5 +213,5 @@ def _usual(shape: ModelShape, segment: Segment, part: Part, layer: int) -> Work:
     if part == "attention":
         macs = of_layer.attention.macs * attended
         macs += of_layer.expansion.macs * positions * attended // segment.queries
-        return Work(macs, segment.attention_reads[layer] * (of_layer.attention.bytes + of_layer.expansion.bytes))
+        return Work(macs, segment.attention_reads[layer] * of_layer.attention_read(attended * segment.rows))
     return Work(of_layer.pair_macs * positions * attended, 0.0)

@@ -148,13 +148,15 @@ def _weights(shape: ModelShape, segment: Segment) -> float:
     reads = zip(shape.layers, segment.attention_reads, segment.mlp_reads, segment.mlp, strict=True)
     for index, (layer, attention, mlp, tokens) in enumerate(reads):
         attended, fed = segment.work("attention", index), segment.work("mlp", index)
-        of_attention = attention * (layer.attention.bytes + layer.expansion.bytes)
+        of_attention = attention * layer.attention_read(segment.attention[index] * segment.rows)
         of_mlp = mlp * layer.mlp_read(tokens * segment.rows)
         layers += of_attention if attended is None or attended.bytes is None else attended.bytes
         layers += of_mlp if fed is None or fed.bytes is None else fed.bytes
     head = segment.work("head", 0)
-    of_head = segment.head_reads * shape.head.bytes if head is None or head.bytes is None else head.bytes
-    return layers + of_head + shape.other.bytes / segment.rows + sum(work.bytes for work in segment.extra.values())
+    of_head = segment.head_reads * shape.head.read(segment.head * segment.rows)
+    of_head = of_head if head is None or head.bytes is None else head.bytes
+    around = shape.other.read(segment.queries * segment.rows) / segment.rows
+    return layers + of_head + around + sum(work.bytes for work in segment.extra.values())
 
 
 def _passes(tokens: int, queries: int) -> int:

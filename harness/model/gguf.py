@@ -5,8 +5,8 @@ import hashlib
 import re
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -16,14 +16,11 @@ from typing import Any, Final
 
 from harness.core.contents import digest_of_files
 from harness.core.errors import DiskError, HarnessError, ModelError
-from harness.core.files import parse_json, staged_folder, writing
 from harness.core.paths import cache_folder
 from harness.core.rounding import Format, Rounding
 from harness.core.strangers import message_of
+from harness.model.conversions import Say, made_once, place_of
 from harness.model.gguf_header import Header, is_gguf, read_header
-
-Say = Callable[[str], None]
-"""Tells the user something."""
 
 BESIDE: Final = (
     *("tokenizer*.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt"),
@@ -31,7 +28,6 @@ BESIDE: Final = (
 )
 """Files beside a GGUF file that transformers prefers to what it holds itself."""
 _UNREAD: Final = ("rope_freqs", "rope_factors")  # such as Llama 3.1's, of which transformers makes nothing
-_ROUNDING: Final = "rounding.json"
 _BLOCK: Final = re.compile(r"blk\.(\d+)\.")
 _FLOAT32_BYTES: Final = 4
 
@@ -60,8 +56,6 @@ def converted(file: Path, say: Say) -> Converted:
             is not installed; or the file is changed while it is read.
         DiskError: the cache has no room, or cannot be written.
     """
-    from filelock import FileLock
-
     if not is_gguf(file):
         raise ModelError(
             f"{file} is not a GGUF file: it does not begin with the letters GGUF. A model is a folder, a GGUF file, or "
@@ -70,26 +64,19 @@ def converted(file: Path, say: Say) -> Converted:
     state = _state(file)
     fingerprint = fingerprint_of(file)
     folder = place_of(fingerprint)
-    lock = folder.parent / ".locks" / f"{folder.name}.lock"
-    with ExitStack() as held:
-        with writing(folder):
-            lock.parent.mkdir(parents=True, exist_ok=True)
-            held.enter_context(FileLock(lock))
-        if not _is_whole(folder):
-            for left in (folder, *folder.parent.glob(f".{folder.name}.*")):  # by a process that was killed
-                shutil.rmtree(left, ignore_errors=True)
-            header = read_header(file)
-            rounding = _checked(file, header)
-            say(f"converting {file.name} to safetensors, once, into {folder}")
-            if unread := [tensor.name for tensor in header.tensors if tensor.name.startswith(_UNREAD)]:
-                say(f"transformers reads no {unread[0]}: rotations are those of the unscaled model, in lm-eval too")
-            with staged_folder(folder) as staging:
-                _convert(file, header, staging)
-                (staging / _ROUNDING).write_text("null" if rounding is None else rounding.model_dump_json())
-                if _state(file) != state:
-                    raise ModelError(f"{file} was changed while it was read: wait until it is whole, then try again")
-    kept = parse_json((folder / _ROUNDING).read_bytes())
-    return Converted(folder, fingerprint, kept and Rounding.model_validate(kept))
+
+    def make(staging: Path) -> Rounding | None:
+        header = read_header(file)
+        rounding = _checked(file, header)
+        say(f"converting {file.name} to safetensors, once, into {folder}")
+        if unread := [tensor.name for tensor in header.tensors if tensor.name.startswith(_UNREAD)]:
+            say(f"transformers reads no {unread[0]}: rotations are those of the unscaled model, in lm-eval too")
+        _convert(file, header, staging)
+        if _state(file) != state:
+            raise ModelError(f"{file} was changed while it was read: wait until it is whole, then try again")
+        return rounding
+
+    return Converted(folder, fingerprint, made_once(folder, make))
 
 
 def require_reader(what: object) -> None:
@@ -102,25 +89,9 @@ def require_reader(what: object) -> None:
         raise ModelError(f"{what}: reading GGUF needs the package gguf: pip install 'efficiency-harness[gguf]'")
 
 
-def place_of(fingerprint: str) -> Path:
-    """Where the converted checkpoint of that fingerprint is kept, or will be."""
-    key = hashlib.sha256(f"{fingerprint} transformers {version('transformers')}".encode()).hexdigest()
-    return cache_folder() / "models" / key[:16]
-
-
 def _state(file: Path) -> tuple[int, int]:
     status = file.stat()
     return status.st_size, status.st_mtime_ns
-
-
-def _is_whole(folder: Path) -> bool:
-    """Whether a converted checkpoint is there, and no file of it was lost or emptied since."""
-    files = [*folder.glob("*.json"), *folder.glob("*.safetensors")]
-    return (
-        {_ROUNDING, "config.json"} <= {path.name for path in files}
-        and any(path.suffix == ".safetensors" for path in files)
-        and all(path.stat().st_size for path in files)
-    )
 
 
 def fingerprint_of(file: Path) -> str:

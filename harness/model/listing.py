@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from harness.core.files import parse_json
-from harness.model.gguf import place_of
+from harness.model.conversions import place_of
 from harness.model.known import KNOWN
 from harness.model.source import BUNDLED, BUNDLED_NAME, cached_models
 

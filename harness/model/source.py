@@ -2,6 +2,7 @@
 
 import os
 import re
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,9 @@ from harness.contract.model_source import ModelSource
 from harness.core.contents import digest_of_files, with_contents
 from harness.core.errors import ModelError
 from harness.core.files import parse_json
-from harness.model.gguf import BESIDE, Say, converted, fingerprint_of
+from harness.model.checkpoints.reader import as_floats, packed_config, rounded_before
+from harness.model.conversions import Say
+from harness.model.gguf import BESIDE, converted, fingerprint_of
 from harness.model.gguf_header import is_gguf
 from harness.model.known import KNOWN
 
@@ -56,14 +59,15 @@ def locate(
     if place.is_dir():
         if not (place / subfolder / "config.json").is_file():
             raise ModelError(_no_model(pretrained, place, subfolder))
-        return ModelSource(pretrained, None, place, _digest(place, subfolder))
+        return _of_folder(ModelSource(pretrained, None, place, _digest(place, subfolder)), subfolder, say)
     if place.is_file() and (place.suffix or is_gguf(place)):
         return _of_file(place, pretrained, None, place.stem, say)
     if place.suffix == GGUF or not _HUB_NAME.fullmatch(pretrained):
         raise ModelError(f"model path {pretrained!r} does not exist{near(place)}")
     snapshot = _snapshot(pretrained, revision, subfolder)
     within = f"/{subfolder}" if subfolder else ""
-    return ModelSource(pretrained, revision, snapshot, f"hub:{pretrained}@{snapshot.name}{within}")
+    source = ModelSource(pretrained, revision, snapshot, f"hub:{pretrained}@{snapshot.name}{within}")
+    return _of_folder(source, subfolder, say)
 
 
 def of_known(name: str, say: Say) -> ModelSource:
@@ -93,6 +97,18 @@ def _path(text: str) -> Path:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise ModelError(f"model path {text!r} cannot be looked up: {reason}") from error
     return place
+
+
+def _of_folder(source: ModelSource, subfolder: str, say: Say) -> ModelSource:
+    """The model in a folder: where its weights are packed, the same as floats."""
+    if packed_config(source.folder / subfolder) is None:
+        return replace(source, rounding=rounded_before(source.folder / subfolder))
+    if subfolder:
+        raise ModelError(f"--model_args subfolder={subfolder}: its weights are packed: give the folder itself")
+    folder, rounding = as_floats(source.folder, source.fingerprint, source.name, say)
+    sizes = [path.stat().st_size for path in source.folder.glob("*.safetensors")]
+    fingerprint = f"packed {source.fingerprint}"
+    return replace(source, folder=folder, fingerprint=fingerprint, rounding=rounding, disk=sum(sizes))
 
 
 def _of_file(file: Path, pretrained: str, revision: str | None, title: str, say: Say) -> ModelSource:

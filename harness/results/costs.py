@@ -301,6 +301,9 @@ class Memory(Section):
 
     Attributes:
         weights: parameters and buffers of the attached model by unique storage (counted).
+        packed_weights: the same if the weights that a method rounded were packed in its number format, of which the run
+            multiplied floats: what they would take, not what was read or measured; null where there are none, and in
+            older records.
         kv_peak: largest key-value cache of one sequence, as its caches held it (counted); null where
             layers keep something else.
         kv_per_token: the same for each position that the sequence had by then, kept or not; null in older records.
@@ -314,6 +317,7 @@ class Memory(Section):
     """
 
     weights: int
+    packed_weights: int | None = None
     kv_peak: int | None
     kv_per_token: float | None = None
     kv_layers: list[int] | None = None

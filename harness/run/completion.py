@@ -200,7 +200,7 @@ def _memory(run: Subject, observed: Observed) -> costs.Memory:
     memory, peak = run.record.memory, observed.peak
     if "memory" not in observed.measured:
         return memory
-    disk = weight_files_bytes(Path(run.spec.loaded.loadable))
+    disk = run.spec.loaded.disk or weight_files_bytes(Path(run.spec.loaded.loadable))
     if peak is None:
         return memory.model_copy(update={"disk": disk})
     cached = max(kv_cache_bytes(run.shape, segments) for line in run.lines for segments in rows_of(line))

@@ -14,7 +14,7 @@ from harness.core.progress import Progress
 from harness.core.strangers import message_of
 from harness.evaluate.quiet import collected_warnings
 from harness.measure.gpu import driver_version
-from harness.model.gguf import Say
+from harness.model.conversions import Say
 from harness.model.source import locate
 from harness.run.spec import ModelSettings
 

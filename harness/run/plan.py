@@ -13,7 +13,7 @@ from harness.core.errors import HarnessError, MethodError, UnknownNameError
 from harness.evaluate.calibration_text import calibration_for
 from harness.evaluate.quiet import collected_warnings
 from harness.evaluate.tasks import LoadedTask, Overrides, TaskLoader, refuse_shots, refuse_without_prompt
-from harness.model.gguf import Say
+from harness.model.conversions import Say
 from harness.model.source import BUNDLED, BUNDLED_NAME
 from harness.model.weights.computations import ChoosesKernels
 from harness.model.weights.kernel_plan import KernelPlan, check_asked, plan_kernels

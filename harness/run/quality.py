@@ -137,6 +137,7 @@ def _carry_out(
         drafts=outcome.drafts,
         memory=Memory(
             weights=evaluated.shape.bytes,
+            packed_weights=evaluated.shape.packed,
             kv_peak=None if dense.uncounted else outcome.cache.bytes,
             kv_per_token=None if dense.uncounted else outcome.cache.per_token,
             kv_layers=None if dense.uncounted else list(outcome.cache.layers),

@@ -21,8 +21,8 @@ class Fp8(ComputesLinears):
 
     Limits: a mantissa of three bits rounds to 3 percent of a number, whatever its size: int8 is closer on values
     that are alike in size, and this on values that are not. The product runs in eight bits only on a card of compute
-    capability 8.9 or more, for layers on which that is at least 10 percent faster there than the model's own product,
-    at one token and 128 alike; elsewhere the rounded numbers are multiplied as floats: the same answers up to rounding,
+    capability 8.9 or more, for the layers and numbers of tokens at which that is faster there than the model's own
+    product; elsewhere the rounded numbers are multiplied as floats: the same answers up to rounding,
     and the record calls the saving simulated. The card's product gives bfloat16.
 
     Reference: rounding equals torch's own casts, and the product the formula in double precision, to float rounding.

@@ -19,8 +19,9 @@ class Int4WeightOnly(InGroups, ComputesLinears):
     Pre-trained Transformers", Frantar et al., arXiv:2210.17323, and all after it are measured against.
 
     Limits: it multiplies what dense multiplies, so that what it can save is the time of few tokens and memory. A
-    product over packed weights is taken where it is at least 10 percent faster here than the model's own, at one token
-    and 128 alike; elsewhere the rounded weights are multiplied as floats: the same answers, in dense's time and memory,
+    product over packed weights is taken for the numbers of tokens at which it is faster here than the model's own; for
+    others a CPU makes floats of them as it goes, so that memory and decoding are real and a prompt takes dense's time.
+    Where none is faster, the rounded weights are multiplied as floats: the same answers, in dense's time and memory,
     and the record calls the saving simulated. Products are for four and eight bits: the harness's own on a CPU, for
     groups of whole eights of inputs, and torch's for four bits and models in bfloat16. A model whose file had
     four bits (GGUF) loses what another loses: its zero points were floats, and these are codes.

@@ -21,8 +21,8 @@ class Int8Dynamic(ComputesLinears):
 
     Limits: one scale for all channels of a token: channels that are large on every token cost precision (a median
     relative error of 5 percent in a product with six channels fifty times the others, against 1 percent without).
-    The product is an integer one on a CPU and on CUDA, for layers on which that is at least 10 percent faster there
-    than the model's own product, at one token and 128 alike; elsewhere the rounded numbers are multiplied as floats:
+    The product is an integer one on a CPU and on CUDA, for the layers and numbers of tokens at which that is faster
+    there than the model's own product; elsewhere the rounded numbers are multiplied as floats:
     the same answers, and the record calls the saving simulated. ``--kernel`` asks for one by name.
 
     Deviations: the paper keeps columns with outliers in 16 bits; here all are in 8, and activations are rounded

@@ -18,9 +18,10 @@ class Int8WeightOnly(ComputesLinears):
     Pre-trained Transformers", Frantar et al., arXiv:2210.17323, at eight bits.
 
     Limits: it multiplies what dense multiplies, on a quarter of a float32 model's bytes, so that what it can save is
-    the time of few tokens and memory. A product over packed weights is taken where it is at least 10 percent faster
-    here than the model's own, at one token and 128 alike; elsewhere the rounded weights are multiplied as floats: the
-    same answers, in dense's time and memory, and the record calls the saving simulated.
+    the time of few tokens and memory. A product over packed weights is taken for the numbers of tokens at which it is
+    faster here than the model's own; for others a CPU makes floats of them as it goes, so that memory and decoding are
+    real and a prompt takes dense's time. Where none is faster, the rounded weights are multiplied as floats: the same
+    answers, in dense's time and memory, and the record calls the saving simulated.
 
     Reference: rounded weights equal the formula, each within half a scale; every product agrees with the dense one over
     the same numbers.

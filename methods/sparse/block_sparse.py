@@ -33,7 +33,7 @@ class BlockSparse(OnLinears, OnText, HasKernels):
     plain C; on CUDA by one in Triton, in blocks of 16x1 or 64x1. With int8, weights are rounded per output row and
     activations per token, as in ``int8-dynamic``. The kernel is compiled on first use, with the system's C compiler,
     and checked against the dense product, and taken for layers on which it is at least 10 percent faster here than the
-    model's own product, at one token and 128 alike.
+    model's own product at some number of tokens, and slower at none.
 
     Stacked on a pruning method, it takes the zeros as they are: ``wanda:pattern=16x1,sparsity=0.8+block-sparse``.
 

@@ -45,7 +45,7 @@ def show(layer: Layer, ways: Computations) -> None:
     decision = decide(ways, times)
     print(f"\n{layer.label}: {decision.kernel} (measured in {time.perf_counter() - began:.2f} s)")
     for kernel in ways.kernels:
-        over_dense = "" if kernel.why_not else "  ".join(f"{ratio:6.2f}" for ratio in ratios(times, kernel.name))
+        over_dense = "" if kernel.why_not else "  ".join(f"{ratio:6.2f}" for ratio in ratios(times, kernel))
         print(f"  {kernel.name:>38}  {over_dense or kernel.why_not}")
     print(f"  {'microseconds of dense':>38}  {'  '.join(f'{seconds * 1e6:6.0f}' for seconds in times['dense'])}")
     print(f"  {'tokens':>38}  {'  '.join(f'{tokens:6}' for tokens in TOKENS)}")

@@ -14,7 +14,7 @@ import pytest
 
 from harness.core.paths import cache_folder
 from harness.model import known
-from harness.model.gguf import place_of
+from harness.model.conversions import place_of
 from harness.model.known import KNOWN
 from harness.model.source import BUNDLED, locate
 from tests.conftest import Harness

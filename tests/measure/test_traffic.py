@@ -45,6 +45,22 @@ def test_known_bytes_of_llama_3_8b(llama_3_8b, dense_segment):
     assert prefill.embedding == 512 * 2 * HIDDEN
 
 
+def test_bytes_are_those_that_so_many_tokens_read(llama_3_8b, dense_segment):
+    """Of layers with packed weights for few tokens, and floats of four times the bytes from 16."""
+    layer, head = llama_3_8b.layers[0], llama_3_8b.head
+    quarter = {
+        name: part.model_copy(update={"bytes": part.bytes // 4, "more": ((16, part.bytes - part.bytes // 4),)})
+        for name, part in (("attention", layer.attention), ("mlp", layer.mlp))
+    }
+    shape = llama_3_8b.model_copy(update={"layers": (layer.model_copy(update=quarter),) * LAYERS})
+    for tokens, rows, part in ((1, 1, 4), (15, 1, 4), (16, 1, 1), (8, 2, 1), (1, 16, 1), (1, 15, 4)):
+        segment = dense_segment(LAYERS, tokens, rows=rows)
+        expected = (traffic(llama_3_8b, [segment]).weights - head.bytes) / part + head.bytes
+        assert traffic(shape, [segment]).weights == pytest.approx(expected)
+    assert shape.layers[0].mlp.least == layer.mlp.bytes // 4
+    assert ModelShape.model_validate_json(shape.model_dump_json()) == shape
+
+
 def test_the_rows_of_a_batch_read_the_weights_once(batch):
     model = tiny_decoder("opt", word_embed_proj_dim=16)
     shape = ModelShape.of(model)

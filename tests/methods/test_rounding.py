@@ -13,6 +13,7 @@ from harness.model.weights.kernel_plan import plan_kernels
 from harness.model.weights.linear import kernel_counts, sites
 from harness.testing.tiny import tiny_decoder
 from tests.conftest import Harness
+from tests.kernels_here import force
 
 METHODS = {
     "int8-weight-only": NumberFormat(8),
@@ -30,7 +31,7 @@ def logits(decoder: Any, ids: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("text", METHODS)
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 def test_a_model_with_rounded_weights_answers_alike(text: str, family: str, ids: torch.Tensor) -> None:
-    decoder, by_hand = tiny_decoder(family), tiny_decoder(family)
+    decoder, by_hand = force(tiny_decoder(family), "dense"), tiny_decoder(family)
     dense = logits(decoder, ids)
     for site in sites(by_hand):
         rounded = quantize(site.weight, METHODS[text]).dequantized()

@@ -94,6 +94,10 @@ def test_a_ratio_surely_above_one_costs_more(name: str, title: str, info: dict[s
             {"dense, as nothing is faster": 3, "onednn int8": 5},
             "no faster kernel on this machine for 3 of 8 linear layers: dense products",
         ),
+        (
+            {"exact; dense product over int8 values from 16 tokens": 5, "exact": 3},
+            "by the number of tokens for 5 of 8 linear layers: exact; dense product over int8 values from 16 tokens",
+        ),
         ({"dense product over 2:4 zeros": 8}, ""),  # masks: such a method has no kernel
         ({"dense product over unstructured zeros": 8}, ""),
     ],
@@ -104,6 +108,17 @@ def test_dense_products_in_a_kernel_s_place_are_named(kernels: dict[str, int], w
     assert (words in lines) if words else ("faster kernel" not in lines)
     if savings == "none" and words:
         assert f"none here: {words}" in lines
+
+
+def test_what_weights_would_take_is_no_measurement() -> None:
+    _, method = pair()
+    (line,) = said(memory={"weights": 4_000_000, "packed_weights": 600_000})
+    assert line == (
+        "packed size, not measured: its weights would take 600 kB, and the floats that were multiplied took 4 MB"
+    )
+    column = BY_KEY["packed_weights"]
+    assert (column.title, column.path) == ("Packed size, not measured", "memory/packed_weights")
+    assert method["memory"]["packed_weights"] is None
 
 
 @pytest.mark.parametrize(

@@ -85,7 +85,7 @@ def computations(layer: Layer, device: str, number: Number) -> Computations:
         for instructions, kernels in sparse_kernels.by_name(loaded, rows, number).items()
     )
     on_card = block_linear.computation(layer, device, number)
-    return Computations(dense, (on_card, *kernels), __name__, device)
+    return Computations(dense, (on_card, *kernels), __name__, device, equal_work=False)
 
 
 def why_not(layer: Layer, device: str) -> str | None:

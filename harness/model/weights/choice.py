@@ -1,9 +1,10 @@
 """Which computation a linear layer gets: a kernel only where it is faster than dense on this machine.
 
-A kernel is faster where its times at one token and at 128, each over the time of torch's product in the model's number
-format, have a geometric mean of at most 0.9, and neither is above 1.1: a decoding step and a prompt count alike, and
-what is won at one is not taken from the other. Of several the fastest is taken. What was measured once for a machine, a
-number of threads and a shape is kept, so that noise moves no run from one kernel to another.
+Each is timed at 1, 8, 32 and 128 tokens, over the time of torch's product in the model's number format. What is faster
+at one of these by a tenth, and slower at none, is taken; of several the fastest over all. Where that is no single one,
+one may compute few tokens and another one many: what keeps packed weights alone goes before what keeps floats too. What
+was measured once for a machine, a number of threads and a shape is kept, so that noise moves no run from one kernel to
+another.
 """
 
 import json
@@ -24,11 +25,13 @@ from harness.core.errors import DiskError
 from harness.core.files import write_atomic
 from harness.core.paths import cache_folder
 from harness.core.source import of_modules
-from harness.model.weights.computations import Computations, Layer
-from harness.model.weights.probe import BASELINE, TOKENS, Times, probe
+from harness.model.weights.computations import TOKENS, Computation, Computations, Layer
+from harness.model.weights.probe import BASELINE, Times, probe
 
 MARGIN: Final = 0.1
-"""By how much a kernel is to be faster than dense, and how much slower it may be at one number of tokens."""
+"""By how much a kernel is to be faster than dense at some number of tokens, and two products than one over all."""
+EVEN: Final = 1.05
+"""Up to which part of dense's time something is not slower: the times of one product differ by as much."""
 
 
 @dataclass(frozen=True)
@@ -42,29 +45,32 @@ class Decision:
     kernel: str
     times: Times = field(default_factory=dict)
 
-    def described(self, name: str) -> str:
+    def described(self, kernel: Computation) -> str:
         """How long a kernel takes beside dense, in words."""
-        one, many = ratios(self.times, name)
-        return f"{name} takes {one:.2g} times dense's time at {TOKENS[0]} token and {many:.2g} times at {TOKENS[1]}"
+        first, *between, last = (f"{ratio:.2g}" for ratio in ratios(self.times, kernel))
+        middle = "".join(f", {ratio} at {tokens}" for ratio, tokens in zip(between, TOKENS[1:-1], strict=True))
+        rest = f"{middle} and {last} times at {TOKENS[-1]}"
+        return f"{kernel.name} takes {first} times dense's time at {TOKENS[0]} token{rest}"
 
 
-def ratios(times: Times, name: str) -> list[float]:
-    """Time over that of dense at each number of tokens."""
-    return [seconds / dense for seconds, dense in zip(times[name], times[BASELINE], strict=True)]
+def ratios(times: Times, kernel: Computation) -> list[float]:
+    """Time over that of dense at each number of tokens, of what multiplies so many."""
+    return [
+        times[kernel.at(tokens).name][index] / dense
+        for index, (tokens, dense) in enumerate(zip(TOKENS, times[BASELINE], strict=True))
+    ]
 
 
-def is_faster(times: Times, name: str) -> bool:
-    """Whether a kernel is faster than dense by the margin, and at no number of tokens slower by more than it."""
-    over_dense = ratios(times, name)
-    return geometric_mean(over_dense) <= 1 - MARGIN and max(over_dense) <= 1 + MARGIN
+def is_faster(over_dense: Sequence[float]) -> bool:
+    """Whether something is faster than dense by the margin at a number of tokens, and at none slower, by its ratios."""
+    return min(over_dense) <= 1 - MARGIN and max(over_dense) <= EVEN
 
 
 def choose(computations: Computations, layer: Layer) -> Decision:
     """What computes a layer here: as it was once decided, else as it is measured now."""
-    names = [kernel.name for kernel in computations.able]
-    if not names:
+    if not computations.able:
         return Decision(computations.dense.name)
-    key = _key(computations, layer, names)
+    key = _key(computations, layer, [each.name for each in (*computations.able, computations.dense)])
     path = folder() / f"{digest(key)[:16]}.json"
     with _alone(path):
         times = _kept(path, key)
@@ -76,14 +82,20 @@ def choose(computations: Computations, layer: Layer) -> Decision:
 
 
 def decide(computations: Computations, times: Times) -> Decision:
-    """The fastest of the kernels that are faster than dense, by their times; dense where there is none."""
-    faster = [kernel.name for kernel in computations.able if is_faster(times, kernel.name)]
-    return Decision(fastest(times, faster) if faster else computations.dense.name, times)
+    """The fastest of what is faster than dense, by their times; dense where there is nothing."""
+    ways = [(way, ratios(times, way)) for way in (*computations.able, *computations.joined)]
+
+    def cost(way: Computation, over_dense: Sequence[float]) -> tuple[bool, float]:
+        keeps_floats = computations.dense in (way.at(TOKENS[0]), way.at(TOKENS[-1]))
+        return keeps_floats, geometric_mean(over_dense) * (1 if way.by_tokens is None else 1 / (1 - MARGIN))
+
+    faster = {way.name: cost(way, over_dense) for way, over_dense in ways if is_faster(over_dense)}
+    return Decision(min(faster, key=faster.__getitem__) if faster else computations.dense.name, times)
 
 
-def fastest(times: Times, names: Sequence[str]) -> str:
+def fastest(times: Times, kernels: Sequence[Computation]) -> Computation:
     """The kernel that takes least, of several."""
-    return min(names, key=lambda name: geometric_mean(ratios(times, name)))
+    return min(kernels, key=lambda kernel: geometric_mean(ratios(times, kernel)))
 
 
 def folder() -> Path:

@@ -6,6 +6,8 @@ Nothing here needs torch: methods declare what they have before a model is there
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise, permutations
+from math import ceil, sqrt
 from typing import TYPE_CHECKING, ClassVar, Final
 
 if TYPE_CHECKING:
@@ -17,8 +19,14 @@ if TYPE_CHECKING:
 
 DENSE: Final = "dense"
 """What the dense product is called where a kernel is asked for by name."""
+STORED: Final = "stored"
+"""What stands in a linear layer's place while a model is written, and computes nothing."""
 GRID: Final = 20
 """Shares of zeros are rounded down to whole parts of one in so many: to 5 percent."""
+TOKENS: Final = (1, 8, 32, 128)
+"""Rows of a product at which ways to compute a layer are compared: a decoding step, drafts, prompts."""
+STARTS: Final = tuple(ceil(sqrt(few * many)) for few, many in pairwise(TOKENS))
+"""Where one product may take over from another: a number of tokens goes with the nearest of ``TOKENS`` by ratio."""
 
 
 @dataclass(frozen=True)
@@ -62,12 +70,35 @@ class Computation:
         make: the replacement for a linear layer, from its weight [out, in] and bias [out].
         why_not: why it cannot run here, in words; None where it can.
         elsewhere: it is for another kind of device.
+        by_tokens: of what changes with the number of tokens, the product for few, where the other takes over, and the
+            other.
+        multiplies_floats: it keeps packed weights and makes floats of them, part by part, whenever it runs.
     """
 
     name: str
     make: "Callable[[torch.Tensor, torch.Tensor | None], ReplacementLayer]"
     why_not: str | None = None
     elsewhere: bool = False
+    by_tokens: "tuple[Computation, int, Computation] | None" = None
+    multiplies_floats: bool = False
+
+    def at(self, tokens: int) -> "Computation":
+        """What multiplies so many tokens."""
+        if self.by_tokens is None:
+            return self
+        few, start, many = self.by_tokens
+        return few if tokens < start else many
+
+    def joined(self, start: int, many: "Computation") -> "Computation":
+        """This one for fewer than ``start`` tokens, and another one from there."""
+
+        def make(weight: "torch.Tensor", bias: "torch.Tensor | None") -> "ReplacementLayer":
+            from harness.model.weights.by_tokens import ByTokens
+
+            return ByTokens(self.make(weight, bias), start, many.make(weight, bias), name)
+
+        name = f"{self.name}; {many.name} from {start} tokens"
+        return Computation(name, make, by_tokens=(self, start, many))
 
 
 @dataclass(frozen=True)
@@ -79,17 +110,27 @@ class Computations:
         kernels: what saves work, the best of a device first.
         source: the module that they come from.
         device: where they compute.
+        equal_work: all multiply as often, so that one may take over from another where there are more tokens.
+        stored: what is written of the layer; None where its weight has no number format that a file could have.
     """
 
     dense: Computation
     kernels: tuple[Computation, ...]
     source: str
     device: str = "cpu"
+    equal_work: bool = True
+    stored: Computation | None = None
 
     @property
     def able(self) -> tuple[Computation, ...]:
         """The kernels that can run here."""
         return tuple(kernel for kernel in self.kernels if kernel.why_not is None)
+
+    @property
+    def joined(self) -> "tuple[Computation, ...]":
+        """Pairs of those that can run here and the dense product, one for few tokens and one for many."""
+        pairs = permutations((*self.able, self.dense), 2) if self.equal_work else ()
+        return tuple(few.joined(start, many) for few, many in pairs for start in STARTS)
 
     @property
     def why_dense(self) -> str | None:
@@ -100,10 +141,10 @@ class Computations:
         return near[-1].why_not if near else f"there is no kernel in place of a {self.dense.name}"
 
     def named(self, name: str) -> Computation | None:
-        """The computation of that name, which may be ``DENSE``; None where there is none."""
-        if name == DENSE:
-            return self.dense
-        return next((each for each in (self.dense, *self.kernels) if each.name == name), None)
+        """The computation of that name, which may be ``DENSE`` or ``STORED``; None where there is none."""
+        if name in (DENSE, STORED):
+            return self.dense if name == DENSE else self.stored
+        return next((each for each in (self.dense, *self.kernels, *self.joined) if each.name == name), None)
 
 
 def not_on_cpu(device: str) -> str | None:

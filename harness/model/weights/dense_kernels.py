@@ -3,7 +3,7 @@
 Two products: of bytes with bytes, where the activations are rounded for each token, and of packed weights with floats,
 for weight-only formats. The second multiplies in 16 bits: activations are rounded to 1/32767 of the largest of at most
 128 neighbouring inputs, which changes a result by some 1e-5 of it. No float copy of the weights is made, for any number
-of tokens.
+of tokens; for many, they may also become floats for torch's product, as many outputs at a time as a cache holds.
 """
 
 import ctypes
@@ -27,6 +27,8 @@ Codes = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 """What ``pack_codes`` gives."""
 
 _TOLERANCE = 1e-4
+_PANEL: Final = 2**19
+"""Bytes of weights that are floats at a time: they stay in a core's second cache until they are multiplied."""
 _VNNI: Final = SETS["avx512-vnni"]
 _PAIRS: Final = {8: [0, 2, 1, 3], 4: [0, 2, 4, 6, 1, 3, 5, 7]}
 """The order of a lane's inputs from the lowest bits: neighbours are 16 bits apart."""
@@ -38,7 +40,8 @@ def _library() -> Any:
     number, length, pointer = ctypes.c_int, ctypes.c_long, ctypes.c_void_p
     compiled.bytes.argtypes = [number] * 3 + [length] * 3 + [pointer] * 5
     compiled.packed.argtypes = [number] * 4 + [length] * 4 + [pointer] * 6
-    compiled.bytes.restype = compiled.packed.restype = None
+    compiled.unpack.argtypes = [number] * 4 + [length] * 4 + [pointer] * 4
+    compiled.bytes.restype = compiled.packed.restype = compiled.unpack.restype = None
     return compiled
 
 
@@ -135,8 +138,9 @@ def check(level: int) -> int:
         packed = pack_codes(quantized, level)
         dense = x.double() @ quantized.dequantized().double().T
         for tokens in (1, 3, 11):
-            y = _packed(x[:tokens], *packed, quantized.codes.shape[1] // quantized.scale.shape[1], level)
-            _compare(y, dense[:tokens], number.label, level)
+            for product in (_packed, _unpacked):
+                y = product(x[:tokens], *packed, quantized.codes.shape[1] // quantized.scale.shape[1], level)
+                _compare(y, dense[:tokens], number.label, level)
             if number == NumberFormat(8):
                 scale = quantized.scale[:, 0].contiguous()
                 y = _bytes(x[:tokens], pack_bytes(quantized.codes, level), scale, bias, level, True)
@@ -173,11 +177,40 @@ def _packed(
     level: int,
 ) -> torch.Tensor:
     y = torch.empty(len(x), len(outputs), dtype=torch.float32)
-    bits = 4 * codes.shape[1] // -(-x.shape[1] // 8)  # 32 of them in a lane
-    middle = 8 if bits == 4 else 0
-    numbers = (level, torch.get_num_threads(), bits, middle, *x.shape, len(outputs), group)
+    numbers = (level, torch.get_num_threads(), *_bits(x, codes), *x.shape, len(outputs), group)
     tensors = (x.data_ptr(), y.data_ptr(), None, codes.data_ptr(), scale.data_ptr())
     _library().packed(*numbers, *tensors, zero.data_ptr() if len(zero) else None)
+    return y
+
+
+def _bits(x: torch.Tensor, codes: torch.Tensor) -> tuple[int, int]:
+    """Bits of a code, and the code that stands for zero in a symmetric format."""
+    bits = 4 * codes.shape[1] // -(-x.shape[1] // 8)  # 32 of them in a lane
+    return bits, 8 if bits == 4 else 0
+
+
+@torch.no_grad()
+def _unpacked(
+    x: torch.Tensor,
+    codes: torch.Tensor,
+    scale: torch.Tensor,
+    zero: torch.Tensor,
+    outputs: torch.Tensor,
+    group: int,
+    level: int,
+) -> torch.Tensor:
+    inputs, lanes = x.shape[1], _lanes(level)
+    most = max(1, _PANEL // (4 * inputs * lanes))  # groups of outputs
+    y = torch.empty(len(x), len(outputs), dtype=torch.float32)
+    panel = torch.empty(inputs * min(most, len(codes)) * lanes, dtype=torch.float32)
+    tensors = (panel.data_ptr(), codes.data_ptr(), scale.data_ptr(), zero.data_ptr() if len(zero) else None)
+    for first in range(0, -(-len(outputs) // lanes), most):
+        count = min(most, len(codes) - first)
+        numbers = (level, torch.get_num_threads(), *_bits(x, codes), inputs, group, first, count)
+        _library().unpack(*numbers, *tensors)
+        part = y[:, first * lanes : (first + count) * lanes]  # [tokens, outputs of these groups]
+        weight = panel[: inputs * count * lanes].view(inputs, -1)  # [in, count * lanes]
+        torch.mm(x, weight[:, : part.shape[1]], out=part)
     return y
 
 
@@ -188,6 +221,10 @@ _OPERATORS.define(  # type: ignore[no-untyped-call]
 _OPERATORS.define(  # type: ignore[no-untyped-call]
     "packed_linear(Tensor x, Tensor codes, Tensor scale, Tensor zero, Tensor outputs, int group, int level) -> Tensor"
 )
+_OPERATORS.define(  # type: ignore[no-untyped-call]
+    "unpacked_linear(Tensor x, Tensor codes, Tensor scale, Tensor zero, Tensor outputs, int group, int level) -> Tensor"
+)
+_OPERATORS.impl("unpacked_linear", _unpacked, "CPU")  # type: ignore[no-untyped-call]
 _OPERATORS.impl("int8_linear", _bytes, "CPU")  # type: ignore[no-untyped-call]
 _OPERATORS.impl("packed_linear", _packed, "CPU")  # type: ignore[no-untyped-call]
 
@@ -198,7 +235,7 @@ def _of_bytes(x: tuple[int, ...], weight: Any, scale: tuple[int, ...], *_: Any, 
     return 2 * x[0] * x[1] * scale[0]
 
 
-@register_flop_formula(torch.ops.harness.packed_linear)
+@register_flop_formula([torch.ops.harness.packed_linear, torch.ops.harness.unpacked_linear])
 def _of_codes(x: tuple[int, ...], *tensors: Any, **__: Any) -> int:
     """Of tokens [tokens, in] with weights of as many outputs as there are rows in the fourth of the other tensors."""
     outputs: int = tensors[3][0]

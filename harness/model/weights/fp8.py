@@ -13,6 +13,7 @@ from harness.model.weights import cuda, trial
 from harness.model.weights.by_token import ByToken
 from harness.model.weights.computations import Computation, Computations, Layer
 from harness.model.weights.formats import NumberFormat, quantize
+from harness.model.weights.stored import stored
 
 E4M3 = NumberFormat(8, element="e4m3")
 DENSE_PRODUCT = "dense product over fp8 values"
@@ -41,6 +42,7 @@ class Fp8Linear(ByToken):
         self.register_buffer("scale", quantized.scale[:, 0])
         self.register_buffer("bias", bias)
         self.macs_per_token = self.weight_count = weight.numel()
+        self.format_bytes = quantized.nbytes if self.savings is Savings.SIMULATED else None
 
     def stored(self, weight: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """What is kept of weights in E4M3 [out, in], for a model of a type, which holds all of them exactly."""
@@ -76,7 +78,8 @@ class ScaledFp8Linear(Fp8Linear):
 def computations(layer: Layer, device: str) -> Computations:
     """What may compute a linear layer in fp8 on a device."""
     kernel = Computation(SCALED_PRODUCT, ScaledFp8Linear, _why_not(layer, device))
-    return Computations(Computation(DENSE_PRODUCT, Fp8Linear), (kernel,), __name__, device)
+    dense = Computation(DENSE_PRODUCT, Fp8Linear)
+    return Computations(dense, (kernel,), __name__, device, stored=stored(E4M3, activations=E4M3))
 
 
 def _why_not(layer: Layer, device: str) -> str | None:

@@ -20,6 +20,7 @@ from harness.model.weights import cuda, dense_kernels
 from harness.model.weights.by_token import ByToken, scaled
 from harness.model.weights.computations import Computation, Computations, Layer, not_on_cpu
 from harness.model.weights.formats import NumberFormat, quantize
+from harness.model.weights.stored import stored
 from harness.model.weights.triton_kernels.available import missing
 from harness.model.weights.triton_kernels.packed import SPAN, spans
 from harness.model.weights.triton_kernels.products import product as triton_product
@@ -82,6 +83,7 @@ class Int8Linear(ByToken):
         self.savings = Savings.REAL if product else Savings.SIMULATED
         self.macs_per_token = self.weight_count = weight.numel()
         self.opaque_bytes = weight.numel() if product else 0
+        self.format_bytes = None if product else NumberFormat(8).nbytes(*weight.shape)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """From [..., in] to [..., out], in the type of the input."""
@@ -112,7 +114,8 @@ def computations(layer: Layer, device: str) -> Computations:
             Computation(each.name, partial(Int8Linear, product=each), _why_not(each, layer, device), elsewhere)
         )
     dense = Computation(DENSE_PRODUCT, partial(Int8Linear, product=None))
-    return Computations(dense, tuple(kernels), __name__, device)
+    written = stored(NumberFormat(8), activations=NumberFormat(8))
+    return Computations(dense, tuple(kernels), __name__, device, stored=written)
 
 
 def _why_not(product: Int8Product, layer: Layer, device: str) -> str | None:

@@ -9,7 +9,16 @@ from harness.contract.decoder import Decoder
 from harness.contract.method import Method
 from harness.core.errors import SpecError, UnknownNameError
 from harness.model.weights.choice import MARGIN, Decision, choose, fastest, is_faster, ratios
-from harness.model.weights.computations import DENSE, ChoosesKernels, Computation, Computations, HasKernels, Layer
+from harness.model.weights.computations import (
+    DENSE,
+    STORED,
+    TOKENS,
+    ChoosesKernels,
+    Computation,
+    Computations,
+    HasKernels,
+    Layer,
+)
 from harness.model.weights.linear import Site
 
 _TOO_SLOW: Final = f"{MARGIN:.0%} faster than dense here"
@@ -54,37 +63,63 @@ class _Part:
     @property
     def saves(self) -> bool:
         """Whether no kernel that was asked for is slower than dense at a number of tokens, for all that it gains."""
-        return all(max(ratios(self.decisions[layer].times, self.names[layer])) <= 1 for layer in self.unproven)
+        return all(max(ratios(self.decisions[layer].times, kernel)) <= 1 for layer, kernel in self.unproven.items())
 
     @property
-    def unproven(self) -> list[Layer]:
+    def unproven(self) -> dict[Layer, Computation]:
         """Layers with a kernel that was asked for, and that would not have been taken for its speed."""
-        return [
-            layer
-            for layer, decision in self.decisions.items()
-            if self.names[layer] in decision.times and not is_faster(decision.times, self.names[layer])
-        ]
+        unproven = {}
+        for layer, decision in self.decisions.items():
+            ways = self.ways[layer]
+            kernel = ways.named(self.names[layer])
+            if kernel is not None and kernel != ways.dense and not is_faster(ratios(decision.times, kernel)):
+                unproven[layer] = kernel
+        return unproven
 
     def notes(self) -> Iterator[str]:
         """What a reader must know, in sentences."""
         name = self.method.name
         unable = dict.fromkeys(ways.why_dense for ways in self.ways.values())
         yield from (f"{name} multiplies densely: {reason}" for reason in unable if reason)
-        for layer in self.unproven[:1]:
-            slow = self.decisions[layer].described(self.names[layer])
+        for layer, kernel in list(self.unproven.items())[:1]:
+            slow = self.decisions[layer].described(kernel)
             yield f"{name} runs on a kernel that was asked for and is not {_TOO_SLOW}: {slow} ({layer.label})"
         dense = [
             layer
             for layer, decision in self.decisions.items()
             if decision.times and self.names[layer] == self.ways[layer].dense.name
         ]
+        yield from self._by_tokens()
         for layer in dense[:1]:
             decision = self.decisions[layer]
-            nearest = fastest(decision.times, [kernel.name for kernel in self.ways[layer].able])
+            nearest = fastest(decision.times, self.ways[layer].able)
             yield (
                 f"{name} multiplies {sum(self.counts[each] for each in dense)} of {self.counts.total()} linear layers "
                 f"densely, as no kernel is {_TOO_SLOW}: {decision.described(nearest)} ({layer.label})"
             )
+
+    def _by_tokens(self) -> Iterator[str]:
+        """What is said of linear layers with a product for few tokens and another one for many."""
+        layers: dict[str, list[Layer]] = {}
+        for layer, name in self.names.items():
+            layers.setdefault(name, []).append(layer)
+        for name, alike in layers.items():
+            ways, decision = self.ways[alike[0]], self.decisions.get(alike[0])
+            way = ways.named(name)
+            if decision is None or way is None or way.by_tokens is None:
+                continue
+            few, many = way.at(TOKENS[0]), way.at(TOKENS[-1])
+            memory = "memory none" if ways.dense in (few, many) else "memory real"
+            labels = [_speed(each, ways) for each in (few, many)]
+            yield (
+                f"{self.method.name} multiplies {sum(self.counts[each] for each in alike)} of {self.counts.total()} "
+                f"linear layers by {name}: {memory}, decode {labels[0]}, prefill {labels[1]}"
+            )
+
+
+def _speed(product: Computation, ways: Computations) -> str:
+    """What a product gains over dense: time, or none, as it multiplies floats."""
+    return "float" if product == ways.dense or product.multiplies_floats else "real"
 
 
 def plan_kernels(parts: Sequence[Method], model: Decoder, device: str, asked: str | None = None) -> KernelPlan:
@@ -112,6 +147,15 @@ def first_kernels(parts: Sequence[Method], model: Decoder) -> dict[str, str]:
         for part, declared in _choosing(parts, model)
         for site, layer in declared
         for kernel in part.computations(layer, str(model.device)).able[:1]
+    }
+
+
+def stored_layers(parts: Sequence[Method], model: Decoder) -> dict[str, str]:
+    """What stands in each linear layer's place, by ``Site.place``, while a model is written."""
+    return {
+        site.place: STORED if part.computations(layer, str(model.device)).stored else DENSE
+        for part, declared in _choosing(parts, model)
+        for site, layer in declared
     }
 
 
@@ -158,9 +202,10 @@ def check_asked(asked: str, parts: Sequence[Method], model: Decoder, device: str
         raise SpecError(f"--kernel {asked}: none of the methods has kernels to choose from")
     every = {each.name: each for way in ways for each in (way.dense, *reversed(way.kernels))}
     able = [DENSE, *(name for name, each in every.items() if each.why_not is None)]
-    if asked not in (DENSE, *every):
+    joined = {each.name for way in ways for each in way.joined}
+    if asked not in (DENSE, *every, *joined):
         raise UnknownNameError("kernel", asked, able, see=f"Here there are: {'; '.join(able)}.")
-    if asked != DENSE and every[asked].why_not is not None:
+    if asked in every and every[asked].why_not is not None:
         raise SpecError(f"--kernel {asked}: {every[asked].why_not}. Here there are: {'; '.join(able)}")
 
 

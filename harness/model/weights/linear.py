@@ -37,6 +37,7 @@ class ReplacementLayer(nn.Module):
         weight_count: number of weights, as a model's parameters are counted.
         opaque_bytes: bytes of weights in opaque tensors, which have no storage that could be counted or saved.
         bits: of a weight and of an activation where both are rounded to so many; None: they are not.
+        format_bytes: bytes that the weights would take, packed, where floats are multiplied in their place; else None.
     """
 
     kernel: str
@@ -45,6 +46,7 @@ class ReplacementLayer(nn.Module):
     weight_count: int
     opaque_bytes: int = 0
     bits: int | None = None
+    format_bytes: int | None = None
 
     @property
     def weight_bytes(self) -> int:

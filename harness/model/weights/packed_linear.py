@@ -32,6 +32,7 @@ class PackedProduct:
         product: from activations [tokens, in], these tensors and the inputs of a group to [tokens, out], all in the
             type of the activations.
         capability: the compute capability that a card needs.
+        multiplies_floats: the codes become floats, part by part, whenever it runs.
     """
 
     name: str
@@ -41,6 +42,7 @@ class PackedProduct:
     pack: Callable[[Quantized, torch.dtype], Packed]
     product: Callable[[torch.Tensor, Packed, int], torch.Tensor]
     capability: tuple[int, int] = (0, 0)
+    multiplies_floats: bool = False
 
     def label(self, number: NumberFormat) -> str:
         """What the product over weights in a format is called in the record."""
@@ -86,7 +88,7 @@ class DenseOverValues(ReplacementLayer):
         super().__init__()
         self.register_buffer("weight", weight.dequantized().to(dtype))
         self.register_buffer("bias", bias)
-        self.kernel = dense_label(weight.format)
+        self.kernel, self.format_bytes = dense_label(weight.format), weight.nbytes
         self.macs_per_token = self.weight_count = weight.codes.numel()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -105,21 +105,28 @@ def _own_refuses(number: NumberFormat, layer: Layer, name: str) -> str | None:
     return dense_kernels.why_not(name)
 
 
-def _own(name: str, level: int) -> PackedProduct:
-    """The project's own product for an instruction set; see ``dense_kernels.SETS``."""
+def _own(name: str, level: int, *, unpacked: bool = False) -> PackedProduct:
+    """The project's own product for an instruction set; see ``dense_kernels.SETS``.
+
+    Args:
+        unpacked: torch multiplies floats that the codes become, some outputs' at a time.
+    """
+    operator = torch.ops.harness.unpacked_linear if unpacked else torch.ops.harness.packed_linear
 
     def pack_codes(weight: Quantized, dtype: torch.dtype) -> Packed:
         return dense_kernels.pack_codes(weight, level)
 
     def product(x: torch.Tensor, packed: Packed, group: int) -> torch.Tensor:
-        y: torch.Tensor = torch.ops.harness.packed_linear(x.float().contiguous(), *packed, group, level)
+        y: torch.Tensor = operator(x.float().contiguous(), *packed, group, level)
         return y.to(x.dtype)
 
-    return PackedProduct(name, "cpu", _is_own, partial(_own_refuses, name=name), pack_codes, product)
+    label, refuses = f"{name} unpacked" if unpacked else name, partial(_own_refuses, name=name)
+    return PackedProduct(label, "cpu", _is_own, refuses, pack_codes, product, multiplies_floats=unpacked)
 
 
 PRODUCTS: Final = (
     *(_own(name, level) for name, level in dense_kernels.SETS.items()),
+    *(_own(name, level, unpacked=True) for name, level in dense_kernels.SETS.items()),
     PackedProduct("torch int8pack", "cpu", _is_int8, _int8_on_cpu_refuses, _int8, _int8_product),
     PackedProduct("torch int8pack on CUDA", "cuda", _is_int8, _fits_all, _int8, _int8_product),
     PackedProduct(

@@ -1,8 +1,8 @@
 """How long the ways to compute a linear layer take, beside torch's own product in the model's number format.
 
-On a CPU the weights are warm in the cache, as far as they fit. On CUDA several copies of each layer run one after the
-other between two events of the device, more than its cache holds: what a model's step meets, with the launches that its
-code makes.
+On a CPU few tokens meet weights that no cache holds, as they do in a model that is larger than the last cache. On CUDA
+several copies of each layer run one after the other between two events of the device, more than its cache holds: what
+a model's step meets, with the launches that its code makes.
 """
 
 import time
@@ -13,10 +13,14 @@ from typing import Final
 import torch
 from torch.nn.functional import linear
 
-from harness.model.weights.computations import Computations, Layer
+from harness.model.weights.computations import TOKENS, Computations, Layer
 
-TOKENS: Final = (1, 128)
-"""Rows of a product: a decoding step, and a prompt."""
+FEW: Final = 8
+"""Up to so many tokens wait for the weights."""
+CACHE: Final = 2**25
+"""Bytes of a last cache."""
+LAYERS: Final = 100
+"""Linear layers of a model, about: where so many like one fit into the cache, that one stays there in a model too."""
 ROUNDS: Final = 20
 BUDGET_S: Final = 0.15
 """Seconds after which a number of tokens has had rounds enough, once there are two."""
@@ -41,17 +45,22 @@ def probe(computations: Computations, layer: Layer) -> Times:
     generator = torch.Generator().manual_seed(0)
     weight = _weight(layer, generator).to(device)
     makers: dict[str, Callable[[], Product]] = {BASELINE: lambda: partial(linear, weight=weight.clone())}
-    makers |= {kernel.name: partial(kernel.make, weight, None) for kernel in computations.able}
+    makers |= {each.name: partial(each.make, weight, None) for each in (*computations.able, computations.dense)}
     layers = {name: [make()] for name, make in makers.items()}
     count = copies(weight.nbytes, [each for (each,) in layers.values()], device)
+    is_cold = device.type == "cpu" and weight.nbytes * LAYERS > CACHE
+    count += is_cold
     for name, make in makers.items():
         layers[name] += [make() for _ in range(1, count)]
     times: Times = {name: [] for name in layers}
     for tokens in TOKENS:
+        seconds, timed = seconds_on(device), count
+        if is_cold and tokens <= FEW:
+            seconds, timed = partial(_cold, seconds, torch.ones(CACHE)), 1
         x = torch.randn(tokens, layer.inputs, generator=generator, dtype=torch.float32).to(device, weight.dtype)
         calls = {name: partial(_run, each, x) for name, each in layers.items()}
-        for name, seconds in shortest(calls, seconds_on(device)).items():
-            times[name].append(seconds / count)
+        for name, least in shortest(calls, seconds).items():
+            times[name].append(least / timed)
     return times
 
 
@@ -76,9 +85,18 @@ def copies(dense_bytes: int, layers: Sequence[Product], device: torch.device) ->
     return max(1, min(MOST_COPIES, -(-CACHES * cache // least)))
 
 
-def _run(layers: Sequence[Product], x: torch.Tensor) -> None:
-    for layer in layers:
+def _run(layers: Sequence[Product], x: torch.Tensor, which: slice = slice(None)) -> None:
+    for layer in layers[which]:
         layer(x)
+
+
+def _cold(
+    seconds: Callable[[Callable[[], object]], float], filling: torch.Tensor, call: Callable[..., object]
+) -> float:
+    """Seconds of the second copy of a layer, after the cache was filled with something else, and the code was there."""
+    filling.sum()
+    call(which=slice(1))
+    return seconds(partial(call, which=slice(1, None)))
 
 
 def seconds_on(device: torch.device) -> Callable[[Callable[[], object]], float]:

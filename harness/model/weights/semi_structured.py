@@ -57,7 +57,8 @@ class SemiStructuredLinear(ReplacementLayer):
 def computations(layer: Layer, device: str) -> Computations:
     """What may compute a linear layer with two zeros in each four neighbours, on a device."""
     dense = Computation(dense_over("2:4"), DenseOverZeros)
-    return Computations(dense, (Computation(NAME, SemiStructuredLinear, _why_not(layer, device)),), __name__, device)
+    kernel = Computation(NAME, SemiStructuredLinear, _why_not(layer, device))
+    return Computations(dense, (kernel,), __name__, device, equal_work=False)
 
 
 def _why_not(layer: Layer, device: str) -> str | None:

@@ -11,6 +11,7 @@ from harness.model.weights.formats import NumberFormat, Quantized, quantize
 from harness.model.weights.linear import ReplacementLayer
 from harness.model.weights.packed_linear import DenseOverValues, PackedLinear, PackedProduct, dense_label
 from harness.model.weights.packed_products import PRODUCTS
+from harness.model.weights.stored import stored
 
 _TOLERANCE = {"float32": 1e-4, "float16": 5e-3, "bfloat16": 2e-2}
 """Of the largest output: what a product's own rounding may do, by its type."""
@@ -29,9 +30,11 @@ def computations(layer: Layer, device: str, number: NumberFormat, rounded: Quant
         if each.takes(number):
             make = partial(_packed, number=number, product=each, rounded=rounded)
             why_not, elsewhere = _why_not(each, number, layer, device), not device.startswith(each.device)
-            kernels.append(Computation(each.label(number), make, why_not, elsewhere))
+            floats = each.multiplies_floats
+            kernels.append(Computation(each.label(number), make, why_not, elsewhere, multiplies_floats=floats))
     dense = Computation(dense_label(number), partial(_dense, number=number, rounded=rounded))
-    return Computations(dense, tuple(kernels), __name__, device)
+    written = stored(number, codes=None if rounded is None else lambda: rounded)
+    return Computations(dense, tuple(kernels), __name__, device, stored=written)
 
 
 def _dense(

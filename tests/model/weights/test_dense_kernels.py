@@ -40,9 +40,9 @@ def by_bytes(x, weight, level, bias=None, *, scale=None, whole=True):
     return torch.ops.harness.int8_linear(x, pack_bytes(weight, level), scale, bias, level, whole)
 
 
-def by_codes(x, weight, level):
+def by_codes(x, weight, level, operator="packed_linear"):
     group = weight.codes.shape[1] // weight.scale.shape[1]
-    return torch.ops.harness.packed_linear(x, *pack_codes(weight, level), group, level)
+    return getattr(torch.ops.harness, operator)(x, *pack_codes(weight, level), group, level)
 
 
 @pytest.mark.parametrize(("out", "inputs"), SHAPES)
@@ -109,6 +109,21 @@ def test_packed_weights_are_the_dense_product(number, out, inputs, level):
     for tokens in TOKENS:
         y = by_codes(x[:tokens], weight, level)
         assert (y - expected[:tokens]).norm() < 5e-5 * expected[:tokens].norm()
+        floats = by_codes(x[:tokens], weight, level, "unpacked_linear")
+        assert (floats - expected[:tokens]).norm() < 1e-6 * expected[:tokens].norm()
+
+
+def test_panels_of_floats_are_as_wide_as_fits(level, monkeypatch):
+    """Of four groups of outputs and a part of one, in panels of one group, of three, and of all."""
+    generator = torch.Generator().manual_seed(0)
+    weight = quantize(torch.randn(70, 24, generator=generator), NumberFormat(4, 8, symmetric=False))
+    x = torch.randn(5, 24, generator=generator)
+    expected = x.double() @ weight.dequantized().double().T
+    for groups in (0, 1, 3, 99):
+        monkeypatch.setattr(dense_kernels, "_PANEL", 4 * 24 * groups * (16 if level > 1 else 8))
+        y, flops = count_flops(lambda: by_codes(x, weight, level, "unpacked_linear"))
+        assert torch.allclose(y.double(), expected, atol=1e-5)
+        assert flops == 2 * 5 * 24 * 70
 
 
 def test_a_massive_channel_costs_the_others_nothing(level):
@@ -164,7 +179,7 @@ def test_layers_take_the_best_set(isa, dtype):
     number = NumberFormat(4, 128, symmetric=False, scale="float16")
     kernels = weight_only.computations(shape, "cpu", number).kernels
     own = [kernel for kernel in kernels if kernel.why_not is None and not kernel.name.startswith("torch")]
-    assert [kernel.name for kernel in own] == [f"{name}, int4 g128"]
+    assert [kernel.name for kernel in own] == [f"{name}, int4 g128", f"{name} unpacked, int4 g128"]
     assert computations(shape, "cpu").able[0].name == f"int8 {name}"
     generator = torch.Generator().manual_seed(0)
     weight, bias = torch.randn(40, 256, generator=generator).to(dtype), torch.randn(40, generator=generator).to(dtype)

@@ -5,15 +5,20 @@ from pathlib import Path
 import pytest
 import torch
 
+from harness.contract.facts import Savings
 from harness.contract.preparation import Preparation
 from harness.contract.stack import parse
 from harness.contract.states import States
 from harness.contract.study import Study
 from harness.core.errors import SpecError, UnknownNameError
-from harness.model.weights import int8
+from harness.measure.shape import ModelShape
+from harness.model.weights import int8, weight_only
+from harness.model.weights.computations import Layer
+from harness.model.weights.formats import NumberFormat
 from harness.model.weights.int8 import DENSE_PRODUCT
 from harness.model.weights.kernel_plan import KernelPlan, check_asked, plan_kernels
 from harness.model.weights.linear import kernel_counts, sites
+from harness.model.weights.savings import savings
 from harness.testing.tiny import tiny_decoder
 from tests.kernels_here import EXACT, timed
 
@@ -49,7 +54,7 @@ def test_where_dense_is_faster_it_is_taken_and_said(tmp_path):
     assert set(settled.by_place.values()) == {DENSE_PRODUCT}
     (note,) = settled.notes
     assert "int8-dynamic multiplies 12 of 12 linear layers densely, as no kernel is 10% faster than dense here" in note
-    assert "takes 3 times dense's time at 1 token and 0.95 times at 128 (48x32 float32)" in note
+    assert "takes 3 times dense's time at 1 token, 3 at 8, 0.95 at 32 and 0.95 times at 128 (48x32 float32)" in note
     assert settled.saves  # nothing was asked for
 
 
@@ -59,7 +64,7 @@ def test_what_is_asked_for_is_taken_and_said_where_it_is_slower(tmp_path):
         assert set(settled.by_place.values()) == {EXACT.name}
         assert not settled.saves
         (note,) = settled.notes
-        assert f"{EXACT.name} takes 1.5 times dense's time at 1 token and 1 times at 128" in note
+        assert f"{EXACT.name} takes 1.5 times dense's time at 1 token, 1.5 at 8, 1 at 32 and 1 times at 128" in note
         assert "was asked for" in note
     with timed(tmp_path / "fast"):
         settled = plan("int8-dynamic", asked=EXACT.name)
@@ -71,6 +76,48 @@ def test_what_is_asked_for_is_taken_and_said_where_it_is_slower(tmp_path):
         settled = plan("int8-dynamic", asked=EXACT.name)
         assert settled.saves  # not slower
         assert len(settled.notes) == 1
+
+
+def test_what_is_faster_at_few_tokens_computes_those_alone(tmp_path):
+    stack = parse("int8-dynamic:linears=*.mlp.*+int4-weight-only:linears=*.self_attn.*,group=16")
+    number = NumberFormat(4, 16, symmetric=False, scale="float16")
+    able = weight_only.computations(Layer(32, 32, "float32"), "cpu", number).able
+    if not able:
+        pytest.skip("the kernels cannot be compiled here")
+    own = able[0].name
+    unpacked = own.replace(",", " unpacked,", 1)
+    slow = {EXACT.name: (0.3, 1.2), own: (0.3, 1.2), unpacked: (1.4, 0.98)}
+    with timed(tmp_path, **slow):
+        decoder = tiny_decoder("llama")
+        settled = plan_kernels(stack.parts, decoder, "cpu")
+        for each in settled.by_layer:
+            assert len(set(each.values())) == 1
+        kept, packed = settled.by_layer[0]["48x32 float32"], settled.by_layer[1]["32x32 float32"]
+        assert kept == f"{EXACT.name}; {DENSE_PRODUCT} from 16 tokens"
+        assert packed == f"{own}; {unpacked} from 16 tokens"
+        assert settled.notes == [
+            f"int8-dynamic multiplies 12 of 12 linear layers by {kept}: memory none, decode real, prefill float",
+            f"int4-weight-only multiplies 16 of 16 linear layers by {packed}: memory real, decode real, prefill float",
+        ]
+        assert settled.saves
+        check_asked(packed, stack.parts, decoder, "cpu")
+        later = packed.replace("16 tokens", "64 tokens")
+        asked = plan_kernels(stack.parts, decoder, "cpu", later)
+        assert set(asked.by_layer[1].values()) == {later} != set(asked.by_layer[0].values())
+        assert not asked.saves
+        assert f"{later} takes 0.3 times dense's time at 1 token, 0.3 at 8, 1.2" in asked.notes[1]
+        dense = ModelShape.of(decoder)
+        with stack.applied(decoder, Preparation(States(tmp_path), TEXT), settled.by_place):
+            assert kernel_counts(decoder) == {kept: 12, packed: 16}
+            shape = ModelShape.of(decoder)
+            assert savings(stack, decoder) is Savings.REAL
+            logits = [decoder.module(torch.arange(length)[None] + 5).logits for length in (4, 40)]
+    mlp, attention = shape.layers[0].mlp, shape.layers[0].attention
+    assert mlp.read(1) == mlp.read(15) < dense.layers[0].mlp.bytes / 3
+    assert dense.layers[0].mlp.bytes < mlp.read(16) == mlp.read(128)  # its floats, and their scales
+    assert attention.read(1) == attention.read(128) < dense.layers[0].attention.bytes / 2  # no float copy
+    assert (shape.parameters, mlp.macs) == (dense.parameters, dense.layers[0].mlp.macs)
+    assert torch.allclose(logits[0], logits[1][:, :4], atol=1e-3)
 
 
 @pytest.mark.parametrize("asked", ["dense", DENSE_PRODUCT])

@@ -24,3 +24,10 @@ void packed(int level, int threads, int bits, int middle, long tokens, long in, 
     Packed p = {tokens, in, out, group, x, bias, y, weight, scale, zero, middle, bits, threads};
     CHOSEN(packed)(&p);
 }
+
+/* Weights of `count` groups of outputs from the `first` one as floats, to [in][count][LANES]. */
+void unpack(int level, int threads, int bits, int middle, long in, long group, long first, long count, float *to,
+            const uint8_t *weight, const float *scale, const int8_t *zero) {
+    Packed p = {0, in, 0, group, NULL, NULL, to, weight, scale, zero, middle, bits, threads};
+    CHOSEN(unpacked)(&p, first, count);
+}

@@ -34,9 +34,10 @@ typedef struct {
 } Packed;
 
 /* The kernels, by set. */
-#define KERNELS(set)                 \
-    void bytes_##set(const Bytes *); \
-    void packed_##set(const Packed *);
+#define KERNELS(set)                   \
+    void bytes_##set(const Bytes *);   \
+    void packed_##set(const Packed *); \
+    void unpacked_##set(const Packed *, long first, long count);
 KERNELS(plain)
 #ifdef X86
 KERNELS(avx2)

@@ -144,3 +144,36 @@ TARGET void NAME(packed)(const Packed *p) {
         }
     }
 }
+
+/* The weights of one group of outputs as floats, each input's LANES of them `width` after those of the one before. */
+INLINE void unpacked_group(const Packed *p, Shape s, long g, const int bits, float *to, long width) {
+    long groups = p->group < p->in ? p->in / p->group : 1, size = groups > 1 ? p->group : p->in;
+    const uint8_t *from = p->weight + g * s.steps * 4 * LANES;
+    for (long group = 0; group < groups; group++) {
+        long at = (g * groups + group) * LANES, end = (group + 1) * size;
+        Floats scale = load_floats(p->scale + at);
+        Ints zero = p->zero ? load_bytes(p->zero + at) : all_ints(p->middle);
+        for (long k = group * size; k < end; k += 32 / bits) {
+            Ints codes = load_ints(from + k * bits / 32 * 4 * LANES);
+#pragma GCC unroll 4
+            for (int i = 0; i < 16 / bits; i++) {
+                Ints pair = pair_of(codes, bits, i);
+                float *row = to + (k + 2 * i) * width;
+                if (k + 2 * i < end) store_floats(row, to_floats((pair << 16 >> 16) - zero) * scale);
+                if (k + 2 * i + 1 < end) store_floats(row + width, to_floats((pair >> 16) - zero) * scale);
+            }
+        }
+    }
+}
+
+/* Of `count` groups of outputs, to y [in][count][LANES]. */
+TARGET void NAME(unpacked)(const Packed *p, long first, long count) {
+    Shape s = shape_of(p);
+#pragma omp parallel for num_threads(p->threads) if (p->threads > 1)
+    for (long g = 0; g < count; g++) {
+        if (p->bits == 4)
+            unpacked_group(p, s, first + g, 4, p->y + g * LANES, count * LANES);
+        else
+            unpacked_group(p, s, first + g, 8, p->y + g * LANES, count * LANES);
+    }
+}
