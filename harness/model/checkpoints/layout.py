@@ -44,7 +44,8 @@ class Scheme:
             MethodError: it has no layout for that.
         """
         number, activations = self.number, self.activations
-        if number.element == "int" and activations is None and number.scale in ("float32", "float16"):
+        whole = number.element == "int" and number.scale in ("float32", "float16") and number.zero == "code"
+        if whole and activations is None:
             return "pack-quantized"
         if number == activations == NumberFormat(8):
             return "int-quantized"
