@@ -75,6 +75,10 @@ def test_what_has_no_layout_is_refused_by_name():
     for scheme, says in (
         (Scheme(replace(E4M3, element="e5m2")), "weights in fp8 e5m2 have no place"),
         (Scheme(NumberFormat(4, 32, element="e2m1", scale="floor")), "fp4 e2m1 floor g32"),
+        (
+            Scheme(NumberFormat(4, 32, symmetric=False, scale="float16", zero="float16")),
+            "int4 g32 float16 zeros have no",
+        ),
         (Scheme(NumberFormat(4, 32), NumberFormat(8)), "symmetric int4 g32 with activations in int8"),
     ):
         with pytest.raises(MethodError) as refusal:
