@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property
 
 from harness.contract.decoder import Decoder
 from harness.contract.model_source import ModelSource
@@ -194,7 +194,7 @@ class Plan:
         """Refuse what cannot run with the job's settings on its model."""
         if self.job.batch_size > 1 and not stack.batchable:
             raise MethodError(f"{stack.label}: rows of a batch influence each other; give --batch_size 1")
-        stack.check_model(partial(self.outline, self._checkpoint(stack)))
+        stack.check_model(lambda: self.outline(self._checkpoint(stack)))
 
     def _tasks(self) -> Iterator[tuple[Job, LoadedTask, str]]:
         """Each task loaded, with the job as it is for this task and the digest of its documents."""

@@ -187,7 +187,19 @@ def everywhere(value: Any, text: str, keep: tuple[str, ...]) -> Any:
     return text if isinstance(value, str) else value
 
 
-KEPT = ("id", "run_id", "savings", "started", "kind", "provenance", "scope", "score_mode", "label", "own_label")
+KEPT = (
+    "id",
+    "run_id",
+    "savings",
+    "started",
+    "kind",
+    "provenance",
+    "scope",
+    "score_mode",
+    "regime",
+    "label",
+    "own_label",
+)
 
 
 @pytest.mark.slow
