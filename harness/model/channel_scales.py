@@ -12,7 +12,7 @@ Sources: SmoothQuant (arXiv:2211.10438), AWQ (arXiv:2306.00978); with c, RepQ-Vi
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import torch
 from torch import nn
@@ -27,7 +27,7 @@ from harness.model.weights.computations import HasKernels
 from harness.model.weights.kernel_plan import computation
 from harness.model.weights.layerwise import Observers, layer_by_layer
 from harness.model.weights.linear import ReplacementLayer, Site, installed, sites
-from harness.model.weights.observers import Observer
+from harness.model.weights.observers import Kind, observe
 from harness.model.weights.replaced import dense_names, replaced
 
 _READERS: Final[tuple[Role, ...]] = ("query", "key", "value", "gate", "up")
@@ -272,9 +272,6 @@ def require_exact(model: Decoder, block: Block, chosen: Sequence[Feed], call: Ca
         )
 
 
-Kind = TypeVar("Kind", bound=Observer)
-
-
 def calibrated(
     model: Decoder,
     windows: Sequence[torch.Tensor],
@@ -297,12 +294,12 @@ def calibrated(
     scales: dict[str, torch.Tensor] = {}
 
     def visit(block: Block, run: Callable[[Observers], None]) -> AbstractContextManager[Any]:
-        own = {feed: kind(feed.readers[0]) for feed in chosen if feed.layer == block.index}
+        own = [feed for feed in chosen if feed.layer == block.index]
         if own:
             with captured([block.module], 1) as calls:
-                run({feed.readers[0].module: observer for feed, observer in own.items()})
-            require_exact(model, block, list(own), calls[block.module][0])
-            scales.update((feed.name, scale(feed, observer).float().cpu()) for feed, observer in own.items())
+                observers = observe(kind, [feed.readers[0] for feed in own], run)
+            require_exact(model, block, own, calls[block.module][0])
+            scales.update((feed.name, scale(feed, observers[feed.name]).float().cpu()) for feed in own)
         return nullcontext()
 
     return scales, layer_by_layer(model, windows, visit)

@@ -8,10 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 from annotated_types import Ge
 
 from harness.contract.families import Family
-from harness.contract.method import Method
-from harness.contract.mixins import OnText
 from harness.contract.prepared import Prepared
-from harness.model.weights.computing import ComputesLinears
+from harness.model.scaled_channels import ScalesChannels
 from harness.model.weights.in_groups import NEUTRAL, InGroups
 
 if TYPE_CHECKING:
@@ -19,14 +17,13 @@ if TYPE_CHECKING:
 
     from harness.contract.decoder import Decoder
     from harness.contract.study import Study
-    from harness.model.channel_scales import Feed
     from harness.model.weights.linear import Site
 
 _CLIP, _SCALE = "clip.", "scale."
 
 
 @dataclass(frozen=True, kw_only=True)
-class Awq(InGroups, ComputesLinears, OnText):
+class Awq(InGroups, ScalesChannels):
     """Round the weights of the linear layers in groups, after scaling up the channels that activations make important.
 
     How: on calibration text the mean magnitude of every channel that linear layers read is taken. Weights are
@@ -61,6 +58,7 @@ class Awq(InGroups, ComputesLinears, OnText):
     calibrates_layers = True
     examples = ({"group": 16, "grid": 4, "samples": 2, "length": 48},)
     neutral = {"bits": NEUTRAL}
+    inner = True
 
     grid: Annotated[int, Ge(1)] = 20
     clip: bool = True
@@ -69,11 +67,6 @@ class Awq(InGroups, ComputesLinears, OnText):
     def sweeps(self) -> int:
         """Once to look at what is read, once to pass it on, and the search on a part of the text."""
         return 2 + -(-self.grid * 4096 // max(self.samples * self.length, 4096))
-
-    def check_model(self, model: "Decoder", below: tuple[Method, ...] = ()) -> None:
-        """Refuse a model whose linear layers read what nothing could scale."""
-        super().check_model(model, below)
-        self._feeds(model)
 
     def prepare(self, model: "Decoder", study: "Study") -> Prepared:
         """Search scales and cuts.
@@ -87,13 +80,13 @@ class Awq(InGroups, ComputesLinears, OnText):
         """
         from harness.model.scale_search import search
 
-        rounded = self._rounded(model)
+        rounded = [site for site, _ in self.declared_layers(model, ())]
         if not rounded:
             return Prepared()
         searched = search(
             model,
             list(self.windows(model, study)),
-            self._feeds(model),
+            self.feeds(model),
             rounded,
             self.number,
             grid=self.grid,
@@ -114,12 +107,4 @@ class Awq(InGroups, ComputesLinears, OnText):
             return weight if most is None else clipped(weight, most)
 
         scales = {name.removeprefix(_SCALE): scale for name, scale in prepared.tensors.items()}
-        return computed_scaled(self, model, self._feeds(model), scales, finish=cut)
-
-    def _rounded(self, model: "Decoder") -> "list[Site]":
-        return [site for site, _ in self.declared_layers(model, ())]
-
-    def _feeds(self, model: "Decoder") -> "list[Feed]":
-        from harness.model.channel_scales import feeds
-
-        return feeds(model, self._rounded(model), inner=True)
+        return computed_scaled(self, model, self.feeds(model), scales, finish=cut)

@@ -9,10 +9,9 @@ from annotated_types import Ge, Le
 
 from harness.contract.families import Family
 from harness.contract.method import Method
-from harness.contract.mixins import OnText
 from harness.contract.prepared import Prepared
+from harness.model.scaled_channels import ScalesChannels
 from harness.model.weights.computations import Computations, Layer
-from harness.model.weights.computing import ComputesLinears
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,7 +26,7 @@ _SCALE, _SHIFT = "scale.", "shift."
 
 
 @dataclass(frozen=True, kw_only=True)
-class RepQuant(ComputesLinears, OnText):
+class RepQuant(ScalesChannels):
     """Compute the linear layers in eight bits, after giving all channels that a norm writes one step size.
 
     How: on calibration text every channel of a norm's output gets a step s_j of its own: that of the percentile, of
@@ -64,15 +63,9 @@ class RepQuant(ComputesLinears, OnText):
 
     softmax: Annotated[int, Ge(0), Le(8)] = 0
 
-    @property
-    def sweeps(self) -> int:
-        """Once to look at what is read, once to pass it on."""
-        return 2
-
     def check_model(self, model: "Decoder", below: tuple[Method, ...] = ()) -> None:
         """Refuse a model whose linear layers read what no norm could scale, or whose attention cannot be replaced."""
         super().check_model(model, below)
-        self._feeds(model)
         if self.softmax:
             from harness.model.attention import require_attendable
 
@@ -96,7 +89,7 @@ class RepQuant(ComputesLinears, OnText):
             return step / step.mean()
 
         windows = list(self.windows(model, study))
-        scales, tokens = calibrated(model, windows, self._feeds(model), Samples, scale)
+        scales, tokens = calibrated(model, windows, self.feeds(model), Samples, scale)
         return Prepared({_SCALE + name: each for name, each in scales.items()} | shifts, {"tokens": tokens})
 
     @contextmanager
@@ -110,7 +103,7 @@ class RepQuant(ComputesLinears, OnText):
             for kind in (_SCALE, _SHIFT)
         )
         with ExitStack() as stack:
-            stack.enter_context(computed_scaled(self, model, self._feeds(model), scales, shifts))
+            stack.enter_context(computed_scaled(self, model, self.feeds(model), scales, shifts))
             if self.softmax:
                 stack.enter_context(attending(model, self.attend, name=self.label))
             yield
@@ -134,8 +127,3 @@ class RepQuant(ComputesLinears, OnText):
         from harness.model.weights import int8
 
         return int8.computations(layer, device)
-
-    def _feeds(self, model: "Decoder") -> "list[Feed]":
-        from harness.model.channel_scales import feeds
-
-        return feeds(model, self.sites(model))

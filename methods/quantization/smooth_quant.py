@@ -7,11 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 from annotated_types import Ge, Le
 
 from harness.contract.families import Family
-from harness.contract.method import Method
-from harness.contract.mixins import OnText
 from harness.contract.prepared import Prepared
+from harness.model.scaled_channels import ScalesChannels
 from harness.model.weights.computations import Computations, Layer
-from harness.model.weights.computing import ComputesLinears
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,7 +23,7 @@ _LEAST = 1e-5
 
 
 @dataclass(frozen=True, kw_only=True)
-class SmoothQuant(ComputesLinears, OnText):
+class SmoothQuant(ScalesChannels):
     """Compute the linear layers in eight bits, with channels that are large in all activations made smaller first.
 
     How: on calibration text the largest magnitude of each channel j that a norm gives is taken, over all tokens. The
@@ -58,16 +56,6 @@ class SmoothQuant(ComputesLinears, OnText):
 
     alpha: Annotated[float, Ge(0), Le(1)] = 0.5
 
-    @property
-    def sweeps(self) -> int:
-        """Once to look at what is read, once to pass it on."""
-        return 2
-
-    def check_model(self, model: "Decoder", below: tuple[Method, ...] = ()) -> None:
-        """Refuse a model whose linear layers read what no norm could scale."""
-        super().check_model(model, below)
-        self._feeds(model)
-
     def prepare(self, model: "Decoder", study: "Study") -> Prepared:
         """Take the scales of channels.
 
@@ -77,25 +65,20 @@ class SmoothQuant(ComputesLinears, OnText):
         from harness.model.channel_scales import calibrated
         from harness.model.weights.observers import AbsMax
 
-        scales, tokens = calibrated(model, list(self.windows(model, study)), self._feeds(model), AbsMax, self._scale)
+        scales, tokens = calibrated(model, list(self.windows(model, study)), self.feeds(model), AbsMax, self._scale)
         return Prepared(scales, {"tokens": tokens})
 
     def attach(self, model: "Decoder", prepared: Prepared) -> AbstractContextManager[None]:
         """Run the scaled linear layers in eight bits."""
         from harness.model.channel_scales import computed_scaled
 
-        return computed_scaled(self, model, self._feeds(model), prepared.tensors)
+        return computed_scaled(self, model, self.feeds(model), prepared.tensors)
 
     def computations(self, layer: Layer, device: str) -> Computations:
         """The products of int8, and the float product over the rounded numbers."""
         from harness.model.weights import int8
 
         return int8.computations(layer, device)
-
-    def _feeds(self, model: "Decoder") -> "list[Feed]":
-        from harness.model.channel_scales import feeds
-
-        return feeds(model, self.sites(model))
 
     def _scale(self, feed: "Feed", largest: "AbsMax") -> "Tensor":
         """What the channels of a feed are divided by, [channels]."""
