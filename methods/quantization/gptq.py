@@ -43,8 +43,8 @@ class Gptq(InGroups, OnLinears, OnText):
 
     Limits: it multiplies what dense multiplies, so that what it can save is the time of few tokens and memory; which
     product runs is said as for ``int4-weight-only``. It fits the calibration text, which must not be what is scored.
-    Where that has fewer tokens than a linear layer has inputs, damping decides the rest, and the run warns. A model
-    that was in four bits once, in groups of the same size, is rounded to what it was: no comparison.
+    Where that has fewer tokens than a linear layer has inputs, damping decides the rest, and the run warns. For a model
+    whose file had four bits (GGUF) the same holds as for ``int4-weight-only``.
 
     Deviations: the paper calibrates on 128 windows of 2048 tokens of C4; here the text is the run's calibration text,
     and less of it by default, so that a CPU takes seconds. Sums are kept in single precision and factorised in double;

@@ -39,7 +39,8 @@ class Hqq(FewBits, ComputesLinears):
 
     Limits: of the kernels for four bits torch's alone take zero points between codes, in bfloat16; elsewhere the
     rounded weights are multiplied as floats, and the record calls the saving simulated. A weight of zero does not stay
-    zero, so that methods that prune are refused below it.
+    zero, so that methods that prune are refused below it. A model whose file had float offsets too (GGUF's Q4_1) is
+    rounded to what it was in the same groups, which is no comparison: take another ``group``, or ``shuffle`` below it.
 
     Deviations: the paper's code stops where the mean error over a whole weight no longer falls and keeps the last zero
     points; here every group keeps those of its iterations that erred least. Scales are float16 too.

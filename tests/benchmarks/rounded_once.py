@@ -14,8 +14,10 @@ import torch
 from safetensors import safe_open
 
 from harness.model.weights.formats import NumberFormat, quantize
+from harness.model.weights.half_quadratic import fitted_zeros, with_zeros
 from tests.methods.test_shuffle import q4_1
 
+FITTED = NumberFormat(4, 32, False, scale="float16", zero="float16")
 LINEARS = ("self_attn.q_proj", "self_attn.o_proj", "mlp.up_proj", "mlp.down_proj")
 FORMATS = (
     NumberFormat(4, 32, False, scale="float16"),
@@ -35,7 +37,8 @@ def main() -> None:
         weights = [file.get_tensor(f"model.layers.{asked.layer}.{name}.weight").float() for name in LINEARS]
     generator = torch.Generator().manual_seed(0)
     orders = [torch.randperm(weight.shape[1], generator=generator) for weight in weights]
-    roundings = {"Q4_1": q4_1} | {number.label: _rounding(number) for number in FORMATS}
+    roundings = {"Q4_1": q4_1, f"hqq, {FITTED.label}": fitted}
+    roundings |= {number.label: _rounding(number) for number in FORMATS}
     print("| |", " | ".join(LINEARS), "|")
     print("|---" * (1 + len(LINEARS)) + "|")
     for name, rounded in roundings.items():
@@ -44,6 +47,11 @@ def main() -> None:
             for weight, order in zip(weights, orders, strict=True)
         ]
         print("|", name, "|", " | ".join(cells), "|")
+
+
+def fitted(weight: torch.Tensor) -> torch.Tensor:
+    """A weight [out, in] as ``hqq:group=32`` rounds it."""
+    return with_zeros(weight, FITTED, fitted_zeros(weight, FITTED, 20)[0]).dequantized()
 
 
 def _rounding(number: NumberFormat) -> Callable[[torch.Tensor], torch.Tensor]:

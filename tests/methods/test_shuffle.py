@@ -16,6 +16,7 @@ from harness.contract.study import Study
 from harness.core.errors import MethodError, UnsupportedModelError
 from harness.methods.lossless.shuffle import Shuffle
 from harness.model.weights.formats import NumberFormat, quantize
+from harness.model.weights.half_quadratic import fitted_zeros, with_zeros
 from harness.model.weights.linear import sites
 from harness.model.weights.savings import savings
 from harness.testing.snapshot import changes, model_snapshot
@@ -65,6 +66,13 @@ def q4_1(weight: torch.Tensor) -> torch.Tensor:
     return (((grouped - least) / step).round().clamp(0, 15) * step + least).view(weight.shape)
 
 
+def q4_0(weight: torch.Tensor) -> torch.Tensor:
+    """A weight [out, in] rounded as GGUF's Q4_0 is: in groups of 32, w = (code - 8) d, the largest having code 0."""
+    grouped = weight.view(len(weight), -1, 32)
+    step = (grouped.gather(2, grouped.abs().argmax(2, keepdim=True)) / -8).half().float()
+    return (((grouped / step + 8.5).floor().clamp(0, 15) - 8) * step).view(weight.shape)
+
+
 def rounded_once() -> Any:
     """A model whose linear layers were rounded to Q4_1, with heads wider than a group."""
     decoder = tiny_decoder(
@@ -100,6 +108,25 @@ def test_zero_points_that_are_codes_do_not_find_the_grid() -> None:
     aligned = lost(decoder, rounded)
     with Shuffle().attach(decoder, Prepared()):
         assert lost(decoder, rounded) == pytest.approx(aligned, rel=0.15)
+
+
+def test_zero_points_that_are_codes_are_near_a_grid_whose_own_were_codes() -> None:
+    weight = q4_0(torch.randn(128, 256, generator=torch.Generator().manual_seed(0)))
+    elsewhere = weight[:, torch.randperm(256, generator=torch.Generator().manual_seed(1))]
+    number = NumberFormat(4, 32, False, scale="float16")
+    aligned, other = (float((quantize(each, number).dequantized() - each).norm()) for each in (weight, elsewhere))
+    assert 0.65 * other < aligned < 0.85 * other
+
+
+def test_fitted_zero_points_find_the_grid() -> None:
+    decoder, number = rounded_once(), NumberFormat(4, 32, False, scale="float16", zero="float16")
+
+    def rounded(weight: torch.Tensor) -> torch.Tensor:
+        return with_zeros(weight, number, fitted_zeros(weight, number, 20)[0]).dequantized()
+
+    assert max(lost(decoder, rounded)) < 0.01
+    with Shuffle().attach(decoder, Prepared()):
+        assert min(lost(decoder, rounded)) > 0.04
 
 
 @pytest.mark.parametrize(
