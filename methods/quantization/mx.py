@@ -41,14 +41,15 @@ class Mx(ComputesLinears):
             float of eight bits, with a second scale for the whole weight (NVFP4).
         activations: what the chosen linear layers read is rounded in the same format, token by token.
         embedding: the rows of the embeddings too, of tokens and of learned positions.
-        nonlinear: what norms, activation functions and softmax give is rounded too; of softmax all keys of a query are
-            one block.
+        nonlinear: what norms of the residual stream, activation functions and attention's softmax give is rounded too;
+            of softmax all keys of a query are one block.
 
     Limits: nothing is faster here: the values are multiplied as floats, and the record calls the saving simulated.
     Only integers that are rounded with their activations left alone have products over packed weights. Cards that
     multiply such blocks are of the Blackwell and MI350 generations, and no kernel for them is used. ``nonlinear`` needs
-    a model whose attention can be replaced. Where activations are rounded, float rounding that differs with the shape
-    of a batch may turn a code into its neighbour, and logits differ by a percent between batches.
+    a model without experts whose attention can be replaced, and leaves norms of single heads (Qwen 3) as they are.
+    Where activations are rounded, float rounding that differs with the shape of a batch may turn a code into its
+    neighbour, and logits differ by a percent between batches.
 
     Deviations: NVFP4's second scale of activations is each token's own, where libraries calibrate one for all. BCT
     shifts integers; a power-of-two scale is the same number. Its size, 7.988 times less than float32, is that of four
@@ -85,7 +86,7 @@ class Mx(ComputesLinears):
         return NumberFormat(bits, self.block, element=self.element, scale=self.scale)
 
     def check_model(self, model: "Decoder", below: "tuple[Method, ...]" = ()) -> None:
-        """Refuse a block that does not divide what is rounded, and an attention that cannot be replaced."""
+        """Refuse a block that does not divide what is rounded, and parts whose outputs could not be."""
         super().check_model(model, below)
         widths = [layer.inputs for _, layer in self.declared_layers(model, below)]
         if self.embedding or self.nonlinear:
@@ -93,8 +94,10 @@ class Mx(ComputesLinears):
         if self.nonlinear:
             from harness.model.attention import require_attendable
             from harness.model.weights.linear import sites
+            from harness.model.weights.microscaling import require_activations
 
             require_attendable(model)
+            require_activations(model)
             widths += [site.weight.shape[1] for site in sites(model)]  # norms and activation functions give them
         self._check_widths(widths)
 

@@ -140,6 +140,16 @@ def test_an_attention_that_cannot_be_replaced_is_refused_before_anything_runs() 
         parse("mx:block=8,nonlinear=true").check_model(lambda: architecture("gpt_oss"))
 
 
+@pytest.mark.parametrize("family", ["mixtral", "llama"])
+def test_an_activation_function_that_no_hook_reaches_is_refused(family: str) -> None:
+    decoder = architecture(family)
+    if family == "llama":
+        del decoder.anatomy.blocks[1].mlp.modules[0].act_fn  # as where a function does it
+    with pytest.raises(UnsupportedModelError, match=r"the activation function of layer [01] is no module"):
+        parse("mx:block=8,linears=*self_attn*,nonlinear=true").check_model(lambda: decoder)
+    parse("mx:block=8,linears=*self_attn*").check_model(lambda: decoder)
+
+
 @pytest.mark.parametrize("order", ["window-attention:window=4+{}", "{}+window-attention:window=4"])
 def test_two_methods_do_not_compute_one_attention(order: str, ids: torch.Tensor) -> None:
     decoder = tiny_decoder("llama", layers=2)

@@ -16,7 +16,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from harness.contract.anatomy import Block
 from harness.contract.decoder import Decoder
+from harness.core.errors import UnsupportedModelError
 from harness.model.attention import Attention, attending, visible
 from harness.model.weights import weight_only
 from harness.model.weights.computations import Computation, Computations, Layer
@@ -68,11 +70,31 @@ def rounded_embeddings(model: Decoder, number: NumberFormat) -> Iterator[None]:
         yield
 
 
+def require_activations(model: Decoder) -> None:
+    """Refuse a model with experts, or whose activation function is no module: nothing could round what it gives.
+
+    Raises:
+        UnsupportedModelError: with the layer.
+    """
+    for block in model.anatomy.blocks:
+        if block.mlp.experts is not None or not _activations(block):
+            raise UnsupportedModelError(
+                f"{model.kind}: the activation function of layer {block.index} is no module between linear layers, so "
+                "that what it gives cannot be rounded: leave nonlinear=true out"
+            )
+
+
+def _activations(block: Block) -> list[nn.Module]:
+    modules = block.module.modules()
+    return [part for part in modules if type(part).__module__ in _ACTIVATIONS and not list(part.children())]
+
+
 @contextmanager
 def rounded_outputs(model: Decoder, number: NumberFormat, name: str) -> Iterator[None]:
-    """Round what norms, activation functions and softmax give; of softmax all keys of a query are a block.
+    """Round what norms of the stream, activation functions and softmax give.
 
-    Blocks of keys would begin elsewhere for a row that is padded, and end elsewhere for each token that is written.
+    Of softmax all keys of a query are a block. Blocks of keys would begin elsewhere for a row that is padded, and end
+    elsewhere for each token that is written.
 
     Args:
         name: see ``attending``.
@@ -82,12 +104,7 @@ def rounded_outputs(model: Decoder, number: NumberFormat, name: str) -> Iterator
         return rounded(output, number)
 
     norms = [norm for block in model.live for branch in (block.attention, block.mlp) for norm in branch.norms]
-    functions = [
-        part
-        for block in model.live
-        for part in block.module.modules()
-        if type(part).__module__ in _ACTIVATIONS and not list(part.children())
-    ]
+    functions = [part for block in model.live for part in _activations(block)]
     with ExitStack() as undo:
         for part in dict.fromkeys((*norms, model.anatomy.final_norm, *functions)):
             undo.callback(part.register_forward_hook(rounding).remove)
