@@ -15,6 +15,7 @@ from harness.contract.study import Study
 from harness.core.errors import HarnessError, MethodError
 from harness.methods.quantization.mixed_precision import BITS, MixedPrecision
 from harness.model.training import text_loss
+from harness.model.weights import sensitivity
 from harness.model.weights.formats import quantize
 from harness.model.weights.linear import kernel_counts, sites
 from harness.model.weights.savings import savings
@@ -69,7 +70,7 @@ def test_fisher_is_its_formula() -> None:
     decoder = tiny_decoder("gpt2", layers=1)
     chosen, given = sites(decoder), windows(decoder)
     method = MixedPrecision(**SMALL)
-    sensitivity = by_fisher(decoder, given, chosen, BITS, method.values)
+    estimated = by_fisher(decoder, given, chosen, BITS, method.values)
     for site in chosen[:2]:
         squares = torch.zeros_like(site.weight)
         for window in given:
@@ -79,7 +80,7 @@ def test_fisher_is_its_formula() -> None:
         for bits in BITS:
             change = quantize(site.weight, method.number(bits)).dequantized() - site.weight
             expected = float((squares * change.square()).sum())
-            assert sensitivity.losses[site.name][bits] == pytest.approx(expected, rel=1e-4)
+            assert estimated.losses[site.name][bits] == pytest.approx(expected, rel=1e-4)
 
 
 def test_an_eigenvalue_is_that_of_the_whole_hessian() -> None:
@@ -97,13 +98,19 @@ def test_an_eigenvalue_is_that_of_the_whole_hessian() -> None:
     assert top_eigenvalue(gradient, weight) < 0
 
 
-def test_negative_curvature_is_reported() -> None:
-    decoder = tiny_decoder("llama", layers=1)
+def test_eigenvalues_of_windows_give_their_mean_and_spread_and_a_negative_one_is_reported(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    decoder, values = tiny_decoder("llama", layers=1), MixedPrecision(**SMALL).values
     chosen = sites(decoder)[:2]
-    sensitivity = by_hessian(decoder, windows(decoder), chosen, BITS, MixedPrecision(**SMALL).values)
-    assert set(sensitivity.negative) <= {site.name for site in chosen}
-    for losses in sensitivity.losses.values():
-        assert losses[2] > losses[3] > losses[4] > losses[8] >= 0
+    eigenvalues = iter([3.0, 2.0, 5.0, -4.0])  # window by window, of each linear layer
+    monkeypatch.setattr(sensitivity, "top_eigenvalue", lambda gradient, weight: next(eigenvalues))
+    estimated = by_hessian(decoder, windows(decoder), chosen, BITS, values)
+    assert estimated.negative == [chosen[1].name]
+    for site, omega in zip(chosen, (4 + 2**0.5, 1 + 18**0.5), strict=True):
+        losses = estimated.losses[site.name]
+        assert losses[2] > losses[3] > losses[4] > losses[8] > 0
+        assert losses[4] == pytest.approx(omega * float((values(site, 4) - site.weight).square().sum()), rel=1e-5)
 
 
 def test_a_record_of_its_state_has_every_bit(tmp_path: Path, ids: torch.Tensor) -> None:
