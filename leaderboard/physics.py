@@ -16,7 +16,7 @@ from harness.measure.energy import WINDOW_S
 from harness.reports.columns import at
 from harness.results.baseline import RatioInfo
 from harness.results.cost_lines import requests_of
-from harness.results.costs import typical
+from harness.results.costs import EnergyPart, counted_parts, typical
 from harness.results.rates import rated
 from harness.results.throughput import BatchSize
 
@@ -206,28 +206,29 @@ def energy(case: Case) -> Iterator[str]:
         yield "joules are both measured and estimated"
     if total is None:
         return
-    parts = [part["joules"] for part in section["parts"].values() if part["joules"] is not None]
-    if not parts or not isclose(sum(parts), total, rel_tol=1e-3):
-        yield f"{total:.4g} J are stated, and the parts sum to {sum(parts):.4g} J"
+    parts = counted_parts({name: EnergyPart.model_validate(part) for name, part in section["parts"].items()})
+    known = [part.joules for part in parts.values() if part.joules is not None]
+    if not known or not isclose(sum(known), total, rel_tol=1e-3):
+        yield f"{total:.4g} J are stated, and the parts sum to {sum(known):.4g} J"
     if section["raw"] and not min(section["raw"]) * 0.999 <= total <= max(section["raw"]) * 1.001:
         yield f"{total:.4g} J are stated, and no window saw that little or that much"
     if section["requests_j"] and not isclose(mean(section["requests_j"]), total, rel_tol=1e-3):
         yield f"{total:.4g} J are stated, and {mean(section['requests_j']):.4g} J are the mean of the requests"
-    yield from _provenance(section, total)
+    yield from _provenance(section, parts, total)
     if section["measured_j"] is not None and (section["windows"] < LEAST_WINDOWS or section["window_s"] < WINDOW_S):
         yield f"energy of {section['windows']} windows of {section['window_s']:.1f} s: no steady state"
     yield from _power(case, section, total)
 
 
-def _provenance(section: Mapping[str, Any], total: float) -> Iterator[str]:
+def _provenance(section: Mapping[str, Any], parts: Mapping[str, EnergyPart], total: float) -> Iterator[str]:
     if section["measured_j"] is None:
         return
     if not section["label"].startswith("measured"):
         yield f"joules are said to be measured, and labelled {section['label']}"
     guessed = [
         name
-        for name, part in section["parts"].items()
-        if not part["provenance"].startswith("measured") and (part["joules"] is None or part["joules"] > 0.06 * total)
+        for name, part in parts.items()
+        if not part.provenance.startswith("measured") and (part.joules is None or part.joules > 0.06 * total)
     ]
     if guessed:
         yield f"joules are said to be measured, and those of {', '.join(map(ascii, guessed[:3]))} are not"

@@ -9,7 +9,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from harness.measure.meters import Meter, why_no_counter, why_not_measured
-from harness.results.costs import Energy, EnergyPart, Provenance
+from harness.results.costs import Energy, EnergyPart, Provenance, counted_parts
 
 WINDOW_S: Final = 10.0
 """Least seconds of a window that is trusted: counters are updated every 1 to 100 ms, estimates every second."""
@@ -131,7 +131,7 @@ def energy(
     names = sorted({name for window in windows for name in window.parts})
     requests = sum(window.requests for window in windows)
     parts = {name: _part(name, windows, requests) for name in names}
-    counted = _counted(parts)
+    counted = counted_parts(parts)
     known = [part.joules for part in counted.values() if part.joules is not None]
     # without the GPU that did the work, the others' joules would be too few
     is_whole = "gpu" not in parts or parts["gpu"].joules is not None
@@ -219,17 +219,9 @@ def _part(name: str, windows: Sequence[Window], requests: int) -> EnergyPart:
     return weakest.model_copy(update={"joules": sum(value for value in joules if value is not None) / requests})
 
 
-def _counted(parts: dict[str, EnergyPart]) -> dict[str, EnergyPart]:
-    """The components that are added up: where a GPU has a counter, those that counters read; else all."""
-    gpu = parts.get("gpu")
-    if gpu is None or not gpu.provenance.startswith("measured"):
-        return parts
-    return {name: part for name, part in parts.items() if part.provenance.startswith("measured")}
-
-
 def _beside(parts: dict[str, EnergyPart]) -> str:
     """The estimates that stand beside what counters read, in words."""
-    counted = _counted(parts)
+    counted = counted_parts(parts)
     if len(counted) == len(parts):
         return ""
     beside = [

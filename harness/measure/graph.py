@@ -119,9 +119,8 @@ class Captured:
         request = request.suited(self.model.manner)
         self._require_possible(request)
         with as_captured():
-            readings = self._read(request)
+            captured = self._read(request)
             if not request.new_tokens:
-                captured = torch.cat([each.logits.argmax(-1) for each in readings if each.logits is not None], 1)
                 expected = self._scored(request)
                 return Agreement(captured.numel(), int((captured != expected).sum()))
             self._require_alike(request)
@@ -134,13 +133,19 @@ class Captured:
 
     # ---- what is captured -----------------------------------------------------------------------------------
 
-    def _read(self, request: CostRequest) -> list[_Reading]:
-        """Read a request's tokens; the row is behind them afterwards."""
-        readings = self._begin(request)
+    def _read(self, request: CostRequest) -> torch.Tensor:
+        """Read a request's tokens; the row is behind them afterwards.
+
+        Returns:
+            the likeliest token after each that has logits, [1, kept].
+        """
+        readings, likeliest = self._begin(request), []
         with self._context(request):
             for reading in readings:
                 reading.play()
-        return readings
+                assert reading.logits is not None
+                likeliest.append(reading.logits.argmax(-1))  # what is played next may use the memory of these logits
+        return torch.cat(likeliest, 1)
 
     def _begin(self, request: CostRequest) -> list[_Reading]:
         """What reads a request's tokens, which are where they are read; the row is at the beginning of its text."""

@@ -3,7 +3,7 @@
 All units are SI base units; what was not measured is null, never 0.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Final, Literal
 
@@ -243,6 +243,14 @@ class EnergyPart(Section):
     provenance: Provenance
     scope: Literal["machine", "process", "device"] | None = None
     watts_assumed: float | None = None
+
+
+def counted_parts(parts: Mapping[str, EnergyPart]) -> dict[str, EnergyPart]:
+    """The components whose joules are added up: where a GPU has a counter, those that counters read; else all."""
+    gpu = parts.get("gpu")
+    if gpu is None or not gpu.provenance.startswith("measured"):
+        return dict(parts)
+    return {name: part for name, part in parts.items() if part.provenance.startswith("measured")}
 
 
 class Energy(Section):

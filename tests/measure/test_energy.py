@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from harness.leaderboard.physics import energy as rule
 from harness.measure import meters as measured_by
 from harness.measure.energy import Window, WindowMeter, attribute, energy, missing_reason
 from harness.measure.meters import (
@@ -237,3 +238,18 @@ def test_a_gpu_is_ranked_by_its_counter_and_estimates_stand_beside_it(processor)
     assert "beside it and not added: " in found.note
     assert "ram 0.24 J, constant power x time" in found.note
     assert not found.is_clock
+    assert not list(rule(published(found)))
+
+
+def test_an_estimate_that_is_added_to_a_counter_is_not_published():
+    parts = {"gpu": part(18.5), "cpu": part(4.0, LOAD)}
+    found = energy([window(**parts)] * 3, [], others_share=0.0)
+    total = (18.5 + 4.0) / 5
+    forged = found.model_copy(update={"measured_j": total, "raw": [total] * 3})
+    assert list(rule(published(forged))) == ["4.5 J are stated, and the parts sum to 3.7 J"]
+
+
+def published(section):
+    """What the rules of the board read, of a run on a card."""
+    environment = {"device": "cuda:0", "device_name": "NVIDIA H200", "cpus": 16}
+    return SimpleNamespace(record={"energy": section.model_dump(mode="json"), "environment": environment})

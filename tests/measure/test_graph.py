@@ -68,6 +68,26 @@ def test_scored_texts_are_captured_by_their_length(name):
     assert capture.recorded == 3
 
 
+def test_what_graphs_leave_in_their_shared_memory_is_read_before_the_next_is_played():
+    """Intermediate tensors of all graphs share memory: one that is played may write over what another gave."""
+    capture = Replayed()
+    steps = Captured(tiny_decoder("llama"), capture, 12, False)
+    record = capture.record
+
+    def shared(run, before):
+        play = record(run, before)
+
+        def played():
+            for reading in steps._readings.values():
+                reading.logits.zero_()
+            play()
+
+        return played
+
+    capture.record = shared
+    assert steps.agreement(SCORED[1]) == Agreement(5, 0)
+
+
 def test_a_step_that_goes_another_way_is_seen():
     """What a graph would go on doing after the model does otherwise shows in the tokens."""
 
