@@ -8,7 +8,7 @@ import pytest
 
 from harness.contract.decoder import Decoder
 from harness.contract.facts import Savings
-from harness.model.weights import choice
+from harness.model.weights import choice, sparse_kernels
 from harness.model.weights.computations import DENSE, Computations, Layer
 from harness.model.weights.int8 import DENSE_PRODUCT, PRODUCTS, Int8Product, is_right
 from harness.model.weights.linear import sites
@@ -25,6 +25,12 @@ EXACT = Int8Product(
     "exact int8", lambda weight: weight, lambda x, w, scale: (x.double() @ w.double().T * scale).float()
 )
 """An int8 product that every machine has."""
+
+
+def require_compiled() -> None:
+    """Skip a test of the project's own kernels where they cannot be compiled."""
+    if isinstance(reason := sparse_kernels.load()[0], str):
+        pytest.skip(reason)
 
 
 def force(decoder: Decoder, kernel: str = KERNEL) -> Decoder:

@@ -17,7 +17,7 @@ from harness.model.weights.kernel_plan import first_kernels, plan_kernels
 from harness.model.weights.linear import kernel_counts
 from harness.model.weights.savings import savings
 from harness.testing.tiny import tiny_decoder
-from tests.kernels_here import force
+from tests.kernels_here import force, require_compiled
 
 TEXT = Study(("The keeper of the light wrote down every ship that passed. " * 8,), "a sentence")
 SMALL = {"samples": 3, "length": 48}
@@ -35,6 +35,7 @@ def error(found, expected):
 @pytest.mark.parametrize("pattern", ["16x1", "4x1"])
 @pytest.mark.parametrize("family", ["llama", "gpt2", "opt"])
 def test_it_answers_as_the_pruned_weights_do(family, pattern, ids):
+    require_compiled()
     decoder = tiny_decoder(family)
     wanda = Wanda(sparsity=(0.5,), pattern=pattern, **SMALL)
     with wanda.attach(decoder, wanda.prepare(decoder, TEXT)):
@@ -52,6 +53,7 @@ def test_it_answers_as_the_pruned_weights_do(family, pattern, ids):
 
 
 def test_a_stack_takes_the_zeros_as_they_are(tmp_path, ids):
+    require_compiled()
     decoder, preparation = tiny_decoder("llama"), Preparation(States(tmp_path), TEXT)
     wanda, stack = (
         parse(text)

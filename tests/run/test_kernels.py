@@ -20,7 +20,7 @@ from harness.run.loading import device_of, load, outline, source_of
 from harness.run.spec import Job, ModelSettings
 from harness.testing.tiny import FAMILIES, tiny_model, tiny_tokenizer
 from tests.conftest import Harness
-from tests.kernels_here import EXACT, timed
+from tests.kernels_here import EXACT, require_compiled, timed
 from tests.silent import Silent
 
 pytestmark = pytest.mark.cpu("the kernels of these tests multiply on a CPU")
@@ -97,6 +97,7 @@ def test_scores_do_not_depend_on_what_is_faster(run: Any, tmp_path: Path) -> Non
 
 
 def test_a_state_is_prepared_once_for_all_kernels(run: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    require_compiled()
     monkeypatch.setenv("HARNESS_CACHE", str(tmp_path / "cache"))
     method = "block-sparse:sparsity=0.5,samples=1,length=16"
     with timed(tmp_path / "times"):

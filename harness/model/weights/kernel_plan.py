@@ -200,7 +200,10 @@ def check_asked(asked: str, parts: Sequence[Method], model: Decoder, device: str
     ]
     if not ways:
         raise SpecError(f"--kernel {asked}: none of the methods has kernels to choose from")
-    every = {each.name: each for way in ways for each in (way.dense, *reversed(way.kernels))}
+    every: dict[str, Computation] = {}
+    for each in (each for way in ways for each in (way.dense, *way.kernels)):
+        if each.name not in every or each.why_not is None:  # one layer that can take it is enough
+            every[each.name] = each
     able = [DENSE, *(name for name, each in every.items() if each.why_not is None)]
     joined = {each.name for way in ways for each in way.joined}
     if asked not in (DENSE, *every, *joined):

@@ -5,13 +5,13 @@ import pytest
 from harness.core.cpu import KERNEL_SETS
 from harness.model.weights import sparse_kernels
 from harness.model.weights.compiled import library
+from tests.kernels_here import require_compiled
 
 
 @pytest.fixture(scope="session")
 def kernel_sets():
     """The sets that this processor has, the simplest first."""
-    if isinstance(reason := sparse_kernels.load()[0], str):
-        pytest.skip(reason)
+    require_compiled()
     return KERNEL_SETS[: library(sparse_kernels.SOURCE).block_sparse_level() + 1]
 
 

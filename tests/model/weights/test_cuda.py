@@ -9,7 +9,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from harness.measure.audit import count_flops
-from harness.model.weights import choice, cuda, fp8, int8, packed_products, probe, semi_structured, weight_only
+from harness.model.weights import choice, cuda, fp8, int8, packed_products, probe, semi_structured, trial, weight_only
 from harness.model.weights.computations import Computation, Computations, Layer
 from harness.model.weights.formats import NumberFormat, quantize
 from harness.model.weights.fp8 import Fp8Linear, ScaledFp8Linear
@@ -137,6 +137,16 @@ def test_a_kernel_that_is_wrong_or_missing_is_not_taken(card: Card, monkeypatch:
     assert known["torch int8pack, int8"] is None
     assert "it differs from the dense product by 0." in str(known["wrong, int8"])
     assert str(known["missing, int8"]).startswith("missing: it cannot run here (")
+
+
+@pytest.mark.parametrize("tokens", trial.TOKENS)
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1.5])
+def test_one_wrong_number_of_tokens_is_enough(tokens: int, value: float) -> None:
+    def layer(x: torch.Tensor) -> torch.Tensor:
+        return torch.full_like(x, value if len(x) == tokens else 1.0)
+
+    draws = torch.ones(max(trial.TOKENS), 4)
+    assert "differs from the dense product" in str(trial.fault(lambda: layer, draws, draws.double(), "cpu", 0.01))
 
 
 @pytest.mark.parametrize(

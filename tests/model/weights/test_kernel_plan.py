@@ -1,5 +1,6 @@
 """What computes a stack's linear layers is settled from shapes alone, and attached methods do as it says."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -129,7 +130,7 @@ def test_dense_may_be_asked_for_and_times_nothing(asked, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_method_takes_what_is_asked_for_if_it_has_it(tmp_path):
+def test_a_method_takes_what_is_asked_for_if_it_has_it(tmp_path, kernel_sets):
     stack = "int8-dynamic:linears=*.mlp.*+block-sparse:linears=*.self_attn.*"
     with timed(tmp_path):
         settled = plan(stack, asked="block-sparse int8 16x1, plain C")
@@ -206,6 +207,18 @@ def refused(asked, *methods, device="cpu"):
     with pytest.raises((SpecError, UnknownNameError)) as refusal:
         check_asked(asked, parts, tiny_decoder("llama"), device)
     return str(refusal.value)
+
+
+def test_a_kernel_that_some_layers_cannot_take_may_be_asked_for(monkeypatch, tmp_path):
+    """Of the tiny Llama the last linear layer of a block alone has 48 inputs, and the others 32."""
+    narrow = replace(EXACT, multiple=32)
+    monkeypatch.setattr(int8, "PRODUCTS", (narrow,))
+    wider = parse("int8-dynamic:linears=*.self_attn.*/*.down_proj").parts
+    check_asked(EXACT.name, wider, tiny_decoder("llama"), "cpu")
+    with timed(tmp_path):
+        (names,) = plan_kernels(wider, tiny_decoder("llama"), "cpu", EXACT.name).by_layer
+    assert names == {"32x32 float32": EXACT.name, "16x32 float32": DENSE_PRODUCT, "32x48 float32": DENSE_PRODUCT}
+    assert "multiples of 32 inputs" in refused(EXACT.name, "int8-dynamic:linears=*.down_proj")
 
 
 def test_what_nobody_has_is_refused_with_what_there_is(monkeypatch, kernels):

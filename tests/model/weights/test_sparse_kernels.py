@@ -75,7 +75,7 @@ def test_no_compiler_is_a_sentence(monkeypatch):
     assert set(sparse_kernels._load.__wrapped__(None)) == {"no C compiler: CC=no-such-compiler is not found"}
 
 
-def test_a_file_that_does_not_compile_is_a_sentence(tmp_path):
+def test_a_file_that_does_not_compile_is_a_sentence(tmp_path, kernel_sets):
     (tmp_path / "broken.c").write_text("int f( { }\n")
     with pytest.raises(CompileError, match=rf"cannot compile {tmp_path.name}: .*error"):
         library(tmp_path)
@@ -86,7 +86,7 @@ def test_a_folder_without_source_is_a_sentence(tmp_path):
         library(tmp_path)
 
 
-def test_a_library_is_compiled_once(tmp_path, monkeypatch):
+def test_a_library_is_compiled_once(tmp_path, monkeypatch, kernel_sets):
     monkeypatch.setenv("HARNESS_CACHE", str(tmp_path))
     source = tmp_path / "source"
     source.mkdir()
