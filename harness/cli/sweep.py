@@ -115,6 +115,9 @@ def sweep(
     for key in ("workers", "max_failures"):
         if own[key] is not None and (type(own[key]) is not int or own[key] < 1):
             raise HarnessError(f"{key}: expected a whole number from 1, got {own[key]!r}")
+    for key in ("output_path", "launcher", "address"):
+        if not isinstance(own[key], str | Path | None):
+            raise HarnessError(f"{key}: expected a text, got {own[key]!r}")
     if not isinstance(own["resources"], dict | None):
         raise HarnessError(f"resources: expected a mapping such as {{num_cpus: 4}}, got {own['resources']!r}")
     if "name" in given:
@@ -134,7 +137,7 @@ def sweep(
         grid.check()
     launched = _launcher(own, store.root, request.settings.get("device"))
     if dry_run:
-        plan(grid, launched.workers, as_json=as_json)
+        plan(grid, launched, as_json=as_json)
         return
     board = Board(launched.workers, expected_s=grid.expected_s)
     try:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from harness.sweep.board import Board
     from harness.sweep.grid import Grid, Place
     from harness.sweep.items import Item, Outcome
+    from harness.sweep.launcher import Launcher
 
 _ROWS = 200  # of a plan that a person reads
 _FAILURES = 20
@@ -105,7 +106,7 @@ def _left(board: "Board") -> str:
     return f", about {duration(left_s)} left" if left_s and board.ended < board.total else ""
 
 
-def plan(grid: "Grid", workers: int, *, as_json: bool) -> None:
+def plan(grid: "Grid", launcher: "Launcher", *, as_json: bool) -> None:
     """Every run with its id and state, and how long those that are to be made will take."""
     from harness.sweep.forecast import Forecast
 
@@ -135,7 +136,7 @@ def plan(grid: "Grid", workers: int, *, as_json: bool) -> None:
     for each in refused:
         display.note(console, f"{each['method']} is refused on {each['model']}: {each['reason']}")
     with redirect_stdout(sys.stderr):
-        sentences = forecast.sentences(workers, display.Reporter())
+        sentences = forecast.sentences(launcher, display.Reporter())
     for sentence in sentences:
         display.note(console, sentence)
 

@@ -9,6 +9,7 @@ import psutil
 import torch
 
 from harness.core.errors import NoRoomError
+from harness.core.strangers import text_of
 from harness.measure.clock import synchronize
 from harness.measure.serve import Arrivals, CostRequest, Served, generation
 from harness.results.throughput import BATCHES
@@ -112,7 +113,7 @@ def serve_batch(model: "Decoder", batch: Batch) -> Served:
 
 def is_full(error: BaseException) -> bool:
     """Whether an exception says that memory is full."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(text in str(error) for text in _FULL)
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(text in text_of(error) for text in _FULL)
 
 
 def _serve(model: "Decoder", batch: Batch) -> Served:

@@ -5,12 +5,13 @@ import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
 from filelock import FileLock, Timeout
 
+from harness.core import environment
 from harness.core.errors import DiskError, HarnessError
 from harness.core.files import writing
 from harness.core.paths import cache_folder
@@ -25,6 +26,7 @@ from harness.run.session import Session
 from harness.run.spec import CostPlan, Job, ModelSettings, RunSpec
 from harness.run.units import Unit
 from harness.sweep.items import Item, Outcome
+from harness.sweep.threads import limited
 
 NO_MEMORY: Final = "the machine ran out of memory at the batch size that was asked for, where it cannot be compared"
 """Why a run with a lowered batch has no costs."""
@@ -57,10 +59,12 @@ class Carrier:
     Attributes:
         store: where results go.
         log: the file that this process's standard error goes to; begun anew with each item.
+        threads: that scores are computed with; None for as many as torch takes.
     """
 
     store: Store
     log: Path | None = None
+    threads: int | None = None
     _session: Session | None = field(default=None, init=False)
     _checked: set[tuple[str, str]] = field(default_factory=set, init=False)
 
@@ -80,21 +84,33 @@ class Carrier:
             outcome = self._failed(item, error)
         else:
             return outcome
-        # only here is the error gone, and with it what its frames hold
-        return self._smaller(item, outcome) if is_full and item.kind == "quality" else outcome
+        # only here is the error gone, and with it what its frames hold; a run without an id cannot be planned
+        return self._smaller(item, outcome) if is_full and outcome.run else outcome
 
     def _carried(self, item: Item) -> Outcome:
         session = self._session_of(item.job)
         if item.kind == "quality":
-            return self._quality(session, _spec(session, item), item)
+            spec = _spec(session, item)
+            with limited(self.threads):
+                here = environment.observe(session.plan.device)
+                return self._quality(session, replace(spec, environment=here), item)
         specs = [spec for spec in session.plan.of_task(item.task) if session.folder(spec).finished]
         if item.kind == "compare":
             session.compare(specs)
-        elif specs:
-            if item.job.baseline and not specs[0].stack.is_dense:
-                raise HarnessError(f"{item.task}: dense has no result, and costs are measured beside it")
-            with self._machine_alone():
-                session.carry_out(Unit(kind="costs", task=item.task))
+            return Outcome(state="done")
+        if item.job.baseline and not (specs and specs[0].stack.is_dense):
+            raise HarnessError(f"{item.task}: dense has no result here, and costs are measured beside it")
+        with self._machine_alone():
+            session.carry_out(Unit(kind="costs", task=item.task))
+        if missing := [
+            spec.stack.label
+            for spec in session.plan.of_task(item.task)
+            if not ((folder := session.folder(spec)).finished or failure_in(folder.path))
+        ]:
+            raise HarnessError(
+                f"{', '.join(missing)}: no result on {item.task} under the ids that are computed here, where costs are "
+                "measured; ids depend on processor, kernels and versions"
+            )
         return Outcome(state="done")
 
     def _quality(self, session: Session, spec: RunSpec, item: Item) -> Outcome:
@@ -153,17 +169,17 @@ class Carrier:
         while rows := rows // 2:
             _free()
             try:
-                with explained():
+                with explained(), limited(self.threads):
                     record = Session(_smaller_job(spec, rows), self.store, Log()).evaluate()[-1]
+                reason = f"out of memory at batch size {spec.job.batch_size}: evaluated at batch size {rows}"
+                self._mark(self.store.folder(record.id), spec, reason)
+                self._leave(folder, spec, Failure(reason=reason, instead=record.id))
             except DiskError as error:
                 return Outcome(state="stopped", reason=str(error))
             except Exception as error:
                 if not _out_of_memory(error):
                     return self._failed(item, error)
                 continue
-            reason = f"out of memory at batch size {spec.job.batch_size}: evaluated at batch size {rows}"
-            self._mark(self.store.find(record.id), spec, reason)
-            self._leave(folder, spec, Failure(reason=reason, instead=record.id))
             return Outcome(state="lowered", run=record.id, reason=reason, score=_score(record))
         return failed
 
@@ -194,12 +210,6 @@ class Carrier:
             lock.release()
 
 
-def was_lowered(store: Store, folder: RunFolder) -> bool:
-    """Whether a run was made with a smaller batch in its place."""
-    failure = failure_in(folder.path)
-    return failure is not None and failure.instead is not None and store.folder(failure.instead).finished
-
-
 def _spec(session: Session, item: Item) -> RunSpec:
     """The run of an item."""
     assert item.stack is not None
@@ -220,10 +230,9 @@ def _loading(job: Job) -> dict[str, object]:
 
 def _out_of_memory(error: BaseException) -> bool:
     """Whether memory ran out, on a device or on the machine, whatever was made of it on the way."""
-    import torch
+    from harness.measure.batched import is_full
 
-    kinds = (torch.OutOfMemoryError, MemoryError)
-    return any(isinstance(cause, kinds) or "can't allocate memory" in text_of(cause) for cause in causes(error))
+    return any(map(is_full, causes(error)))
 
 
 def _free() -> None:

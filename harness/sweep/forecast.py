@@ -9,6 +9,8 @@ from harness.run.estimate import Estimate
 from harness.run.session import Session
 from harness.run.spec import Job
 from harness.sweep.grid import Grid, Place
+from harness.sweep.launcher import Launcher
+from harness.sweep.threads import limited
 
 
 @dataclass
@@ -39,15 +41,19 @@ class Forecast:
             self.known_s += seconds
         return seconds
 
-    def sentences(self, workers: int, progress: Progress) -> list[str]:
+    def sentences(self, launcher: Launcher, progress: Progress) -> list[str]:
         """How long it will take in words; models of which no record tells are loaded, and timed.
 
         Args:
-            workers: how many work side by side.
+            launcher: of those who will make the runs; the timing takes as many threads as each of them.
         """
         if not self.runs:
-            return ["nothing is to be run"]
-        estimates = {name: Session(job, self.grid.store, progress).estimate() for name, job in self._jobs.items()}
+            return ["no run is to be made"]
+        sessions = {name: Session(job, self.grid.store, progress) for name, job in self._jobs.items()}
+        for session in sessions.values():
+            session.plan.specs  # noqa: B018 - with all threads, on which kernels depend
+        with limited(launcher.threads):
+            estimates = {name: session.estimate() for name, session in sessions.items()}
         timed_s, untold = 0.0, 0
         for (name, task), count in self._unknown.items():
             estimate = estimates[name]
@@ -64,14 +70,19 @@ class Forecast:
                 *(["a few forwards of dense that were timed now"] if timed_s else []),
             ]
         )
+        workers = launcher.workers
         side = f" with {workers} workers" if workers > 1 else ""
         sentences = [
-            f"{_counted(self.runs)} to make{side}, in about {duration((self.known_s + timed_s) / workers)} by {by}"
+            f"{_counted(self.runs, 'run')} to make{side}, in about {duration((self.known_s + timed_s) / workers)} by {by}"
         ]
         if untold:
             sentences[0] += f"; how long {untold} of them take is not known"
+        untimed = len(self.grid.request.pretrained) - len(costs)
         if costs:
             sentences.append(f"then costs in about {duration(sum(costs) * seeds)}, by one worker alone")
+        if untimed and self.grid.request.costs.measure - {"flops"}:
+            which = f" of {_counted(untimed, 'model')}" if costs else ""
+            sentences.append(f"how long the costs{which} take after the scores is not known: nothing was timed")
         return sentences
 
 
@@ -79,5 +90,5 @@ def _preparing_s(estimate: Estimate) -> float:
     return sum(seconds for _, seconds in estimate.preparing.values())
 
 
-def _counted(runs: int) -> str:
-    return f"{runs:,} run{'' if runs == 1 else 's'}"
+def _counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -27,6 +27,10 @@ class Launcher(Protocol):
     def workers(self) -> int:
         """How many work on scores at once."""
 
+    @property
+    def threads(self) -> int | None:
+        """Threads that each of them computes scores with; None for as many as it would by itself."""
+
     def worker(self, number: int, *, alone: bool = False) -> AbstractContextManager[Worker]:
         """A worker for the length of a ``with`` block.
 

@@ -29,11 +29,13 @@ class Local:
         workers: how many.
         gpus: the GPUs to share out, as CUDA_VISIBLE_DEVICES names them; empty where there are none, or where the user
             chose the device.
+        threads: that each computes scores with; None for as many as it would by itself.
     """
 
     results: Path
     workers: int
     gpus: tuple[str, ...] = ()
+    threads: int | None = None
 
     @classmethod
     def here(cls, results: Path, workers: int | None, device: str | None) -> Self:
@@ -42,8 +44,12 @@ class Local:
         Args:
             device: the user's; None, or "cuda" without a number, shares the GPUs out.
         """
+        import torch
+
         gpus = _gpus() if device in (None, "cuda") else ()
-        return cls(results, workers or len(gpus) or 1, gpus)
+        workers = workers or len(gpus) or 1
+        shared = workers > 1 and not gpus and "OMP_NUM_THREADS" not in os.environ
+        return cls(results, workers, gpus, max(torch.get_num_threads() // workers, 1) if shared else None)
 
     @contextmanager
     def worker(self, number: int, *, alone: bool = False) -> Iterator["Process"]:
@@ -51,10 +57,8 @@ class Local:
         environment = dict(os.environ)
         if self.gpus:
             environment["CUDA_VISIBLE_DEVICES"] = self.gpus[number % len(self.gpus)]
-        elif not alone and self.workers > 1:
-            environment.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // self.workers, 1)))
         with TemporaryDirectory(prefix="harness-sweep-") as folder:
-            process = Process(self.results, Path(folder) / "log", environment)
+            process = Process(self.results, Path(folder) / "log", environment, None if alone else self.threads)
             try:
                 yield process
             finally:
@@ -77,10 +81,12 @@ class Process:
     results: Path
     log: Path
     environment: dict[str, str]
+    threads: int | None = None
     _job: Job | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         command = [sys.executable, "-m", "harness.sweep.worker", str(self.results), str(self.log)]
+        command += [] if self.threads is None else [str(self.threads)]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(  # noqa: S603 - our own module
                 command,

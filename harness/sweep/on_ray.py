@@ -22,6 +22,8 @@ _HANDED_ON: Final = ("HARNESS_", "HF_", "TRANSFORMERS_", "TQDM_", "TOKENIZERS_")
 """Beginnings of the environment variables that a worker has from the sweep's own process."""
 _NAMED: Final = {"num_cpus": "CPU", "num_gpus": "GPU"}
 """What Ray calls in its nodes what an actor asks for by other names."""
+_MANY: Final = 10_000
+"""Workers that fit where they ask for nothing."""
 
 
 @dataclass(frozen=True)
@@ -43,10 +45,10 @@ class Ray:
         """Join the cluster at an address.
 
         Args:
-            workers: else one for each GPU of the cluster, or one for each machine.
+            workers: else as many as the GPUs of the cluster take, or one for each machine.
 
         Raises:
-            HarnessError: no Ray here, no cluster there, or no machine of it has the resources.
+            HarnessError: no Ray here, no cluster there, or too little of the resources on its machines.
         """
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         try:
@@ -68,8 +70,12 @@ class Ray:
         nodes = _nodes()
         gpus = int(sum(node.get("GPU", 0) for node in nodes.values()))
         asked = dict(resources) or {"num_cpus": 1, **({"num_gpus": 1} if gpus else {})}
-        able = _able(nodes, asked)
-        return cls(results.resolve(), workers or (gpus if asked.get("num_gpus") else len(able)) or 1, asked)
+        room = _room(nodes, asked)
+        if workers is not None and workers > room:  # the others would be waited for without end
+            raise HarnessError(
+                f"the Ray cluster has room for {room} workers with {_written(asked)}: give --workers {room}"
+            )
+        return cls(results.resolve(), workers or (room if asked.get("num_gpus") else len(_able(nodes, asked))), asked)
 
     @contextmanager
     def worker(self, number: int, *, alone: bool = False) -> Iterator["Actor"]:
@@ -179,9 +185,25 @@ def _able(nodes: Mapping[str, Mapping[str, float]], asked: Mapping[str, float]) 
         if all(has.get(_NAMED.get(name, name), 0) >= amount for name, amount in asked.items())
     ]
     if not able:
-        wanted = ", ".join(f"{name}={amount:g}" for name, amount in asked.items())
-        raise HarnessError(f"no machine of the Ray cluster has {wanted}: give other --resources")
+        raise HarnessError(f"no machine of the Ray cluster has {_written(asked)}: give other --resources")
     return able
+
+
+def _room(nodes: Mapping[str, Mapping[str, float]], asked: Mapping[str, float]) -> int:
+    """How many workers the machines have what they ask for, when nobody else uses them.
+
+    Raises:
+        HarnessError: for none.
+    """
+    needs = {_NAMED.get(name, name): amount for name, amount in asked.items() if amount}
+    able = _able(nodes, asked)
+    if not needs:
+        return _MANY
+    return sum(min(int(nodes[node][name] / amount) for name, amount in needs.items()) for node in able)
+
+
+def _written(asked: Mapping[str, float]) -> str:
+    return ", ".join(f"{name}={amount:g}" for name, amount in asked.items())
 
 
 def _options(asked: Mapping[str, float]) -> dict[str, Any]:

@@ -3,27 +3,32 @@
 import re
 from collections.abc import Iterator
 from decimal import Decimal
-from itertools import product
+from itertools import islice, product
+from math import prod
 from typing import Final
 
 from harness.contract.stack import written_parts
 from harness.core.errors import SpecError
 
 MOST: Final = 10_000
-"""Values that one range may have."""
-_NUMBER = r"[+-]?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?"
+"""Values that a text may stand for."""
+_NUMBER = r"[+-]?\d{1,12}(?:\.\d{1,12})?(?:[eE][+-]?\d{1,2})?"  # what decimals add without rounding
 _RANGE: Final = re.compile(rf"({_NUMBER}?)\.\.({_NUMBER})(?:\.\.({_NUMBER}))?")
 _LIKE_A_RANGE: Final = re.compile(r"[\d.eE/+-]*\d\.\.[\d.eE/+-]*")
 _WHOLE: Final = re.compile(r"[+-]?\d+")
+_QUOTED: Final = 120  # characters
 
 
 def methods(text: str) -> list[str]:
     """The methods that a text stands for, each as it is written alone; the last range varies fastest.
 
     Raises:
-        SpecError: a range or a choice that is none.
+        SpecError: a range or a choice that is none, or too many methods.
     """
-    return ["+".join(parts) for parts in product(*map(_one_method, written_parts(text)))]
+    parts = [[_argument(item) for item in part.split(",")] for part in written_parts(text)]
+    if prod(len(values) for items in parts for values in items) > MOST:
+        raise SpecError(f"{shortened(text)}: that is more than {MOST:,} methods; give fewer values")
+    return ["+".join(chosen) for chosen in product(*([",".join(each) for each in product(*items)] for items in parts))]
 
 
 def values(text: str, where: str) -> list[str]:
@@ -33,18 +38,20 @@ def values(text: str, where: str) -> list[str]:
         where: what they are values of, for the error.
 
     Raises:
-        SpecError: a range or a choice that is none.
+        SpecError: a range or a choice that is none, or too many values.
     """
     choices = [choice.strip() for choice in text.split("|")]
     if len(choices) > 1 and not all(choices):
-        raise SpecError(f"{where}={text}: a choice between | and | is empty; write the values as 3|4|8")
-    return list(dict.fromkeys(value for choice in choices for value in _range(choice, where)))
+        raise SpecError(f"{where}={shortened(text)}: a choice between | and | is empty; write the values as 3|4|8")
+    values = list(islice((value for choice in choices for value in _range(choice, where)), MOST + 1))
+    if len(values) > MOST:
+        raise SpecError(f"{where}={shortened(text)}: that is more than {MOST:,} values; give fewer, or a larger step")
+    return list(dict.fromkeys(values))
 
 
-def _one_method(text: str) -> list[str]:
-    """One method of a stack with every combination of its values."""
-    items = text.split(",")
-    return [",".join(chosen) for chosen in product(*map(_argument, items))]
+def shortened(text: str) -> str:
+    """A text as an error quotes it."""
+    return text if len(text) <= _QUOTED else f"{text[:_QUOTED]}..."
 
 
 def _argument(item: str) -> list[str]:
@@ -70,7 +77,5 @@ def _range(text: str, where: str) -> Iterator[str]:
     start, end, pace = Decimal(first), Decimal(last), Decimal(step or 1)
     if pace <= 0 or start > end:
         raise SpecError(f"{where}={text}: expected first..last in rising order, with a step above 0")
-    if (end - start) / pace >= MOST:
-        raise SpecError(f"{where}={text}: that is more than {MOST:,} values; give a larger step")
     count = int((end - start) / pace) + 1
     yield from (f"{(start + number * pace):f}" for number in range(count))

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
-from itertools import product
+from itertools import islice, product
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -19,6 +19,7 @@ from harness.run.spec import CostPlan, Job
 from harness.sweep import ranges
 
 Seeds = tuple[int | None, int | None, int | None, int | None]
+_T = TypeVar("_T")
 
 _ALIASES: Final = {"method": "methods", "task": "tasks", "seed": "seeds"}
 _COSTS: Final = {FLAGS.get(name, name): name for name in CostPlan.model_fields if name != "seed"}
@@ -28,6 +29,8 @@ _NOT_SHARED: Final = {"methods", "method_args", "tasks", "pretrained", "seeds", 
 _SHARED: Final = tuple(name for name in Job.model_fields if name not in _NOT_SHARED)
 _LISTED: Final = {"measure", "accelerator"}
 """Settings of several names, which a text separates by commas."""
+_MOST_ENTRIES: Final = 100_000
+"""Values in a file, those that are written once and repeated by aliases counted as often."""
 
 
 class Request(BaseModel):
@@ -76,7 +79,7 @@ class Request(BaseModel):
     @field_validator("methods", mode="before")
     @classmethod
     def _methods(cls, given: Any) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(text for each in _list(given) for text in _written_methods(each)))
+        return _each_once("methods", (text for each in _list(given) for text in _written_methods(each)))
 
     @field_validator("tasks", mode="before")
     @classmethod
@@ -95,7 +98,7 @@ class Request(BaseModel):
     @field_validator("seeds", mode="before")
     @classmethod
     def _seeds(cls, given: Any) -> tuple[Seeds, ...]:
-        return tuple(dict.fromkeys(seeds for each in _list(given) for seeds in _of_one(each)))
+        return _each_once("seeds", (seeds for each in _list(given) for seeds in _of_one(each)))
 
     @field_validator("costs")
     @classmethod
@@ -142,7 +145,7 @@ def read(path: Path) -> dict[str, Any]:
     """The settings in a YAML file.
 
     Raises:
-        SpecError: unreadable, or no mapping.
+        SpecError: unreadable, no mapping, too large, or a value that is neither text nor number.
     """
     try:
         given = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
@@ -150,7 +153,24 @@ def read(path: Path) -> dict[str, Any]:
         raise SpecError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
     if not isinstance(given, dict):
         raise SpecError(f"{path}: expected a mapping of settings to values, such as `method: layer-drop:count=1..6`")
+    for number, value in enumerate(_entries(given)):
+        if number == _MOST_ENTRIES:
+            raise SpecError(f"{path}: that is more than {_MOST_ENTRIES:,} values")
+        if not isinstance(value, str | int | float | list | dict | None):
+            raise SpecError(f"{path}: {value} is read as a {type(value).__name__}: put it between quotes")
     return {str(name).replace("-", "_"): value for name, value in given.items() if value is not None}
+
+
+def _entries(given: Any) -> Iterator[Any]:
+    """Everything in what was read, lists and mappings too; without end where one holds itself."""
+    waiting = [given]
+    while waiting:
+        value = waiting.pop()
+        yield value
+        if isinstance(value, dict):
+            waiting += [*value, *value.values()]
+        elif isinstance(value, list):
+            waiting += value
 
 
 def merged(file: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[str, Any]:
@@ -180,6 +200,14 @@ def _quoted(text: str) -> list[str]:
     return text.split("'")[1::2]
 
 
+def _each_once(name: str, values: Iterable[_T]) -> tuple[_T, ...]:
+    """What a setting lists, in its order."""
+    listed = list(islice(values, ranges.MOST + 1))
+    if len(listed) > ranges.MOST:
+        raise SpecError(f"{name}: that is more than {ranges.MOST:,}; make several sweeps of them")
+    return tuple(dict.fromkeys(listed))
+
+
 def _list(given: Any) -> list[Any]:
     return list(given) if isinstance(given, list | tuple) else [given]
 
@@ -189,7 +217,9 @@ def _written_methods(given: Any) -> Iterable[str]:
     if isinstance(given, str):
         return ranges.methods(given)
     if not isinstance(given, dict) or not isinstance(given.get("method"), str):
-        raise SpecError(f"method: expected name:key=value or a mapping with the key method, got {given!r}")
+        raise SpecError(
+            f"method: expected name:key=value or a mapping with the key method, got {ranges.shortened(repr(given))}"
+        )
     arguments = {key: value for key, value in given.items() if key != "method"}
     text = ",".join(f"{key}={'|'.join(map(written, _list(value)))}" for key, value in arguments.items())
     return ranges.methods(f"{given['method']}:{text}" if text else given["method"])
@@ -203,8 +233,10 @@ def _of_one(given: Any) -> Iterator[Seeds]:
         try:
             numbers = [None if part.strip() == "None" else int(part) for part in text.split(",")]
         except ValueError as error:
-            raise SpecError(f"seeds={given}: expected whole numbers, such as 0..4, or four of them") from error
+            raise SpecError(
+                f"seeds={ranges.shortened(text)}: expected whole numbers, such as 0..4, or four of them"
+            ) from error
         if len(numbers) not in (1, 4):
-            raise SpecError(f"seeds={given}: expected one number or four, got {len(numbers)}")
+            raise SpecError(f"seeds={ranges.shortened(text)}: expected one number or four, got {len(numbers)}")
         first, second, third, fourth = numbers * (4 // len(numbers))
         yield first, second, third, fourth

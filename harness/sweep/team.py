@@ -89,8 +89,11 @@ class Team:
             LostWorkerError: it has cost as many workers as it may.
         """
         for attempt in range(1, ATTEMPTS + 1):
+            worker = self._worker(number)
+            if worker is None:
+                return None
             try:
-                return self._worker(number).carry_out(item)
+                return worker.carry_out(item)
             except LostWorkerError as lost:
                 self._leave(number)
                 if self.halted.is_set():
@@ -102,8 +105,9 @@ class Team:
 
     def kill(self) -> None:
         """End every worker in the middle of what it is at."""
-        for _, worker in list(self._workers.values()):
-            worker.stop()
+        with self._lock:
+            for _, worker in self._workers.values():
+                worker.stop()
 
     def close(self) -> None:
         """Let every worker go."""
@@ -118,13 +122,18 @@ class Team:
             self.halted.set()
             self._error = self._error or error
 
-    def _worker(self, number: int) -> Worker:
-        if number not in self._workers:
-            stack = ExitStack()
-            worker = stack.enter_context(self.launcher.worker(number, alone=self.alone))
-            self._workers[number] = (stack, worker)
-        return self._workers[number][1]
+    def _worker(self, number: int) -> Worker | None:
+        """A thread's worker, started if need be; None once the team is halted, when ``kill`` would not see it."""
+        with self._lock:
+            if self.halted.is_set():
+                return None
+            if number not in self._workers:
+                stack = ExitStack()
+                worker = stack.enter_context(self.launcher.worker(number, alone=self.alone))
+                self._workers[number] = (stack, worker)
+            return self._workers[number][1]
 
     def _leave(self, number: int) -> None:
-        stack, _ = self._workers.pop(number)
+        with self._lock:
+            stack, _ = self._workers.pop(number)
         stack.close()

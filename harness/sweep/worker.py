@@ -26,7 +26,8 @@ def main() -> None:
     from harness.sweep.carrier import Carrier
     from harness.sweep.items import Item
 
-    carrier, job = Carrier(Store(Path(sys.argv[1])), Path(sys.argv[2])), None
+    results, log, *threads = sys.argv[1:]
+    carrier, job = Carrier(Store(Path(results)), Path(log), *map(int, threads)), None
     while True:
         plain = json.loads(orders.get())
         item = Item.model_validate({"job": job, **plain})

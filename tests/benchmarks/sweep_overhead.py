@@ -29,6 +29,7 @@ class Nothing:
     """Two workers that have done everything at once, and a watcher that does not listen."""
 
     workers = 2
+    threads = None
 
     @contextmanager
     def worker(self, number: int, *, alone: bool = False) -> Iterator["Nothing"]:

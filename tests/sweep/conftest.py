@@ -100,6 +100,7 @@ class Threads:
 
     results: Path
     workers: int = 1
+    threads: int | None = None
     answered: list[tuple[Item, Outcome]] = field(default_factory=list)
 
     @contextmanager

@@ -43,6 +43,12 @@ def test_a_range_is_its_values(text: str, expected: list[str]) -> None:
         ("a:n=1...6", "first..last"),
         ("a:n=1..6..", "first..last"),
         ("a:n=1..1000000000", "more than 10,000 values"),
+        ("a:n=1..9999|20000..29999", "more than 10,000 values"),
+        ("a:n=1..2..1e-40", "more than 10,000 values"),
+        ("a:x=1..9999,y=1..9999,z=1..9999", "more than 10,000 methods"),
+        ("a:x=1..200+b:y=1..200", "more than 10,000 methods"),
+        ("a:x=1..2..1e-99999999", "first..last"),
+        ("a:x=1e999999..1e999999..1", "first..last"),
     ],
 )
 def test_what_is_no_range_is_said_in_a_sentence(text: str, said: str) -> None:

@@ -76,6 +76,8 @@ def test_flags_win_over_the_file(tmp_path: Path) -> None:
         ({"task": "a", "seeds": "1,2"}, "expected one number or four"),
         ({"task": "a", "method": {"bits": 3}}, "a mapping with the key method"),
         ({"task": "a", "method": 3}, "expected name:key=value"),
+        ({"task": "a", "method": ["a:x=1..9999", "b:y=1..9999"]}, "methods: that is more than 10,000"),
+        ({"task": "a", "seeds": ["0..9999", "10000..19999"]}, "seeds: that is more than 10,000"),
         ({"task": "a", "pretrained": []}, "pretrained"),
         ({"task": "a", "model_args": {"load_in_8bit": True}}, "quantization is a method here"),
     ],
@@ -92,4 +94,22 @@ def test_a_file_that_is_none(text: str, tmp_path: Path) -> None:
     path = tmp_path / "sweep.yaml"
     path.write_text(text)
     with pytest.raises(HarnessError, match=r"sweep\.yaml"):
+        read(path)
+
+
+def test_a_file_that_names_one_thing_many_times_takes_no_memory(tmp_path: Path) -> None:
+    path = tmp_path / "sweep.yaml"
+    lists = "".join(f"  - &l{number} [{', '.join([f'*l{number - 1}'] * 9)}]\n" for number in range(1, 20))
+    path.write_text(f"method:\n  - &l0 [x]\n{lists}")
+    with pytest.raises(HarnessError, match="more than 100,000 values"):
+        read(path)
+    path.write_text("method: &all [dense, *all]\n")
+    with pytest.raises(HarnessError, match="more than 100,000 values"):
+        read(path)
+
+
+def test_a_date_in_a_file_is_to_be_quoted(tmp_path: Path) -> None:
+    path = tmp_path / "sweep.yaml"
+    path.write_text("model_args: {revision: 2024-05-01}\n")
+    with pytest.raises(HarnessError, match="2024-05-01 is read as a date: put it between quotes"):
         read(path)
