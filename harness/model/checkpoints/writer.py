@@ -55,6 +55,7 @@ def write_model(model: Decoder, folder: Path, label: str) -> Written:
     schemes = {name: Scheme(layer.number, layer.activations) for name, layer in layers.items()}
     layout = _layout(schemes, label)
     state = model.module.state_dict()
+    state |= {f"{name}.bias": layer.bias for name, layer in layers.items() if layer.bias is not None}
     shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
     config = fitting_config(model, shapes | {f"{name}.weight": layer.shape for name, layer in layers.items()}, label)
     shards = list(_shards(model, [*_once(state), *layers]))
