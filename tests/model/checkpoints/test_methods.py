@@ -1,4 +1,4 @@
-"""Methods that scale, turn or calibrate before they round: what is written gives the method's own logits, to the bit."""
+"""Methods that scale, turn or calibrate before they round: the file gives the method's own logits, to the bit."""
 
 from collections.abc import Callable
 from pathlib import Path
