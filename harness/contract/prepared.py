@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.core.errors import MethodError
-from harness.core.files import parse_json, staged_folder, write_atomic
+from harness.core.files import parse_json, saving_tensors, staged_folder, write_atomic
 
 if TYPE_CHECKING:
     import torch
@@ -36,7 +36,6 @@ class Prepared:
         Raises:
             DiskError: the disk is full, or the place cannot be written.
         """
-        from safetensors import SafetensorError
         from safetensors.torch import save_file
 
         from harness.contract.packing import packed
@@ -45,10 +44,8 @@ class Prepared:
         unpack = {name: how for name, (_, how) in stored.items() if how}
         about = {"key": key, "facts": self.facts} | ({"unpack": unpack} if unpack else {})
         with staged_folder(folder) as staging:
-            try:
+            with saving_tensors():
                 save_file({name: tensor.contiguous() for name, (tensor, _) in stored.items()}, staging / TENSORS)
-            except SafetensorError as error:  # its way of saying that the disk is full
-                raise OSError(f"{error}") from error
             write_atomic(staging / FACTS, json.dumps(about | ({"label": label} if label else {}), indent=2))
 
     @classmethod

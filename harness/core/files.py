@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -43,6 +44,23 @@ def writing(path: Path) -> Iterator[None]:
         raise DiskError(f"cannot write {path}: {error.strerror or error}") from error
 
 
+@contextmanager
+def saving_tensors() -> Iterator[None]:
+    """Have safetensors, which has an error of its own for a failed write, fail as any other file does.
+
+    Raises:
+        OSError: as the system gave it.
+    """
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))
+        code = int(number[1]) if number else errno.EIO
+        raise OSError(code, os.strerror(code) if number else str(error)) from error
+
+
 def write_atomic(path: Path, content: str | bytes) -> None:
     """Write text or bytes so that a reader, or a crash, sees the old file or the new one and nothing in between.
 
@@ -67,6 +85,8 @@ def write_atomic(path: Path, content: str | bytes) -> None:
 def staged_folder(path: Path) -> Iterator[Path]:
     """A temporary folder that takes its final name when the ``with`` block ends well, and vanishes otherwise.
 
+    Its files can be read by whom the user's umask lets, also those that a library made for their owner alone.
+
     Raises:
         DiskError: the disk is full, or the place cannot be written.
     """
@@ -76,6 +96,10 @@ def staged_folder(path: Path) -> Iterator[Path]:
         staging.mkdir()
         try:
             yield staging
+            allowed = staging.stat().st_mode & 0o666  # mkdir heeds the umask
+            for file in staging.rglob("*"):
+                if file.is_file() and not file.is_symlink():
+                    file.chmod(allowed)
             if path.exists():  # another process was quicker
                 shutil.rmtree(staging)
             else:

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from harness.core.contents import digest_of_files
 from harness.core.errors import DiskError, HarnessError, ModelError
+from harness.core.files import saving_tensors
 from harness.core.paths import cache_folder
 from harness.core.rounding import Format, Rounding
 from harness.core.strangers import message_of
@@ -192,7 +193,6 @@ def _convert(file: Path, header: Header, target: Path) -> None:
         ModelError: transformers cannot read it.
     """
     import torch
-    from safetensors import SafetensorError
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     place: dict[str, Any] = {
@@ -223,10 +223,8 @@ def _convert(file: Path, header: Header, target: Path) -> None:
         with torch.device("meta"):  # what was read from blocks refuses to be saved
             plain = AutoModelForCausalLM.from_config(read.config, dtype=read.dtype)
         plain.load_state_dict(read.state_dict(), assign=True)
-    try:
+    with saving_tensors():
         plain.save_pretrained(target)
-    except SafetensorError as error:  # its way of saying that the disk is full
-        raise OSError(errno.ENOSPC, str(error)) from error
 
 
 @contextmanager

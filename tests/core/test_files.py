@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors import SafetensorError
 
 from harness.core.errors import DiskError
-from harness.core.files import staged_folder, write_atomic, writing
+from harness.core.files import saving_tensors, staged_folder, write_atomic, writing
 
 
 def failing(code: int) -> Callable[..., Any]:
@@ -38,6 +39,28 @@ def test_the_users_umask_holds(tmp_path: Path) -> None:
     finally:
         os.umask(before)
     assert (tmp_path / "x").stat().st_mode & 0o777 == 0o640
+
+
+def test_files_that_a_library_made_for_their_owner_alone_can_be_read(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        with staged_folder(tmp_path / "new") as staging:
+            (staging / "below").mkdir()
+            for name in ("a", "below/b"):
+                (staging / name).touch(mode=0o600)
+    finally:
+        os.umask(before)
+    assert [(tmp_path / "new" / name).stat().st_mode & 0o777 for name in ("a", "below/b")] == [0o640, 0o640]
+
+
+@pytest.mark.parametrize(
+    ("message", "number"),
+    [("I/O error: No space left on device (os error 28)", errno.ENOSPC), ("header too large", errno.EIO)],
+)
+def test_a_failed_write_of_tensors_is_as_the_system_gave_it(message: str, number: int) -> None:
+    with pytest.raises(OSError, match="space|large") as failed, saving_tensors():
+        raise SafetensorError(message)
+    assert failed.value.errno == number
 
 
 @pytest.mark.parametrize("step", ["fsync", "replace"])

@@ -3,7 +3,6 @@
 transformers reads them by a package of its own; here the codes are read as they are written, by ``layout``.
 """
 
-import errno
 import json
 import re
 import shutil
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from harness.core.errors import ModelError
-from harness.core.files import parse_json
+from harness.core.files import parse_json, saving_tensors
 from harness.core.rounding import Format, Rounding
 from harness.model.conversions import Say, made_once, place_of
 
@@ -179,14 +178,11 @@ class _Shards:
         self._places: dict[str, str] = {}  # of tensors, by name
 
     def save(self, content: dict[str, "Tensor"]) -> None:
-        from safetensors import SafetensorError
         from safetensors.torch import save_file
 
         file = f"model-{len(set(self._places.values())) + 1:05}.safetensors"
-        try:
+        with saving_tensors():
             save_file(content, self._folder / file, metadata={"format": "pt"})
-        except SafetensorError as error:  # its way of saying that the disk is full
-            raise OSError(errno.ENOSPC, str(error)) from error
         self._places |= dict.fromkeys(content, file)
 
     def close(self) -> None:

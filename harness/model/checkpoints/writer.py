@@ -1,6 +1,5 @@
 """Writing a model as a folder that transformers loads: floats as they are, and linear layers of few bits packed."""
 
-import errno
 import json
 from collections import Counter
 from collections.abc import Iterator
@@ -9,14 +8,13 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from harness.contract.decoder import Decoder
 from harness.core.errors import MethodError
-from harness.core.files import parse_json
+from harness.core.files import parse_json, saving_tensors
 from harness.model.checkpoints.fitting import fitting_config
 from harness.model.checkpoints.layout import Scheme, tensors
 from harness.model.weights.linear import computed_by
@@ -55,6 +53,7 @@ def write_model(model: Decoder, folder: Path, label: str) -> Written:
     schemes = {name: Scheme(layer.number, layer.activations) for name, layer in layers.items()}
     layout = _layout(schemes, label)
     state = model.module.state_dict()
+    state |= {f"{name}.bias": layer.bias for name, layer in layers.items() if layer.bias is not None}
     shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
     config = fitting_config(model, shapes | {f"{name}.weight": layer.shape for name, layer in layers.items()}, label)
     shards = list(_shards(model, [*_once(state), *layers]))
@@ -67,7 +66,8 @@ def write_model(model: Decoder, folder: Path, label: str) -> Written:
                 content |= tensors(name, layers[name].quantized(), schemes[name])
             else:
                 content[name] = state[name].detach().cpu().contiguous()
-        _save(content, folder / file)
+        with saving_tensors():
+            save_file(content, folder / file, metadata={"format": "pt"})
         weight_map |= dict.fromkeys(content, file)
     nbytes = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
     index = {"metadata": {"total_size": nbytes}, "weight_map": weight_map}
@@ -130,13 +130,6 @@ def _shards(model: Decoder, names: list[str]) -> Iterator[list[str]]:
     every = {name for each in inside.values() for name in each}
     yield [name for name in names if name not in every]
     yield from inside.values()
-
-
-def _save(content: dict[str, torch.Tensor], file: Path) -> None:
-    try:
-        save_file(content, file, metadata={"format": "pt"})
-    except SafetensorError as error:  # its way of saying that the disk is full
-        raise OSError(errno.ENOSPC, str(error)) from error
 
 
 def _write_config(model: Decoder, config: Any, schemes: dict[str, Scheme], layout: str | None, folder: Path) -> None:

@@ -12,12 +12,13 @@ from harness.model.weights.linear import ReplacementLayer
 
 
 class Stored(ReplacementLayer):
-    """A linear layer in a number format, which is written and not run. It keeps nothing beside the model's own weight.
+    """A linear layer in a number format, which is written and not run. It keeps no weight beside the model's own.
 
     Attributes:
         number: the format of its weight.
         quantized: gives its weight [out, in] in codes.
         activations: the format that activations are rounded to as they come, with a scale for each token; else None.
+        bias: of shape [out], which a method may have changed with the weight; None: there is none.
     """
 
     kernel, savings = STORED, Savings.SIMULATED
@@ -25,6 +26,7 @@ class Stored(ReplacementLayer):
     def __init__(
         self,
         weight: torch.Tensor,
+        bias: torch.Tensor | None,
         number: NumberFormat,
         quantized: Callable[[], Quantized],
         activations: NumberFormat | None,
@@ -33,6 +35,7 @@ class Stored(ReplacementLayer):
         self.macs_per_token = self.weight_count = weight.numel()
         self.shape = tuple(weight.shape)
         self.number, self.quantized, self.activations = number, quantized, activations
+        self.bias = None if bias is None else bias.detach()  # a plain attribute: it is written by the module's name
 
 
 def stored(
@@ -45,6 +48,6 @@ def stored(
     """
 
     def make(weight: torch.Tensor, bias: torch.Tensor | None) -> ReplacementLayer:
-        return Stored(weight, number, codes or partial(quantize, weight, number), activations)
+        return Stored(weight, bias, number, codes or partial(quantize, weight, number), activations)
 
     return Computation(STORED, make)
