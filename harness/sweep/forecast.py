@@ -73,7 +73,8 @@ class Forecast:
         workers = launcher.workers
         side = f" with {workers} workers" if workers > 1 else ""
         sentences = [
-            f"{_counted(self.runs, 'run')} to make{side}, in about {duration((self.known_s + timed_s) / workers)} by {by}"
+            f"{_counted(self.runs, 'run')} to make{side}, "
+            f"in about {duration((self.known_s + timed_s) / workers)} by {by}"
         ]
         if untold:
             sentences[0] += f"; how long {untold} of them take is not known"

@@ -34,11 +34,13 @@ class Ray:
         results: the folder of results, on all machines.
         workers: how many work on scores at once.
         resources: what each asks for, by Ray's names.
+        threads: None, as Ray gives each the processors that it asked for.
     """
 
     results: Path
     workers: int
     resources: Mapping[str, float] = field(default_factory=dict)
+    threads: int | None = None
 
     @classmethod
     def joined(cls, address: str, results: Path, workers: int | None, resources: Mapping[str, Any]) -> Self:

@@ -58,7 +58,7 @@ def test_files_that_a_library_made_for_their_owner_alone_can_be_read(tmp_path: P
     [("I/O error: No space left on device (os error 28)", errno.ENOSPC), ("header too large", errno.EIO)],
 )
 def test_a_failed_write_of_tensors_is_as_the_system_gave_it(message: str, number: int) -> None:
-    with pytest.raises(OSError, match="space|large") as failed, saving_tensors():
+    with pytest.raises(OSError, match=r"space|large") as failed, saving_tensors():
         raise SafetensorError(message)
     assert failed.value.errno == number
 
