@@ -20,6 +20,8 @@ from harness.measure.shape import ModelShape
 from harness.testing.tiny import tiny_decoder
 
 METHODS = (
+    "int8-weight-only",
+    "int4-weight-only",
     "int8-dynamic",
     "block-sparse:sparsity=0.5",
     "block-sparse:sparsity=0.8",
