@@ -1,6 +1,7 @@
 """``harness sweep``: a grid of runs, made by several workers; what is there is not made again."""
 
 import sys
+from collections.abc import Callable
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 _Many = list[str] | None
 _LAUNCHERS = ("local", "ray")
-_OWN = ("output_path", "workers", "launcher", "address", "resources", "max_failures")
+_OWN = ("output_path", "workers", "shards", "launcher", "address", "resources", "max_failures")
 """Keys of the file that say how the sweep is made, and not what."""
 
 
@@ -57,6 +58,9 @@ def sweep(
     output_path: Annotated[Path | None, Option("--output_path", "-o", help="Folder of results; else runs.")] = None,
     workers: Annotated[
         int | None, Option("--workers", "-w", min=1, help="Processes side by side; else one a GPU, or one.")
+    ] = None,
+    shards: Annotated[
+        int | None, Option("--shards", min=1, help="Parts of each run that workers take side by side; else 1.")
     ] = None,
     launcher: Annotated[
         str | None, Option("--launcher", help="local: processes of this machine. ray: workers of a Ray cluster.")
@@ -103,6 +107,7 @@ def sweep(
         "name": name,
         "output_path": output_path,
         "workers": workers,
+        "shards": shards,
         "launcher": launcher,
         "address": address,
         "resources": arguments.key_values("--resources", [resources]) if resources else None,
@@ -112,7 +117,7 @@ def sweep(
 
     given = requests.merged(requests.read(file) if file else {}, flags)
     own = {key: given.pop(key, None) for key in _OWN}
-    for key in ("workers", "max_failures"):
+    for key in ("workers", "shards", "max_failures"):
         if own[key] is not None and (type(own[key]) is not int or own[key] < 1):
             raise HarnessError(f"{key}: expected a whole number from 1, got {own[key]!r}")
     for key in ("output_path", "launcher", "address"):
@@ -135,14 +140,15 @@ def sweep(
     grid = Grid(request, store, watcher, retry_failed, Pace.read(store.folders()))
     with redirect_stdout(sys.stderr):  # libraries and tasks print; standard output is for results
         grid.check()
-    launched = _launcher(own, store.root, request.settings.get("device"))
+    launched, measuring = _launcher(own, store.root, request.settings.get("device"), watcher.say)
     if dry_run:
         plan(grid, launched, as_json=as_json)
         return
     board = Board(launched.workers, expected_s=grid.expected_s)
     try:
         with redirect_stdout(sys.stderr), watcher.watching(board):
-            Sweep(grid, store, launched, watcher, board, own["max_failures"]).run()
+            parts = own["shards"] or 1
+            Sweep(grid, store, launched, watcher, board, own["max_failures"], parts, measuring).run()
     except KeyboardInterrupt:
         watcher.say("stopped. Finished runs and documents are kept: give the same command again to go on.")
         raise Exit(130) from None
@@ -151,8 +157,10 @@ def sweep(
         raise Exit(1)
 
 
-def _launcher(own: dict[str, Any], results: Path, device: str | None) -> "Launcher":
-    """The launcher that was asked for."""
+def _launcher(
+    own: dict[str, Any], results: Path, device: str | None, say: Callable[[str], None]
+) -> tuple["Launcher", int]:
+    """The launcher that was asked for, and how many machines it has to measure costs on."""
     name = own["launcher"] or "local"
     if name not in _LAUNCHERS:
         raise UnknownNameError("launcher", name, _LAUNCHERS, see=f"--launcher takes: {', '.join(_LAUNCHERS)}.")
@@ -160,10 +168,13 @@ def _launcher(own: dict[str, Any], results: Path, device: str | None) -> "Launch
     if name == "ray":
         from harness.sweep.on_ray import Ray
 
-        return Ray.joined(own["address"] or "auto", results, workers, own["resources"] or {})
+        cluster = Ray.joined(own["address"] or "auto", results, workers, own["resources"] or {})
+        for note in cluster.notes:
+            say(note)
+        return cluster, cluster.measuring
     for flag in ("address", "resources"):
         if own[flag]:
             raise HarnessError(f"--{flag} is of a Ray cluster: give --launcher ray with it")
     from harness.sweep.local import Local
 
-    return Local.here(results, workers, device)
+    return Local.here(results, workers, device), 1

@@ -1,6 +1,7 @@
 """What a worker does with an item: it keeps the model loaded from one item to the next, and turns errors into data."""
 
 import gc
+import platform
 import sys
 import traceback
 from collections.abc import Iterator
@@ -17,9 +18,10 @@ from harness.core.files import writing
 from harness.core.paths import cache_folder
 from harness.core.progress import Bar
 from harness.core.strangers import causes, explained, is_interrupt, message_of, text_of
+from harness.evaluate.shard import Shard
 from harness.results.failure import Failure, failure_in
 from harness.results.record import RunRecord
-from harness.results.store import RunFolder, Store
+from harness.results.store import RunFolder, Store, is_locked
 from harness.run.command import alone, typed
 from harness.run.completion import give_up
 from harness.run.session import Session
@@ -89,7 +91,7 @@ class Carrier:
 
     def _carried(self, item: Item) -> Outcome:
         session = self._session_of(item.job)
-        if item.kind == "quality":
+        if item.kind in ("quality", "shard"):
             spec = _spec(session, item)
             with limited(self.threads):
                 here = environment.observe(session.plan.device)
@@ -115,7 +117,7 @@ class Carrier:
 
     def _quality(self, session: Session, spec: RunSpec, item: Item) -> Outcome:
         folder = session.folder(spec)
-        if not item.wait and not folder.finished and folder.busy:
+        if not item.wait and not folder.finished and _is_busy(folder, item.shard):
             return Outcome(state="busy", run=spec.id)
         if not folder.finished:
             place = (spec.loaded.fingerprint, f"{item.task} {spec.score_mode}")
@@ -123,7 +125,10 @@ class Carrier:
                 session.check([spec])
                 self._checked.add(place)
             session.check_calibrations([spec])
-            session.evaluate_run(spec)
+            if item.shard is not None:
+                session.evaluate_shard(spec, item.shard)
+                return Outcome(state="done", run=spec.id)
+            session.evaluate_run(spec, item.spent_s)
         return Outcome(state="done", run=spec.id, score=_score(folder.record()))
 
     def _session_of(self, job: Job) -> Session:
@@ -144,7 +149,7 @@ class Carrier:
         reason = text_of(error) if isinstance(error, HarnessError) else message_of(error)
         traceback.print_exception(error)
         sys.stderr.flush()
-        if item.kind != "quality" or self._session is None:
+        if item.kind not in ("quality", "shard") or self._session is None:
             return Outcome(state="failed", reason=reason)
         try:
             spec = _spec(self._session, item)
@@ -195,7 +200,7 @@ class Carrier:
     @contextmanager
     def _machine_alone(self) -> Iterator[None]:
         """Keep other sweeps of this user from measuring on this machine meanwhile; one that does is waited for."""
-        path = cache_folder() / "costs.lock"
+        path = cache_folder() / f"costs.{platform.node()}.lock"  # machines may share the folder
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             lock = FileLock(path)
@@ -208,6 +213,13 @@ class Carrier:
             yield
         finally:
             lock.release()
+
+
+def _is_busy(folder: RunFolder, shard: Shard | None) -> bool:
+    """Whether another process is at a run; of a shard, whether one is at it, or at the run as a whole."""
+    if shard is None:
+        return folder.busy
+    return is_locked(folder.path / shard.journal) or is_locked(folder.journal(0))
 
 
 def _spec(session: Session, item: Item) -> RunSpec:

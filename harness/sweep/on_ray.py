@@ -4,9 +4,11 @@ Nothing of a worker runs in Ray's own processes, so that nothing global is chang
 that all machines share.
 """
 
+import json
 import os
 import secrets
-from collections.abc import Iterator, Mapping
+import socket
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,15 +17,19 @@ from typing import Any, Final, Self
 
 from harness.core.errors import HarnessError, LostWorkerError, SpecError
 from harness.core.files import writing
+from harness.run.spec import Job
+from harness.sweep import machines
 from harness.sweep.items import Item, Outcome
 from harness.sweep.local import Process
 
-_HANDED_ON: Final = ("HARNESS_", "HF_", "TRANSFORMERS_", "TQDM_", "TOKENIZERS_")
+_THREADS: Final = "OMP_NUM_THREADS"
+"""Ray limits it to an actor's processors; but plans are made with all threads (``harness.sweep.threads``)."""
+_HANDED_ON: Final = ("HARNESS_", "HF_", "TRANSFORMERS_", "TQDM_", "TOKENIZERS_", _THREADS)
 """Beginnings of the environment variables that a worker has from the sweep's own process."""
-_NAMED: Final = {"num_cpus": "CPU", "num_gpus": "GPU"}
-"""What Ray calls in its nodes what an actor asks for by other names."""
-_MANY: Final = 10_000
-"""Workers that fit where they ask for nothing."""
+_CONNECT_S: Final = 5.0
+"""Seconds that a cluster's head has to answer."""
+_PLACING_S: Final = 10.0
+"""How often it is looked whether a machine is left where a worker can be."""
 
 
 @dataclass(frozen=True)
@@ -34,13 +40,19 @@ class Ray:
         results: the folder of results, on all machines.
         workers: how many work on scores at once.
         resources: what each asks for, by Ray's names.
-        threads: None, as Ray gives each the processors that it asked for.
+        measuring: how many measure costs at once, each alone on one.
+        threads: that each computes scores with: as many as the processors that it asks for, unless the user says.
+        kind: of the machines that they are on: runs on others have other ids, and are not compared with these.
+        notes: what a user must know, in sentences.
     """
 
     results: Path
     workers: int
+    measuring: int = 1
     resources: Mapping[str, float] = field(default_factory=dict)
     threads: int | None = None
+    kind: str = ""
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def joined(cls, address: str, results: Path, workers: int | None, resources: Mapping[str, Any]) -> Self:
@@ -63,41 +75,75 @@ class Ray:
             if isinstance(amount, bool) or not isinstance(amount, int | float) or amount < 0:
                 raise SpecError(f"resources: {name}={amount!r} is not valid: expected a number from 0")
         try:
-            ray.init(address=address, log_to_driver=False, logging_level="ERROR", ignore_reinit_error=True)
+            host = _reached(address)
+            # a cluster on one machine has several nodes here: the sweep joins the head's, which no worker ends with
+            own = {"_node_ip_address": host} if host.startswith("127.") else {}
+            ray.init(address, log_to_driver=False, logging_level="ERROR", ignore_reinit_error=True, **own)
         except Exception as error:  # Ray raises of many kinds
             raise HarnessError(
                 f"no Ray cluster can be joined at {address} ({' '.join(str(error).split())[:200]}): start one with "
                 "`ray start --head`, or give its --address"
             ) from error
-        nodes = _nodes()
-        gpus = int(sum(node.get("GPU", 0) for node in nodes.values()))
-        asked = dict(resources) or {"num_cpus": 1, **({"num_gpus": 1} if gpus else {})}
-        room = _room(nodes, asked)
+        every = machines.machines()
+        has_gpus = any(has.get("GPU") for has in every.values())
+        asked = dict(resources) or {"num_cpus": 1, **({"num_gpus": 1} if has_gpus else {})}
+        able = machines.able(every, asked)
+        kinds = machines.kinds(able, asked)
+        kind = machines.most(kinds)
+        alike = {node: able[node] for node in kinds if kinds[node] == kind}
+        room = machines.room(alike, asked)
         if workers is not None and workers > room:  # the others would be waited for without end
             raise HarnessError(
-                f"the Ray cluster has room for {room} workers with {_written(asked)}: give --workers {room}"
+                f"the Ray cluster has room for {room} workers with {machines.written(asked)}: give --workers {room}"
             )
-        return cls(results.resolve(), workers or (room if asked.get("num_gpus") else len(_able(nodes, asked))), asked)
+        notes = []
+        if left_out := len(able) - len(alike):
+            notes.append(
+                f"{len(alike)} machines have {kind.partition(',')[0]}; {left_out} with something else are left out, as "
+                "runs there could not be compared with these: --resources can ask for them"
+            )
+        shared = "num_cpus" in asked and _THREADS not in os.environ
+        threads = max(int(asked["num_cpus"]), 1) if shared else None
+        workers = workers or (room if asked.get("num_gpus") else len(alike))
+        return cls(results.resolve(), workers, len(alike), asked, threads, kind, tuple(notes))
 
     @contextmanager
     def worker(self, number: int, *, alone: bool = False) -> Iterator["Actor"]:
-        """An actor for the length of a ``with`` block; ``alone`` it asks for all processors and GPUs of a machine."""
-        import ray
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+        """An actor for the length of a ``with`` block; ``alone`` it asks for all processors and GPUs of a machine.
 
-        options = _options(self.resources)
+        Raises:
+            HarnessError: no machine is left where it can be.
+        """
+        import ray
+
+        options, nodes = _options(self.resources), self._nodes()
         if alone:
-            nodes = _nodes()
-            node = _able(nodes, self.resources)[0]
-            whole = {name: nodes[node].get(kind, 0) for name, kind in _NAMED.items()}
-            options |= {**whole, "scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False)}
+            node, has = list(nodes.items())[number % len(nodes)]
+            nodes = {node: has}
+            options |= {name: has.get(named, 0) for name, named in machines.NAMED.items()}
+        if alone or self.notes:
+            options["label_selector"] = {"ray.io/node-id": f"in({','.join(nodes)})"}
         environment = {name: value for name, value in os.environ.items() if name.startswith(_HANDED_ON)}
-        handle = ray.remote(Host).options(max_restarts=0, **options).remote(str(self.results), environment)
-        actor = Actor(handle, self.results)
+        threads = None if alone else self.threads
+        handle = ray.remote(Host).options(max_restarts=0, **options).remote(str(self.results), environment, threads)
+        actor = Actor(handle, self.results, self._nodes)
         try:
             yield actor
         finally:
             actor.stop()
+
+    def _nodes(self) -> dict[str, Mapping[str, float]]:
+        """The machines that a worker can be on.
+
+        Raises:
+            HarnessError: none is left.
+        """
+        able = machines.able(machines.machines(), self.resources)
+        kinds = machines.kinds(able, self.resources)
+        alike = {node: able[node] for node, kind in kinds.items() if kind == self.kind}
+        if not alike:
+            raise HarnessError(f"no machine of the Ray cluster with {self.kind.partition(',')[0]} is left")
+        return alike
 
 
 @dataclass(eq=False)
@@ -106,15 +152,19 @@ class Actor:
 
     handle: Any
     results: Path
+    nodes: Callable[[], object]
     _is_checked: bool = field(default=False, init=False)
+    _job: Job | None = field(default=None, init=False)
 
     def carry_out(self, item: Item) -> Outcome:
-        """What came of an item, made on the actor's machine."""
+        """What came of an item, made on the actor's machine; its job is sent once."""
         if not self._is_checked:
             self._check()
-        answer, log = self._answer(self.handle.carry_out.remote(item.model_dump_json()))
+        plain = item.model_dump_json(exclude={"job"} if item.job == self._job else None)
+        answer, log = self._answer(self.handle.carry_out.remote(plain))
         if log is not None:
             raise LostWorkerError(answer, log)
+        self._job = item.job
         return Outcome.model_validate_json(answer)
 
     def stop(self) -> None:
@@ -125,12 +175,17 @@ class Actor:
             ray.kill(self.handle)
 
     def _check(self) -> None:
-        """Refuse a machine that does not see the folder of results."""
+        """Wait until it is on a machine, and refuse one that does not see the folder of results."""
+        import ray
+
         marker = self.results / f".seen-{secrets.token_hex(4)}"
         with writing(marker):
             marker.touch()
         try:
-            machine, sees = self._answer(self.handle.sees.remote(str(marker)))
+            reference = self.handle.sees.remote(str(marker))
+            while not ray.wait([reference], timeout=_PLACING_S)[0]:
+                self.nodes()  # refused once none is left
+            machine, sees = self._answer(reference)
         finally:
             marker.unlink(missing_ok=True)
         if not sees:
@@ -152,64 +207,40 @@ class Actor:
 class Host:
     """What runs in an actor: it hands items to the process of a local worker on its machine."""
 
-    def __init__(self, results: str, environment: dict[str, str]) -> None:
+    def __init__(self, results: str, environment: dict[str, str], threads: int | None) -> None:
         self._folder = TemporaryDirectory(prefix="harness-sweep-")
-        self._process = Process(Path(results), Path(self._folder.name) / "log", {**os.environ, **environment})
+        own = {name: value for name, value in os.environ.items() if name != _THREADS}
+        self._process = Process(Path(results), Path(self._folder.name) / "log", {**own, **environment}, threads)
+        self._job: Job | None = None
 
     def sees(self, marker: str) -> tuple[str, bool]:
         """The machine's name, and whether it has a file."""
         return os.uname().nodename, Path(marker).exists()
 
-    def carry_out(self, item: str) -> tuple[str, bytes | None]:
-        """The outcome of an item as JSON; or how the process ended, with its log."""
+    def carry_out(self, plain: str) -> tuple[str, bytes | None]:
+        """The outcome of an item, both as JSON; or how the process ended, with its log."""
+        item = Item.model_validate({"job": self._job, **json.loads(plain)})
+        self._job = item.job
         try:
-            return self._process.carry_out(Item.model_validate_json(item)).model_dump_json(), None
+            return self._process.carry_out(item).model_dump_json(), None
         except LostWorkerError as lost:
             return str(lost), lost.log
 
 
-def _nodes() -> dict[str, dict[str, float]]:
-    """What each machine of the cluster has, by its id."""
-    import ray
-
-    return {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
-
-
-def _able(nodes: Mapping[str, Mapping[str, float]], asked: Mapping[str, float]) -> list[str]:
-    """The machines that have what a worker asks for.
+def _reached(address: str) -> str:
+    """The host of an address; where nobody listens there, which Ray would wait for, that is found out at once.
 
     Raises:
-        HarnessError: there is none, so that it would be waited for without end.
+        OSError: nobody does.
     """
-    able = [
-        node
-        for node, has in nodes.items()
-        if all(has.get(_NAMED.get(name, name), 0) >= amount for name, amount in asked.items())
-    ]
-    if not able:
-        raise HarnessError(f"no machine of the Ray cluster has {_written(asked)}: give other --resources")
-    return able
-
-
-def _room(nodes: Mapping[str, Mapping[str, float]], asked: Mapping[str, float]) -> int:
-    """How many workers the machines have what they ask for, when nobody else uses them.
-
-    Raises:
-        HarnessError: for none.
-    """
-    needs = {_NAMED.get(name, name): amount for name, amount in asked.items() if amount}
-    able = _able(nodes, asked)
-    if not needs:
-        return _MANY
-    return sum(min(int(nodes[node][name] / amount) for name, amount in needs.items()) for node in able)
-
-
-def _written(asked: Mapping[str, float]) -> str:
-    return ", ".join(f"{name}={amount:g}" for name, amount in asked.items())
+    host, _, port = address.rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), _CONNECT_S).close()
+    return host
 
 
 def _options(asked: Mapping[str, float]) -> dict[str, Any]:
     """What a worker asks for, as an actor's options."""
-    named = {name: amount for name, amount in asked.items() if name in {*_NAMED, "memory"}}
+    named = {name: amount for name, amount in asked.items() if name in {*machines.NAMED, "memory"}}
     own = {name: amount for name, amount in asked.items() if name not in named}
     return {**named, **({"resources": own} if own else {})}

@@ -40,24 +40,30 @@ class Queue(Generic[_T]):
 class Team:
     """So many workers of a launcher, each started when it is first needed.
 
+    Where a worker is lost, its machine may be too, and room for another only where one was: from then on,
+    a worker that has nothing more to do is let go while another starts.
+
     Attributes:
-        alone: one worker, that measures costs.
+        size: how many work at once; 0 for as many as the launcher has for scores.
+        alone: they measure costs, each alone on its machine.
         halted: no more is begun.
     """
 
     launcher: Launcher
     board: Board
     watcher: Watcher
+    size: int = 0
     alone: bool = False
     halted: Event = field(default_factory=Event)
     _workers: dict[int, tuple[ExitStack, Worker]] = field(default_factory=dict, init=False)
+    _resting: set[int] = field(default_factory=set, init=False)  # those whose threads have nothing more to do
+    _starting: set[int] = field(default_factory=set, init=False)
+    _has_lost: bool = field(default=False, init=False)
     _error: BaseException | None = field(default=None, init=False)
     _lock: Lock = field(default_factory=Lock, init=False)
 
-    @property
-    def size(self) -> int:
-        """How many work at once."""
-        return 1 if self.alone else self.launcher.workers
+    def __post_init__(self) -> None:
+        self.size = self.size or self.launcher.workers
 
     def run(self, source: Iterator[_T], work: Callable[[int, _T, Queue[_T]], None]) -> None:
         """Give everything to ``work``, which is called by each worker's thread with the worker's number.
@@ -66,6 +72,7 @@ class Team:
             BaseException: the first that the source or ``work`` raises, when all threads have ended.
         """
         queue = Queue(source)
+        self._resting.clear()
         threads = [Thread(target=self._keep, args=(number, queue, work), daemon=True) for number in range(self.size)]
         for thread in threads:
             thread.start()
@@ -93,14 +100,18 @@ class Team:
             if worker is None:
                 return None
             try:
-                return worker.carry_out(item)
+                outcome = worker.carry_out(item)
             except LostWorkerError as lost:
                 self._leave(number)
+                self._has_lost = True
                 if self.halted.is_set():
                     return None
                 if attempt == ATTEMPTS:
                     raise
                 self.watcher.say(f"{item.name}: {lost}; again with a new one, and what is finished is kept")
+            else:
+                self._starting.discard(number)
+                return outcome
         return None
 
     def kill(self) -> None:
@@ -121,6 +132,17 @@ class Team:
         except BaseException as error:
             self.halted.set()
             self._error = self._error or error
+        finally:
+            self._starting.discard(number)
+            self._resting.add(number)
+            self._make_room()
+
+    def _make_room(self) -> None:
+        """Let the workers go that have nothing more to do, if another one may be waiting for their room."""
+        with self._lock:
+            idle = self._resting & self._workers.keys() if self._has_lost and self._starting else set[int]()
+        for number in idle:
+            self._leave(number)
 
     def _worker(self, number: int) -> Worker | None:
         """A thread's worker, started if need be; None once the team is halted, when ``kill`` would not see it."""
@@ -131,9 +153,12 @@ class Team:
                 stack = ExitStack()
                 worker = stack.enter_context(self.launcher.worker(number, alone=self.alone))
                 self._workers[number] = (stack, worker)
-            return self._workers[number][1]
+                self._starting.add(number)
+            worker = self._workers[number][1]
+        self._make_room()
+        return worker
 
     def _leave(self, number: int) -> None:
         with self._lock:
-            stack, _ = self._workers.pop(number)
+            stack, _ = self._workers.pop(number, (ExitStack(), None))  # two may let one go
         stack.close()

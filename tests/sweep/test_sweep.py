@@ -2,8 +2,9 @@
 
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from threading import Event, Semaphore
 from typing import Any
 
 import pytest
@@ -20,16 +21,10 @@ from harness.sweep.items import Item, Outcome
 from tests.conftest import Harness
 from tests.silent import Silent
 from tests.sweep.conftest import Inline, Swept, Threads
+from tests.sweep.records import timeless
 
 pytestmark = pytest.mark.usefixtures("no_survey")
 Sweeping = Callable[..., Swept]
-
-
-def kept(folder: RunFolder) -> dict[str, Any]:
-    """What must not depend on how a run came about."""
-    record = folder.record()
-    observed = record.model_dump(include={"id", "scores", "trace", "memory", "method", "evaluation", "baseline"})
-    return observed | {"samples": (folder.path / "samples.jsonl").read_bytes()}
 
 
 def test_records_are_those_of_single_runs(sweep: Sweeping, tiny_job: Callable[..., Job], tmp_path: Path) -> None:
@@ -42,7 +37,7 @@ def test_records_are_those_of_single_runs(sweep: Sweeping, tiny_job: Callable[..
     assert swept.counts == {"done": 6}
     assert {record.id for record in records} == {folder.id for folder in swept.store.folders()}
     for record in records:
-        assert kept(swept.store.find(record.id)) == kept(session.store.find(record.id))
+        assert timeless(swept.store.find(record.id)) == timeless(session.store.find(record.id))
 
 
 def test_done_runs_are_skipped_and_new_ones_join_them(sweep: Sweeping) -> None:
@@ -129,7 +124,7 @@ def test_what_does_not_fit_at_all_has_failed(sweep: Sweeping, failing: str) -> N
 def test_a_damaged_record_is_set_aside_and_made_again(damage: str, sweep: Sweeping) -> None:
     swept = sweep(method="layer-drop:count=1")
     (folder,) = [folder for folder in swept.store.folders() if folder.record().method.name == "layer-drop"]
-    before = kept(folder)
+    before = timeless(folder)
     if damage == "gone":
         (folder.path / "samples.jsonl").unlink()
     else:
@@ -139,7 +134,7 @@ def test_a_damaged_record_is_set_aside_and_made_again(damage: str, sweep: Sweepi
     assert again.counts == {"there already": 1, "done": 1}
     assert "set aside as" in again.heard.said[0]
     assert (folder.path.parent / f"{folder.path.name}.damaged-1").is_dir()
-    assert kept(swept.store.find(folder.id)) == before
+    assert timeless(swept.store.find(folder.id)) == before
     assert len(again.store.folders()) == 2
 
 
@@ -225,6 +220,39 @@ def test_a_run_that_costs_worker_after_worker_has_failed(sweep: Sweeping, tmp_pa
     assert (folder.path / LOG).read_bytes() == b"last words"
 
 
+class Shrinking(Threads):
+    """Two machines, of which the second goes away with its first item: one worker has room from then on."""
+
+    def __init__(self, results: Path) -> None:
+        super().__init__(results, workers=2)
+        self.room = Semaphore(2)
+        self.is_gone = Event()
+
+    @contextmanager
+    def worker(self, number: int, *, alone: bool = False) -> Iterator[Inline]:
+        with super().worker(number, alone=alone) as worker, ExitStack() as place:
+            carry_out, taken = worker.carry_out, list[object]()
+
+            def placed(item: Item) -> Outcome:
+                if not taken:
+                    assert self.room.acquire(timeout=60), "waited without end for room"
+                    taken.append(place.callback(self.room.release))
+                if number == 1 and not self.is_gone.is_set():
+                    place.pop_all()
+                    self.is_gone.set()
+                    raise LostWorkerError("the machine is gone")
+                assert self.is_gone.wait(60)
+                return carry_out(item)
+
+            worker.carry_out = placed  # type: ignore[method-assign]
+            yield worker
+
+
+def test_a_lost_worker_waits_for_room_no_longer_than_the_others_work(sweep: Sweeping, tmp_path: Path) -> None:
+    swept = sweep(launcher=Shrinking(tmp_path / "runs"), method="layer-drop:count=1..2")
+    assert swept.counts == {"done": 3}
+
+
 def test_a_full_disk_ends_it(sweep: Sweeping, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(folder: RunFolder, *args: Any) -> None:
         with writing(folder.path):
@@ -279,3 +307,5 @@ def test_the_command_line(harness: Harness, tiny: list[object], tmp_path: Path) 
     assert "which task?" in harness("sweep", *tiny, "-m", "dense").sentence
     assert "Did you mean 'local'" in harness("sweep", *tiny, "-t", "tiny_letters", "--launcher", "locl").sentence
     assert "--launcher ray" in harness("sweep", *tiny, "-t", "tiny_letters", "--address", "auto").sentence
+    (tmp_path / "parts.yaml").write_text("task: tiny_letters\nshards: 0\n")
+    assert "shards: expected a whole number from 1, got 0" in harness("sweep", "parts.yaml", *tiny).sentence
