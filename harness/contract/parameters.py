@@ -17,6 +17,9 @@ Indices = Annotated[tuple[Annotated[int, Ge(0)], ...], BeforeValidator(_parts)]
 Patterns = Annotated[tuple[Annotated[str, MinLen(1)], ...], MinLen(1), BeforeValidator(_parts)]
 """Patterns of module names, with the wildcards of a shell."""
 
+Texts = Annotated[tuple[Annotated[str, MinLen(1)], ...], BeforeValidator(_parts)]
+"""Texts, perhaps none."""
+
 Pattern = Literal["unstructured", "2:4", "4x1", "16x1", "64x1"]
 """What shape the zeros of a pruned weight come in, outputs x inputs (harness.model.weights.pruning)."""
 

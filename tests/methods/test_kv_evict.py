@@ -142,6 +142,16 @@ def test_budgets_fall_in_a_pyramid_around_the_same_mean(ids):
     assert cache.layers[0].keys.shape[2] == 6
 
 
+@pytest.mark.parametrize("scorer", SCORERS)
+def test_what_went_never_comes_back(ids, scorer):
+    _, before = caches(KvEvict(scorer=scorer, budget=0.5, window=2), ids)
+    _, after = caches(KvEvict(scorer=scorer, budget=0.5, window=2), ids, steps=3)
+    for first, last in zip(before.layers, after.layers, strict=True):
+        assert torch.equal(last.positions[..., :6], first.positions)
+        assert (last.positions[..., 6:] == torch.tensor([12, 13, 14])).all()
+        assert torch.equal(last.keys[:, :, :6], first.keys)
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("scorer", SCORERS)
 @pytest.mark.parametrize("family", ["qwen3", "gemma3_text"])

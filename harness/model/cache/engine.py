@@ -72,6 +72,30 @@ class Running:
     ends_prompt: bool
 
 
+@dataclass(frozen=True)
+class Call:
+    """An attention that has run.
+
+    Attributes:
+        layer: of the cache, to which it wrote.
+        states: hidden states that went into it, [rows, tokens, width].
+        arguments: all that it was given by name.
+        output: what it returned.
+    """
+
+    block: Block
+    layer: Any
+    states: torch.Tensor
+    arguments: dict[str, Any]
+    output: Any
+
+    @property
+    def attention(self) -> nn.Module:
+        """The module."""
+        module: nn.Module = self.block.attention.modules[0]
+        return module
+
+
 class CacheEngine:
     """Gives a model the engine's cache, and changes its layers as a subclass says.
 
@@ -90,16 +114,8 @@ class CacheEngine:
         self._names = list(inspect.signature(model.module.forward).parameters)
         self.running: Running | None = None
 
-    def change(
-        self, running: Running, block: Block, layer: Any, states: torch.Tensor, arguments: dict[str, Any]
-    ) -> None:
-        """Change what a layer holds, after its attention.
-
-        Args:
-            layer: of the cache.
-            states: hidden states that went into the attention, [rows, tokens, width].
-            arguments: others that it was given, by name.
-        """
+    def change(self, running: Running, call: Call) -> None:
+        """Change what a layer holds, after its attention."""
         raise NotImplementedError
 
     @contextmanager
@@ -163,7 +179,12 @@ class CacheEngine:
     ) -> Running:
         inputs = arguments.get("input_ids")
         rows, tokens = (arguments["inputs_embeds"] if inputs is None else inputs).shape[:2]
-        seen = cache.get_seq_length()
+        seen, most = cache.get_seq_length(), getattr(self.model.config, "max_position_embeddings", None)
+        if most is not None and seen + tokens > most:
+            raise MethodError(
+                f"{self.name}: a text of {seen + tokens} tokens, padding included, has more than the model's {most} "
+                f"positions, which entries keep: give --model_args max_length={most} or less"
+            )
         if cache.width is None:  # outside an evaluation, the first forward reads the prompt
             cache.width = seen + tokens
         if context is not None and context.speculating == "verify" and "decode" in self.when:
@@ -221,7 +242,7 @@ class CacheEngine:
             if running is not None and running.changes:
                 states = args[0] if args else kwargs["hidden_states"]
                 with self.model.adding("decision"):
-                    self.change(running, block, running.cache.layers[_slot(module)], states, kwargs)
+                    self.change(running, Call(block, running.cache.layers[_slot(module)], states, kwargs, output))
 
         return after
 

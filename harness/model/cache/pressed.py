@@ -8,18 +8,19 @@ any batch what it keeps alone. A text that is scored in one forward without a ca
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import torch
 
-from harness.contract.anatomy import Block
 from harness.contract.decoder import Decoder, only
 from harness.model.attention import watching
-from harness.model.cache.engine import CacheEngine, Running, require_pressable
-from harness.model.cache.layers import FullLayer, SlidingLayer
+from harness.model.cache.engine import CacheEngine, Call, Running, require_pressable
 from harness.model.cache.press import Entries, Press, checked
 from harness.model.cache.pressed_cache import PressedCache
 from harness.model.cache.product import Product
+
+if TYPE_CHECKING:
+    from harness.model.cache.layers import FullLayer, SlidingLayer
 
 When = Literal["prefill", "decode"]
 
@@ -69,25 +70,24 @@ class _Pressing(CacheEngine):
         if self.running is not None and self.running.changes:
             self._read[layer] = queries, options
 
-    def change(
-        self, running: Running, block: Block, layer: Any, states: torch.Tensor, arguments: dict[str, Any]
-    ) -> None:
+    def change(self, running: Running, call: Call) -> None:
         """Ask the press about the rows that hold equally much, in turn, and hold what it keeps."""
+        layer, index = call.layer, call.block.index
         columns = layer.stored().long()  # [rows, kv heads, entries]
         there, new = columns >= 0, running.present
         if new is not None:
             there &= new.gather(1, columns.clamp(min=0).flatten(1)).view_as(there)
             new = new[:, -running.tokens :]  # [rows, tokens]
         counts = there[:, 0].sum(-1).tolist()
-        read = self._queries(block, arguments)
+        read = self._queries(call)
         kept: list[tuple[list[int], torch.Tensor]] = []
         for group in _alike(counts, None if new is None else new.sum(-1).tolist()):
             stored = there[group].nonzero()[:, 2].view(len(group), there.shape[1], -1)  # [rows, kv heads, entries]
-            entries = self._entries(running, block.index, layer, states, read, group, stored)
+            entries = self._entries(running, call, read, group, stored)
             chosen = checked(self._press(entries), entries, self.name)
             with only(self.model, tuple(group)):
                 # its time counts by the call; products with queries are counted with attention's
-                self.model.charge("press", layer=block.index, macs=0, tokens=entries.states.shape[:2].numel())
+                self.model.charge("press", layer=index, macs=0, tokens=entries.states.shape[:2].numel())
             if layer.memory is not None and entries.memory is not None:
                 layer.memory[group] = layer.memory[group].scatter(-1, stored, entries.memory)
             kept.append((group, stored.gather(-1, chosen)))
@@ -99,25 +99,24 @@ class _Pressing(CacheEngine):
             held[group, :, width - indices.shape[-1] :] = indices
         layer.keep(held)
 
-    def _queries(self, block: Block, arguments: dict[str, Any]) -> tuple[torch.Tensor, Product] | None:
+    def _queries(self, call: Call) -> tuple[torch.Tensor, Product] | None:
         """Queries of the attention that ran last, where they are read, and how they are multiplied."""
-        if block.index not in self._read:
+        if call.block.index not in self._read:
             return None
-        queries, options = self._read.pop(block.index)
-        attention, rotary = block.attention.modules[0], arguments.get("position_embeddings")
-        return queries, Product.of(attention, queries.shape[-1], options, rotary)
+        queries, options = self._read.pop(call.block.index)
+        rotary = call.arguments.get("position_embeddings")
+        return queries, Product.of(call.attention, queries.shape[-1], options, rotary)
 
     def _entries(
         self,
         running: Running,
-        index: int,
-        layer: FullLayer | SlidingLayer,
-        states: torch.Tensor,
+        call: Call,
         read: tuple[torch.Tensor, Product] | None,
         rows: list[int],
         stored: torch.Tensor,
     ) -> Entries:
         """What the press is told of some rows: ``stored`` are their entries, [rows, kv heads, entries]."""
+        layer: FullLayer | SlidingLayer = call.layer
         keys, values = layer.keys, layer.values
         if stored.shape != keys.shape[:3]:
             keys, values = (
@@ -127,7 +126,7 @@ class _Pressing(CacheEngine):
         positions = layer.stored()[rows].long().gather(-1, stored)
         memory = None if layer.memory is None else layer.memory[rows].gather(-1, stored)
         queries, product = (None, None) if read is None else read
-        states, queries = states[rows], None if queries is None else queries[rows]
+        states, queries = call.states[rows], None if queries is None else queries[rows]
         new: torch.Tensor | None = None
         if running.present is not None:
             present = running.present[rows]
@@ -138,9 +137,18 @@ class _Pressing(CacheEngine):
             states = states[row, token]
             queries = None if queries is None else queries.transpose(1, 2)[row, token].transpose(1, 2)
         product = None if product is None else product.rows(rows, new)
-        layers = len(self.model.anatomy.blocks)
         return Entries(
-            *(index, layers, tuple(rows), keys, values, positions, states, queries, product, memory), running.decoding
+            layer=call.block.index,
+            layers=len(self.model.anatomy.blocks),
+            rows=tuple(rows),
+            keys=keys,
+            values=values,
+            positions=positions,
+            states=states,
+            queries=queries,
+            product=product,
+            memory=memory,
+            decoding=running.decoding,
         )
 
 

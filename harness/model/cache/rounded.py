@@ -7,15 +7,11 @@ of the last ones are rounded. Sliding-window layers, which hold little, are as t
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
 
-import torch
-
-from harness.contract.anatomy import Block
 from harness.contract.decoder import Decoder
 from harness.core.errors import UnsupportedModelError
 from harness.model.attention import full_layers
-from harness.model.cache.engine import CacheEngine, Running, require_pressable
+from harness.model.cache.engine import CacheEngine, Call, Running, require_pressable
 from harness.model.cache.pressed_cache import PressedCache
 from harness.model.cache.rounded_layer import RoundedLayer, Rounding
 
@@ -49,11 +45,9 @@ def rounded(model: Decoder, rounding: Rounding, *, name: str) -> Iterator[None]:
 
 
 class _Rounding(CacheEngine):
-    def change(
-        self, running: Running, block: Block, layer: Any, states: torch.Tensor, arguments: dict[str, Any]
-    ) -> None:
+    def change(self, running: Running, call: Call) -> None:
         """Round what has left the window of a layer of full attention."""
-        if isinstance(layer, RoundedLayer):
-            layer.round(running.present)
+        if isinstance(call.layer, RoundedLayer):
+            call.layer.round(running.present)
             # its time counts by the call
-            self.model.charge("press", layer=block.index, macs=0, tokens=states.shape[:2].numel())
+            self.model.charge("press", layer=call.block.index, macs=0, tokens=call.states.shape[:2].numel())

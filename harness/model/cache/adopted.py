@@ -1,0 +1,73 @@
+"""The engine for presses of others: a hook on attention that puts other keys and values into the layer's cache.
+
+The hook is called as kvpress calls its presses, which read some arguments that transformers no longer hands on. What it
+leaves in the cache is taken as it is; new tokens continue where the text is, whatever the cache holds.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from harness.contract.decoder import Decoder
+from harness.core.errors import HarnessError, MethodError
+from harness.model.cache.engine import CacheEngine, Call, Running, require_pressable
+from harness.model.cache.pressed import When
+from harness.model.cache.pressed_cache import PressedCache
+
+Hook = Callable[[nn.Module, tuple[()], dict[str, Any], Any], Any]
+"""``hook(attention, (), arguments, output)``, as of a forward hook; it changes the attention's layer of the cache."""
+
+
+@contextmanager
+def adopted(model: Decoder, hook: Hook, when: frozenset[When], *, name: str) -> Iterator[None]:
+    """Let the hook change what the cache holds, for all that runs inside the ``with`` block.
+
+    It draws from the same random numbers in every run.
+
+    Raises:
+        UnsupportedModelError: see ``require_pressable``.
+        MethodError: another method directs the layers or holds the cache; in a forward, where the hook fails, where
+            rows are padded, or where a prompt is read in parts.
+    """
+    require_pressable(model)
+    with _Adopting(model, hook, when, name).attached():
+        yield
+
+
+class _Adopting(CacheEngine):
+    def __init__(self, model: Decoder, hook: Hook, when: frozenset[When], name: str) -> None:
+        super().__init__(model, partial(PressedCache, model.config), when, name)
+        self._hook = hook
+
+    def change(self, running: Running, call: Call) -> None:
+        """Call the hook, and hold what it left."""
+        layer = call.layer
+        if running.present is not None:
+            raise MethodError(f"{self.name}: its presses know nothing of padding: give --batch_size 1")
+        if running.ends_prompt and layer.seen > running.tokens:
+            raise MethodError(f"{self.name}: its presses act where a prompt is read in one forward, not in parts")
+        arguments = {
+            **call.arguments,
+            "hidden_states": call.states,
+            "past_key_values": running.cache,
+            "cache_position": torch.arange(layer.seen - running.tokens, layer.seen, device=call.states.device),
+        }
+        try:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(call.block.index)
+                self._hook(call.attention, (), arguments, call.output)
+        except HarnessError:
+            raise
+        except Exception as error:  # of another's code
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise MethodError(f"{self.name}: the press cannot be on this text or model: {reason}") from error
+        if getattr(call.attention, "masked_key_indices", None) is not None:
+            raise MethodError(
+                f"{self.name}: the press hides entries head by head and holds them all, so nothing is saved"
+            )
+        layer.adopt()
+        self.model.charge("press", layer=call.block.index, macs=0, tokens=call.states.shape[:2].numel())
