@@ -2,7 +2,7 @@
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 from annotated_types import Ge, MultipleOf
 
@@ -10,6 +10,7 @@ from harness.contract.decoder import Decoder
 from harness.contract.facts import Phase
 from harness.contract.families import Family
 from harness.contract.method import Method
+from harness.contract.parameters import Bits
 from harness.contract.prepared import Prepared
 
 if TYPE_CHECKING:
@@ -49,14 +50,10 @@ class KvInt(Method):
     paper = "arXiv:2402.02750"
     phases = frozenset({Phase.DECODE})
     chooses_keys = True
-    examples = (
-        {"bits": 8, "group": 4, "residual": 0},
-        {"group": 4, "residual": 4},
-        {"bits": 2, "group": 8, "residual": 0},
-    )
+    examples = tuple({"bits": bits, "group": 8, "residual": 0} for bits in (8, 4, 2))
     neutral = {"residual": 1 << 30}
 
-    bits: Literal[2, 4, 8] = 4
+    bits: Bits = 4
     group: Annotated[int, Ge(4), MultipleOf(4)] = 32
     residual: Annotated[int, Ge(0)] = 128
 

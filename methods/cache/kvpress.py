@@ -4,6 +4,7 @@ import inspect
 from ast import literal_eval
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from copy import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -20,6 +21,7 @@ from harness.core.errors import MethodError, UnknownNameError, UnsupportedModelE
 if TYPE_CHECKING:
     from types import ModuleType
 
+    from harness.model.cache.adopted import Hook
     from harness.model.cache.pressed import When
 
 _NAMED = "it loads tables or weights by the model's name from the network"
@@ -113,7 +115,8 @@ class KvPress(Method):
         from harness.model.cache.adopted import adopted
 
         press = self._made(self._library(), len(model.live))
-        hook, press.forward_hook = press.forward_hook, lambda *_: None  # the engine calls it, and the library does not
+        hook = _by_text(press, press.forward_hook)
+        press.forward_hook = lambda *_: None  # the engine calls it, and the library does not
         when: frozenset[When] = frozenset({"decode" if hasattr(press, "target_size") else "prefill"})
         attentions = [block.attention.modules[0] for block in model.anatomy.blocks]
         before = [(set(vars(each)), set(each._modules)) for each in attentions]
@@ -177,6 +180,23 @@ class KvPress(Method):
         except Exception as error:  # its own checks are assertions
             reason = " ".join(str(error).split()) or type(error).__name__
             raise MethodError(f"{self.name}: {name} cannot be made with these arguments: {reason}") from error
+
+
+def _by_text(press: Any, hook: "Hook") -> "Hook":
+    """The hook with what the press notes of each layer kept with the layer of the cache, and not from text to text."""
+
+    def call(attention: Any, args: tuple[()], arguments: dict[str, Any], output: Any) -> Any:
+        index = attention.layer_idx
+        layer = arguments["past_key_values"].layers[index]
+        notes = {name: noted for name, noted in vars(press).items() if isinstance(noted, dict)}  # by index of the layer
+        for name, noted in notes.items():
+            noted.pop(index, None)
+            if name in getattr(layer, "notes", {}):
+                noted[index] = copy(layer.notes[name])
+        hook(attention, args, arguments, output)
+        layer.notes = {name: copy(noted[index]) for name, noted in notes.items() if index in noted}
+
+    return call
 
 
 def presses(library: "ModuleType") -> list[str]:

@@ -143,11 +143,13 @@ def test_sliding_layers_stay_as_they_are(ids):
 def test_what_cannot_be_rounded_is_refused():
     for given, says in (
         ("bits=3", "bits='3' is not valid: Input should be 2, 4 or 8"),
+        ("bits=two", "bits='two' is not valid: Input should be 2, 4 or 8"),
         ("group=6", "group='6' is not valid: .*multiple of 4"),
         ("residual=-1", "residual='-1' is not valid"),
     ):
         with pytest.raises(MethodError, match=f"^kv-int: {says}"):
             parse(f"kv-int:{given}")
+    assert parse("kv-int:bits=2").parts[0] == KvInt(bits=2)
     with pytest.raises(UnsupportedModelError, match="every layer has a sliding window, whose cache does not grow"):
         KvInt().check_model(tiny_decoder("mistral", layers=1))
     with pytest.raises(MethodError, match="kv-int gives none back as it was"):

@@ -15,6 +15,7 @@ from harness.core.errors import MethodError, UnknownNameError, UnsupportedModelE
 from harness.methods.cache.kvpress import REFUSED, KvPress, presses
 from harness.testing.snapshot import changes, model_snapshot
 from harness.testing.tiny import tiny_decoder
+from tests.testing.failing import failing
 
 INSTALL = "pip install 'efficiency-harness[kvpress]' && pip install --no-deps kvpress"
 installed = pytest.mark.skipif(find_spec("kvpress") is None, reason=f"kvpress is not installed: {INSTALL}")
@@ -29,10 +30,10 @@ ARGUMENTS = {
     "SimLayerKV": "options=lazy_threshold:0.1/n_recent:60",
 }
 """What a press needs to act on a text of this length."""
-AS_LONG = ("SimLayerKV", "ThinK", "CAM", "Decoding", "CompressionRatioDecoding")
+AS_LONG = ("ThinK", "CAM", "Decoding", "CompressionRatioDecoding")
 """Presses that keep the length, or act later."""
 EAGER = ("ObservedAttention",)
-DRAWS = ("LeverageScore", "Compactor", "CUR", "NonCausalAttn")
+DRAWS = ("CAM", "LeverageScore", "Compactor", "CUR", "NonCausalAttn")
 """Presses that draw random numbers, or stand on one that does."""
 
 
@@ -143,6 +144,33 @@ def test_a_share_of_one_is_dense_by_every_bit():
     with KvPress(press="Knorm", keep=1.0).attach(decoder, Prepared()):
         own = decoder.module.generate(text, **options, output_logits=True, return_dict_in_generate=True)
     assert torch.equal(torch.stack(own.logits), torch.stack(dense.logits))
+
+
+@installed
+def test_it_passes_every_check(device):
+    assert failing("kvpress:press=Knorm", ["qwen3"], device=device) == {}
+
+
+@installed
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["Decoding", "CAM"])
+def test_a_text_does_not_depend_on_those_before_it(name):
+    """A press that counts steps counts those of each text."""
+    decoder, text = tiny_decoder("llama", layers=2), ids()
+
+    def read(steps):
+        cache = decoder.module(text[:, :TOKENS], use_cache=True).past_key_values
+        tokens = text[0, TOKENS : TOKENS + steps].view(steps, 1, 1)
+        logits = [decoder.module(token, past_key_values=cache).logits for token in tokens]
+        return torch.cat(logits), [layer.keys.shape[2] for layer in cache.layers]
+
+    with method(name).attach(decoder, Prepared()):
+        alone = read(5)
+    with method(name).attach(decoder, Prepared()):
+        read(2)
+        logits, entries = read(5)
+    assert torch.equal(logits, alone[0])
+    assert entries == alone[1] == [102, 102]
 
 
 def test_without_the_library_the_command_is_said(monkeypatch):
