@@ -167,6 +167,8 @@ class KvPress(Method):
         given |= {"key_channel_compression_ratio": 1 - keep, "compression_ratios": [1 - keep] * layers}
         if inner:
             given |= {"press": inner[0], "base_press": inner[0], "presses": inner}
+            if "base_press" in takes:  # which is told a ratio at every turn
+                inner[0].compression_ratio = 0.0
         chosen = {key: value for key, value in given.items() if key in takes}
         for option in options:
             key, _, value = option.partition(":")

@@ -12,7 +12,7 @@ from harness.methods.cache.kv_evict import KvEvict
 from harness.model.attention import observing
 from harness.model.cache.pressed import pressed
 from harness.testing.tiny import tiny_decoder
-from tests.methods.caches import caches
+from tests.methods.caches import caches, flops
 
 SCORERS = ("snapkv", "knorm", "h2o", "tova", "expected-attention")
 
@@ -131,6 +131,12 @@ def test_turned_queries_are_those_of_later_positions(ids, family):
         with observing(decoder, lambda layer, queries, keys: moved.append(queries[:, :, -1]) if layer == 0 else None):
             decoder.module(ids, position_ids=places + step)
     torch.testing.assert_close(later, torch.stack(moved).mean(0), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("scorer", SCORERS)
+def test_the_products_of_a_score_are_counted(ids, scorer):
+    counted, seen = flops(KvEvict(scorer=scorer, budget=0.5, window=3), ids[:1])
+    assert counted == seen
 
 
 def test_budgets_fall_in_a_pyramid_around_the_same_mean(ids):

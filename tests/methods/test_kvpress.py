@@ -15,6 +15,7 @@ from harness.core.errors import MethodError, UnknownNameError, UnsupportedModelE
 from harness.methods.cache.kvpress import REFUSED, KvPress, presses
 from harness.testing.snapshot import changes, model_snapshot
 from harness.testing.tiny import tiny_decoder
+from tests.methods.caches import flops
 from tests.testing.failing import failing
 
 INSTALL = "pip install 'efficiency-harness[kvpress]' && pip install --no-deps kvpress"
@@ -144,6 +145,13 @@ def test_a_share_of_one_is_dense_by_every_bit():
     with KvPress(press="Knorm", keep=1.0).attach(decoder, Prepared()):
         own = decoder.module.generate(text, **options, output_logits=True, return_dict_in_generate=True)
     assert torch.equal(torch.stack(own.logits), torch.stack(dense.logits))
+
+
+@installed
+@pytest.mark.parametrize("name", ["TOVA", "ExpectedAttention", "KeyDiff"])
+def test_the_products_of_a_press_are_counted(name):
+    counted, seen = flops(method(name), ids(20))
+    assert counted == seen
 
 
 @installed

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from harness.contract.decoder import Decoder
 from harness.core.errors import HarnessError, MethodError
@@ -57,7 +58,7 @@ class _Adopting(CacheEngine):
             "cache_position": torch.arange(layer.seen - running.tokens, layer.seen, device=call.states.device),
         }
         try:
-            with torch.random.fork_rng(devices=[]):
+            with torch.random.fork_rng(devices=[]), FlopCounterMode(display=False) as counter:
                 torch.manual_seed(call.block.index)
                 self._hook(call.attention, (), arguments, call.output)
         except HarnessError:
@@ -70,4 +71,5 @@ class _Adopting(CacheEngine):
                 f"{self.name}: the press hides entries head by head and holds them all, so nothing is saved"
             )
         layer.adopt()
-        self.model.charge("press", layer=call.block.index, macs=0, tokens=call.states.shape[:2].numel())
+        tokens, macs = call.states.shape[:2].numel(), counter.get_total_flops() // 2
+        self.model.charge("press", layer=call.block.index, macs=macs, tokens=tokens)

@@ -60,12 +60,12 @@ class Packed:
 
     def changed(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "Packed":
         """With the same done to all tensors, which have rows, heads and groups in common."""
-        return Packed(*map(change, (self.codes, self.low, self.step)), self.bits)
+        return Packed(change(self.codes), change(self.low), change(self.step), self.bits)
 
     def followed(self, more: "Packed") -> "Packed":
         """With more groups after these."""
-        pairs = zip((self.codes, self.low, self.step), (more.codes, more.low, more.step), strict=True)
-        return Packed(*(torch.cat(pair, 2) for pair in pairs), self.bits)
+        codes, low = torch.cat([self.codes, more.codes], 2), torch.cat([self.low, more.low], 2)
+        return Packed(codes, low, torch.cat([self.step, more.step], 2), self.bits)
 
     def put(self, row: int, start: int, more: "Packed") -> None:
         """Write groups of one row over those from ``start`` on, in place."""

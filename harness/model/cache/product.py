@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import torch
@@ -64,11 +64,12 @@ class Product:
         """Of some of the rows, and of some of their tokens, bool [these rows, tokens], as many of each."""
         if self.cosines is None or self.sines is None:
             return self
-        turned = []
-        for each in (self.cosines, self.sines):
-            own = each[rows] if len(each) > 1 else each.expand(len(rows), -1, -1)
-            turned.append(own if tokens is None else own[tokens].view(len(rows), -1, own.shape[-1]))
-        return Product(self.scale, self.cap, *turned, self.turn)
+
+        def own(turns: torch.Tensor) -> torch.Tensor:
+            some = turns[rows] if len(turns) > 1 else turns.expand(len(rows), -1, -1)
+            return some if tokens is None else some[tokens].view(len(rows), -1, some.shape[-1])
+
+        return replace(self, cosines=own(self.cosines), sines=own(self.sines))
 
     def scores(self, queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
         """What softmax is taken of, in float32 and without a mask.
