@@ -163,6 +163,8 @@ class KvPress(Method):
         if kind is None or kind in (library.BasePress, library.ScorerPress):
             raise UnknownNameError("press of kvpress", name, presses(library))
         takes = inspect.signature(kind).parameters
+        if inner and len(inner) > 1 and "presses" not in takes:
+            raise MethodError(f"{self.name}: {name} does not work with several presses, as inner has them")
         given = {"compression_ratio": 1 - keep, "target_compression_ratio": 1 - keep, "seed": 0}
         given |= {"key_channel_compression_ratio": 1 - keep, "compression_ratios": [1 - keep] * layers}
         if inner:
