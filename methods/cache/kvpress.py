@@ -119,14 +119,15 @@ class KvPress(Method):
         press.forward_hook = lambda *_: None  # the engine calls it, and the library does not
         when: frozenset[When] = frozenset({"decode" if hasattr(press, "target_size") else "prefill"})
         attentions = [block.attention.modules[0] for block in model.anatomy.blocks]
-        before = [(set(vars(each)), set(each._modules)) for each in attentions]
+        before = [set(vars(attention)) for attention in attentions]
         try:
-            with press(model.module), adopted(model, hook, when, name=f"{self.name}:press={self.press}"):
-                yield
+            with press(model.module):
+                for attention in attentions:  # a reference, and no part: the attention is still the model's own
+                    vars(attention)["rotary_emb"] = attention._modules.pop("rotary_emb")
+                with adopted(model, hook, when, name=f"{self.name}:press={self.press}"):
+                    yield
         finally:
-            for attention, (attributes, modules) in zip(attentions, before, strict=True):
-                for name in set(attention._modules) - modules:  # the library leaves the rotary embedding there
-                    del attention._modules[name]
+            for attention, attributes in zip(attentions, before, strict=True):
                 for name in set(vars(attention)) - attributes:
                     delattr(attention, name)
 

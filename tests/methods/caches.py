@@ -1,10 +1,10 @@
 """What a method's cache holds of a prompt, beside the dense model's, and what it multiplied."""
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from harness.contract.decoder import Row
 from harness.contract.prepared import Prepared
+from harness.measure.audit import count_flops
 from harness.measure.flops import executed_flops
 from harness.measure.shape import ModelShape
 from harness.measure.trace import Tracer
@@ -27,14 +27,13 @@ def caches(method, ids, steps=0, family="llama", layers=2, **options):
 def flops(method, ids, family="llama", layers=2):
     """FLOPs of a prompt of one row and of a step after it: by the trace, and by PyTorch's counter."""
     decoder, length = tiny_decoder(family, layers=layers), ids.shape[1]
-    row = Row("text", 0, (0,), length, length)
-    with (
-        method.attach(decoder, Prepared()),
-        Tracer(decoder) as tracer,
-        decoder.serving([row], "generate"),
-        FlopCounterMode(display=False) as counter,
-    ):
+
+    def run():
         cache = decoder.module(ids, use_cache=True).past_key_values
         decoder.module(ids[:, :1], past_key_values=cache, use_cache=True)
-        (segments,) = tracer.collect()
-    return executed_flops(ModelShape.of(decoder), segments).total, counter.get_total_flops()
+        return tracer.collect()[0]
+
+    row = Row("text", 0, (0,), length, length)
+    with method.attach(decoder, Prepared()), Tracer(decoder) as tracer, decoder.serving([row], "generate"):
+        segments, seen = count_flops(run)
+    return executed_flops(ModelShape.of(decoder), segments).total, seen

@@ -131,9 +131,24 @@ def test_what_it_cannot_be_on_is_refused():
     short = pytest.raises(MethodError, match="press=SnapKV: the press cannot be on this text or model: Query length 20")
     with KvPress(press="SnapKV").attach(decoder, Prepared()), short:
         decoder.module(text, use_cache=True)
-    padded = pytest.raises(MethodError, match="know nothing of padding: give --batch_size 1")
+    mask = torch.stack([torch.arange(20) >= 0, torch.arange(20) > 3]).long()
+    padded = pytest.raises(MethodError, match="know nothing of rows of unequal length: give --batch_size 1")
     with KvPress(press="Knorm").attach(decoder, Prepared()), padded:
-        decoder.module(text, attention_mask=(torch.arange(20) > 3)[None].long(), use_cache=True)
+        decoder.module(text.expand(2, -1), attention_mask=mask, use_cache=True)
+
+
+@installed
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["TOVA", "ExpectedAttention", "Decoding", "ObservedAttention"])
+def test_padding_is_none_of_a_press(name):
+    decoder, text = decoder_of(name, "llama"), ids()[:, :120]
+    mask, options = (torch.arange(130) >= 10)[None].long(), {"max_new_tokens": 5, "do_sample": False, "pad_token_id": 0}
+    options |= {"output_logits": True, "return_dict_in_generate": True, "eos_token_id": None}
+    padded = torch.cat([torch.zeros_like(text[:, :10]), text], 1)
+    with method(name).attach(decoder, Prepared()):
+        alone = decoder.module.generate(text, **options)
+        beside = decoder.module.generate(padded, attention_mask=mask, **options)
+    torch.testing.assert_close(torch.stack(beside.logits), torch.stack(alone.logits), atol=1e-3, rtol=1e-3)
 
 
 @installed

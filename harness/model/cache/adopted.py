@@ -32,7 +32,7 @@ def adopted(model: Decoder, hook: Hook, when: frozenset[When], *, name: str) -> 
     Raises:
         UnsupportedModelError: see ``require_pressable``.
         MethodError: another method directs the layers or holds the cache; in a forward, where the hook fails, where
-            rows are padded, or where a prompt is read in parts.
+            rows are of unequal length, or where a prompt is read in parts.
     """
     require_pressable(model)
     with _Adopting(model, hook, when, name).attached():
@@ -45,31 +45,52 @@ class _Adopting(CacheEngine):
         self._hook = hook
 
     def change(self, running: Running, call: Call) -> None:
-        """Call the hook, and hold what it left."""
-        layer = call.layer
-        if running.present is not None:
-            raise MethodError(f"{self.name}: its presses know nothing of padding: give --batch_size 1")
+        """Call the hook on what is none of padding, and hold what it left."""
+        layer, first = call.layer, self._first(running)
         if running.ends_prompt and layer.seen > running.tokens:
             raise MethodError(f"{self.name}: its presses act where a prompt is read in one forward, not in parts")
+        every = layer.keys, layer.values
+        gone = first if layer.positions is None else 0  # padding among the entries
+        keys, values = layer.keys, layer.values = every[0][:, :, gone:], every[1][:, :, gone:]
+        with FlopCounterMode(display=False) as counter:
+            self._call(running, call, first)
+        if layer.keys is keys and layer.values is values:
+            layer.keys, layer.values = every  # nothing went; padding is hidden by the mask, as in dense
+        else:
+            layer.adopt()
+        if getattr(call.attention, "masked_key_indices", None) is not None:
+            raise MethodError(f"{self.name}: it hides entries head by head and holds them all, so nothing is saved")
+        tokens, macs = call.states.shape[:2].numel(), counter.get_total_flops() // 2
+        self.model.charge("press", layer=call.block.index, macs=macs, tokens=tokens)
+
+    def _first(self, running: Running) -> int:
+        """The column of the rows' first token, after padding on the left."""
+        if running.present is None:
+            return 0
+        first = running.present.int().argmax(-1)  # [rows]
+        if (first != first[0]).any() or not running.present[:, int(first[0]) :].all():
+            raise MethodError(f"{self.name}: its presses know nothing of rows of unequal length: give --batch_size 1")
+        return int(first[0])
+
+    def _call(self, running: Running, call: Call, first: int) -> None:
+        seen, tokens = call.layer.seen, running.tokens
+        new = max(first - (seen - tokens), 0)  # padding among the new tokens
         arguments = {
             **call.arguments,
-            "hidden_states": call.states,
+            "hidden_states": call.states[:, new:],
             "past_key_values": running.cache,
-            "cache_position": torch.arange(layer.seen - running.tokens, layer.seen, device=call.states.device),
+            "cache_position": torch.arange(seen - tokens + new, seen, device=call.states.device) - first,
         }
+        if isinstance(rotary := call.arguments.get("position_embeddings"), tuple):
+            arguments["position_embeddings"] = tuple(turns[:, new:] for turns in rotary)
+        weights = call.output[1]  # of eager attention, [rows, heads, queries, keys]
+        output = (call.output[0][:, new:], None if weights is None else weights[:, :, new:, first:])
         try:
-            with torch.random.fork_rng(devices=[]), FlopCounterMode(display=False) as counter:
+            with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(call.block.index)
-                self._hook(call.attention, (), arguments, call.output)
+                self._hook(call.attention, (), arguments, output)
         except HarnessError:
             raise
         except Exception as error:  # of another's code
             reason = " ".join(str(error).split()) or type(error).__name__
             raise MethodError(f"{self.name}: the press cannot be on this text or model: {reason}") from error
-        if getattr(call.attention, "masked_key_indices", None) is not None:
-            raise MethodError(
-                f"{self.name}: the press hides entries head by head and holds them all, so nothing is saved"
-            )
-        layer.adopt()
-        tokens, macs = call.states.shape[:2].numel(), counter.get_total_flops() // 2
-        self.model.charge("press", layer=call.block.index, macs=macs, tokens=tokens)
