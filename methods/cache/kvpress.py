@@ -73,7 +73,6 @@ class KvPress(Method):
     batchable = False
     chooses_keys = True
     examples = tuple({"press": "Knorm", "keep": keep} for keep in (0.75, 0.5, 0.25))
-    neutral = {"press": "Knorm", "keep": 1.0}
 
     press: Annotated[str, MinLen(1)]
     keep: Annotated[float, Interval(gt=0, le=1)] = 0.5

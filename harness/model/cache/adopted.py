@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from harness.contract.decoder import Decoder
 from harness.core.errors import HarnessError, MethodError
@@ -52,16 +51,15 @@ class _Adopting(CacheEngine):
         every = layer.keys, layer.values
         gone = first if layer.positions is None else 0  # padding among the entries
         keys, values = layer.keys, layer.values = every[0][:, :, gone:], every[1][:, :, gone:]
-        with FlopCounterMode(display=False) as counter:
-            self._call(running, call, first)
+        self._call(running, call, first)
         if layer.keys is keys and layer.values is values:
             layer.keys, layer.values = every  # nothing went; padding is hidden by the mask, as in dense
         else:
             layer.adopt()
         if getattr(call.attention, "masked_key_indices", None) is not None:
             raise MethodError(f"{self.name}: it hides entries head by head and holds them all, so nothing is saved")
-        tokens, macs = call.states.shape[:2].numel(), counter.get_total_flops() // 2
-        self.model.charge("press", layer=call.block.index, macs=macs, tokens=tokens)
+        # its time counts by the call; its products are counted with attention's
+        self.model.charge("press", layer=call.block.index, macs=0, tokens=call.states.shape[:2].numel())
 
     def _first(self, running: Running) -> int:
         """The column of the rows' first token, after padding on the left."""
