@@ -173,7 +173,7 @@ def watching(
     def attend(inner: Callable[..., Any], module: nn.Module, *qkv: torch.Tensor, **options: Any) -> Any:
         if module in begun:
             begun.remove(module)
-            watch(layers[module], *qkv[:2], options)
+            watch(layers[module], qkv[0], qkv[1], options)
         return inner(module, *qkv, **options)
 
     with ExitStack() as undo:

@@ -165,7 +165,7 @@ class KvPress(Method):
         takes = inspect.signature(kind).parameters
         if inner and len(inner) > 1 and "presses" not in takes:
             raise MethodError(f"{self.name}: {name} does not work with several presses, as inner has them")
-        given = {"compression_ratio": 1 - keep, "target_compression_ratio": 1 - keep, "seed": 0}
+        given: dict[str, Any] = {"compression_ratio": 1 - keep, "target_compression_ratio": 1 - keep, "seed": 0}
         given |= {"key_channel_compression_ratio": 1 - keep, "compression_ratios": [1 - keep] * layers}
         if inner:
             given |= {"press": inner[0], "base_press": inner[0], "presses": inner}

@@ -26,7 +26,8 @@ Score = Callable[[Entries, int, int], torch.Tensor]
 
 def knorm(entries: Entries, count: int, window: int) -> torch.Tensor:
     """Keys of small norm attract attention (Devoto et al., arXiv:2406.11430)."""
-    return -entries.keys.norm(dim=-1)
+    norms: torch.Tensor = entries.keys.norm(dim=-1)
+    return -norms
 
 
 def snapkv(entries: Entries, count: int, window: int) -> torch.Tensor:
@@ -67,7 +68,7 @@ def expected_attention(entries: Entries, count: int, window: int) -> torch.Tenso
     covariance = spread.mT @ spread / spread.shape[2]  # [rows, heads, width, width]
     keys = keys.repeat_interleave(groups, 1) * product.scale  # [rows, heads, entries, width]
     scores = (mean @ keys.mT)[:, :, 0] + ((keys @ covariance) * keys).sum(-1) / 2
-    share = scores.softmax(-1).unflatten(1, (heads // groups, groups)).mean(2)  # [rows, kv heads, entries]
+    share = torch.unflatten(scores.softmax(-1), 1, (heads // groups, groups)).mean(2)  # [rows, kv heads, entries]
     share = share * entries.values[:, :, sinks:].float().norm(dim=-1)
     first = share.amax(-1, keepdim=True) + 1 + torch.arange(sinks, 0, -1, device=share.device)
     return torch.cat([first, share], -1)
@@ -93,7 +94,7 @@ def _received(entries: Entries, last: int) -> torch.Tensor:
     """The mean over a key's heads of what it received from the last queries, [rows, kv heads, entries]."""
     queries, product = _queries(entries)
     received = product.received(queries, entries.keys, last)  # [rows, heads, entries]
-    return received.unflatten(1, (entries.keys.shape[1], -1)).mean(2)
+    return torch.unflatten(received, 1, (entries.keys.shape[1], -1)).mean(2)
 
 
 def _with_last(received: torch.Tensor, before: torch.Tensor, last: int) -> torch.Tensor:

@@ -32,8 +32,8 @@ class Packed:
             group: tokens that are packed together; whole bytes of codes.
             channels: neighbouring channels of a token that share a scale; None: a channel's tokens share theirs.
         """
-        blocks = numbers.unflatten(2, (-1, group))  # [rows, heads, groups, tokens of a group, width]
-        parts = blocks if channels is None else blocks.unflatten(-1, (-1, channels))
+        blocks = torch.unflatten(numbers, 2, (-1, group))  # [rows, heads, groups, tokens of a group, width]
+        parts = blocks if channels is None else torch.unflatten(blocks, -1, (-1, channels))
         low, high = parts.aminmax(dim=-2 if channels is None else -1, keepdim=True)
         step = ((high - low).float() / (2**bits - 1)).to(numbers.dtype)
         # of a group of equal numbers the step is 0, and so are its codes
@@ -54,7 +54,7 @@ class Packed:
         if self.low.shape[-1] == codes.shape[-1]:
             numbers = torch.addcmul(self.low, codes, self.step)
         else:
-            parts = codes.unflatten(-1, (self.low.shape[-1], -1))
+            parts = torch.unflatten(codes, -1, (self.low.shape[-1], -1))
             numbers = torch.addcmul(self.low[..., None], parts, self.step[..., None]).flatten(-2)
         return numbers.flatten(2, 3)
 
@@ -77,7 +77,7 @@ def _packed(codes: torch.Tensor, bits: int) -> torch.Tensor:
     """Codes, [..., tokens, width], as bytes, [..., tokens * bits / 8, width]."""
     if bits == 8:
         return codes
-    parts = codes.unflatten(-2, (-1, 8 // bits))  # [..., bytes, codes of a byte, width]
+    parts = torch.unflatten(codes, -2, (-1, 8 // bits))  # [..., bytes, codes of a byte, width]
     packed = parts[..., 0, :].clone()
     for place in range(1, 8 // bits):
         packed |= parts[..., place, :] << (bits * place)

@@ -81,7 +81,9 @@ class Product:
         Returns:
             [rows, heads, queries, keys].
         """
-        groups = queries.unflatten(1, (keys.shape[1], -1)).float()  # [rows, kv heads, group, queries, head width]
+        groups = torch.unflatten(
+            queries, 1, (keys.shape[1], -1)
+        ).float()  # [rows, kv heads, group, queries, head width]
         scores = (groups @ keys[:, :, None].float().mT * self.scale).flatten(1, 2)
         return scores if self.cap is None else torch.tanh(scores / self.cap) * self.cap
 
