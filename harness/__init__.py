@@ -22,9 +22,10 @@ if TYPE_CHECKING:
     from harness.core.errors import HarnessError, MethodError, ModelError, UnknownNameError, UnsupportedModelError
     from harness.model.attention import attending, full_layers, observing, require_attendable, require_observable
     from harness.model.basis import centre, fold, require_layer_norms, rms_norms, rotate
+    from harness.model.cache.engine import require_pressable
     from harness.model.cache.mixins import Presses
     from harness.model.cache.press import Entries, Press
-    from harness.model.cache.pressed import pressed, require_pressable
+    from harness.model.cache.pressed import pressed
     from harness.model.forwards import put, replace_forward
     from harness.model.head import FinalHead
     from harness.model.influence import Influence, influence
@@ -70,9 +71,10 @@ _NAMES = {
     "harness.core.errors": "HarnessError MethodError ModelError UnknownNameError UnsupportedModelError",
     "harness.model.attention": "attending full_layers observing require_attendable require_observable",
     "harness.model.basis": "centre fold require_layer_norms rms_norms rotate",
+    "harness.model.cache.engine": "require_pressable",
     "harness.model.cache.mixins": "Presses",
     "harness.model.cache.press": "Entries Press",
-    "harness.model.cache.pressed": "pressed require_pressable",
+    "harness.model.cache.pressed": "pressed",
     "harness.model.forwards": "put replace_forward",
     "harness.model.head": "FinalHead",
     "harness.model.influence": "Influence influence",

@@ -128,6 +128,14 @@ def _columns() -> Iterable[Column]:
         "counted",
         "Bytes of the weights if what a method rounded were packed, where the run multiplied floats in their place.",
     )
+    yield Column(
+        "kv_per_token",
+        "KV per token",
+        "memory/kv_per_token",
+        "B",
+        "counted",
+        "Bytes of that cache for each position that the sequence had by then, kept or not.",
+    )
     for phase in ("prefill", "decode"):
         path, text = f"trace/mean_depth_{phase}", _DEPTH.format(phase)
         yield Column(f"depth_{phase}", f"{phase.capitalize()} depth", path, "share", "counted", text)

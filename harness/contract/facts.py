@@ -112,10 +112,10 @@ class Facts:
     """Which layers run is decided by the method in their place; a stack has one such method."""
 
     chooses_keys: ClassVar[
-        Annotated[bool, _flag("chooses keys", any, "yes: a stack has one method that decides which keys tokens meet")]
+        Annotated[bool, _flag("chooses keys", any, "yes: a stack has one method that decides on keys tokens meet")]
     ] = False
-    """Which keys a token meets is decided by the method, in the cache or in attention; a stack has one such method, and
-    none beside it that directs layers."""
+    """Which keys a token meets, or in what form, is decided by the method, in the cache or in attention; a stack has
+    one such method, and none beside it that directs layers."""
 
     stackable: ClassVar[Annotated[bool, _flag("stackable", all, "yes: may be combined as a+b", "no: runs alone")]] = (
         True

@@ -17,6 +17,18 @@ Indices = Annotated[tuple[Annotated[int, Ge(0)], ...], BeforeValidator(_parts)]
 Patterns = Annotated[tuple[Annotated[str, MinLen(1)], ...], MinLen(1), BeforeValidator(_parts)]
 """Patterns of module names, with the wildcards of a shell."""
 
+Texts = Annotated[tuple[Annotated[str, MinLen(1)], ...], BeforeValidator(_parts)]
+"""Texts, perhaps none."""
+
+
+def _whole(value: Any) -> Any:
+    """A whole number may arrive as text."""
+    return int(value) if isinstance(value, str) and value.isdecimal() else value
+
+
+Bits = Annotated[Literal[2, 4, 8], BeforeValidator(_whole)]
+"""Bits of a number, of which whole ones fill a byte."""
+
 Pattern = Literal["unstructured", "2:4", "4x1", "16x1", "64x1"]
 """What shape the zeros of a pruned weight come in, outputs x inputs (harness.model.weights.pruning)."""
 

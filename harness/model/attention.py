@@ -8,7 +8,7 @@ the cache was updated, with the key and value heads unexpanded. Layers that it i
 
 import inspect
 import sys
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from numbers import Integral
 from typing import Any, Final
@@ -153,6 +153,19 @@ def observing(model: Decoder, observe: Callable[[int, torch.Tensor, torch.Tensor
     Raises:
         UnsupportedModelError: see ``require_observable``.
     """
+    with watching(model, lambda layer, queries, keys, _: observe(layer, queries, keys)):
+        yield
+
+
+@contextmanager
+def watching(
+    model: Decoder, watch: Callable[[int, torch.Tensor, torch.Tensor, Mapping[str, Any]], None]
+) -> Iterator[None]:
+    """``observing``, and the options that attention is given beside them: ``scaling``, ``softcap``.
+
+    Raises:
+        UnsupportedModelError: see ``require_observable``.
+    """
     require_observable(model)
     layers = {block.attention.modules[0]: block.index for block in model.anatomy.blocks}
     begun = set[nn.Module]()
@@ -160,7 +173,7 @@ def observing(model: Decoder, observe: Callable[[int, torch.Tensor, torch.Tensor
     def attend(inner: Callable[..., Any], module: nn.Module, *qkv: torch.Tensor, **options: Any) -> Any:
         if module in begun:
             begun.remove(module)
-            observe(layers[module], *qkv[:2])
+            watch(layers[module], qkv[0], qkv[1], options)
         return inner(module, *qkv, **options)
 
     with ExitStack() as undo:

@@ -312,7 +312,7 @@ class Memory(Section):
         packed_weights: the same if the weights that a method rounded were packed in its number format, of which the run
             multiplied floats: what they would take, not what was read or measured; null where there are none, and in
             older records.
-        kv_peak: largest key-value cache of one sequence, as its caches held it (counted); null where
+        kv_peak: largest key-value cache of one sequence, as its caches held it after a forward (counted); null where
             layers keep something else.
         kv_per_token: the same for each position that the sequence had by then, kept or not; null in older records.
         kv_layers: the same by layer of the dense model; null in older records.

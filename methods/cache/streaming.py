@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from annotated_types import Ge
 
+from harness.core.errors import MethodError
 from harness.model.cache.mixins import Presses
 
 if TYPE_CHECKING:
@@ -24,7 +25,8 @@ class Streaming(Presses):
 
     Parameters:
         sinks: entries of the first tokens that stay.
-        window: entries of the last tokens that stay, at least 1. Texts that are no longer than both are as dense.
+        window: entries of the last tokens that stay, at least 1 and no fewer than ``sinks``. Texts that are no longer
+            than both are as dense.
 
     Limits: what lies between cannot be recalled. The prompt is read in full, and scoring a text in one forward never
     reads the cache, so both are as dense.
@@ -44,6 +46,14 @@ class Streaming(Presses):
 
     sinks: Annotated[int, Ge(0)] = 4
     window: Annotated[int, Ge(1)] = 256
+
+    def check(self) -> None:
+        """Refuse a window of fewer tokens than the sinks: what is being written would be the smaller part."""
+        if self.window < self.sinks:
+            raise MethodError(
+                f"{self.name}: window={self.window} is smaller than sinks={self.sinks}; give window={self.sinks} or "
+                "more, or fewer sinks"
+            )
 
     def choose(self, entries: "Entries") -> "torch.Tensor":
         """The first and the last entries, [rows, kv heads, kept]."""

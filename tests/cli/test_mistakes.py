@@ -417,10 +417,10 @@ def test_model_argument_that_is_none(arguments: str, expected: str, refused: Ref
         "wanda+block-sparse",
         "int8-dynamic+magnitude",
         "block-sparse+int8-dynamic",
-        "streaming+knorm",
+        "streaming+kv-evict",
         "window-attention+streaming",
-        "random-skip+knorm",
-        "knorm+calm",
+        "random-skip+kv-evict",
+        "kv-evict+calm",
         "window-attention+mue",
     ],
 )

@@ -223,8 +223,8 @@ def test_what_this_model_can_have_is_not(text: str, outline: Decoder) -> None:
         "mue+layer-drop:unit=mlp,count=1",
         "calm+layer-drop:count=0",
         "calm+int8-dynamic",
-        "knorm+ngram",
-        "ngram+knorm",
+        "kv-evict+ngram",
+        "ngram+kv-evict",
         "calm+ngram",
     ],
 )

@@ -328,3 +328,12 @@ def test_versions_of_one_setting_are_told_apart_on_the_board(opened: Open, tmp_p
     method = opened("methods/layer-drop.html", folder=tmp_path / "site").locator("main").inner_text()
     assert "Over versions" in method
     assert "efficiency-harness absent → 0.2.0" in method
+
+
+def test_rows_that_knew_the_question_and_rows_that_did_not_are_apart() -> None:
+    record = next(runs(groups(1, 1, 1)[0])).record
+    aware = {**record, "evaluation": record["evaluation"] | {"score_mode": "context-first"}}
+    unaware = {**aware, "evaluation": aware["evaluation"] | {"score_suffix": "Question:"}}
+    board = board_data(rows([aware, unaware]))
+    first, second = (board["groups"][number]["terms"] for number in board["rows"]["group"])
+    assert [name for name in first if first[name] != second[name]] == ["way of scoring"]

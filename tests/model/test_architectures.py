@@ -155,7 +155,7 @@ def test_tokens_may_leave_layers_of_every_shape_for_good(name):
 
 
 @pytest.mark.parametrize("name", ["gpt_neo", "falcon, alibi", "diffllama"])
-@pytest.mark.parametrize("method", ["knorm", "streaming"])
+@pytest.mark.parametrize("method", ["kv-evict:scorer=knorm", "streaming"])
 def test_attention_by_place_or_across_heads_has_no_presses(name, method):
     model = decoder(name)
     with pytest.raises(

@@ -222,7 +222,7 @@ def test_a_model_without_a_cache_is_refused_in_a_sentence(monkeypatch):
         Cached(decoder, 1, 1)
 
 
-@pytest.mark.parametrize("method", ["knorm:keep=0.5", "streaming:sinks=1,window=16"])
+@pytest.mark.parametrize("method", ["kv-evict:scorer=knorm,budget=0.5", "streaming:sinks=1,window=16"])
 def test_where_no_context_is_read_first_there_is_nothing_to_press(method):
     """Contexts of one token, and those that are held back whole; a press that acts at each token still does."""
     decoder = tiny_decoder("llama")

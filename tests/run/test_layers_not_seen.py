@@ -56,7 +56,7 @@ def test_dense_runs_and_says_what_it_could_not_count(harness, scanning, tiny_tas
     assert SCANS in harness("show", folders[0].path).out
 
 
-@pytest.mark.parametrize("method", ["layer-drop:count=1", "int8-dynamic", "knorm", "ngram"])
+@pytest.mark.parametrize("method", ["layer-drop:count=1", "int8-dynamic", "kv-evict:scorer=knorm", "ngram"])
 def test_any_other_method_is_refused_in_a_sentence(harness, scanning, tiny_tasks, method):
     given = ("--pretrained", scanning / "mamba", "--include_path", tiny_tasks, "--tasks", "tiny_choice")
     sentence = harness("run", *given, "--method", method).err.rpartition("harness: ")[2]

@@ -65,6 +65,16 @@ class _Thinned:
             for tensor in (self.keys, self.values)
         )
 
+    def adopt(self) -> None:
+        """Hold the keys and values that something else put in place of its own, of which tokens is not known.
+
+        Every later token may read them, so they count as the last tokens' that were seen.
+        """
+        entries = self.keys.shape[2]
+        if entries != (self.seen if self.positions is None else self.positions.shape[-1]):
+            self.positions = None
+            self.positions = self.stored()
+
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:

@@ -23,7 +23,6 @@ class Presses(Method, mixin=True):
 
     Attributes:
         when: when it chooses (``harness.model.cache.pressed``).
-        reads_queries: whether it looks at queries.
         remembers: whether it keeps a number for each entry.
     """
 
@@ -31,8 +30,12 @@ class Presses(Method, mixin=True):
     phases = frozenset({Phase.DECODE})
     chooses_keys = True
     when: ClassVar[tuple[Literal["prefill", "decode"], ...]] = ("prefill",)
-    reads_queries: ClassVar[bool] = False
     remembers: ClassVar[bool] = False
+
+    @property
+    def reads_queries(self) -> bool:
+        """Whether it looks at queries; a method that always does says ``reads_queries = True``."""
+        return False
 
     @property
     def takes_back(self) -> bool:
@@ -46,7 +49,7 @@ class Presses(Method, mixin=True):
     def check_model(self, model: "Decoder", below: tuple[Method, ...] = ()) -> None:
         """Refuse a model whose cache cannot be chosen from."""
         from harness.model.attention import require_observable
-        from harness.model.cache.pressed import require_pressable
+        from harness.model.cache.engine import require_pressable
 
         super().check_model(model, below)
         require_pressable(model)

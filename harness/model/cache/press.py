@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from harness.core.errors import MethodError
+from harness.model.cache.product import Product
 from harness.model.given import unusable
 
 
@@ -15,7 +16,7 @@ class Entries:
     """What a layer's cache holds for some rows that hold equally much; without padding, so that none can be kept.
 
     Attributes:
-        layer: index of the dense layer.
+        layer: index of the dense layer, of ``layers``.
         rows: indices of the rows in their batch.
         keys, values: as attention reads them, keys after rotary embedding, [rows, kv heads, entries, head width].
         positions: of which token of its row each entry is, from 0, ascending, [rows, kv heads, entries].
@@ -23,6 +24,7 @@ class Entries:
             width].
         queries: their queries, after rotary embedding, [rows, heads, tokens, head width], where they are asked for
             (``pressed``).
+        product: how attention multiplies them with keys, likewise.
         memory: a number for each entry that the press wrote when it was asked before, 0 of a new one, float32 [rows, kv
             heads, entries], where it is asked for (``pressed``). What is written into it, in place, stays with the
             entry until that goes; one that accumulates attention adds to it: ``entries.memory.add_(received)``.
@@ -30,12 +32,14 @@ class Entries:
     """
 
     layer: int
+    layers: int
     rows: tuple[int, ...]
     keys: torch.Tensor
     values: torch.Tensor
     positions: torch.Tensor
     states: torch.Tensor
     queries: torch.Tensor | None
+    product: Product | None
     memory: torch.Tensor | None
     decoding: bool
 

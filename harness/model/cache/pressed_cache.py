@@ -1,5 +1,6 @@
 """The cache of a model under a press: transformers' own dynamic cache, with layers whose entries may go."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,10 +19,19 @@ class PressedCache(Cache):  # type: ignore[misc] # transformers has no type info
 
     Args:
         remembers: each layer keeps a number for each of its entries.
+        full: makes an empty layer of full attention.
     """
 
-    def __init__(self, config: Any, width: int | None = None, *, remembers: bool = False) -> None:
-        super().__init__(layers=[_thinned(layer) for layer in DynamicCache(config=config).layers])
+    def __init__(
+        self,
+        config: Any,
+        width: int | None = None,
+        *,
+        remembers: bool = False,
+        full: Callable[[], FullLayer] = FullLayer,
+    ) -> None:
+        kinds = DynamicCache(config=config).layers
+        super().__init__(layers=[SlidingLayer(kind.sliding_window) if kind.is_sliding else full() for kind in kinds])
         for layer in self.layers:
             layer.remembers = remembers
         self.width = width
@@ -57,7 +67,3 @@ def holdable(config: Any) -> str | None:
     """The kind of the first cache layer of a model that no ``PressedCache`` has; None where it has all of them."""
     kinds = (type(layer) for layer in DynamicCache(config=config).layers)
     return next((kind.__name__ for kind in kinds if kind not in (DynamicLayer, DynamicSlidingWindowLayer)), None)
-
-
-def _thinned(layer: Any) -> FullLayer | SlidingLayer:
-    return SlidingLayer(layer.sliding_window) if layer.is_sliding else FullLayer()

@@ -12,7 +12,7 @@ from harness.model.cache.pressed import pressed
 from harness.model.cache.pressed_cache import PressedCache
 from harness.model.surgery import without_branches
 from harness.testing.snapshot import changes, model_snapshot
-from harness.testing.tiny import tiny_decoder
+from harness.testing.tiny import POSITIONS, tiny_decoder
 from tests.model.conftest import usual, variants
 
 PROMPT, STEPS = 12, 5
@@ -435,3 +435,15 @@ def test_a_text_that_is_scored_in_one_forward_meets_no_press():
             decoder.module(ids)
         with decoder.serving([row], "score"), pytest.raises(ZeroDivisionError):
             decoder.module(ids[:, :4], use_cache=True)
+
+
+@torch.no_grad()
+def test_beams_and_texts_beyond_the_models_positions_are_refused():
+    decoder = tiny_decoder("llama", layers=1)
+    long = texts(1, POSITIONS - 2)
+    options = {"max_new_tokens": 4, "pad_token_id": 0, "eos_token_id": None, "do_sample": False}
+    with pressed(decoder, ends, name="mine"):
+        with pytest.raises(MethodError, match=r"^mine: beam search tries several continuations.*: give num_beams=1"):
+            decoder.module.generate(long[:, :6], num_beams=2, **options)
+        with pytest.raises(MethodError, match=r"^mine: a text of 257 tokens.* 256 positions.*max_length=256 or less"):
+            decoder.module.generate(long, **options)
