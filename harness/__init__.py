@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from harness.model.paths.routed_cache import LayerPath
     from harness.model.reshape import Keep, narrowed
     from harness.model.source import locate
-    from harness.model.speculation import Draft, SelfDraft, StatefulDraft, speculated
+    from harness.model.speculation.drafts import Draft, SelfDraft, StatefulDraft
+    from harness.model.speculation.verification import speculated
     from harness.model.surgery import without_blocks, without_branches
     from harness.model.tokens.confidence import Classifier, Confidence, Saturation, SoftmaxResponse
     from harness.model.tokens.exits import EarlyExit, layer_inputs
@@ -82,7 +83,8 @@ _NAMES = {
     "harness.model.paths.routed_cache": "LayerPath",
     "harness.model.reshape": "Keep narrowed",
     "harness.model.source": "locate",
-    "harness.model.speculation": "Draft SelfDraft StatefulDraft speculated",
+    "harness.model.speculation.drafts": "Draft SelfDraft StatefulDraft",
+    "harness.model.speculation.verification": "speculated",
     "harness.model.surgery": "without_blocks without_branches",
     "harness.model.tokens.confidence": "Classifier Confidence Saturation SoftmaxResponse",
     "harness.model.tokens.exits": "EarlyExit layer_inputs",

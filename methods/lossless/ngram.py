@@ -7,17 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 from annotated_types import Ge
 
-from harness.contract.facts import Phase
-from harness.contract.families import Family
-from harness.contract.method import Method
 from harness.contract.prepared import Prepared
+from harness.methods.lossless.drafting import Drafting
 
 if TYPE_CHECKING:
     from harness.contract.decoder import Decoder
 
 
 @dataclass(frozen=True, kw_only=True)
-class NGram(Method):
+class NGram(Drafting):
     """Guess the next tokens by looking the last ones up in the text, and verify all of them in one forward.
 
     How: the last ``longest`` tokens of prompt and answer are searched in what precedes them, and where they are not
@@ -46,13 +44,7 @@ class NGram(Method):
     """
 
     name = "ngram"
-    family = Family.LOSSLESS
     paper = "https://github.com/apoorvumang/prompt-lookup-decoding"
-    exact = True
-    input_dependent = True
-    batchable = False
-    phases = frozenset({Phase.DECODE})
-    drafts = True
     neutral = {"tokens": 0}
 
     tokens: Annotated[int, Ge(0)] = 8
@@ -60,7 +52,7 @@ class NGram(Method):
 
     def attach(self, model: "Decoder", prepared: Prepared) -> AbstractContextManager[None]:
         """Verify what the text itself suggests."""
-        from harness.model.speculation import speculated
+        from harness.model.speculation.verification import speculated
 
         return speculated(model, partial(lookup, longest=self.longest), self.tokens, self.name)
 
