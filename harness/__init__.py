@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from harness.model.reshape import Keep, narrowed
     from harness.model.source import locate
     from harness.model.speculation.drafts import Draft, SelfDraft, StatefulDraft
+    from harness.model.speculation.part import PartialDraft, drafted_by_part
     from harness.model.speculation.verification import speculated
     from harness.model.surgery import without_blocks, without_branches
     from harness.model.tokens.confidence import Classifier, Confidence, Saturation, SoftmaxResponse
@@ -84,6 +85,7 @@ _NAMES = {
     "harness.model.reshape": "Keep narrowed",
     "harness.model.source": "locate",
     "harness.model.speculation.drafts": "Draft SelfDraft StatefulDraft",
+    "harness.model.speculation.part": "PartialDraft drafted_by_part",
     "harness.model.speculation.verification": "speculated",
     "harness.model.surgery": "without_blocks without_branches",
     "harness.model.tokens.confidence": "Classifier Confidence Saturation SoftmaxResponse",
@@ -148,6 +150,7 @@ __all__ = [
     "OnLinears",
     "OnLinearsAndHead",
     "OnText",
+    "PartialDraft",
     "PathEvaluator",
     "Pattern",
     "Patterns",
@@ -187,6 +190,7 @@ __all__ = [
     "computation",
     "dense_loss",
     "dense_names",
+    "drafted_by_part",
     "fold",
     "full_layers",
     "head_weights",

@@ -50,7 +50,7 @@ class SelfSpec(DraftingByPart, OnText):
     name = "self-spec"
     paper = "arXiv:2309.08168"
     examples = tuple({"layers": layers, "draft": 3} for layers in ("2", "1/2", "1/2/3"))
-    neutral = {"draft": 0, "layers": "1"}
+    neutral = {"draft": 0}
 
     unit: Literal["block", "attention"] = "block"
     draft: Annotated[int, Ge(0)] = 6

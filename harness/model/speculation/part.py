@@ -44,7 +44,8 @@ def drafted_by_part(
     require_supported(model, "drafts by a part of the layers")
     if lost := sorted({*blocks, *attentions} & measuring(model)):
         raise MethodError(
-            f"a draft needs the attention of layer {lost[0]}, off which positions in the cache are read: leave out others"
+            f"a draft needs the attention of layer {lost[0]}, off which positions in the cache are read: leave out "
+            "others"
         )
     draft = PartialDraft(model, blocks, attentions)
     with ExitStack() as undo:
@@ -53,7 +54,7 @@ def drafted_by_part(
 
 
 def measuring(model: Decoder) -> set[int]:
-    """Layers off whose cache transformers reads positions and the sizes of masks: the first of each kind of attention."""
+    """Layers off whose cache positions and the sizes of masks are read: the first of each kind of attention."""
     kinds = [getattr(slot, "sliding_window", None) for slot in DynamicCache(config=model.config).layers]
     first = {kinds.index(kind) for kind in kinds}
     return {block.index for block in model.live if layer_number(block.attention.modules[0]) in first}

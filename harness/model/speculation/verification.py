@@ -46,8 +46,9 @@ def speculated(model: Decoder, draft: Draft, tokens: int, name: str = "the draft
         name: the method's, for messages.
 
     Raises:
-        MethodError: another method drafts already, or the model has no room for so many tokens; or, while it generates: sampling or beams are asked for, the batch
-            has several rows, the cache takes nothing back, or a draft is not tokens of this model.
+        MethodError: another method drafts already, or the model has no positions for so many tokens; or, while it
+            generates: sampling or beams are asked for, the batch has several rows, the cache takes nothing back, or a
+            draft is not tokens of this model.
     """
     if not isinstance(tokens, int) or isinstance(tokens, bool) or tokens < 0:
         raise MethodError(f"{name}: tokens is how many are guessed at most, a whole number from 0 on, not {tokens!r}")
@@ -235,13 +236,18 @@ class _Speculation:
     def _note_tie(self, scores: torch.Tensor, text: list[int]) -> None:
         """Count a place where rounding may choose: one warning each, which a record gathers with their number."""
         best, second = scores.topk(2).values.tolist()
-        rounding = _ROUNDINGS * torch.finfo(self._model.module.dtype).eps * abs(best)
-        if best - second < max(TIE, rounding) and (place := tuple(text)) not in self._ties:
+        is_tie = best - second < rounding_at(best, self._model.module.dtype)
+        if is_tie and (place := tuple(text)) not in self._ties:
             self._ties.add(place)
             logging.getLogger("harness").warning(
                 f"{self._name}: a token was written whose logit lies so close to the next best one that rounding may "
                 "choose another than dense does"
             )
+
+
+def rounding_at(best: float, dtype: torch.dtype) -> float:
+    """How close to the best logit another one may be chosen by rounding, of a model in this number format."""
+    return max(TIE, _ROUNDINGS * torch.finfo(dtype).eps * abs(best))
 
 
 def _whole_numbers(draft: Any) -> list[int] | None:
