@@ -70,7 +70,7 @@ class AssistantDraft(CachedDraft):
                 f"assistant: what a {type(assistant).__name__} multiplies is not known: give one with plain attention "
                 "and without experts"
             )
-        inner = [part for part in assistant.modules() if isinstance(part, LINEAR)]
+        inner: list[Any] = [part for part in assistant.modules() if isinstance(part, LINEAR)]
         head = assistant.get_output_embeddings()
         self._head = head.weight.numel()
         self._linear = sum(part.weight.numel() for part in inner if part is not head)

@@ -1,5 +1,6 @@
 """What a method answers: dense's answers where it declares so, the same every time, decided by the prompt alone."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -66,7 +67,7 @@ def exact_is_exact(subject: Subject) -> None:
                 written = generate(decoder, [text], steps=steps)
             with on(family):
                 require_same_text(written, dense, 0, 0, "it declares exact = True, but its text is not dense's")
-        batches = [LONG_TEXTS] if subject.stack.batchable else [[text] for text in LONG_TEXTS]
+        batches: list[Sequence[Text]] = [LONG_TEXTS] if subject.stack.batchable else [[text] for text in LONG_TEXTS]
         with subject.attached(decoder):
             long = [tokens for batch in batches for tokens in write(decoder, batch, LONG)]
         with on(family):
