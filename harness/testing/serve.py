@@ -202,8 +202,8 @@ def _random(length: int, seed: int) -> tuple[int, ...]:
 TEXTS = tuple(Text(_random(length, seed), _random(5, 100 + seed)) for seed, length in enumerate((9, 12, 6, 9)))
 """Prompts of unequal length, the first and the last of the same, each with a continuation."""
 
-LONG_TEXTS = tuple(Text(_random(8, 300 + seed)) for seed in range(9))
+LONG_TEXTS = tuple(Text(_random(8, 300 + seed)) for seed in range(5))
 LONG = 240
-"""Tokens that are written after each of these: two thousand in all, and no more than the models have positions."""
+"""Tokens that are written after each of these: a thousand in all, and no more than the models have positions."""
 
 OTHER_CONTINUATIONS = tuple(_random(length, 200 + seed) for seed, length in enumerate((5, 5, 8)))

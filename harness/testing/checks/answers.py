@@ -56,7 +56,7 @@ def _neutral(part: Method) -> Method:
 
 
 def exact_is_exact(subject: Subject) -> None:
-    """A method that declares itself exact writes the dense model's greedy text, token for token, thousands of them."""
+    """A method that declares itself exact writes the dense model's greedy text, token for token, a thousand of them."""
     if not subject.stack.exact:
         raise Skipped("it declares exact = False")
     for family, decoder in subject.each():
