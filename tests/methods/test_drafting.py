@@ -86,8 +86,8 @@ def test_layers_that_are_named_are_left_out(llama):
     ("method", "says"),
     [
         ("layer-skip:exit=4", "layer-skip: exit=4 is out of range for this model; from 1 to 3"),
-        ("layer-skip:exit=0", "exit=0 is not valid"),
-        ("layer-skip:draft=-1", "draft=-1 is not valid"),
+        ("layer-skip:exit=0", "exit='0' is not valid"),
+        ("layer-skip:draft=-1", "draft='-1' is not valid"),
         ("layer-skip:exit=1,draft=256", "layer-skip: a draft of 256 tokens is longer than the model's 256 positions"),
         ("ngram:tokens=999", "ngram: a draft of 999 tokens is longer than the model's 256 positions: from 0 to 255"),
         ("self-spec:layers=1/1", "names a layer twice"),
