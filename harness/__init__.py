@@ -35,7 +35,9 @@ if TYPE_CHECKING:
     from harness.model.paths.routed_cache import LayerPath
     from harness.model.reshape import Keep, narrowed
     from harness.model.source import locate
-    from harness.model.speculation import Draft, SelfDraft, StatefulDraft, speculated
+    from harness.model.speculation.drafts import Draft, SelfDraft, StatefulDraft
+    from harness.model.speculation.part import PartialDraft, drafted_by_part
+    from harness.model.speculation.verification import speculated
     from harness.model.surgery import without_blocks, without_branches
     from harness.model.tokens.confidence import Classifier, Confidence, Saturation, SoftmaxResponse
     from harness.model.tokens.exits import EarlyExit, layer_inputs
@@ -84,7 +86,9 @@ _NAMES = {
     "harness.model.paths.routed_cache": "LayerPath",
     "harness.model.reshape": "Keep narrowed",
     "harness.model.source": "locate",
-    "harness.model.speculation": "Draft SelfDraft StatefulDraft speculated",
+    "harness.model.speculation.drafts": "Draft SelfDraft StatefulDraft",
+    "harness.model.speculation.part": "PartialDraft drafted_by_part",
+    "harness.model.speculation.verification": "speculated",
     "harness.model.surgery": "without_blocks without_branches",
     "harness.model.tokens.confidence": "Classifier Confidence Saturation SoftmaxResponse",
     "harness.model.tokens.exits": "EarlyExit layer_inputs",
@@ -148,6 +152,7 @@ __all__ = [
     "OnLinears",
     "OnLinearsAndHead",
     "OnText",
+    "PartialDraft",
     "PathEvaluator",
     "Pattern",
     "Patterns",
@@ -187,6 +192,7 @@ __all__ = [
     "computation",
     "dense_loss",
     "dense_names",
+    "drafted_by_part",
     "fold",
     "full_layers",
     "head_weights",

@@ -1,11 +1,16 @@
 """Drafts and their verifications, read off a trace."""
 
 from collections.abc import Iterable
+from typing import Final
 
+from harness.measure.extra import Extra
 from harness.measure.flops import executed_flops, unknown_flops
 from harness.measure.segment import WRITING, Segment
 from harness.measure.shape import ModelShape
 from harness.results.drafts import Drafts
+
+DRAFT: Final = "draft"
+"""What guessing is called that another model does, whose work is added to a verification's."""
 
 
 def drafts(shape: ModelShape, segments: Iterable[Segment]) -> Drafts | None:
@@ -21,15 +26,26 @@ def drafts(shape: ModelShape, segments: Iterable[Segment]) -> Drafts | None:
     right = [sum(tokens >= place for tokens in accepted) for place in range(1, max(lengths) + 1)]
     written = sum(stayed) + sum(segment.forwards for segment in writing if segment.phase == "decode")
     guessing = [segment for segment in writing if segment.phase == "draft"]
+    beside = _of_other_models(writing)
+    layers = sum(layer.attention.bytes + layer.mlp.bytes for layer in shape.layers)
     return Drafts(
         verifications=len(stayed),
         drafted=sum(lengths),
         accepted=sum(accepted),
         tokens_per_verification=sum(stayed) / len(stayed),
         acceptance=[part / whole for part, whole in zip(right, reached, strict=True)],
-        draft_flops=None if unknown_flops(shape, guessing) else executed_flops(shape, guessing).total,
-        passes_per_token=sum(map(_passes, writing)) / written,
+        draft_flops=None if unknown_flops(shape, writing) else executed_flops(shape, guessing).total + 2 * beside.macs,
+        passes_per_token=(sum(map(_passes, writing)) + beside.bytes / max(layers, 1)) / written,
     )
+
+
+def _of_other_models(segments: Iterable[Segment]) -> Extra:
+    """What other models did to guess, over all of the forwards."""
+    total = Extra()
+    for segment in segments:
+        for _ in range(segment.forwards):
+            total = total.plus(segment.extra.get(DRAFT, Extra()))
+    return total
 
 
 def _kept(segment: Segment) -> int:

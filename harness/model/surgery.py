@@ -45,8 +45,13 @@ def without_blocks(model: Decoder, indices: Iterable[int]) -> Iterator[None]:
 
 
 @contextmanager
-def without_branches(model: Decoder, *, attention: Iterable[int] = (), mlp: Iterable[int] = ()) -> Iterator[None]:
+def without_branches(
+    model: Decoder, *, attention: Iterable[int] = (), mlp: Iterable[int] = (), keep_slots: bool = False
+) -> Iterator[None]:
     """Remove the attention of some layers and the MLP of others, named by indices in the dense model.
+
+    Args:
+        keep_slots: leave each attention its place in the cache, for forwards on a cache of the whole model.
 
     Raises:
         MethodError: an index is outside the model, a branch is already out, or no attention of some kind (full,
@@ -57,7 +62,8 @@ def without_branches(model: Decoder, *, attention: Iterable[int] = (), mlp: Iter
             _drop(undo, block, block.attention, block.mlp, _NoAttention())
         for block in _blocks(model, mlp):
             _drop(undo, block, block.mlp, block.attention, _NoMLP(returns_tuple(block.mlp.modules[-1])))
-        _assign_slots(undo, model)
+        if not keep_slots:
+            _assign_slots(undo, model)
         yield
 
 

@@ -14,7 +14,7 @@ class Drafts(Section):
         acceptance: by place in a draft, of the drafts that reach it, the share that was right up to there.
         draft_flops: of all FLOPs, those of guessing; null where the run's FLOPs are.
         passes_per_token: passes over the layers' weights for each token written after a text's first, drafts included;
-            1 in dense.
+            1 in dense. What another model reads to draft counts by its bytes, in parts of the layers'.
     """
 
     verifications: int

@@ -10,6 +10,7 @@ import torch
 from harness.contract.decoder import Row, input_shape
 from harness.measure.trace import Tracer
 from harness.model.reading import Cached
+from harness.model.speculation.verification import rounding_at
 from harness.testing.outcome import Failed
 
 if TYPE_CHECKING:
@@ -115,6 +116,27 @@ def generate(decoder: "Decoder", texts: Sequence[Text], padding: int = 0, steps:
     return Answers(written.tolist(), logits, tracer)
 
 
+def require_greedy(decoder: "Decoder", texts: Sequence[Text], written: Sequence[Sequence[int]], what: str) -> None:
+    """Fail unless every token of every text is the model's own choice after those before it, up to rounding.
+
+    One forward of the model reads a text, so that many tokens are looked at in little time.
+
+    Args:
+        written: the tokens that followed each prompt, none of them an end token.
+    """
+    ends = decoder.module.generation_config.eos_token_id
+    for text, tokens in zip(texts, written, strict=True):
+        ids = torch.tensor([[*text.prompt, *tokens]], device=decoder.device)  # [1, all tokens]
+        with torch.no_grad():
+            logits = decoder.module(ids).logits[0, len(text.prompt) - 1 : -1].float()  # [written, vocabulary]
+        if ends is not None:
+            logits[:, ends] = -torch.inf
+        best, chosen = logits.amax(-1), logits.gather(-1, ids[0, len(text.prompt) :, None])[:, 0]  # [written] each
+        for step, (wanted, given) in enumerate(zip(best.tolist(), chosen.tolist(), strict=True)):
+            if wanted - given > rounding_at(wanted, decoder.module.dtype):
+                raise Failed(f"{what}: token {step} of {len(tokens)} has a logit of {given:.4f}, the best {wanted:.4f}")
+
+
 def require_same_scores(logits: torch.Tensor, expected: torch.Tensor, what: str) -> None:
     """Fail unless logits of the shape [tokens, vocabulary] are equal up to rounding."""
     worst = difference(logits, expected)
@@ -154,6 +176,24 @@ def identical(first: Answers, second: Answers) -> bool:
     return all(torch.equal(*pair) for pair in pairs)
 
 
+def write(decoder: "Decoder", texts: Sequence[Text], steps: int) -> list[list[int]]:
+    """Generate as ``generate`` does, after prompts of one length, without looking on."""
+    ids = torch.tensor([text.prompt for text in texts], device=decoder.device)  # [rows, prompt]
+    rows = tuple(Row("text", number, (0,), ids.shape[1], ids.shape[1]) for number in range(len(texts)))
+    with torch.no_grad(), decoder.serving(rows, "generate"):
+        written = decoder.module.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            max_length=ids.shape[1] + steps,
+            min_new_tokens=steps,
+            do_sample=False,
+            use_cache=True,
+            pad_token_id=PAD,
+        )
+    tokens: list[list[int]] = written[:, ids.shape[1] :].tolist()
+    return tokens
+
+
 def _random(length: int, seed: int) -> tuple[int, ...]:
     generator = torch.Generator().manual_seed(seed)
     return tuple(torch.randint(3, 259, (length,), generator=generator).tolist())
@@ -161,5 +201,9 @@ def _random(length: int, seed: int) -> tuple[int, ...]:
 
 TEXTS = tuple(Text(_random(length, seed), _random(5, 100 + seed)) for seed, length in enumerate((9, 12, 6, 9)))
 """Prompts of unequal length, the first and the last of the same, each with a continuation."""
+
+LONG_TEXTS = tuple(Text(_random(8, 300 + seed)) for seed in range(5))
+LONG = 240
+"""Tokens that are written after each of these: a thousand in all, and no more than the models have positions."""
 
 OTHER_CONTINUATIONS = tuple(_random(length, 200 + seed) for seed, length in enumerate((5, 5, 8)))

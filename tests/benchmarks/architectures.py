@@ -2,9 +2,9 @@
 
     python -m tests.benchmarks.architectures [model_type ...] [--markdown]
 
-Layer-drop, layer paths, per-token depth and a pressed cache are compared with recomputation without a cache, attention
-by a function with the model's own, a narrowed model with the same units multiplied by zero, the FLOPs of a score and of
-a generation with the count of PyTorch's dispatcher.
+Layer-drop, layer paths, per-token depth, a pressed cache and drafts by a part of the layers are compared with
+recomputation without a cache, attention by a function with the model's own, a narrowed model with the same units
+multiplied by zero, the FLOPs of a score and of a generation with the count of PyTorch's dispatcher.
 """
 
 import argparse
@@ -30,6 +30,8 @@ from harness.model.paths.controller import FixedPaths
 from harness.model.paths.layer_path import routed
 from harness.model.paths.path_evaluator import PathEvaluator
 from harness.model.reshape import Keep, narrowed
+from harness.model.speculation.part import drafted_by_part
+from harness.model.speculation.verification import speculated
 from harness.model.surgery import without_blocks, without_branches
 from harness.model.tokens.token_depth import token_depth
 from harness.model.units import heads_of
@@ -223,6 +225,21 @@ def pressing(model: Decoder) -> float:
     )
 
 
+@torch.no_grad()
+def drafting(model: Decoder) -> float:
+    """Texts with drafts by a part of the layers, of which every token is the model's choice without a cache."""
+    ids, steps, worst = prompts()[0][:1].clamp(min=3), 16, 0.0
+    for part in ({"blocks": (2, 3)}, {"attentions": (2,)}):
+        with drafted_by_part(model, **part) as draft, speculated(model, draft, 3):
+            text = model.module.generate(ids, max_new_tokens=steps, min_new_tokens=steps, do_sample=False)
+        whole = logits(model, text)[0, -steps - 1 : -1]  # [steps, vocabulary]
+        size = float(whole.abs().max())
+        whole[:, model.module.generation_config.eos_token_id] = -torch.inf
+        chosen = whole.gather(-1, text[0, -steps:, None])[:, 0]  # [steps]
+        worst = max(worst, float((whole.amax(-1) - chosen).max()) / size)
+    return worst
+
+
 def dense(
     layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None, scale: float
 ) -> tuple[torch.Tensor, int]:
@@ -298,6 +315,7 @@ CHECKS: dict[str, tuple[Callable[[Decoder], float], float]] = {
     "paths": (routing, 1e-5),
     "token depth": (exits, 1e-5),
     "cache": (pressing, 1e-5),
+    "drafts": (drafting, 1e-5),
     "attention": (attention, 1e-5),
     "heads out": (narrowing("heads"), 1e-5),
     "neurons out": (narrowing("neurons"), 1e-5),

@@ -13,7 +13,8 @@ from harness.measure.flops import executed_flops
 from harness.measure.segment import Segment
 from harness.measure.shape import ModelShape
 from harness.measure.trace import Tracer
-from harness.model.speculation import SelfDraft, speculated
+from harness.model.speculation.drafts import SelfDraft
+from harness.model.speculation.verification import speculated
 from harness.model.surgery import without_blocks
 from harness.testing.tiny import tiny_decoder
 

@@ -26,6 +26,20 @@ def test_what_followed_the_last_tokens_is_the_draft(text, count, longest, draft)
     assert lookup(text, count, longest) == draft
 
 
+@pytest.mark.parametrize(
+    ("text", "count", "draft"),
+    [
+        ([1, 2, 3, 1, 2, 4, 1, 2], 2, [4, 1]),
+        ([1, 2, 9, 1, 2], 5, [9, 1, 2, 9, 1]),
+        ([5, 7, 7], 3, [7, 7, 7]),
+        ([4, 1, 2, 8, 2], 2, [8, 2]),
+        ([1, 2, 3], 8, []),
+    ],
+)
+def test_the_latest_match_goes_on_in_the_draft(text, count, draft):
+    assert lookup(text, count, 3, "latest") == draft
+
+
 @pytest.mark.parametrize("count", [1, 4, 10])
 @pytest.mark.parametrize("longest", [1, 2, 3, 5])
 def test_drafts_are_those_of_transformers(count, longest):

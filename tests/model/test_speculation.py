@@ -10,7 +10,8 @@ from transformers import DynamicCache, LogitsProcessor, StaticCache, StoppingCri
 from harness.contract.decoder import Row
 from harness.core.errors import MethodError
 from harness.measure.serve import CostRequest, serve
-from harness.model.speculation import SelfDraft, StatefulDraft, speculated
+from harness.model.speculation.drafts import SelfDraft, StatefulDraft
+from harness.model.speculation.verification import speculated
 from harness.model.surgery import without_blocks
 from harness.testing.snapshot import changes, model_snapshot
 from harness.testing.tiny import tiny_decoder

@@ -54,7 +54,8 @@ def session(tiny_job: Callable[..., Job], tmp_path_factory: pytest.TempPathFacto
 
 
 def test_every_built_in_method_is_here() -> None:
-    elsewhere = {"kv-evict", "kv-int", "kvpress", "streaming", "ngram"}  # act in decoding alone: scored context first
+    # act in decoding alone: scored context first
+    elsewhere = {"kv-evict", "kv-int", "kvpress", "streaming", "ngram", "layer-skip", "self-spec", "assistant"}
     # another model; for models with LayerNorm; served as others here are
     others = {"checkpoint", "rms-fold", "sparse-gpt", "repair", "window-attention"}
     # by the engine of int8-dynamic, and of magnitude

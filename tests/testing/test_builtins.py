@@ -3,13 +3,15 @@
 import pytest
 
 from harness.contract import registry
+from harness.testing.tiny import tiny_model, tiny_tokenizer
 from tests.testing.failing import failing
 
 LOADED = "checkpoint:path=model"
 WEIGHTS = ("wanda", "magnitude", "random", "sparse-gpt", "rms-fold", "rotate", "shuffle", "block-sparse", "ffn-prune")
 ROUNDED = ("int8-dynamic", "int8-weight-only", "int4-weight-only", "gptq", "mixed-precision", "fp8", "mx")
 NUMBERS = (*ROUNDED, "awq", "hqq", "smooth-quant", "rep-quant")
-DEPTH = ("dense", "mue", "calm", "repair", "skip-decode", "ngram", "dr-llm", "polar", "random-skip", "static-path")
+DEPTH = ("dense", "mue", "calm", "repair", "skip-decode", "dr-llm", "polar", "random-skip", "static-path")
+DRAFTS = ("ngram", "layer-skip", "self-spec")
 KEYS = ("kv-evict", "kv-int", "streaming", "window-attention")
 SETTINGS = (
     "wanda:pattern=16x1,sparsity=0.75,samples=2,length=48+block-sparse:number=fp32",
@@ -21,6 +23,7 @@ SETTINGS = (
     "layer-drop:unit=attention,count=2,samples=2,length=32",
     "layer-drop:unit=joint,count=3,samples=2,length=32",
     "kv-evict:scorer=knorm,budget=0.3+ngram:tokens=4",
+    "self-spec:unit=attention,draft=3,samples=2,length=32",
     "rep-quant:softmax=4,samples=2,length=48",
     "awq:symmetric=true,group=0,linears=*.o_proj/*.mlp.*,head=true,grid=3,samples=2,length=48",
     "smooth-quant:alpha=0,samples=2,length=48,layers=1/3",
@@ -40,7 +43,7 @@ def test_a_method_on_weights_where_they_are_stored_the_other_way_round(method, d
     assert failing(method, ["gpt2"], device=device) == {}
 
 
-@pytest.mark.parametrize("method", DEPTH)
+@pytest.mark.parametrize("method", [*DEPTH, *DRAFTS])
 def test_a_method_on_layers_tokens_or_text(method, device):
     assert failing(method, ["llama"], device=device) == {}
 
@@ -59,7 +62,14 @@ def test_a_method_that_is_another_model(device):
     assert failing(LOADED, ["llama"], device=device) == {}
 
 
+def test_a_method_that_brings_another_model(device, tmp_path):
+    tiny_model("llama", layers=2).save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    assert failing(f"assistant:model={tmp_path}", ["llama"], device=device) == {}
+
+
 def test_every_built_in_method_is_checked():
     elsewhere = {"kvpress"}  # in tests/methods, where its library is installed
-    checked = elsewhere | {"layer-drop", LOADED.partition(":")[0], *WEIGHTS, *NUMBERS, *DEPTH, *KEYS}
+    named = {"layer-drop", "assistant", LOADED.partition(":")[0]}
+    checked = {*elsewhere, *named, *WEIGHTS, *NUMBERS, *DEPTH, *DRAFTS, *KEYS}
     assert checked == {listing.name for listing in registry.listings() if listing.built_in}

@@ -1,5 +1,6 @@
 """What a method answers: dense's answers where it declares so, the same every time, decided by the prompt alone."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -9,16 +10,20 @@ from harness.contract.stack import Stack
 from harness.model.weights.mixins import OnLinears
 from harness.testing.outcome import Failed, Skipped
 from harness.testing.serve import (
+    LONG,
+    LONG_TEXTS,
     OTHER_CONTINUATIONS,
     STEPS,
     TEXTS,
     Text,
     generate,
     identical,
+    require_greedy,
     require_same_scores,
     require_same_text,
     score,
     score_context_first,
+    write,
 )
 from harness.testing.snapshot import kept_random_state
 from harness.testing.subject import Subject, on
@@ -51,7 +56,7 @@ def _neutral(part: Method) -> Method:
 
 
 def exact_is_exact(subject: Subject) -> None:
-    """A method that declares itself exact writes the dense model's greedy text, token for token."""
+    """A method that declares itself exact writes the dense model's greedy text, token for token, a thousand of them."""
     if not subject.stack.exact:
         raise Skipped("it declares exact = False")
     for family, decoder in subject.each():
@@ -62,6 +67,11 @@ def exact_is_exact(subject: Subject) -> None:
                 written = generate(decoder, [text], steps=steps)
             with on(family):
                 require_same_text(written, dense, 0, 0, "it declares exact = True, but its text is not dense's")
+        batches: list[Sequence[Text]] = [LONG_TEXTS] if subject.stack.batchable else [[text] for text in LONG_TEXTS]
+        with subject.attached(decoder):
+            long = [tokens for batch in batches for tokens in write(decoder, batch, LONG)]
+        with on(family):
+            require_greedy(decoder, LONG_TEXTS, long, "it declares exact = True, but dense writes other tokens")
 
 
 def drafts_change_nothing(subject: Subject) -> None:

@@ -74,7 +74,9 @@ def affects_its_phases(subject: Subject) -> None:
 
 
 def _require_phases(subject: Subject, dense: _Served, method: _Served) -> None:
-    reshaped = method.shape != dense.shape
+    # what is loaded beside the layers, as a model that drafts, changes no forward of theirs
+    shapes = ((shape.layers, shape.head, shape.other) for shape in (method.shape, dense.shape))
+    reshaped = next(shapes) != next(shapes)
     work = {phase: method.segments(phase) != dense.segments(phase) for phase in ("score", "prefill", "decode")}
     scores = reshaped or work["score"] or not all(map(identical, method.scored, dense.scored))
     if scores != (Phase.PREFILL in subject.stack.phases):

@@ -11,7 +11,7 @@ from harness.measure.audit import count_flops
 from harness.measure.flops import executed_flops
 from harness.measure.shape import ModelShape
 from harness.measure.trace import Tracer
-from harness.model.speculation import speculated
+from harness.model.speculation.verification import speculated
 from harness.model.surgery import without_branches
 from harness.model.tokens.schedule import Schedule
 from harness.model.tokens.token_depth import TokenPolicy, token_depth

@@ -1,6 +1,7 @@
 """Methods that draft, and are wrong in one way: what they write is not what the whole model would have written."""
 
 from contextlib import contextmanager
+from itertools import count
 
 import torch
 from transformers import DynamicCache
@@ -70,3 +71,28 @@ class KeepsRejected(Drafting):
 
     def reject(self, cache):
         pass
+
+
+@fault("exact-is-exact")
+class RarelyWrong(Method):
+    """Writes the second best token in place of one of a thousand."""
+
+    name = "rarely-wrong"
+    family = Family.LOSSLESS
+    exact = True
+    batchable = False
+
+    @contextmanager
+    def attach(self, model, prepared):
+        generate, steps = model.module.generate, count(1)
+
+        def second(ids, scores):
+            if next(steps) % 1000 == 0:
+                scores[0, scores[0].argmax()] = -torch.inf
+            return scores
+
+        model.module.generate = lambda **options: generate(logits_processor=[second], **options)
+        try:
+            yield
+        finally:
+            del model.module.generate

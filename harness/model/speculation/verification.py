@@ -1,4 +1,4 @@
-"""Draft and verify: cheap guesses of the next tokens, looked at by one forward of the whole model.
+"""Verify drafts: one forward of the whole model over guesses of the next tokens.
 
 A draft proposes tokens; one forward over the last token and the proposals gives the model's own choice after each of
 them; the longest prefix of proposals that are its choices is taken, and the choice that follows it (Leviathan et al.,
@@ -11,43 +11,27 @@ single row, and where the two best tokens lie closer than that, either may be wr
 """
 
 import logging
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
-from itertools import takewhile
+from math import inf
 from numbers import Integral
 from typing import Any, Final
 
 import torch
-from transformers import DynamicCache
 from transformers.generation.configuration_utils import GenerationMode
 
 from harness.contract.decoder import Decoder
 from harness.core.errors import MethodError
 from harness.model.forwards import replace_forward
 from harness.model.given import unusable
-
-Draft = Callable[[list[int], int], "Sequence[int] | torch.Tensor"]
-"""Proposes what follows a text: takes its token ids without padding, and how many tokens at most; gives that many or
-fewer, as whole numbers or a tensor of them, [tokens]."""
+from harness.model.speculation.drafts import Draft, SharedDraft, StatefulDraft
+from harness.model.speculation.text import Text
 
 TIE: Final = 1e-4
 """Difference of the two best logits below which rounding in float32 may choose between them."""
 _ROUNDINGS: Final = 4
 """The same in roundings of the best logit, which is more where numbers are shorter than float32."""
-
-
-class StatefulDraft(ABC):
-    """A draft that remembers something of the text that is being written."""
-
-    @abstractmethod
-    def begin(self) -> None:
-        """Another text begins: forget the last one."""
-
-    @abstractmethod
-    def __call__(self, context: list[int], count: int) -> Sequence[int]:
-        """See ``Draft``."""
 
 
 @contextmanager
@@ -62,11 +46,18 @@ def speculated(model: Decoder, draft: Draft, tokens: int, name: str = "the draft
         name: the method's, for messages.
 
     Raises:
-        MethodError: another method drafts already; or, while it generates: sampling or beams are asked for, the batch
-            has several rows, the cache takes nothing back, or a draft is not tokens of this model.
+        MethodError: another method drafts already, or the model has no positions for so many tokens; or, while it
+            generates: sampling or beams are asked for, the batch has several rows, the cache takes nothing back, or a
+            draft is not tokens of this model.
     """
     if not isinstance(tokens, int) or isinstance(tokens, bool) or tokens < 0:
         raise MethodError(f"{name}: tokens is how many are guessed at most, a whole number from 0 on, not {tokens!r}")
+    positions = getattr(model.config, "max_position_embeddings", None)
+    if positions is not None and tokens >= positions:
+        raise MethodError(
+            f"{name}: a draft of {tokens} tokens is longer than the model's {positions} positions: from 0 to "
+            f"{positions - 1}"
+        )
     if "generate" in vars(model.module):
         raise MethodError(f"{name}: another method drafts already; a stack has one that does")
     if not tokens:
@@ -80,60 +71,13 @@ def speculated(model: Decoder, draft: Draft, tokens: int, name: str = "the draft
         yield
 
 
-class SelfDraft(StatefulDraft):
-    """Drafts by a part of the model itself, token after token, with a cache of its own.
-
-    Args:
-        part: makes the model that part, such as ``partial(without_blocks, model, layers)``.
-    """
-
-    def __init__(self, model: Decoder, part: Callable[[], AbstractContextManager[Any]]) -> None:
-        self._model, self._part = model, part
-        self.begin()
-
-    def begin(self) -> None:
-        """Start with an empty cache."""
-        self._cache: Any = None
-        self._cached: list[int] = []  # the tokens whose keys and values it has
-
-    def __call__(self, context: list[int], count: int) -> list[int]:
-        """The part's own greedy continuation."""
-        with self._model.drafting(), self._part():
-            self._take_back(context)
-            unread, drafts = context[len(self._cached) :], list[int]()
-            for _ in range(count):
-                drafts.append(self._next(unread))
-                self._cached += unread
-                unread = drafts[-1:]
-        return drafts
-
-    def _take_back(self, context: list[int]) -> None:
-        """Leave in the cache what the text and it have in common."""
-        if self._cache is None:
-            self._cache = DynamicCache(config=self._model.config)  # the part's: it may have fewer layers
-            self._cache.activate_past_recording()
-        pairs = zip(self._cached, context, strict=False)
-        common = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
-        if self._cached:
-            self._cache.crop(common - len(self._cached))
-            del self._cached[common:]
-
-    def _next(self, unread: list[int]) -> int:
-        module: Any = self._model.module
-        last = {"logits_to_keep": 1} if module._supports_logits_to_keep() else {}
-        ids = torch.tensor([unread], device=self._model.device)  # [1, tokens]
-        logits = module(
-            input_ids=ids, past_key_values=self._cache, use_cache=True, **last
-        ).logits  # [1, any, vocabulary]
-        return int(logits[0, -1].argmax())
-
-
 class _Speculation:
     """Stands in for the model's ``generate``."""
 
     def __init__(self, model: Decoder, draft: Draft, tokens: int, name: str) -> None:
         self._model, self._draft, self._tokens, self._name = model, draft, tokens, name
         self._generate: Any = model.module.generate
+        self._positions = getattr(model.config, "max_position_embeddings", None) or inf
         self._vocabulary: int = model.module.get_input_embeddings().weight.shape[0]
         self._ties = set[tuple[int, ...]]()  # texts before a tie: the cost pass writes them again
 
@@ -161,25 +105,27 @@ class _Speculation:
             self._draft.begin()
         outputs = module._prefill(input_ids, generation_config, model_kwargs)
         self._require_rollback(outputs.past_key_values)
+        written = Text(module, input_ids, outputs, model_kwargs)
+        if isinstance(self._draft, SharedDraft):
+            self._draft.text = written
         drafts: list[int] = []
         ended = False
         with module._optimize_model_for_decode():
             while True:
-                logits = outputs.logits[0, -1 - len(drafts) :].float()  # [drafts + 1, vocabulary]
-                before = input_ids.shape[1]
-                input_ids, ended = self._accepted(input_ids, text, drafts, logits, logits_processor, stopping_criteria)
-                written = input_ids.shape[1] - before
-                self._roll_back(outputs.past_key_values, len(drafts) + 1 - written)
+                logits = written.outputs.logits[0, -1 - len(drafts) :].float()  # [drafts + 1, vocabulary]
+                ids, ended = self._accepted(written.ids, text, drafts, logits, logits_processor, stopping_criteria)
+                tokens = written.write(ids)
+                self._roll_back(written.cache, len(drafts) + 1 - tokens)
                 if streamer is not None:
-                    streamer.put(input_ids[0, before:].cpu())
+                    streamer.put(ids[0, -tokens:].cpu())
                 if ended:
                     break
-                model_kwargs = module._update_model_kwargs_for_generation(outputs, model_kwargs, num_new_tokens=written)
-                drafts = self._proposed(text, generation_config.max_length - input_ids.shape[1] - 1)
-                outputs = self._verified(module, input_ids, drafts, outputs, model_kwargs)
+                room = min(generation_config.max_length, self._positions) - ids.shape[1] - 1
+                drafts = self._proposed(text, room)
+                written.outputs = self._verified(written, drafts)
         if streamer is not None:
             streamer.end()
-        return input_ids
+        return written.ids
 
     def _accepted(
         self,
@@ -214,24 +160,21 @@ class _Speculation:
                 break
         return ids, False
 
-    def _verified(self, module: Any, ids: torch.Tensor, drafts: list[int], outputs: Any, inputs: dict[str, Any]) -> Any:
+    def _verified(self, text: Text, drafts: list[int]) -> Any:
         """One forward over the last token and the drafts; without any, a step of plain decoding."""
-        if drafts:
-            inputs = module._update_model_kwargs_for_generation(outputs, dict(inputs), num_new_tokens=len(drafts))
-            ids = torch.cat([ids, ids.new_tensor([drafts])], -1)
-        arguments = module.prepare_inputs_for_generation(ids, next_sequence_length=len(drafts) + 1, **inputs)
-        if "logits_to_keep" in arguments:
-            arguments["logits_to_keep"] = len(drafts) + 1
-        with self._model.verifying() if drafts else nullcontext():
-            return module(**arguments, return_dict=True)
+        if not drafts:
+            return text.read((), 1)
+        sharing = self._draft.verifying() if isinstance(self._draft, SharedDraft) else nullcontext()
+        with self._model.verifying(), sharing:
+            return text.read(drafts, len(drafts) + 1)
 
-    def _proposed(self, text: list[int], room: int) -> list[int]:
+    def _proposed(self, text: list[int], room: float) -> list[int]:
         """The draft's tokens, checked.
 
         Args:
-            room: tokens that may be written before the last one.
+            room: tokens that may be written before the last one, and that the model has positions for.
         """
-        count = min(self._tokens, room)
+        count = int(min(self._tokens, room))
         if count < 1:
             return []
         given = _whole_numbers(draft := self._draft(list(text), count))
@@ -293,13 +236,18 @@ class _Speculation:
     def _note_tie(self, scores: torch.Tensor, text: list[int]) -> None:
         """Count a place where rounding may choose: one warning each, which a record gathers with their number."""
         best, second = scores.topk(2).values.tolist()
-        rounding = _ROUNDINGS * torch.finfo(self._model.module.dtype).eps * abs(best)
-        if best - second < max(TIE, rounding) and (place := tuple(text)) not in self._ties:
+        is_tie = best - second < rounding_at(best, self._model.module.dtype)
+        if is_tie and (place := tuple(text)) not in self._ties:
             self._ties.add(place)
             logging.getLogger("harness").warning(
                 f"{self._name}: a token was written whose logit lies so close to the next best one that rounding may "
                 "choose another than dense does"
             )
+
+
+def rounding_at(best: float, dtype: torch.dtype) -> float:
+    """How close to the best logit another one may be chosen by rounding, of a model in this number format."""
+    return max(TIE, _ROUNDINGS * torch.finfo(dtype).eps * abs(best))
 
 
 def _whole_numbers(draft: Any) -> list[int] | None:
