@@ -1,0 +1,81 @@
+"""Products of queries with chosen keys: under a mask, which saves nothing, or over lists of keys on a kernel in C."""
+
+from collections.abc import Callable
+from typing import Final
+
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+
+from harness.core import cpu
+from harness.model.sparse_attention import gather_kernels
+
+BLOCK: Final = 256
+"""Queries that are multiplied at a time where each head has a mask of its own, which is as large as its scores."""
+
+
+def masked(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    readable: Callable[[slice], torch.Tensor],
+    scale: float,
+) -> tuple[torch.Tensor, int]:
+    """The product of all queries with all keys, of which each query's own are read: nothing is saved.
+
+    Heads that share keys are queries of one head, so that keys and values are never repeated.
+
+    Args:
+        readable: for some of the queries, what they read: bool [rows, 1 or kv heads or heads, queries, keys].
+
+    Returns:
+        The output, [rows, heads, queries, head width], and the pairs: all of them.
+    """
+    rows, heads, queries, width = q.shape
+    kv_heads, keys = k.shape[1:3]
+    group, outputs = heads // kv_heads, []
+    for start in range(0, queries, BLOCK):
+        block = slice(start, min(start + BLOCK, queries))
+        mask = readable(block)
+        by_head = mask.shape[1] == heads
+        mask = mask.reshape(rows, kv_heads, -1, keys) if by_head else mask.repeat(1, 1, group, 1)
+        packed = q[:, :, block].reshape(rows, kv_heads, -1, width)  # [rows, kv heads, group * queries, width]
+        output = scaled_dot_product_attention(packed, k, v, mask, scale=scale)
+        outputs.append(output.view(rows, heads, -1, v.shape[-1]))
+    return torch.cat(outputs, 2), rows * heads * queries * keys
+
+
+def over_lists(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, lists: torch.Tensor, scale: float
+) -> tuple[torch.Tensor, int]:
+    """The product of each query with the keys of its list, and the pairs: on a kernel in C where it runs, else masked.
+
+    Args:
+        lists: places of keys, int [rows, 1 or kv heads, queries, kept], each at most once; below 0 where there is none.
+    """
+    if unable(str(q.device), q.dtype) is None:
+        level = gather_kernels.best()
+        y: torch.Tensor = torch.ops.harness.gather_attention(q, k, v, lists.int(), scale, level)
+        return y, q.shape[:3].numel() * lists.shape[-1]
+    keys = k.shape[2]
+    columns = torch.where(lists < 0, keys, lists).long()
+    readable = torch.zeros(*lists.shape[:3], keys + 1, dtype=torch.bool, device=q.device)
+    readable = readable.scatter_(-1, columns, value=True)[..., :keys]  # [rows, 1 or kv heads, queries, keys]
+    return masked(q, k, v, lambda block: readable[:, :, block], scale)
+
+
+def unable(device: str, dtype: torch.dtype) -> str | None:
+    """Why lists of keys are not multiplied by the kernel in C, in words; None where they are."""
+    if not device.startswith("cpu"):
+        return f"its kernel is for a CPU, and the model is on {device}"
+    if dtype != torch.float32:
+        return f"its kernel is for float32, and the model is in {str(dtype).removeprefix('torch.')}"
+    best = gather_kernels.best()
+    return best if isinstance(best, str) else None
+
+
+def kernel_name() -> str:
+    """The kernel that is taken, as the record calls it."""
+    best = gather_kernels.best()
+    assert isinstance(best, int)
+    name = cpu.KERNEL_SETS[best]
+    return f"gather attention on {'plain C' if name == 'plain' else name}"
