@@ -54,6 +54,11 @@ class Mas(InLayers, OnText):
     sinks: Annotated[int, Ge(0)] = 4
     samples: Annotated[int, Ge(1)] = 4
 
+    def chosen(self, model: "Decoder") -> tuple[int, ...]:
+        """The layers that may have a window: none of those that are named."""
+        named = super().chosen(model)
+        return tuple(layer for layer in self._all(model) if not self.layers or layer not in named)
+
     def check_model(self, model: "Decoder", below: tuple["Mas", ...] = ()) -> None:
         """Refuse to leave no layer with a window."""
         super().check_model(model, below)

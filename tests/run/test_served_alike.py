@@ -54,9 +54,12 @@ def session(tiny_job: Callable[..., Job], tmp_path_factory: pytest.TempPathFacto
 
 
 def test_every_built_in_method_is_here() -> None:
-    elsewhere = {"knorm", "streaming", "ngram"}  # act in decoding alone: scored context first
+    # act in decoding alone: scored context first
+    elsewhere = {"knorm", "streaming", "ngram", "quest", "tidal-decode"}
     # another model; for models with LayerNorm; served as others here are
     others = {"checkpoint", "rms-fold", "sparse-gpt", "repair", "window-attention"}
+    # by the engine of window-attention
+    others |= {"mas", "hard-attention", "block-summary", "chunk-select", "vertical-slash", "flex-prefill"}
     # by the engine of int8-dynamic, and of magnitude
     others |= {"int8-weight-only", "int4-weight-only", "gptq", "mixed-precision", "fp8", "random"}
     others |= {"awq", "hqq", "smooth-quant", "rep-quant", "mx"}

@@ -10,7 +10,8 @@ WEIGHTS = ("wanda", "magnitude", "random", "sparse-gpt", "rms-fold", "rotate", "
 ROUNDED = ("int8-dynamic", "int8-weight-only", "int4-weight-only", "gptq", "mixed-precision", "fp8", "mx")
 NUMBERS = (*ROUNDED, "awq", "hqq", "smooth-quant", "rep-quant")
 DEPTH = ("dense", "mue", "calm", "repair", "skip-decode", "ngram", "dr-llm", "polar", "random-skip", "static-path")
-KEYS = ("knorm", "streaming", "window-attention")
+KEYS = ("knorm", "streaming", "window-attention", "quest", "tidal-decode", "block-summary")
+PAIRS = ("mas", "hard-attention", "chunk-select", "vertical-slash", "flex-prefill")
 SETTINGS = (
     "wanda:pattern=16x1,sparsity=0.75,samples=2,length=48+block-sparse:number=fp32",
     "layer-drop:layers=1+int8-dynamic",
@@ -49,6 +50,11 @@ def test_a_method_that_chooses_keys_where_positions_turn_and_where_they_are_lear
     assert failing(method, ["qwen3", "opt"], device=device) == {}
 
 
+@pytest.mark.parametrize("method", PAIRS)
+def test_a_method_that_chooses_pairs_of_queries_and_keys(method, device):
+    assert failing(method, ["llama"], device=device) == {}
+
+
 @pytest.mark.parametrize("method", SETTINGS)
 def test_a_method_at_other_settings(method, device):
     assert failing(method, ["qwen3"], device=device) == {}
@@ -59,5 +65,5 @@ def test_a_method_that_is_another_model(device):
 
 
 def test_every_built_in_method_is_checked():
-    checked = {"layer-drop", LOADED.partition(":")[0], *WEIGHTS, *NUMBERS, *DEPTH, *KEYS}
+    checked = {"layer-drop", LOADED.partition(":")[0], *WEIGHTS, *NUMBERS, *DEPTH, *KEYS, *PAIRS}
     assert checked == {listing.name for listing in registry.listings() if listing.built_in}
