@@ -235,13 +235,13 @@ def test_savings_are_real_where_the_kernel_runs_and_simulated_elsewhere(monkeypa
     runs = not isinstance(gather_kernels.best(), str)
     assert savings(stack, decoder) is (Savings.REAL if runs else Savings.SIMULATED)
     [kernel] = plan_kernels(stack.parts, decoder, "cpu").by_layer
-    assert kernel["attention"].startswith("gather attention on" if runs else "masked")
+    assert kernel["quest"].startswith("gather attention on" if runs else "simulated")
     decoder.module.bfloat16()
     assert savings(stack, decoder) is Savings.SIMULATED
     plan = plan_kernels(stack.parts, decoder, "cpu")
-    assert plan.by_layer == [{"attention": "masked"}]
+    assert plan.by_layer == [{"quest": "simulated"}]
     [note] = plan.notes
-    assert note.startswith("quest reads chosen keys under a mask, which saves nothing: its kernel is for float32")
+    assert note.startswith("quest saves nothing here: its kernel is for float32")
     monkeypatch.setattr(gather_kernels, "best", lambda: "no C compiler")
     decoder.module.float()
     assert savings(Stack((TidalDecode(),)), decoder) is Savings.SIMULATED

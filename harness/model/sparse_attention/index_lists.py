@@ -13,7 +13,7 @@ from harness.contract.decoder import Decoder
 from harness.core.errors import MethodError
 from harness.model.attention import attending
 from harness.model.sparse_attention.places import grouped, is_decoding, readable_by
-from harness.model.sparse_attention.products import over_lists
+from harness.model.sparse_attention.products import over_lists, unable
 
 
 def tidal(
@@ -30,6 +30,7 @@ def tidal(
         MethodError: in a forward, a layer has another number of kv heads than the layer that chose for it.
     """
     latest: list[torch.Tensor] = []  # of the running forward
+    unable(str(model.device), model.module.dtype)  # compiled and checked now, and in no forward that is timed
 
     def attend(
         layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None, scale: float

@@ -7,6 +7,7 @@ from harness.contract.families import Family
 from harness.contract.method import Method
 from harness.contract.parameters import Indices
 from harness.core.errors import MethodError
+from harness.model.weights.computations import HasOwnKernel
 
 if TYPE_CHECKING:
     from harness.contract.decoder import Decoder
@@ -64,7 +65,7 @@ class InLayers(ChoosesPairs, mixin=True):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReadsLists(ChoosesPairs, mixin=True):
+class ReadsLists(ChoosesPairs, HasOwnKernel, mixin=True):
     """A method whose queries read lists of keys, which saves where the kernel for lists runs."""
 
     def unable(self, model: "Decoder", device: str) -> str | None:

@@ -15,13 +15,14 @@ from harness.contract.decoder import Decoder
 from harness.model.attention import attending
 from harness.model.sparse_attention.blocks import Blocks
 from harness.model.sparse_attention.places import grouped, is_decoding, own, starts
-from harness.model.sparse_attention.products import over_lists
+from harness.model.sparse_attention.products import over_lists, unable
 
 
 @contextmanager
 def paged(model: Decoder, layers: Collection[int], *, budget: int, size: int, name: str) -> Iterator[None]:
     """Let tokens that follow a prompt read ``budget`` keys in pages of ``size``, in some layers."""
     pages = Blocks(size, bounds)
+    unable(str(model.device), model.module.dtype)  # compiled and checked now, and in no forward that is timed
 
     def attend(
         layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None, scale: float

@@ -4,8 +4,7 @@ from typing import TYPE_CHECKING
 
 from harness.contract.facts import Savings, worst
 from harness.contract.method import Method
-from harness.model.sparse_attention.mixins import ReadsLists
-from harness.model.weights.computations import HasKernels
+from harness.model.weights.computations import HasKernels, HasOwnKernel
 from harness.model.weights.linear import changed
 from harness.model.weights.zeros import Zeros
 
@@ -25,7 +24,7 @@ def savings(stack: "Stack", model: "Decoder") -> Savings:
 
 def saves(method: Method, model: "Decoder") -> Savings:
     """What a method saves besides its linear layers: what it declares, where the kernel that it needs runs."""
-    lacks = isinstance(method, ReadsLists) and method.unable(model, str(model.device)) is not None
+    lacks = isinstance(method, HasOwnKernel) and method.unable(model, str(model.device)) is not None
     return Savings.SIMULATED if lacks else method.savings
 
 
