@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 from annotated_types import Ge, Interval
 
 from harness.contract.facts import Savings
+from harness.contract.method import Method
 from harness.contract.mixins import OnText
 from harness.contract.prepared import Prepared
 from harness.core.errors import MethodError
@@ -56,7 +57,7 @@ class HardAttention(InLayers, OnText):
     count: Annotated[int, Ge(0)] = 4
     samples: Annotated[int, Ge(1)] = 4
 
-    def check_model(self, model: "Decoder", below: tuple["HardAttention", ...] = ()) -> None:
+    def check_model(self, model: "Decoder", below: tuple[Method, ...] = ()) -> None:
         """Refuse more layers than there are."""
         super().check_model(model, below)
         if not self.layers and self.count > len(self.chosen(model)):

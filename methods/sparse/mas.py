@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from annotated_types import Ge
 
+from harness.contract.method import Method
 from harness.contract.mixins import OnText
 from harness.contract.prepared import Prepared
 from harness.core.errors import MethodError
@@ -59,7 +60,7 @@ class Mas(InLayers, OnText):
         named = super().chosen(model)
         return tuple(layer for layer in self._all(model) if not self.layers or layer not in named)
 
-    def check_model(self, model: "Decoder", below: tuple["Mas", ...] = ()) -> None:
+    def check_model(self, model: "Decoder", below: tuple[Method, ...] = ()) -> None:
         """Refuse to leave no layer with a window."""
         super().check_model(model, below)
         kept, most = len(self.layers) or self.full, len(self._all(model))

@@ -9,7 +9,7 @@ from annotated_types import Ge
 from harness.contract.facts import Phase
 from harness.contract.prepared import Prepared
 from harness.core.errors import MethodError
-from harness.model.sparse_attention.mixins import ReadsLists
+from harness.model.sparse_attention.reads_lists import ReadsLists
 
 if TYPE_CHECKING:
     from harness.contract.decoder import Decoder

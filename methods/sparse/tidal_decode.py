@@ -10,7 +10,7 @@ from harness.contract.facts import Phase
 from harness.contract.parameters import Indices
 from harness.contract.prepared import Prepared
 from harness.core.errors import MethodError
-from harness.model.sparse_attention.mixins import ReadsLists
+from harness.model.sparse_attention.reads_lists import ReadsLists
 
 if TYPE_CHECKING:
     from harness.contract.decoder import Decoder

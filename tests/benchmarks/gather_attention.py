@@ -15,7 +15,7 @@ from statistics import median
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from harness.model.sparse_attention.products import kernel_name, over_lists
+from harness.model.sparse_attention.lists import kernel_name, over_lists
 
 HEADS, WIDTH, PAGE = 16, 64, 16
 

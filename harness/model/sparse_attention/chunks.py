@@ -11,8 +11,8 @@ import torch
 
 from harness.contract.decoder import Decoder
 from harness.model.attention import attending
+from harness.model.sparse_attention.masked import masked
 from harness.model.sparse_attention.places import at, grouped, own, readable_by, starts
-from harness.model.sparse_attention.products import masked
 
 
 def chunked(

@@ -11,8 +11,8 @@ import torch
 
 from harness.contract.decoder import Decoder
 from harness.model.attention import attending
+from harness.model.sparse_attention.masked import BLOCK
 from harness.model.sparse_attention.places import grouped, readable_by
-from harness.model.sparse_attention.products import BLOCK
 
 
 def hardened(

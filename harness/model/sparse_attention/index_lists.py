@@ -12,8 +12,8 @@ import torch
 from harness.contract.decoder import Decoder
 from harness.core.errors import MethodError
 from harness.model.attention import attending
+from harness.model.sparse_attention.lists import over_lists, unable
 from harness.model.sparse_attention.places import grouped, is_decoding, readable_by
-from harness.model.sparse_attention.products import over_lists, unable
 
 
 def tidal(

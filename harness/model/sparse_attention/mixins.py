@@ -7,7 +7,6 @@ from harness.contract.families import Family
 from harness.contract.method import Method
 from harness.contract.parameters import Indices
 from harness.core.errors import MethodError
-from harness.model.weights.computations import HasOwnKernel
 
 if TYPE_CHECKING:
     from harness.contract.decoder import Decoder
@@ -62,21 +61,3 @@ class InLayers(ChoosesPairs, mixin=True):
                 f"{self.name}: layer {wrong[0]} is none that reads all keys; these do: {', '.join(map(str, full))}"
             )
         return self.layers or full
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReadsLists(ChoosesPairs, HasOwnKernel, mixin=True):
-    """A method whose queries read lists of keys, which saves where the kernel for lists runs."""
-
-    def unable(self, model: "Decoder", device: str) -> str | None:
-        """Why the kernel does not run for a model on this device, in words; None where it does."""
-        from harness.model.sparse_attention.products import unable
-
-        return unable(device, model.module.dtype)
-
-    @property
-    def kernel(self) -> str:
-        """The kernel that runs, as the record calls it."""
-        from harness.model.sparse_attention.products import kernel_name
-
-        return kernel_name()

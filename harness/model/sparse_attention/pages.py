@@ -14,8 +14,8 @@ import torch
 from harness.contract.decoder import Decoder
 from harness.model.attention import attending
 from harness.model.sparse_attention.blocks import Blocks
+from harness.model.sparse_attention.lists import over_lists, unable
 from harness.model.sparse_attention.places import grouped, is_decoding, own, starts
-from harness.model.sparse_attention.products import over_lists, unable
 
 
 @contextmanager

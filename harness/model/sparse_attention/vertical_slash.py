@@ -14,8 +14,8 @@ import torch
 
 from harness.contract.decoder import Decoder, only
 from harness.model.attention import attending
+from harness.model.sparse_attention.masked import masked
 from harness.model.sparse_attention.places import grouped, is_decoding, readable_by, starts
-from harness.model.sparse_attention.products import masked
 
 Choose = Callable[[torch.Tensor], torch.Tensor]
 """Which columns or diagonals are read, bool, of their scores; both [heads, places]."""

@@ -8,9 +8,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from harness.core import cpu
 from harness.core.errors import KernelError, SpecError
-from harness.model.sparse_attention import gather_kernels, products
+from harness.core.source import of_modules
+from harness.model.sparse_attention import gather_kernels
+from harness.model.sparse_attention import masked as under_mask
 from harness.model.sparse_attention.gather_kernels import reference
-from harness.model.sparse_attention.products import kernel_name, masked, over_lists, unable
+from harness.model.sparse_attention.lists import kernel_name, over_lists, unable
+from harness.model.sparse_attention.masked import masked
 
 
 @pytest.fixture
@@ -92,7 +95,7 @@ def test_its_products_are_counted_by_the_dispatcher():
 
 @pytest.mark.parametrize("heads", [1, 2, 6])
 def test_a_mask_for_all_heads_for_those_that_share_keys_or_for_each(heads, monkeypatch):
-    monkeypatch.setattr(products, "BLOCK", 2)
+    monkeypatch.setattr(under_mask, "BLOCK", 2)
     q, k, v = drawn()
     readable = torch.rand(2, heads, 3, 40, generator=torch.Generator().manual_seed(3)) < 0.3
     output, pairs = masked(q, k, v, lambda block: readable[:, :, block], 0.3)
@@ -140,3 +143,10 @@ def test_zeros_are_no_right_kernel(monkeypatch):
     monkeypatch.setattr(gather_kernels, "_gathered", lambda q, k, v, *_: q.new_zeros(*q.shape[:3], v.shape[-1]))
     with pytest.raises(KernelError, match=r"the plain kernel for attention over lists of keys differs .* is not used"):
         gather_kernels.check(0)
+
+
+@pytest.mark.parametrize("method", ["sparse.quest", "sparse.tidal_decode", "sparse.window_attention", "cache.knorm"])
+def test_the_kernels_source_tells_apart_the_methods_that_it_runs_for(method):
+    files = of_modules(f"harness.methods.{method}").files
+    kernel = "harness.model.sparse_attention.gather_kernels/gather_lanes.h"
+    assert (kernel in files) == (method in ("sparse.quest", "sparse.tidal_decode"))
