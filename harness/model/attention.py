@@ -115,7 +115,8 @@ def attending(
     Raises:
         UnsupportedModelError: see ``require_attendable``.
         MethodError: a layer is outside the model, or another method computes attention already; in a forward, where
-            ``function`` returns what no attention can be, or the cache has a fixed size.
+            ``function`` returns what no attention can be, the cache has a fixed size, or ``output_attentions`` is
+            asked for.
     """
     blocks = model.anatomy.blocks
     if not callable(function):
@@ -139,6 +140,7 @@ def attending(
     with ExitStack() as undo:
         for attention in chosen:
             undo.callback(attention.register_forward_pre_hook(engine.refuse_static, with_kwargs=True).remove)
+        undo.callback(model.module.register_forward_pre_hook(engine.refuse_weights, with_kwargs=True).remove)
         undo.enter_context(_registered(model, attend, name))
         yield
 
@@ -264,6 +266,13 @@ class _Engine:
             raise MethodError(
                 f"{self._name}: the attention of layer {layer} gives numbers that are not finite, and what it was "
                 "given is"
+            )
+
+    def refuse_weights(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Before a forward: an attention function returns no probabilities."""
+        if kwargs.get("output_attentions") or getattr(self._model.config, "output_attentions", False):
+            raise MethodError(
+                f"{self._name}: its attention has no weights to show for every key; leave output_attentions out"
             )
 
     def refuse_static(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

@@ -1,13 +1,31 @@
 """Attention within a window and to the first keys, of which nothing else is multiplied."""
 
+from collections.abc import Collection
+from contextlib import AbstractContextManager
 from typing import Final
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
+from harness.contract.decoder import Decoder
+from harness.model.attention import attending
+
 SHORTEST: Final = 64
 """Queries of the shortest block: in shorter ones, what is said about a block costs more than the keys that it leaves
 out."""
+
+
+def with_windows(
+    model: Decoder, layers: Collection[int], *, window: int, sinks: int, name: str
+) -> AbstractContextManager[None]:
+    """Run the model with attention that looks back so far in some layers; see ``windowed``."""
+
+    def attend(
+        layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None, scale: float
+    ) -> tuple[torch.Tensor, int] | None:
+        return windowed(q, k, v, mask, scale, window=window, sinks=sinks)
+
+    return attending(model, attend, layers, name=name)
 
 
 def windowed(

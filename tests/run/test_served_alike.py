@@ -56,8 +56,11 @@ def session(tiny_job: Callable[..., Job], tmp_path_factory: pytest.TempPathFacto
 def test_every_built_in_method_is_here() -> None:
     # act in decoding alone: scored context first
     elsewhere = {"kv-evict", "kv-int", "kvpress", "streaming", "ngram", "layer-skip", "self-spec", "assistant"}
+    elsewhere |= {"quest", "tidal-decode"}
     # another model; for models with LayerNorm; served as others here are
     others = {"checkpoint", "rms-fold", "sparse-gpt", "repair", "window-attention"}
+    # by the engine of window-attention
+    others |= {"mas", "hard-attention", "block-summary", "chunk-select", "vertical-slash", "flex-prefill"}
     # by the engine of int8-dynamic, and of magnitude
     others |= {"int8-weight-only", "int4-weight-only", "gptq", "mixed-precision", "fp8", "random"}
     others |= {"awq", "hqq", "smooth-quant", "rep-quant", "mx"}

@@ -184,3 +184,16 @@ class HasKernels(ChoosesKernels):
             below: the methods that are attached before this one.
         """
         return [(site, Layer.of(site.weight)) for site in self.sites(model)]
+
+
+class HasOwnKernel(ABC):
+    """A method that saves where a kernel of its own runs, for something else than linear layers."""
+
+    @abstractmethod
+    def unable(self, model: "Decoder", device: str) -> str | None:
+        """Why the kernel does not run for a model on this device, in words; None where it does."""
+
+    @property
+    @abstractmethod
+    def kernel(self) -> str:
+        """The kernel that runs on this machine, as the record calls it."""

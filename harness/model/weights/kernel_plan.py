@@ -17,6 +17,7 @@ from harness.model.weights.computations import (
     Computation,
     Computations,
     HasKernels,
+    HasOwnKernel,
     Layer,
 )
 from harness.model.weights.linear import Site
@@ -30,7 +31,8 @@ class KernelPlan:
 
     Attributes:
         by_place: the computation of each linear layer, by ``Site.place``; what ``Decoder.kernels`` takes.
-        by_layer: the same by what a layer is, for each method that has kernels; what identifies a run.
+        by_layer: the same by what a layer is, for each method that has kernels, and the kernel of each method that has
+            one of its own; what identifies a run.
         notes: what a reader must know, in sentences: where the product is dense, or the kernel slower than dense.
         saves: no kernel was asked for by name that is slower than dense here.
         asked: what was asked for by name, where a method has it; what is said of a run depends on it, and so does the
@@ -137,6 +139,11 @@ def plan_kernels(parts: Sequence[Method], model: Decoder, device: str, asked: st
         plan.notes.extend(settled.notes())
         saves &= settled.saves
         is_asked |= settled.is_asked
+    for part in parts:
+        if isinstance(part, HasOwnKernel):
+            reason = part.unable(model, device)
+            plan.by_layer.append({part.name: "simulated" if reason else part.kernel})
+            plan.notes.extend([f"{part.name} saves nothing here: {reason}"] if reason else [])
     return KernelPlan(plan.by_place, plan.by_layer, plan.notes, saves, asked if is_asked else None)
 
 

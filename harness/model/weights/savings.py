@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from harness.contract.facts import Savings, worst
 from harness.contract.method import Method
-from harness.model.weights.computations import HasKernels
+from harness.model.weights.computations import HasKernels, HasOwnKernel
 from harness.model.weights.linear import changed
 from harness.model.weights.zeros import Zeros
 
@@ -18,8 +18,14 @@ def savings(stack: "Stack", model: "Decoder") -> Savings:
 
     Every linear layer that a method changed says for itself what it saves. A method declares the rest.
     """
-    declared = {part.savings for part in stack.acting if not is_said_by_layers(part)}
+    declared = {saves(part, model) for part in stack.acting if not is_said_by_layers(part)}
     return worst(declared | {saved for _, saved in changed(model)})
+
+
+def saves(method: Method, model: "Decoder") -> Savings:
+    """What a method saves besides its linear layers: what it declares, where the kernel that it needs runs."""
+    lacks = isinstance(method, HasOwnKernel) and method.unable(model, str(model.device)) is not None
+    return Savings.SIMULATED if lacks else method.savings
 
 
 def is_said_by_layers(method: Method) -> bool:

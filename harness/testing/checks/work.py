@@ -11,7 +11,7 @@ from harness.measure.audit import audit
 from harness.measure.flops import executed_flops, unknown_flops
 from harness.measure.shape import ModelShape
 from harness.measure.traffic import traffic
-from harness.model.weights.savings import is_said_by_layers, savings
+from harness.model.weights.savings import is_said_by_layers, saves, savings
 from harness.results.audit import audit_doubt
 from harness.testing.outcome import Failed, Skipped
 from harness.testing.serve import TEXTS, Answers, generate, identical, score, score_context_first
@@ -112,13 +112,13 @@ def saves_what_it_declares(subject: Subject) -> None:
         with subject.attached(decoder):
             method = _Served.by(decoder, subject)
             saved = savings(subject.stack, decoder)
+            of_parts = [saves(part, decoder) for part in subject.stack.acting if not is_said_by_layers(part)]
         with on(family):
             cost = method.cost()
             if not method.segments():
                 raise Failed("nothing was traced: the modules of the dense model never ran")
             # a stack is simulated as soon as one part is, while another part may take work away
-            partly = any(part.savings is Savings.REAL and not is_said_by_layers(part) for part in subject.stack.acting)
-            if saved is Savings.REAL or not partly:
+            if saved is Savings.REAL or Savings.REAL not in of_parts:
                 _require_declared(saved, cost, dense)
 
 

@@ -1,0 +1,1 @@
+"""Attention over chosen keys: how they are chosen, and how they are multiplied."""
