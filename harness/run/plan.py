@@ -11,6 +11,7 @@ from harness.contract.study import Needs, Study
 from harness.core import environment
 from harness.core.errors import HarnessError, MethodError, UnknownNameError
 from harness.evaluate.calibration_text import calibration_for
+from harness.evaluate.positions import positions, refuse_longer
 from harness.evaluate.quiet import collected_warnings
 from harness.evaluate.tasks import LoadedTask, Overrides, TaskLoader, refuse_shots, refuse_without_prompt
 from harness.model.conversions import Say
@@ -204,6 +205,10 @@ class Plan:
         for request in job.tasks:
             for name in loader.resolve([request.task]):
                 jobs.setdefault(name, job.asking(request))
+        for name in jobs:  # before documents of many lengths are read
+            if tokens := loader.stated_tokens(name):
+                room = positions(self.outline().config, job.model_args.get("max_length"))
+                refuse_longer(f"{name}: a document", tokens, room)
         for name, task_job in jobs.items():
             with collected_warnings("lm_eval", "datasets"):
                 task = loader.load(name, Overrides(task_job.num_fewshot, task_job.gen_kwargs, task_job.seeds[3]))

@@ -69,7 +69,7 @@ def test_bundled_suites_name_tasks_that_exist() -> None:
     known = Catalogue().names
     for name in suites.names():
         assert {request.task for request in suites.load(name).tasks} <= known.keys(), name
-    assert suites.names() == ["dr-llm", "llm-drop", "pocket", "quick"]
+    assert suites.names() == ["dr-llm", "llm-drop", "long", "pocket", "pocket-long", "quick"]
 
 
 def test_suites_of_papers_have_the_papers_flags() -> None:
