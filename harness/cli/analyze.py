@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from harness.run.session import Session
 
 PARTS: Final = ("layers", "split", "length", "kept")
-app = typer.Typer(help="What attention does and costs, layer by layer and length by length.")
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
 
 @app.callback()

@@ -4,7 +4,7 @@ from typing import Final
 
 from ..pocket.splits import Draw
 from ..pocket.words import COLORS, NOUNS
-from .documents import Document
+from .documents import Document, distinct
 
 COMMON: Final = 5
 FREQUENT: Final = 3
@@ -12,6 +12,7 @@ EXPONENT: Final = 2.0
 """Of Zipf's law: the k-th word occurs in proportion to k ** -2."""
 CODED: Final = 40
 """Different words of a coded text, at most."""
+CONSONANTS: Final = "bdfgklmnprstvz"
 
 
 def repeats(tokens: int) -> tuple[int, int]:
@@ -45,7 +46,8 @@ def _numbered(entries: list[str]) -> str:
 
 def frequent(draw: Draw, size: int, tokens: int) -> Document:
     """A text of about ``size`` coded words whose frequencies follow Zipf's law; the first three are asked for."""
-    words = _coded(draw, CODED)
+    # made-up words of three syllables
+    words = distinct(lambda: "".join(draw.pick(CONSONANTS) + draw.pick("aeiou") for _ in range(3)), CODED)
     total = sum(rank**-EXPONENT for rank in range(1, CODED + 1))
     counts = [round(size * rank**-EXPONENT / total) for rank in range(1, CODED + 1)]
     # no tie at the border, also in the shortest text
@@ -57,11 +59,3 @@ def frequent(draw: Draw, size: int, tokens: int) -> Document:
         f"Answer: The {FREQUENT} most frequent words of the coded text above are, the most frequent first:"
     )
     return Document(context, question, tuple(words[:FREQUENT]))
-
-
-def _coded(draw: Draw, count: int) -> list[str]:
-    """Made-up words of three syllables, each once."""
-    words: dict[str, None] = {}
-    while len(words) < count:
-        words["".join(draw.pick("bdfgklmnprstvz") + draw.pick("aeiou") for _ in range(3))] = None
-    return list(words)

@@ -65,6 +65,14 @@ Count = Callable[[str], int]
 """Tokens of a text."""
 
 
+def distinct(make: Callable[[], str], count: int) -> list[str]:
+    """So many different texts of those that ``make`` makes, in the order in which they came."""
+    made: dict[str, None] = {}
+    while len(made) < count:
+        made[make()] = None
+    return list(made)
+
+
 def documents(kind: Kind, tokens: int, count: Count, split: str) -> Iterator[Document]:
     """An endless stream of documents of one split; no draw is that of another split.
 

@@ -3,7 +3,7 @@
 from typing import Final
 
 from ..pocket.splits import Draw
-from .documents import Document
+from .documents import Document, distinct
 
 IDLE: Final = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."
 ASK: Final = (
@@ -15,9 +15,8 @@ ASK: Final = (
 def pairs(draw: Draw, size: int, tokens: int) -> Document:
     """A JSON object of ``size`` keys, one of which is asked for."""
     place = draw.between(0, 999)
-    entries: dict[str, str] = {}
-    while len(entries) < size:
-        entries[_digits(draw)] = _digits(draw)
+    names = distinct(lambda: _digits(draw), 2 * size)
+    entries = dict(zip(names[::2], names[1::2], strict=True))
     key = list(entries)[place * size // 1000]
     lines = ",\n ".join(f'"{name}": "{content}"' for name, content in entries.items())
     task = "Extract the value of the key from the JSON object below.\n\nJSON data:\n"

@@ -3,7 +3,7 @@
 from ..pocket import text
 from ..pocket.splits import Draw
 from ..pocket.words import COLORS, NOUNS
-from .documents import Document
+from .documents import Document, distinct
 
 HIDDEN = 8
 ASKED = 4
@@ -48,13 +48,7 @@ def _one(draw: Draw, size: int, hidden: int, choices: int = 0) -> Document:
 def _numbers(draw: Draw, count: int) -> dict[str, str]:
     """Things, no two of the same noun, each with a number of seven digits that no other has."""
     things = [f"{draw.pick(COLORS)} {noun}" for noun in draw.sample(NOUNS, count)]
-    numbers: dict[str, str] = {}
-    for thing in things:
-        number = str(draw.between(1_000_000, 9_999_999))
-        while number in numbers.values():
-            number = str(draw.between(1_000_000, 9_999_999))
-        numbers[thing] = number
-    return numbers
+    return dict(zip(things, distinct(lambda: str(draw.between(1_000_000, 9_999_999)), count), strict=True))
 
 
 def _haystack(draw: Draw, size: int, numbers: dict[str, str]) -> str:
@@ -64,7 +58,7 @@ def _haystack(draw: Draw, size: int, numbers: dict[str, str]) -> str:
     sentences = list[str]()
     while len(sentences) < size:
         story = text.sentences(draw)
-        sentences += [f"{story[0]}", *story[1:-1], f"{story[-1]}\n"]
+        sentences += [*story[:-1], f"{story[-1]}\n"]
     del sentences[size:]
     for depth, fact in zip(reversed(depths), facts, strict=True):
         sentences.insert(depth * (size + 1) // 1000, fact)

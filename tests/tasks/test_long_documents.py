@@ -52,7 +52,7 @@ def test_a_length_without_room_is_refused() -> None:
 
 
 def by_needle(document: Document) -> tuple[str, ...]:
-    asked = re.findall(r"the (\w+ \w+)", document.question.partition("?")[0].replace("secret number", ""))
+    asked = re.findall(r"the (\w+ \w+)", document.question.partition("?")[0].partition(" of ")[2])
     numbers = dict(re.findall(r"The secret number of the (\w+ \w+) is (\d{7})\.", document.context))
     return tuple(numbers[thing] for thing in asked)
 
