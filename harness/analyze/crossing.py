@@ -116,7 +116,7 @@ def measure(
             ]
             crossings.append(Crossing(method.label, cost, tuple(ratios)))
         counted = zip(lengths, held[method], held[dense], strict=True)
-        shares = [LengthRatio(length, *[own / base] * 3, own=own, dense=base) for length, own, base in counted]
+        shares = [LengthRatio(length, own / base, own / base, own / base, own, base) for length, own, base in counted]
         crossings.append(Crossing(method.label, "KV cache", tuple(shares)))
     return crossings
 

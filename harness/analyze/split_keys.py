@@ -64,8 +64,8 @@ def attend(
         q: queries, [kv heads, group, width]; k, v: [kv heads, keys, width].
         pool: a thread for each worker; None: one after the other.
     """
-    run = map if pool is None else pool.map
-    done = list(run(partial(_parts, q, k, v), schedule))
+    compute = partial(_parts, q, k, v)
+    done = [compute(pieces) for pieces in schedule] if pool is None else list(pool.map(compute, schedule))
     by_head: dict[int, list[Partial]] = {}
     for pieces, parts in zip(schedule, done, strict=True):
         for piece, part in zip(pieces, parts, strict=True):
