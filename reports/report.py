@@ -44,7 +44,7 @@ def write(
         StoreError: a run cannot be read.
         DiskError: the place cannot be written.
     """
-    _check_libraries()
+    require_libraries()
     from pandas import DataFrame
 
     from harness.reports import tables
@@ -72,11 +72,16 @@ def write(
         written = [output / name for name in texts]
         for number, group in enumerate(groups):
             for plot in group.plots:
-                written += _write_plot(plot, output / (plot.name if len(groups) == 1 else f"{plot.name}_{number + 1}"))
+                written += write_plot(plot, output / (plot.name if len(groups) == 1 else f"{plot.name}_{number + 1}"))
     return written
 
 
-def _check_libraries() -> None:
+def require_libraries() -> None:
+    """Refuse to draw without what draws.
+
+    Raises:
+        ReportError: a library for reports is not installed.
+    """
     try:
         import matplotlib  # noqa: F401
         import pandas  # noqa: F401
@@ -133,7 +138,8 @@ def _code(text: str) -> str:
     return "`" + text.replace("`", "'").replace("|", "¦") + "`"
 
 
-def _write_plot(plot: Plot, stem: Path) -> list[Path]:
+def write_plot(plot: Plot, stem: Path) -> list[Path]:
+    """Write a figure as SVG and PNG, and its table as CSV; the files."""
     written = [stem.with_name(f"{stem.name}.{suffix}") for suffix in ("svg", "png", "csv")]
     written[0].write_bytes(plot.svg)
     written[1].write_bytes(plot.png)

@@ -21,7 +21,9 @@ ROOMS = {
     "testing": {"evaluate", "measure", "model", "results", "contract", "core"},
     "run": {"evaluate", "measure", "model", "results", "contract", "core"},
     "sweep": {"run", "evaluate", "measure", "model", "results", "contract", "core"},
+    "analyze": {"measure", "model", "contract", "core"},
     "cli": {
+        "analyze",
         "sweep",
         "run",
         "testing",

@@ -8,6 +8,7 @@ from typer.core import TyperGroup
 from typer.exceptions import Abort, TyperException
 
 from harness.cli import (
+    analyze,
     check,
     compare,
     doctor,
@@ -63,6 +64,7 @@ app.command("show")(show.show)
 app.command("rm")(rm.rm)
 app.command("compare")(compare.compare)
 app.command("profile")(profile.profile)
+app.add_typer(analyze.app, name="analyze")
 app.command("new")(new.new)
 app.command("check")(check.check)
 app.command("fetch")(fetch.fetch)

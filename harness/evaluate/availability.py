@@ -87,8 +87,9 @@ class Catalogue:
         if known.path is None:
             for member in known.members:
                 yield from self._leaves(member)
-        elif Path(known.path).is_relative_to(_BUNDLED):
-            yield name, {"bundled": True}
+        elif Path(known.path).is_relative_to(_BUNDLED) and known.kind != "GROUP":
+            config = _read(known.path)
+            yield name, config if "dataset_path" in config else {"bundled": True}
         elif known.kind == "GROUP":
             yield from self._members(_read(known.path))
         else:

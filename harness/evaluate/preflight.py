@@ -26,6 +26,7 @@ from harness.evaluate.context_first import held_back
 from harness.evaluate.evaluation import Settings
 from harness.evaluate.generation import require_traceable, writing
 from harness.evaluate.journal import Request
+from harness.evaluate.positions import positions, refuse_longer, stated_tokens
 from harness.evaluate.quiet import collected_warnings
 from harness.evaluate.refusals import explained
 from harness.evaluate.score_mode import ContextFirst
@@ -66,7 +67,8 @@ def check(lm: "HarnessLM", task: LoadedTask, settings: Settings, context_first: 
                 chosen = (settings.samples or {}).get(name, ())
                 if kind == "loglikelihood_rolling":
                     _refuse_empty(lm, name, instances, chosen)
-                checked = _Checked(lm, name, workload, chosen, context_first)
+                whole = bool(stated_tokens(leaf.config.metadata))
+                checked = _Checked(lm, name, workload, chosen, context_first, whole)
                 with lm.answering(checked), _encoding(lm, name, instances, chosen):
                     getattr(lm, kind)(instances)
     return workload
@@ -172,12 +174,14 @@ class _Checked:
     workload: Workload
     chosen: Sequence[int]  # documents of --samples, which lm-eval numbers by their place in the list
     context_first: ContextFirst | None = None
+    whole: bool = False  # whether a context that would be cut is refused
     _keys: list[Request] = field(default_factory=list)
     _arguments: list[dict[str, Any]] = field(default_factory=list)  # that were tried already
     _document: int = 0  # whose prompt is continued
 
     def __post_init__(self) -> None:
         self._vocabulary = Vocabulary.of(self.lm.decoder)
+        self._room = positions(self.lm.decoder.config, self.lm.max_length) if self.whole else None
 
     def begin(self, keys: list[Request]) -> None:
         self._keys = [key._replace(document=self.chosen[key.document]) for key in keys] if self.chosen else keys
@@ -199,6 +203,7 @@ class _Checked:
                     f"{what} has an answer of {len(continuation)} tokens, which is longer than the model allows "
                     f"(max_length={self.lm.max_length})"
                 )
+            refuse_longer(what, len(context) + len(continuation) - 1, self._room)  # the last token is not read
             if self.context_first is not None:
                 held_back(self.lm, request, self.context_first.suffix, what)
             is_read = self.context_first is not None and context == before
@@ -220,6 +225,7 @@ class _Checked:
                 self._document = key.document
                 self._try(instance, longest)
             written = normalize_gen_kwargs(instance.args[1], self.lm.max_gen_toks)["max_gen_toks"]
+            refuse_longer(what, len(prompt) + written, self._room)
             self.workload.add(read=len(prompt), written=written)
         if self.lm.batch_size > 1:  # shorter prompts are filled up
             self._vocabulary.refuse([self.lm.tokenizer.pad_token_id], f"{self.task}: the padding of a batch")

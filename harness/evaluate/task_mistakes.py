@@ -12,6 +12,8 @@ from harness.evaluate.advice import advice_on, missing_metric
 from harness.evaluate.availability import FILE_FORMATS
 
 _CHOICES: Final = "output_type: multiple_choice needs doc_to_choice, the answers to choose from"
+ON_NO_HUB: Final = "offline/"
+"""How data sets are called that caches alone have."""
 _LONGEST: Final = 80  # characters of a value of a YAML file
 
 
@@ -73,6 +75,12 @@ def _absent(name: str, source: list[str], error: BaseException) -> str:
     import datasets
     from huggingface_hub import constants
 
+    if source[0].startswith(ON_NO_HUB):
+        return (
+            f"task {name!r}: its data set {', '.join(source)} is not in the cache {datasets.config.HF_DATASETS_CACHE}, "
+            "and on no hub. On a machine whose cache has it:\n"
+            f"  harness fetch {name} --offline --pack data.tar.gz\nand then here:\n  harness fetch --unpack data.tar.gz"
+        )
     reason = text_of(error).strip().split("\n")[0]
     where = "the network is switched off" if constants.HF_HUB_OFFLINE else "it could not be fetched"
     return (

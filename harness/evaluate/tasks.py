@@ -16,6 +16,7 @@ import harness.tasks
 from harness.core.errors import MethodError, TaskError, UnknownNameError
 from harness.core.source import of_file
 from harness.core.strangers import is_interrupt, message_of
+from harness.evaluate.positions import stated_tokens
 from harness.evaluate.task_index import Known, known_names, names_in
 from harness.evaluate.task_mistakes import refuse_settings, unloadable
 from harness.evaluate.training_split import TrainingSplit
@@ -130,6 +131,23 @@ class TaskLoader:
                 raise UnknownNameError("task", name, names, see="`harness ls tasks` lists them all.")
             resolved |= dict.fromkeys(matches)
         return list(resolved)
+
+    def stated_tokens(self, name: str) -> int:
+        """Tokens of the longest documents that a bundled task or one of the user's states, or those of a group do."""
+        return max((stated_tokens(config.get("metadata")) for config in self._leaves(name, set())), default=0)
+
+    def _leaves(self, name: str, seen: set[str]) -> Iterator[dict[str, Any]]:
+        entry = self._own.get(name)
+        if entry is None or name in seen:
+            return
+        seen.add(name)
+        config = entry.cfg or {}
+        if entry.kind.name in ("TASK", "PY_TASK"):
+            yield config
+        members = entry.tags if entry.kind.name == "TAG" else config.get("task") or ()
+        for member in members if entry.kind.name in ("TAG", "GROUP") else ():
+            if isinstance(member, str):
+                yield from self._leaves(member, seen)
 
     def _refuse_unreadable(self, name: str) -> None:
         """Say which file has the name and cannot be read, which lm-eval leaves out."""

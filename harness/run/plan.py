@@ -13,6 +13,7 @@ from harness.core.environment import Environment
 from harness.core.errors import HarnessError, MethodError, UnknownNameError
 from harness.core.source import read_once
 from harness.evaluate.calibration_text import calibration_for
+from harness.evaluate.positions import positions, refuse_longer
 from harness.evaluate.quiet import collected_warnings
 from harness.evaluate.suites import TaskRequest
 from harness.evaluate.tasks import LoadedTask, Overrides, TaskLoader, refuse_shots, refuse_without_prompt
@@ -234,6 +235,10 @@ class Plan:
 
     def _tasks(self) -> Iterator[tuple[Job, LoadedTask, str]]:
         """Each task loaded, with the job as it is for this task and the digest of its documents."""
+        for name in self._requests:  # before documents of many lengths are read
+            if tokens := self._loader.stated_tokens(name):
+                room = positions(self.outline().config, self.job.model_args.get("max_length"))
+                refuse_longer(f"{name}: a document", tokens, room)
         for name, request in self._requests.items():
             job = self.job.asking(request)
             if name not in self._loaded:

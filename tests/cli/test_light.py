@@ -35,6 +35,7 @@ print("MODULES", *{name.partition(".")[0] for name in sys.modules}, file=sys.std
         ("submit --help", "leaderboard"),
         ("validate --help", "against"),
         ("report --help", "--cost"),
+        ("analyze attention --help", "--lengths"),
     ],
 )
 def test_imports_nothing_heavy(command: str, expected: str, tmp_path: object) -> None:
