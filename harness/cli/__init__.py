@@ -25,6 +25,7 @@ from harness.cli import (
     spellings,
     submit,
     sweep,
+    tune,
     validate,
 )
 from harness.core.errors import HarnessError
@@ -56,6 +57,7 @@ app = typer.Typer(
 )
 app.command("run")(run.run)
 app.command("sweep")(sweep.sweep)
+app.command("tune")(tune.tune)
 app.command("prepare")(prepare.prepare)
 app.command("export")(export.export)
 app.add_typer(ls.app, name="ls")
