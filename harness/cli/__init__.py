@@ -17,6 +17,7 @@ from harness.cli import (
     new,
     prepare,
     profile,
+    recommend,
     report,
     rm,
     run,
@@ -64,6 +65,7 @@ app.add_typer(ls.app, name="ls")
 app.command("show")(show.show)
 app.command("rm")(rm.rm)
 app.command("compare")(compare.compare)
+app.command("recommend")(recommend.recommend)
 app.command("profile")(profile.profile)
 app.command("new")(new.new)
 app.command("check")(check.check)

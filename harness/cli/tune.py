@@ -32,7 +32,7 @@ def tune(
         _Many,
         Option(
             "--space",
-            help="Methods and their settings: layer-drop,int4-weight-only:bits=3|4|8. A name alone: from nothing to its "
+            help="Methods and settings: layer-drop,int4-weight-only:bits=3|4|8. A name alone: from nothing to its "
             "default. @layer after a method: each layer by itself.",
         ),
     ] = None,

@@ -11,6 +11,18 @@ from harness.results.baseline import COSTS, Cost
 SPOKEN: Final = {"bytes": "weights", "memory": "peak_memory", "time": "latency"}
 """Words for a cost that are not its name in a record."""
 
+_MEASURED: Final = {
+    **dict.fromkeys(("latency", "ttft", "tpot"), "latency"),
+    **dict.fromkeys(("ideal_ref", "ideal_own", "ideal_requests"), "ideal"),
+    **dict.fromkeys(("energy", "energy_estimated"), "energy"),
+    "peak_memory": "memory",
+}
+
+
+def measures(costs: Iterable[Cost]) -> list[str]:
+    """What ``--measure`` is given so that a record has these costs."""
+    return sorted({"flops", *(_MEASURED[cost.name] for cost in costs if cost.name in _MEASURED)})
+
 
 @dataclass(frozen=True)
 class Budget:

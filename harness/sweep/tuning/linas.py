@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from harness.sweep.tuning.front import Point, front
-from harness.sweep.tuning.genetic import proposals
+from harness.sweep.tuning.genetic import GENERATIONS, proposals
 from harness.sweep.tuning.predictor import Candidate, Ridge, rank_correlation
 
 Measure = Callable[[Sequence[Candidate]], Sequence[Point | None]]
@@ -24,7 +24,7 @@ class Linas:
         sizes: of each setting, how many choices it has.
         objectives: how many of the metrics, the first ones, are to be small.
         limits: the most that each metric may be; infinity where there is no budget.
-        seed: of the genetic search; the draws of the first round are given.
+        seed, generations: of the genetic search; the draws of the first round are given.
         measured: what came of every candidate, in the order in which they were measured.
     """
 
@@ -32,6 +32,7 @@ class Linas:
     objectives: int
     limits: Point
     seed: int = 0
+    generations: int = GENERATIONS
     measured: dict[Candidate, Point | None] = field(default_factory=dict, init=False)
     _predicted: dict[Candidate, Point] = field(default_factory=dict, init=False)
 
@@ -77,7 +78,8 @@ class Linas:
             return point[: self.objectives], excess(point, self.limits)
 
         start = self.front or list(known)
-        tried = proposals(self.sizes, predict, start=start, seed=self.seed + len(self.measured))
+        seed = self.seed + len(self.measured)
+        tried = proposals(self.sizes, predict, start=start, seed=seed, generations=self.generations)
         best = [candidate for candidate in tried if candidate not in self.measured and any(candidate)][:number]
         self._predicted |= {candidate: tuple(ridge(candidate) for ridge in ridges) for candidate in best}
         return best

@@ -7,20 +7,13 @@ from typing import Final
 
 from harness.core.errors import SpecError
 from harness.results.baseline import COSTS, Cost
-from harness.results.budgets import Budget, cost_named
+from harness.results.budgets import Budget, cost_named, measures
 from harness.results.record import RunRecord
 from harness.results.scores import Score
 
 LOSS: Final = Cost("loss", "loss of the score", "", "", "counted")
 PACKED: Final = Cost("packed", "packed size of the weights, not measured", "B", "memory.packed_weights", "counted")
 KNOWN: Final = (LOSS, *COSTS, PACKED)
-_MEASURED: Final = {
-    **dict.fromkeys(("latency", "ttft", "tpot"), "latency"),
-    **dict.fromkeys(("ideal_ref", "ideal_own", "ideal_requests"), "ideal"),
-    **dict.fromkeys(("energy", "energy_estimated"), "energy"),
-    "peak_memory": "memory",
-}
-"""What must be measured for a cost that is not counted."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +62,7 @@ class Metrics:
     @property
     def measured(self) -> list[str]:
         """What the runs must measure beside the scores, as ``--measure`` names it."""
-        return sorted({"flops", *(_MEASURED[cost.name] for cost in self.costs if cost.name in _MEASURED)})
+        return measures(self.costs)
 
     def of(self, record: RunRecord) -> tuple[Number, ...] | str:
         """A run's metrics; a sentence where it lacks one."""

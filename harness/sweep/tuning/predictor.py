@@ -26,7 +26,7 @@ def one_hot(candidates: Sequence[Candidate], sizes: Sequence[int]) -> Floats:
 class Ridge:
     """Measured value = ``base`` + the sum of what each choice adds; the penalty by leaving one out at a time.
 
-    After LINAS's predictors (arXiv:2202.12954), of one objective each.
+    After the predictors of LINAS (arXiv:2205.10358), of one objective each.
     """
 
     base: float

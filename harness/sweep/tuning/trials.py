@@ -86,12 +86,12 @@ class Trials:
         with self.screen.watching(board):
             Sweep(grid, self.store, self.launcher, self.screen, board).run()
         self._say_left(board, monotonic() - began)
-        reasons = {parse(label).fingerprint: why for of in grid.refused.values() for label, why in of.items()}
+        reasons = {label: why for of_model in grid.refused.values() for label, why in of_model.items()}
         places = {place.spec.stack.fingerprint: place for place in grid.places()}
-        fingerprints = {text: parse(text).fingerprint for text in possible}
+        stacks = {text: parse(text) for text in possible}
         return refused | {
-            text: self._record(places[each]) if each in places else reasons.get(each, "it cannot run on the model")
-            for text, each in fingerprints.items()
+            text: self._record(places[stack.fingerprint]) if stack.fingerprint in places else reasons[stack.label]
+            for text, stack in stacks.items()
         }
 
     def _record(self, place: Place) -> RunRecord | str:

@@ -59,9 +59,10 @@ def test_a_rank_correlation_is_known_from_three_different_values_on() -> None:
     assert rank_correlation([1, 2, 3], [1, 1, 1]) is None
 
 
-def additive(
-    seed: int, settings: int = 12, choices: int = 3
-) -> tuple[Space, Callable[[Sequence[Candidate]], list[Point]]]:
+Measuring = Callable[[Sequence[Candidate]], list[Point]]
+
+
+def additive(seed: int, settings: int = 8, choices: int = 3) -> tuple[Space, Measuring]:
     """Settings each of which costs less and loses more the higher its choice, all by other amounts."""
     rng = random.Random(seed)
     tables = [[sorted(rng.random() for _ in range(choices)) for _ in range(settings)] for _ in range(2)]
@@ -83,14 +84,13 @@ def test_the_search_covers_more_than_random_draws_in_19_of_20_seeds() -> None:
     better, correlations = 0, []
     for seed in range(20):
         space, measure = additive(seed)
-        search = Linas(space.sizes, 2, (inf, inf), seed)
-        search.run(space.draws(seed), measure, 40, 10)
-        drawn = measure(list(islice(space.draws(seed), 40)))
-        found = [point for point in search.measured.values() if point]
-        assert len(found) == 40
-        reference = tuple(max(values) for values in zip(*drawn, *found, strict=False))
-        reference = tuple(max(point[axis] for point in [*drawn, *found]) for axis in (0, 1))
-        better += hypervolume(found, reference) >= hypervolume(drawn, reference)
+        search = Linas(space.sizes, 2, (inf, inf), seed, generations=6)
+        search.run(space.draws(seed), measure, 30, 15)
+        drawn = measure(list(islice(space.draws(seed), 30)))
+        covered = [point for point in search.measured.values() if point]
+        assert len(covered) == 30
+        reference = tuple(max(point[axis] for point in [*drawn, *covered]) for axis in (0, 1))
+        better += hypervolume(covered, reference) >= hypervolume(drawn, reference)
         correlations.append(search.correlation(0))
     assert better >= 19
     assert min(each for each in correlations if each is not None) > 0.5
@@ -121,7 +121,7 @@ def test_within_a_budget_it_finds_the_optimum_of_a_knapsack() -> None:
 
     space = Space(tuple(Part(("", "1", "2")) for _ in range(12)), 1)
     search = Linas(space.sizes, 1, (inf, float(budget)), 0)
-    search.run(space.draws(0), measure, 120, 30)
+    search.run(space.draws(0), measure, 90, 30)
     (chosen, *_) = search.front
     point = search.measured[chosen]
     assert point is not None
@@ -137,10 +137,7 @@ def test_a_search_measures_each_once_and_goes_on_past_failures() -> None:
 
     def failing(candidates: Sequence[Candidate]) -> list[Point | None]:
         asked.extend(candidates)
-        return [
-            None if candidate[0] == 1 else point
-            for candidate, point in zip(candidates, measure(candidates), strict=True)
-        ]
+        return [None if each[0] == 1 else point for each, point in zip(candidates, measure(candidates), strict=True)]
 
     search = Linas(space.sizes, 2, (inf, inf), 0)
     search.run(space.draws(0), failing, 100, 6)
