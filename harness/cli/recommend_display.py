@@ -54,7 +54,7 @@ def _show(console: "Console", asked: "Asked", advice: "Advice") -> None:
     if untried:
         more = f" and {len(untried) - _LISTED} more" if len(untried) > _LISTED else ""
         display.note(console, f"never run here: {', '.join(untried[:_LISTED])}{more}{_pace(advice)}")
-        _command(console, "such as:", asked.command(untried[:1]))
+        _command(console, "such as:", asked.beside(advice.dense, untried[0]))
 
 
 def _command(console: "Console", lead: str, command: str) -> None:
@@ -134,7 +134,7 @@ def _untried(advice: "Advice") -> list[str]:
 
     every = [advice.dense, *(each.row for each in (*advice.named, *advice.behind, *advice.others))]
     tried = {name for row in every for name in row.record["method"]["name"].split("+")}
-    return sorted(set(registry.names()) - tried)
+    return sorted({name for name in registry.names() if "/" not in name} - tried)
 
 
 def _pace(advice: "Advice") -> str:

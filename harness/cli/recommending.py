@@ -10,7 +10,7 @@ from typing import Any
 
 from harness.core.errors import HarnessError, StoreError, UnknownNameError
 from harness.reports.recommend import Advice, Judged, advise, groups
-from harness.reports.rows import Record
+from harness.reports.rows import Record, Row
 from harness.results.budgets import Budget, measures
 from harness.results.model_names import dense_of
 from harness.results.store import RunFolder, Store
@@ -69,7 +69,8 @@ class Asked:
         """What makes runs of methods that answer."""
         given = [word for method in methods for word in ("--method", method)]
         measure = ",".join(measures(budget.cost for budget in self.budgets))
-        where = [] if str(self.store.root) == "runs" else ["--output_path", str(self.store.root)]
+        is_published = any(folder.packed for folder in self.store.folders())
+        where = [] if str(self.store.root) == "runs" or is_published else ["--output_path", str(self.store.root)]
         named = ["--task", self.task, "--pretrained", self.pretrained, "--measure", measure]
         return shlex.join(["harness", "run", *given, *named, *where])
 
@@ -80,13 +81,31 @@ class Asked:
 
     def measurement(self, judged: Judged) -> str:
         """The command that measures what a run lacks; all of it again where what was measured is in doubt."""
-        words = shlex.split(self.reproduction(judged))
+        is_in_doubt = any(verdict.against is not None for verdict in judged.verdicts if verdict.state == "unknown")
+        again = ["--no_resume"] if is_in_doubt else []
+        return shlex.join([*self._measuring(self.reproduction(judged)), *again])
+
+    def beside(self, dense: Row, method: str) -> str:
+        """The command that makes a method's run as the dense run was asked, to be compared with those of its group."""
+        command = dense.record["command"]
+        if not command:
+            return self.command([method])
+        words = self._measuring(command)
+        place = words.index("--method") + 1 if "--method" in words else 0
+        if place:
+            words[place] = method
+        else:
+            words[2:2] = ["--method", method]
+        return shlex.join(words)
+
+    def _measuring(self, command: str) -> list[str]:
+        """A command with what the budgets are about among what it measures."""
+        words = shlex.split(command)
         place = words.index("--measure") + 1 if "--measure" in words else len(words)
         known = words[place].split(",") if place < len(words) else []
         wanted = dict.fromkeys([*known, *measures(budget.cost for budget in self.budgets)])
         words[place - 1 if known else place : place + 1] = ["--measure", ",".join(wanted)]
-        is_in_doubt = any(verdict.against is not None for verdict in judged.verdicts if verdict.state == "unknown")
-        return shlex.join([*words, *(["--no_resume"] if is_in_doubt else [])])
+        return words
 
     def _is_asked(self, record: Record) -> bool:
         """Whether a run is of the model, by any name that it has."""
