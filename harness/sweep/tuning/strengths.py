@@ -21,7 +21,7 @@ def is_neutral(part: Method) -> bool:
     name = strength(type(part))
     if name is None:
         return type(part).neutral is not None
-    return getattr(part, name) == getattr(type(part).from_args(dict(part.neutral or {})), name)
+    return bool(getattr(part, name) == getattr(type(part).from_args(dict(part.neutral or {})), name))
 
 
 def values(method: type[Method], name: str) -> list[str]:
