@@ -55,7 +55,8 @@ def results(tuned: "Tuned", documents: "Dealt", *, as_json: bool) -> None:
     if tuned.chosen:
         display.say(console, f"chosen on {choosing} documents, reported on {reporting} others", style="bold")
         labels = [each.record.method.label if each.record else each.text for each in tuned.chosen]
-        lead = [left("method", labels, 16)]
+        runs = [each.record.id if each.record else "-" for each in tuned.chosen]
+        lead = [left("run", runs), left("method", labels, 16)]
         rest = [left("by", [",".join(each.ways) for each in tuned.chosen], 8)]
         rest += [
             Column(f"{cost.name}\nchoosing", [f"{each.validation[place]:.3f}" for each in tuned.chosen])
@@ -66,7 +67,6 @@ def results(tuned: "Tuned", documents: "Dealt", *, as_json: bool) -> None:
             for place, cost in enumerate(costs)
         ]
         rest += [left("saving", [each.saving for each in tuned.chosen])]
-        rest += [left("run", [each.record.id if each.record else "-" for each in tuned.chosen])]
         show(console, lead, rest)
     else:
         display.say(console, "no candidate was measured within the budgets", style="bold")

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain, islice
 from typing import Final
 
 from harness.results.record import RunRecord
@@ -134,13 +134,15 @@ class Tuning:
         """
         self.trials.expected = self.most_runs
         ways: dict[str, Measured] = {}
-        if self.controls:  # before the search, which shares its first draws: all of them side by side
-            random = list(islice(self.space.draws(self.seed), self.evaluations))
-            uniform = self.space.uniform(self.evaluations)
-            self._measure([*random, *uniform])
-            ways = {"random": self._of(random), "uniform": self._of(uniform)}
+        uniform = self.space.uniform(self.evaluations)
+        if self.controls:  # before the search, which shares its first candidates: all of them side by side
+            drawn = list(islice(self.space.draws(self.seed), self.evaluations))
+            self._measure([*drawn, *uniform])
+            ways = {"random": self._of(drawn), "uniform": self._of(uniform)}
         search = Linas(self.space.sizes, self.metrics.objectives, self.metrics.limits, self.seed)
-        search.run(self.space.draws(self.seed), self._measure, self.evaluations, self._population)
+        first = uniform[:: -(-len(uniform) // max(self._population // 2, 1))]  # half of a round, evenly spread
+        draws = chain(first, self.space.draws(self.seed))
+        search.run(draws, self._measure, self.evaluations, self._population)
         ways = {"search": search.measured, **ways}
         reference = self._reference()
         chosen = self._chosen(ways)
