@@ -28,6 +28,8 @@ _ASKED: Final = {
 }
 """Readers' names for what lm-eval was asked; whatever is not here goes by its own name."""
 
+LIMITED: Final = "a part of the task's documents"
+
 
 @dataclass(frozen=True)
 class Row:
@@ -119,7 +121,7 @@ class Row:
         """Why the run is shown apart and never ranked; empty for one that may be."""
         record, reasons = self.record, list[str]()
         if record["evaluation"]["limited"]:
-            reasons.append("a part of the task's documents")
+            reasons.append(LIMITED)
         reasons += filter(None, (unexecuted(record), audit_doubt(at(record, "flops/audit_ratio"))))
         if record["baseline"] is None and not self.is_dense:
             reasons.append("no dense run of the same documents")

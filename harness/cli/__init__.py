@@ -18,6 +18,7 @@ from harness.cli import (
     new,
     prepare,
     profile,
+    recommend,
     report,
     rm,
     run,
@@ -26,6 +27,7 @@ from harness.cli import (
     spellings,
     submit,
     sweep,
+    tune,
     validate,
 )
 from harness.core.errors import HarnessError
@@ -57,12 +59,14 @@ app = typer.Typer(
 )
 app.command("run")(run.run)
 app.command("sweep")(sweep.sweep)
+app.command("tune")(tune.tune)
 app.command("prepare")(prepare.prepare)
 app.command("export")(export.export)
 app.add_typer(ls.app, name="ls")
 app.command("show")(show.show)
 app.command("rm")(rm.rm)
 app.command("compare")(compare.compare)
+app.command("recommend")(recommend.recommend)
 app.command("profile")(profile.profile)
 app.add_typer(analyze.app, name="analyze")
 app.command("new")(new.new)

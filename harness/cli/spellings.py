@@ -8,7 +8,7 @@ def spread(argv: list[str]) -> list[str]:
 
     ``--tasks a b`` becomes ``--tasks a --tasks b``; a bare ``--apply_chat_template`` gets its value.
     """
-    if argv[:1] not in (["run"], ["sweep"], ["prepare"]):
+    if argv[:1] not in (["run"], ["sweep"], ["tune"], ["prepare"]):
         return argv
     rewritten: list[str] = []
     flag = ""

@@ -25,6 +25,8 @@ print("MODULES", *{name.partition(".")[0] for name in sys.modules}, file=sys.std
         ("--help", "doctor"),
         ("run --help", "--method_args"),
         ("sweep --help", "--retry_failed"),
+        ("tune --help", "--objectives"),
+        ("recommend --help", "--budget"),
         ("ls --help", "tasks"),
         ("ls methods", "layer-drop"),
         ("ls models", "smollm2-135m"),
