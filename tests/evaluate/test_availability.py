@@ -52,8 +52,13 @@ def test_groups_count_and_tags_are_their_tasks(cache: Path, catalogue: Catalogue
     assert catalogue.summary("ai2_arc") == "1 of 2 here"  # a tag
 
 
-def test_bundled_tasks_need_nothing(cache: Path, catalogue: Catalogue) -> None:
-    assert {catalogue.summary(name) for name in scan(BUNDLED)} == {"bundled"}
+def test_bundled_tasks_need_nothing_but_those_on_real_documents(cache: Path, catalogue: Catalogue) -> None:
+    real = scan(BUNDLED / "long" / "real_documents")
+    assert {catalogue.summary(name) for name in scan(BUNDLED).keys() - real.keys()} == {"bundled"}
+    assert {catalogue.summary(name) for name in real} == {"not here"}
+    for size in ("1k", "2k", "4k", "8k"):
+        prepare(cache, "offline___books_needle", size)
+    assert catalogue.summary("books_needle") == "here"  # a tag
 
 
 def test_a_task_that_is_a_python_class(cache: Path, catalogue: Catalogue) -> None:
