@@ -80,6 +80,8 @@ def _remove(folder: "RunFolder") -> None:
     gone = folder.path.with_name(f".{folder.path.name}.removed")
     with writing(folder.path):
         try:
+            if folder.busy:  # a part of it, too
+                raise Timeout(lock.lock_file)
             with lock.acquire(blocking=False):
                 folder.path.rename(gone)
         except Timeout as error:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _Many = list[str] | None
 _LAUNCHERS = ("local", "ray")
-_OWN = ("output_path", "workers", "launcher", "address", "resources", "max_failures")
+_OWN = ("output_path", "workers", "shards", "launcher", "address", "resources", "max_failures")
 """Keys of the file that say how the sweep is made, and not what."""
 
 
@@ -57,6 +57,9 @@ def sweep(
     output_path: Annotated[Path | None, Option("--output_path", "-o", help="Folder of results; else runs.")] = None,
     workers: Annotated[
         int | None, Option("--workers", "-w", min=1, help="Processes side by side; else one a GPU, or one.")
+    ] = None,
+    shards: Annotated[
+        int | None, Option("--shards", min=1, help="Parts of each run that workers take side by side; else 1.")
     ] = None,
     launcher: Annotated[
         str | None, Option("--launcher", help="local: processes of this machine. ray: workers of a Ray cluster.")
@@ -103,6 +106,7 @@ def sweep(
         "name": name,
         "output_path": output_path,
         "workers": workers,
+        "shards": shards,
         "launcher": launcher,
         "address": address,
         "resources": arguments.key_values("--resources", [resources]) if resources else None,
@@ -112,7 +116,7 @@ def sweep(
 
     given = requests.merged(requests.read(file) if file else {}, flags)
     own = {key: given.pop(key, None) for key in _OWN}
-    for key in ("workers", "max_failures"):
+    for key in ("workers", "shards", "max_failures"):
         if own[key] is not None and (type(own[key]) is not int or own[key] < 1):
             raise HarnessError(f"{key}: expected a whole number from 1, got {own[key]!r}")
     for key in ("output_path", "launcher", "address"):
@@ -142,7 +146,7 @@ def sweep(
     board = Board(launched.workers, expected_s=grid.expected_s)
     try:
         with redirect_stdout(sys.stderr), watcher.watching(board):
-            Sweep(grid, store, launched, watcher, board, own["max_failures"]).run()
+            Sweep(grid, store, launched, watcher, board, own["max_failures"], own["shards"] or 1).run()
     except KeyboardInterrupt:
         watcher.say("stopped. Finished runs and documents are kept: give the same command again to go on.")
         raise Exit(130) from None

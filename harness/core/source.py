@@ -8,6 +8,8 @@ import ast
 import hashlib
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.machinery import ModuleSpec, PathFinder
@@ -23,6 +25,9 @@ STATED: Final = frozenset({"datasets", "lm_eval", "numpy", "tokenizers", "torch"
 """Libraries whose versions every run's environment states already."""
 _OTHERS: Final = {"site-packages", "dist-packages"}
 _DOCUMENTED: Final = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+
+
+_KEPT: ContextVar[dict[tuple[str, ...], "Source"] | None] = ContextVar("kept", default=None)
 
 
 @dataclass(frozen=True)
@@ -56,7 +61,23 @@ class Source:
 
 def of_modules(*modules: str) -> Source:
     """The closure of modules, by their names; one that has no source file has no part in it."""
-    return _closure((name, path) for name in modules if (path := _locate(name, None)) is not None)
+    kept = _KEPT.get()
+    if kept is not None and modules in kept:
+        return kept[modules]
+    source = _closure((name, path) for name in modules if (path := _locate(name, None)) is not None)
+    if kept is not None:
+        kept[modules] = source
+    return source
+
+
+@contextmanager
+def read_once() -> Iterator[None]:
+    """Read the sources of modules once for the length of a ``with`` block, for many methods of few classes."""
+    token = _KEPT.set({})
+    try:
+        yield
+    finally:
+        _KEPT.reset(token)
 
 
 def of_file(path: Path, name: str) -> Source:

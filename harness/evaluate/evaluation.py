@@ -42,6 +42,11 @@ class Settings(Protocol):
     def write_out(self) -> bool: ...  # noqa: D102
 
 
+def kinds(task: "LoadedTask") -> int:
+    """How many kinds of requests an evaluation of the task asks, once it has built them all."""
+    return len({instance.request_type for leaf in task.tasks.values() for instance in leaf.instances})
+
+
 def simple_evaluate(
     lm: "HarnessLM", task: "LoadedTask", settings: Settings, samples: dict[str, list[int]] | None = None
 ) -> dict[str, Any] | None:

@@ -6,7 +6,7 @@ uninterrupted run.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -91,6 +91,7 @@ class Journal:
         processes: how many share the run. Another number forms other batches, so their answers are not used.
         fresh: discard what the file contains.
         waiting: called before another process that executes the run is waited for; without it, that is an error.
+        others: other journals of the run, such as those of its shards: a batch that is asked for is taken from there.
         waited: whether there was one, which may have finished the run.
 
     Raises:
@@ -102,9 +103,11 @@ class Journal:
     processes: int = 1
     fresh: bool = False
     waiting: Callable[[], None] | None = None
+    others: Sequence[Path] = ()
     waited: bool = field(default=False, init=False)
     served: list[Served] = field(default_factory=list)
     _answers: dict[Request, Any] = field(default_factory=dict)
+    _elsewhere: dict[Request, list[Served]] = field(default_factory=dict)  # batches of other journals
     _file: IO[str] | None = None
     _lock: BaseFileLock | None = None
 
@@ -121,6 +124,9 @@ class Journal:
                 self.waiting()
                 self._lock.acquire()
             whole = self._read() if self.path.exists() and not self.fresh else 0
+            for path in () if self.fresh else self.others:
+                for batch, _ in self._batches(path):
+                    self._elsewhere |= {request: batch for row in batch for request in row.requests}
             self._file = self.path.open("r+" if self.path.exists() else "w", encoding="utf-8")
             self._file.seek(whole)
             self._file.truncate()
@@ -147,6 +153,30 @@ class Journal:
     def __len__(self) -> int:
         return len(self._answers)
 
+    def answers(self, batch: Sequence[Request]) -> list[Any] | None:
+        """The answers to a batch that is finished, here or in another journal; None if any is missing.
+
+        Raises:
+            DiskError: the batch of another journal cannot be written here.
+        """
+        kept = self._elsewhere.get(batch[0]) if batch and batch[0] not in self._answers else None
+        if kept is not None and {request for row in kept for request in row.requests} == set(batch):
+            self.write(kept)
+        with suppress(KeyError):
+            return [self._answers[request] for request in batch]
+        return None
+
+    def row(self, request: Request) -> Served:
+        """The finished row that answered a request.
+
+        Raises:
+            KeyError: there is none.
+        """
+        for row in self.served:
+            if request in row.requests:
+                return row
+        raise KeyError(request)
+
     def write(self, batch: list[Served]) -> None:
         """Keep a finished batch."""
         assert self._file is not None
@@ -168,18 +198,26 @@ class Journal:
 
     def _read(self) -> int:
         """Read the file's batches; return the offset in bytes at which the last whole one ends."""
+        whole = 0
+        for batch, end in self._batches(self.path):
+            self._remember(batch)
+            whole = end
+        return whole
+
+    def _batches(self, path: Path) -> Iterator[tuple[list[Served], int]]:
+        """The whole batches of a journal, each with the offset in bytes at which it ends; the header is one of none."""
         header = self._header.encode()
-        with self.path.open("rb") as file:
+        with path.open("rb") as file:
             if file.read(len(header)) != header:
-                return 0
+                return
             whole = len(header)
+            yield [], whole
             for line in file:
                 try:
                     batch = [Served.from_json(row) for row in json.loads(line)]
-                    if not line.endswith(b"\n"):
-                        break
-                    self._remember(batch)
+                    if not line.endswith(b"\n") or any(len(row.requests) != len(row.answers) for row in batch):
+                        return
                 except (ValueError, KeyError, TypeError):
-                    break
+                    return
                 whole += len(line)
-        return whole
+                yield batch, whole

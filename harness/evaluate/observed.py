@@ -1,7 +1,6 @@
 """The mode of a run: each batch is answered by the journal, or by a forward that is traced and then kept."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from math import isnan
@@ -12,12 +11,14 @@ from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 
 from harness.contract.decoder import Row
+from harness.core.errors import Enough
 from harness.evaluate.batches import ScoringRequest, generation_batches, scored_row, scoring_batches
 from harness.evaluate.context_first import Asked, context_batches, contexts_of, score
 from harness.evaluate.generation import arguments, require_traceable, writing
 from harness.evaluate.journal import PADDING, Journal, Request, Served
 from harness.evaluate.replay import NEW_TOKENS, REPLAYED, Replay, replay
 from harness.evaluate.score_mode import ContextFirst
+from harness.evaluate.shard import Shard
 from harness.measure.serve import CostRequest
 from harness.measure.trace import Tracer
 from harness.model.reading import reads_together
@@ -38,6 +39,8 @@ class Observed:
         bar: shows how many requests are answered.
         chosen: the documents that ``--samples`` chose, by task; lm-eval numbers these by their place in the list.
         context_first: how contexts are read before their continuations; None scores texts in lm-eval's own forwards.
+        shard: the batches that are answered, where that is not all of them.
+        kinds: how many kinds of requests the evaluation asks; a shard ends with the last.
     """
 
     lm: "HarnessLM"
@@ -46,11 +49,16 @@ class Observed:
     bar: "Bar"
     chosen: Mapping[str, Sequence[int]] = field(default_factory=dict)
     context_first: ContextFirst | None = None
+    shard: Shard | None = None
+    kinds: Callable[[], int] = lambda: 0
+    _asked: int = 0  # kinds of requests so far
+    _formed: int = 0  # batches so far
     _keys: list[Request] = field(default_factory=list)  # of the requests that are not asked yet
     _padding: list[Request] = field(default_factory=list)  # the key of a request that only fills up a process
     _batch: list[Request] = field(default_factory=list)  # of the prompts that are being continued
     _tokens: list[tuple[int, int]] = field(default_factory=list)  # of each of them: read, generated and used
     _broken: list[bool] = field(default_factory=list)  # of each of them: whether logits were no numbers
+    _written: int | None = None  # tokens that a finished batch wrote for its first prompt, where that is being noted
     _examples: list[CostRequest] = field(default_factory=list)  # the first rows of the first batches
 
     def begin(self, keys: list[Request]) -> None:
@@ -59,7 +67,14 @@ class Observed:
         self.bar.expect(len(keys))
 
     def end(self) -> None:
-        """Nothing is left to do."""
+        """All requests of a kind are answered: of a shard, metrics of answers that nobody gave are of no use.
+
+        Raises:
+            Enough: a shard is done.
+        """
+        self._asked += 1
+        if self.shard is not None and self._asked == self.kinds():
+            raise Enough
 
     def audit(self) -> Replay:
         """Run a few of the finished requests again under PyTorch's operator counter."""
@@ -70,9 +85,13 @@ class Observed:
         keys, self._keys = self._keys[: len(requests)], self._keys[len(requests) :]
         # processes of a launch are padded to equal numbers of windows
         keys += self._padding * (len(requests) - len(keys))
-        answers: list[Any] = [None] * len(requests)
-        for members, run in self._batches(requests, keys):
-            answered = self._kept([keys[index] for index in members])
+        answers: list[Any] = [(0.0, False)] * len(requests)
+        for members, example, run in self._batches(requests, keys):
+            if not self._next_is_mine():
+                continue
+            if len(self._examples) < REPLAYED:
+                self._examples.append(example())
+            answered = self.journal.answers([keys[index] for index in members])
             if answered is None:
                 answered = run()
             for index, answer in zip(members, answered, strict=True):
@@ -82,27 +101,26 @@ class Observed:
 
     def _batches(
         self, requests: Sequence[ScoringRequest], keys: list[Request]
-    ) -> Iterator[tuple[list[int], Callable[[], list["Score"]]]]:
-        """The requests that are served together, by their indices, and what gives their answers."""
+    ) -> Iterator[tuple[list[int], Callable[[], CostRequest], Callable[[], list["Score"]]]]:
+        """The requests that are served together, by their indices, the first row, and what gives their answers."""
         lm = self.lm
         if self.context_first is None:
             for batch in scoring_batches(requests, lm.batch_size, shared=lm.logits_cache):
                 members = sorted(index for row in batch for index in row)
-                yield members, partial(self._score_batch, requests, keys, batch, members)
+                first = partial(self._first_row, requests, keys, batch[0])
+                yield members, first, partial(self._score_batch, requests, keys, batch, members)
             return
         contexts = contexts_of(lm, requests, keys, self.context_first.suffix, self._document)
         for together in context_batches(contexts, lm.batch_size if reads_together(lm.decoder) else 1):
             members = sorted(index for asked in together for row in asked.members for index in row)
-            yield members, partial(self._score_contexts, requests, keys, together, members)
+            first = partial(_first_text, together[0])
+            yield members, first, partial(self._score_contexts, requests, keys, together, members)
 
     def _score_contexts(
         self, requests: Sequence[ScoringRequest], keys: list[Request], batch: list[Asked], members: list[int]
     ) -> list["Score"]:
         """Forwards over contexts and over what continues them; the answers of the members, in their order."""
         answers, rows = score(self.lm, self.tracer, batch, requests)
-        first = batch[0].context
-        longest = first.continuations[0]
-        self._remember(longest.row, [*first.tokens, *longest.tokens], 0, read=len(first.tokens))
         self.journal.write(
             [
                 Served(
@@ -118,6 +136,11 @@ class Observed:
         )
         return [answers[index] for index in members]
 
+    def _first_row(self, requests: Sequence[ScoringRequest], keys: list[Request], row: list[int]) -> CostRequest:
+        """A row of a batch, by the requests that it answers, as it is served alone."""
+        tokens, prompt = scored_row(requests[row[0]], self.lm.max_length)
+        return _example(self._row([keys[index] for index in row], prompt, len(tokens)), tokens, 0)
+
     def _score_batch(
         self, requests: Sequence[ScoringRequest], keys: list[Request], batch: list[list[int]], members: list[int]
     ) -> list["Score"]:
@@ -130,7 +153,6 @@ class Observed:
         with self.lm.decoder.serving(rows, "score"):
             inputs = [requests[index] for index in members]
             answers = HFLM._loglikelihood_tokens(self.lm, inputs, disable_tqdm=True, override_bs=len(batch))
-        self._remember(rows[0], texts[0][0], 0)
         by_index = dict(zip(members, answers, strict=True))
         self._keep(
             [([keys[index] for index in row], [by_index[index] for index in row]) for row in batch],
@@ -142,11 +164,15 @@ class Observed:
     def generate(self, instances: list[Instance]) -> list[str]:
         """Continue prompts batch by batch."""
         keys, self._keys = self._keys, []
-        texts: list[Any] = [None] * len(instances)
+        texts: list[Any] = [""] * len(instances)
         prompts = [instance.args for instance in instances]
         for members in generation_batches(prompts, self.lm.batch_size, self.lm.tok_encode):
+            if not self._next_is_mine():
+                continue
             self._batch = [keys[index] for index in members]
-            answered = self._kept(self._batch)
+            answered = self.journal.answers(self._batch)
+            if answered is not None and len(self._examples) < REPLAYED:
+                self._note_prompt(instances[members[0]])
             if answered is None:
                 # calls generate_batch, which alone sees the prompts as tokens
                 answered = HFLM.generate_until(self.lm, [instances[index] for index in members], disable_tqdm=True)
@@ -167,6 +193,9 @@ class Observed:
             ModelError: tokens are to be drawn by logits that are no numbers.
         """
         require_traceable(self.lm.model.generation_config, options)
+        if self._written is not None:
+            self._remember_prompt(prompts[0].tolist(), self._written, max_length - prompts.shape[1], options)
+            return prompts
         lengths = options["attention_mask"].sum(1).tolist()
         rows = [self._row([key], length, length) for key, length in zip(self._batch, lengths, strict=True)]
         with writing(self.lm.decoder, rows, prompts.shape[1]) as watch:
@@ -177,9 +206,15 @@ class Observed:
         ends = self._ends(options)
         used = [self._used(tokens, stop, ends) for tokens in generated]
         self._tokens, self._broken = list(zip(lengths, used, strict=True)), watch.rows(used)
-        written, most = min(max(used[0], 1), NEW_TOKENS), max_length - prompts.shape[1]
-        self._remember(rows[0], prompts[0, -lengths[0] :].tolist(), written, most=most, options=arguments(options))
+        self._remember_prompt(prompts[0, -lengths[0] :].tolist(), used[0], max_length - prompts.shape[1], options)
         return output
+
+    def _note_prompt(self, instance: Instance) -> None:
+        """Let HFLM write the first prompt of a finished batch as tokens, which generates nothing."""
+        batch, self._batch = self._batch, self._batch[:1]
+        self._written = self.journal.row(batch[0]).output_tokens
+        HFLM.generate_until(self.lm, [instance], disable_tqdm=True)
+        self._batch, self._written = batch, None
 
     def _ends(self, options: dict[str, Any]) -> set[int | None]:
         """Tokens that end a text: those that ``generate`` takes, and lm-eval's."""
@@ -202,17 +237,17 @@ class Observed:
                 low = middle
         return high
 
-    def _remember(self, row: Row, tokens: list[int], new_tokens: int, **more: Any) -> None:
-        """Keep the row for the audit if its batch is one of the first."""
+    def _remember_prompt(self, tokens: list[int], written: int, most: int, options: Mapping[str, Any]) -> None:
+        """Keep the first prompt of a batch for the audit, if the batch is one of the first."""
         if len(self._examples) < REPLAYED:
-            of_row = row.task, row.document, tuple(tokens), row.prompt_length, new_tokens, row.requests
-            self._examples.append(CostRequest(*of_row, **more))
+            row = self._row(self._batch[:1], len(tokens), len(tokens))
+            new_tokens = min(max(written, 1), NEW_TOKENS)
+            self._examples.append(_example(row, tokens, new_tokens, most=most, options=arguments(options)))
 
-    def _kept(self, keys: list[Request]) -> list[Any] | None:
-        """The answers of a batch that an earlier, interrupted run finished; None if any is missing."""
-        with suppress(KeyError):
-            return [self.journal[key] for key in keys]
-        return None
+    def _next_is_mine(self) -> bool:
+        """Whether the next batch is one of those that are answered."""
+        self._formed += 1
+        return self.shard is None or self.shard.has(self._formed - 1)
 
     def _keep(
         self, rows: list[tuple[list[Request], list[Any]]], tokens: list[tuple[int, int]], broken: list[bool]
@@ -234,3 +269,15 @@ class Observed:
         """The number of a request's document in its task."""
         chosen = self.chosen.get(key.task)
         return chosen[key.document] if chosen else key.document
+
+
+def _example(row: Row, tokens: Sequence[int], new_tokens: int, **more: Any) -> CostRequest:
+    """A row of a batch as a request of its own."""
+    return CostRequest(row.task, row.document, tuple(tokens), row.prompt_length, new_tokens, row.requests, **more)
+
+
+def _first_text(asked: Asked) -> CostRequest:
+    """A context with its longest continuation."""
+    longest = asked.context.continuations[0]
+    tokens = asked.context.tokens
+    return _example(longest.row, [*tokens, *longest.tokens], 0, read=len(tokens))

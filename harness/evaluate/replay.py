@@ -27,7 +27,7 @@ class Replay:
 def replay(model: Decoder, tracer: Tracer, requests: Sequence[CostRequest]) -> Replay:
     """Serve requests again under PyTorch's operator counter. A check, so whatever goes wrong in it ends no run."""
     if not requests:
-        return Replay(None, "every answer came from the journal")
+        return Replay(None, "nothing was asked of the model")
 
     def run() -> list[Segment]:
         segments: list[Segment] = []

@@ -6,11 +6,11 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import harness.tasks
 from harness.core.errors import MethodError, TaskError, UnknownNameError
@@ -43,6 +43,12 @@ class LoadedTask:
     def training(self) -> TrainingSplit:
         """What methods may learn from."""
         return TrainingSplit(self.tasks)
+
+    def reseeded(self, seed: int | None) -> Self:
+        """The same tasks, which draw their few-shot examples by another seed from now on."""
+        for task in self.tasks.values():
+            task.set_fewshot_seed(seed=seed)
+        return replace(self)  # training questions have such examples, and are drawn anew
 
     def documents(self, task: Any, limit: float | None, samples: dict[str, list[int]] | None) -> Iterator[Any]:
         """The documents of one task that the evaluation will score, in order.

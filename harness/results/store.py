@@ -59,17 +59,8 @@ class RunFolder:
 
     @property
     def busy(self) -> bool:
-        """Whether a process is at this run: it has the lock on its journal, which ends with it, however it ends."""
-        lock = self.path / f"{self.journal(0).name}.lock"
-        if not lock.is_file():
-            return False
-        try:
-            with FileLock(lock).acquire(blocking=False):
-                return False
-        except Timeout:
-            return True
-        except OSError:  # a folder that may only be read
-            return False
+        """Whether a process is at this run, or at a part of it."""
+        return any(map(is_locked, self.path.glob("journal*.jsonl")))
 
     @property
     def packed(self) -> bool:
@@ -79,6 +70,11 @@ class RunFolder:
     def journal(self, rank: int) -> Path:
         """Where a process of the run keeps its finished batches."""
         return self.path / ("journal.jsonl" if rank == 0 else f"journal.rank{rank}.jsonl")
+
+    @property
+    def shards(self) -> list[Path]:
+        """The journals of parts of the run that were evaluated apart."""
+        return sorted(self.path.glob("journal.shard*.jsonl"))
 
     def record(self) -> RunRecord:
         """The run's record, checked against the schema.
@@ -233,6 +229,20 @@ class Store:
         if not matches:
             raise UnknownNameError("run", name, ids, see=f"`harness ls runs` lists those in {self.root}.")
         return matches[0]
+
+
+def is_locked(journal: Path) -> bool:
+    """Whether a process is at a journal: it has the lock, which ends with it, however it ends."""
+    lock = journal.with_name(f"{journal.name}.lock")
+    if not lock.is_file():
+        return False
+    try:
+        with FileLock(lock).acquire(blocking=False):
+            return False
+    except Timeout:
+        return True
+    except OSError:  # a folder that may only be read
+        return False
 
 
 def _called(folder: RunFolder) -> str | None:

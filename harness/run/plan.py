@@ -9,9 +9,12 @@ from harness.contract.model_source import ModelSource
 from harness.contract.stack import Stack, parse
 from harness.contract.study import Needs, Study
 from harness.core import environment
+from harness.core.environment import Environment
 from harness.core.errors import HarnessError, MethodError, UnknownNameError
+from harness.core.source import read_once
 from harness.evaluate.calibration_text import calibration_for
 from harness.evaluate.quiet import collected_warnings
+from harness.evaluate.suites import TaskRequest
 from harness.evaluate.tasks import LoadedTask, Overrides, TaskLoader, refuse_shots, refuse_without_prompt
 from harness.model.conversions import Say
 from harness.model.source import BUNDLED, BUNDLED_NAME
@@ -39,6 +42,8 @@ class Plan:
     _limited: dict[tuple[str, Needs], Study] = field(default_factory=dict)
     _checkpoints: dict[str, ModelSource | None] = field(default_factory=dict)
     _outlines: dict[str, Decoder] = field(default_factory=dict)
+    _suited: set[str] = field(default_factory=set)  # fingerprints of stacks that can run
+    _loaded: dict[str, tuple[LoadedTask, str]] = field(default_factory=dict)  # tasks, with digests of their documents
 
     @cached_property
     def stacks(self) -> list[Stack]:
@@ -49,7 +54,8 @@ class Plan:
             stacks = [parse("dense"), *stacks]
         for stack in stacks:
             stack.check_order()
-        return list({stack.fingerprint: stack for stack in stacks}.values())
+        with read_once():
+            return list({stack.fingerprint: stack for stack in stacks}.values())
 
     @cached_property
     def source(self) -> ModelSource:
@@ -62,15 +68,24 @@ class Plan:
         return device_of(self.job)
 
     @cached_property
+    def machine(self) -> Environment:
+        """The machine and the software that the plan is for."""
+        return environment.observe(self.device)
+
+    @cached_property
+    def kernels(self) -> dict[str, KernelPlan]:
+        """What computes the linear layers of each stack here, by its fingerprint."""
+        if self.job.kernel is not None:
+            parts = [part for stack in self.stacks for part in stack.acting]
+            check_asked(self.job.kernel, parts, self.outline(), self.device)
+        return {stack.fingerprint: self._kernels(stack) for stack in self.stacks}
+
+    @cached_property
     def specs(self) -> list[RunSpec]:
         """Every run: all methods of the first task, then of the next."""
         for stack in self.stacks:  # a wrong method costs no loading of tasks
             self._check(stack)
-        if self.job.kernel is not None:
-            parts = [part for stack in self.stacks for part in stack.acting]
-            check_asked(self.job.kernel, parts, self.outline(), self.device)
-        kernels = {stack.fingerprint: self._kernels(stack) for stack in self.stacks}
-        machine = environment.observe(self.device)
+        kernels, machine = self.kernels, self.machine
         specs = [
             RunSpec(
                 job=job,
@@ -124,10 +139,14 @@ class Plan:
         ]
 
     def reseeded(self, job: Job) -> "Plan":
-        """The plan of a job that differs in its seeds alone, with what does not depend on them."""
-        plan = Plan(job, self.say, _outlines=self._outlines, _checkpoints=self._checkpoints)
-        names = ("stacks", "source", "device")
+        """The plan of a job that differs in its seeds alone, with what does not depend on them.
+
+        Its tasks are those of this plan, which draw their examples by the new seed from now on.
+        """
+        plan = Plan(job, self.say, _outlines=self._outlines, _checkpoints=self._checkpoints, _suited=self._suited)
+        names = ("stacks", "source", "device", "machine", "kernels", "_loader", "_requests")
         vars(plan).update({name: value for name, value in vars(self).items() if name in names})
+        plan._loaded = {name: (task.reseeded(job.seeds[3]), data) for name, (task, data) in self._loaded.items()}
         if not any(stack.needs.questions for stack in self.stacks):  # which are asked after examples that are drawn
             plan._calibrations, plan._limited = self._calibrations, self._limited
         return plan
@@ -192,27 +211,45 @@ class Plan:
 
     def _check(self, stack: Stack) -> None:
         """Refuse what cannot run with the job's settings on its model."""
+        if stack.fingerprint in self._suited:
+            return
         if self.job.batch_size > 1 and not stack.batchable:
             raise MethodError(f"{stack.label}: rows of a batch influence each other; give --batch_size 1")
         stack.check_model(lambda: self.outline(self._checkpoint(stack)))
+        self._suited.add(stack.fingerprint)
+
+    @cached_property
+    def _loader(self) -> TaskLoader:
+        job = self.job
+        return TaskLoader(job.include_path, {"pretrained": self.source.loadable, **job.model_args, **job.metadata})
+
+    @cached_property
+    def _requests(self) -> dict[str, TaskRequest]:
+        """What was asked of each task, by its name; the first time counts."""
+        requests: dict[str, TaskRequest] = {}
+        for request in self.job.tasks:
+            for name in self._loader.resolve([request.task]):
+                requests.setdefault(name, request)
+        return requests
 
     def _tasks(self) -> Iterator[tuple[Job, LoadedTask, str]]:
         """Each task loaded, with the job as it is for this task and the digest of its documents."""
-        job = self.job
-        loader = TaskLoader(job.include_path, {"pretrained": self.source.loadable, **job.model_args, **job.metadata})
-        jobs: dict[str, Job] = {}
-        for request in job.tasks:
-            for name in loader.resolve([request.task]):
-                jobs.setdefault(name, job.asking(request))
-        for name, task_job in jobs.items():
-            with collected_warnings("lm_eval", "datasets"):
-                task = loader.load(name, Overrides(task_job.num_fewshot, task_job.gen_kwargs, task_job.seeds[3]))
-            self._refuse_samples(task)
-            refuse_shots(task)
-            for stack in self.stacks:
-                if stack.pools_prompt:
-                    refuse_without_prompt(stack.label, task)
-            yield task_job, task, task.fingerprint(task_job.limit, task_job.samples)
+        for name, request in self._requests.items():
+            job = self.job.asking(request)
+            if name not in self._loaded:
+                self._loaded[name] = self._load(name, job)
+            yield job, *self._loaded[name]
+
+    def _load(self, name: str, job: Job) -> tuple[LoadedTask, str]:
+        """A task that the model and the methods can be asked, with the digest of its documents."""
+        with collected_warnings("lm_eval", "datasets"):
+            task = self._loader.load(name, Overrides(job.num_fewshot, job.gen_kwargs, job.seeds[3]))
+        self._refuse_samples(task)
+        refuse_shots(task)
+        for stack in self.stacks:
+            if stack.pools_prompt:
+                refuse_without_prompt(stack.label, task)
+        return task, task.fingerprint(job.limit, job.samples)
 
     def _refuse_samples(self, loaded: LoadedTask) -> None:
         """Refuse documents that a task does not have."""

@@ -3,7 +3,7 @@
 import shlex
 import sys
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -15,12 +15,14 @@ from harness.contract.model_source import ModelSource
 from harness.contract.preparation import Preparation
 from harness.contract.prepared import Prepared
 from harness.core import environment
-from harness.evaluate.evaluation import simple_evaluate
+from harness.core.errors import Enough
+from harness.evaluate.evaluation import kinds, simple_evaluate
 from harness.evaluate.journal import Journal, Served
 from harness.evaluate.missing_scores import missing_scores
 from harness.evaluate.outcome import summary
 from harness.evaluate.quiet import collected_warnings
 from harness.evaluate.refusals import explained
+from harness.evaluate.shard import Shard
 from harness.measure.shape import ModelShape
 from harness.model.card import card_license
 from harness.results.costs import Memory
@@ -36,6 +38,7 @@ from harness.run.spec import RunSpec
 if TYPE_CHECKING:
     from harness.core.progress import Progress
     from harness.evaluate.lm import HarnessLM
+    from harness.evaluate.observed import Observed
     from harness.evaluate.replay import Replay
 
 
@@ -69,14 +72,16 @@ def evaluate(
     preparation: Preparation,
     progress: "Progress",
     dense: ModelShape | None = None,
+    spent_s: float = 0.0,
 ) -> None:
-    """Evaluate a run, resuming from its journal if there is one, and write its three files.
+    """Evaluate a run, resuming from its journals if there are any, and write its three files.
 
     Another process that is at the same run is waited for, and what it finished is not done again. On several processes
     (``accelerate launch``) every process calls this, and the first one writes.
 
     Args:
         dense: the dense model, where ``lm`` is another checkpoint.
+        spent_s: seconds that its shards took together.
 
     Raises:
         HarnessError: something the user can act on; what is finished stays in the journal.
@@ -85,11 +90,39 @@ def evaluate(
     fresh = spec.draws_at_random or not spec.job.resume
     # the processes of a launch cannot wait each for itself
     waiting = partial(progress.say, WAITING) if lm.world_size == 1 else None
-    with Journal(folder.journal(lm.rank), lm.world_size, fresh, waiting) as journal:
+    others = folder.shards if lm.world_size == 1 else ()
+    with Journal(folder.journal(lm.rank), lm.world_size, fresh, waiting, others) as journal:
         if journal.waited and spec.job.resume and folder.finished:
             folder.clear_journals()
             return
-        _carry_out(spec, lm, folder, journal, preparation, progress, dense)
+        _carry_out(spec, lm, folder, journal, preparation, progress, dense, spent_s)
+
+
+def evaluate_shard(
+    spec: RunSpec,
+    lm: "HarnessLM",
+    folder: RunFolder,
+    preparation: Preparation,
+    progress: "Progress",
+    shard: Shard,
+) -> None:
+    """Answer a part of a run's batches into a journal of its own, from which ``evaluate`` takes them.
+
+    Raises:
+        HarnessError: something the user can act on; what is finished stays in the journal.
+    """
+    path = folder.path / shard.journal
+    others = [each for each in (folder.journal(0), *folder.shards) if each != path and each.exists()]
+    waiting = partial(progress.say, WAITING)
+    with Journal(path, waiting=waiting, others=others) as journal, ExitStack() as stack:
+        if not folder.finished:
+            stack.enter_context(explained(f"{spec.stack.label} on {spec.task.name}", spec.job.batch_size))
+            stack.enter_context(spec.stack.applied(lm.decoder, preparation, spec.kernels.by_place))
+            observed = _observed(spec, lm, journal, progress, stack, shard)
+            with lm.answering(observed), suppress(Enough):
+                simple_evaluate(lm, spec.task, spec.job)
+    if folder.finished:  # by another process, meanwhile
+        folder.clear_journals()
 
 
 def _carry_out(
@@ -100,6 +133,7 @@ def _carry_out(
     preparation: Preparation,
     progress: "Progress",
     dense: ModelShape | None,
+    spent_s: float,
 ) -> None:
     """Evaluate what the journal does not have, and write the result."""
     started, clock = datetime.now(UTC), time.perf_counter()
@@ -122,7 +156,7 @@ def _carry_out(
     record = RunRecord(
         id=spec.id,
         started=started,
-        duration_s=round(time.perf_counter() - clock, 3),
+        duration_s=round(spent_s + time.perf_counter() - clock, 3),
         command=command(spec),
         name=spec.job.name,
         method=_method_info(spec, evaluated, methods),
@@ -160,8 +194,6 @@ def _evaluate(
     spec: RunSpec, lm: "HarnessLM", journal: Journal, preparation: Preparation, progress: "Progress"
 ) -> _Evaluated:
     """Evaluate under observation; everything attached is gone again when this returns."""
-    from harness.evaluate.observed import Observed
-    from harness.measure.trace import Tracer
     from harness.model.weights.bit_operations import note
     from harness.model.weights.linear import kernel_counts
     from harness.model.weights.savings import savings
@@ -171,9 +203,7 @@ def _evaluate(
         states = stack.enter_context(spec.stack.applied(lm.decoder, preparation, spec.kernels.by_place))
         shape = ModelShape.of(lm.decoder)
         saved, kernels = savings(spec.stack, lm.decoder), kernel_counts(lm.decoder)
-        tracer = stack.enter_context(Tracer(lm.decoder))
-        bar = stack.enter_context(progress.bar(f"{spec.stack.label} · {spec.task.name}"))
-        observed = Observed(lm, tracer, journal, bar, spec.job.samples or {}, spec.context_first)
+        observed = _observed(spec, lm, journal, progress, stack)
         with lm.answering(observed):
             results = simple_evaluate(lm, spec.task, spec.job)
         replay = observed.audit()
@@ -181,6 +211,24 @@ def _evaluate(
         served = [row for rank in ranks or () for row in rank if not row.is_padding]
         warnings = spec.stack.notes + spec.kernels.notes + note(lm.decoder) + collector.messages
         return _Evaluated(results, served, states, shape, saved, kernels, replay, warnings)
+
+
+def _observed(
+    spec: RunSpec,
+    lm: "HarnessLM",
+    journal: Journal,
+    progress: "Progress",
+    stack: ExitStack,
+    shard: Shard | None = None,
+) -> "Observed":
+    """What answers a run's requests under observation, as long as the stack is open."""
+    from harness.evaluate.observed import Observed
+    from harness.measure.trace import Tracer
+
+    tracer = stack.enter_context(Tracer(lm.decoder))
+    bar = stack.enter_context(progress.bar(f"{spec.stack.label} · {spec.task.name}"))
+    of_kinds = partial(kinds, spec.task)
+    return Observed(lm, tracer, journal, bar, spec.job.samples or {}, spec.context_first, shard, of_kinds)
 
 
 def _uncounted(shape: ModelShape, unknown_flops: str | None, no_audit: str | None) -> dict[str, str]:

@@ -20,6 +20,7 @@ from harness.core.errors import HarnessError, StoreError
 from harness.core.files import writing
 from harness.core.paths import cache_folder
 from harness.core.progress import Progress
+from harness.evaluate.shard import Shard
 from harness.measure.shape import ModelShape
 from harness.results.record import RunRecord
 from harness.results.store import RunFolder, Store
@@ -27,7 +28,7 @@ from harness.run import loading
 from harness.run.bench import Bench
 from harness.run.launch import Inline, Isolated
 from harness.run.plan import Plan, by_model
-from harness.run.quality import evaluate
+from harness.run.quality import evaluate, evaluate_shard
 from harness.run.renewal import renew
 from harness.run.spec import Job, RunSpec
 from harness.run.units import Unit
@@ -150,14 +151,18 @@ class Session:
             return
         self.evaluate_run(self.plan.spec(unit))
 
-    def evaluate_run(self, spec: RunSpec) -> None:
-        """Evaluate one run here, unless it is done."""
+    def evaluate_run(self, spec: RunSpec, spent_s: float = 0.0) -> None:
+        """Evaluate one run here, unless it is done; its shards, if it has any, took so many seconds."""
         folder = self.folder(spec)
         if self._done(spec):
             self.progress.say(f"{spec.stack.label} on {spec.task.name}: already there, nothing to do ({folder.path})")
         else:
             dense = ModelShape.of(self.plan.outline()) if spec.checkpoint else None
-            evaluate(spec, self.lm_of(spec), folder, self.preparation(spec), self.progress, dense)
+            evaluate(spec, self.lm_of(spec), folder, self.preparation(spec), self.progress, dense, spent_s)
+
+    def evaluate_shard(self, spec: RunSpec, shard: Shard) -> None:
+        """Evaluate a part of one run here; ``evaluate_run`` makes a record of all parts."""
+        evaluate_shard(spec, self.lm_of(spec), self.folder(spec), self.preparation(spec), self.progress, shard)
 
     def attached(self, spec: RunSpec) -> AbstractContextManager[list[Prepared]]:
         """The run's model with its methods applied."""

@@ -47,7 +47,9 @@ class Board:
                 return
             if item.kind == "costs":
                 self.costs -= 1
-            if item.kind != "quality":
+            if item.kind == "shard":  # the sweep counts their run
+                self._spent += monotonic() - since
+            elif item.kind != "quality":
                 self.unfinished += outcome.state == "failed"
             else:
                 self.counts[outcome.state] += 1
@@ -56,7 +58,7 @@ class Board:
                     self._timed += 1
 
     def count(self, state: str) -> None:
-        """A run that no worker is given."""
+        """A run that ended otherwise than as an item of its own."""
         with self.lock:
             self.counts[state] += 1
 

@@ -17,9 +17,10 @@ from harness.core.files import writing
 from harness.core.paths import cache_folder
 from harness.core.progress import Bar
 from harness.core.strangers import causes, explained, is_interrupt, message_of, text_of
+from harness.evaluate.shard import Shard
 from harness.results.failure import Failure, failure_in
 from harness.results.record import RunRecord
-from harness.results.store import RunFolder, Store
+from harness.results.store import RunFolder, Store, is_locked
 from harness.run.command import alone, typed
 from harness.run.completion import give_up
 from harness.run.session import Session
@@ -89,7 +90,7 @@ class Carrier:
 
     def _carried(self, item: Item) -> Outcome:
         session = self._session_of(item.job)
-        if item.kind == "quality":
+        if item.kind in ("quality", "shard"):
             spec = _spec(session, item)
             with limited(self.threads):
                 here = environment.observe(session.plan.device)
@@ -115,7 +116,7 @@ class Carrier:
 
     def _quality(self, session: Session, spec: RunSpec, item: Item) -> Outcome:
         folder = session.folder(spec)
-        if not item.wait and not folder.finished and folder.busy:
+        if not item.wait and not folder.finished and _is_busy(folder, item.shard):
             return Outcome(state="busy", run=spec.id)
         if not folder.finished:
             place = (spec.loaded.fingerprint, f"{item.task} {spec.score_mode}")
@@ -123,7 +124,10 @@ class Carrier:
                 session.check([spec])
                 self._checked.add(place)
             session.check_calibrations([spec])
-            session.evaluate_run(spec)
+            if item.shard is not None:
+                session.evaluate_shard(spec, item.shard)
+                return Outcome(state="done", run=spec.id)
+            session.evaluate_run(spec, item.spent_s)
         return Outcome(state="done", run=spec.id, score=_score(folder.record()))
 
     def _session_of(self, job: Job) -> Session:
@@ -144,7 +148,7 @@ class Carrier:
         reason = text_of(error) if isinstance(error, HarnessError) else message_of(error)
         traceback.print_exception(error)
         sys.stderr.flush()
-        if item.kind != "quality" or self._session is None:
+        if item.kind not in ("quality", "shard") or self._session is None:
             return Outcome(state="failed", reason=reason)
         try:
             spec = _spec(self._session, item)
@@ -208,6 +212,13 @@ class Carrier:
             yield
         finally:
             lock.release()
+
+
+def _is_busy(folder: RunFolder, shard: Shard | None) -> bool:
+    """Whether another process is at a run; of a shard, whether one is at it, or at the run as a whole."""
+    if shard is None:
+        return folder.busy
+    return is_locked(folder.path / shard.journal) or is_locked(folder.journal(0))
 
 
 def _spec(session: Session, item: Item) -> RunSpec:

@@ -72,10 +72,8 @@ class Forecast:
         )
         workers = launcher.workers
         side = f" with {workers} workers" if workers > 1 else ""
-        sentences = [
-            f"{_counted(self.runs, 'run')} to make{side}, "
-            f"in about {duration((self.known_s + timed_s) / workers)} by {by}"
-        ]
+        time_left = duration((self.known_s + timed_s) / workers)
+        sentences = [f"{_counted(self.runs, 'run')} to make{side}, in about {time_left} by {by}"]
         if untold:
             sentences[0] += f"; how long {untold} of them take is not known"
         untimed = len(self.grid.request.pretrained) - len(costs)

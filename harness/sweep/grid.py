@@ -4,9 +4,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from statistics import mean
+from typing import Self
 
 from harness.contract.stack import parse
 from harness.core.errors import HarnessError, StoreError
+from harness.evaluate.shard import Shard
 from harness.results.failure import failure_in
 from harness.results.record import RunRecord
 from harness.results.sources import stale
@@ -17,6 +19,7 @@ from harness.run.spec import Job, RunSpec
 from harness.sweep.board import Watcher
 from harness.sweep.items import Item
 from harness.sweep.pace import Pace
+from harness.sweep.parts import Parts
 from harness.sweep.request import Request
 
 
@@ -30,6 +33,8 @@ class Place:
         state: "to run", "there already", "failed before".
         reason: why it failed before.
         wait: another process is at it, and is to be waited for.
+        shard: the part of it that is meant, of so many; None for all of it.
+        parts: what is known of the other parts.
         compared, costed: of a run that is there, whether nothing is to be compared, or measured, any more.
     """
 
@@ -40,14 +45,33 @@ class Place:
     state: str = "to run"
     reason: str = ""
     wait: bool = False
+    shard: Shard | None = None
+    parts: Parts | None = None
     compared: bool = False
     costed: bool = False
 
     @property
     def item(self) -> Item:
         """What a worker is given to make it."""
-        task, label = self.spec.task.name, self.spec.stack.label
-        return Item(job=self.job, kind="quality", task=task, stack=self.stack, label=label, wait=self.wait)
+        return Item(
+            job=self.job,
+            kind="quality" if self.shard is None else "shard",
+            task=self.spec.task.name,
+            stack=self.stack,
+            label=self.spec.stack.label,
+            shard=self.shard,
+            spent_s=self.parts.spent_s if self.parts and self.shard is None else 0.0,
+            wait=self.wait,
+        )
+
+    def in_parts(self, count: int) -> Iterator[Self]:
+        """Its shards, of which the last one to end makes it whole; itself where its answers are drawn at random."""
+        if count == 1 or self.spec.draws_at_random:
+            yield self
+            return
+        parts = Parts(count)
+        for index in range(count):
+            yield replace(self, shard=Shard(index, count), parts=parts)
 
 
 @dataclass

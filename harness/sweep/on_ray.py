@@ -18,12 +18,16 @@ from harness.core.files import writing
 from harness.sweep.items import Item, Outcome
 from harness.sweep.local import Process
 
-_HANDED_ON: Final = ("HARNESS_", "HF_", "TRANSFORMERS_", "TQDM_", "TOKENIZERS_")
+_THREADS: Final = "OMP_NUM_THREADS"
+"""Ray limits it to an actor's processors; but plans are made with all threads (``harness.sweep.threads``)."""
+_HANDED_ON: Final = ("HARNESS_", "HF_", "TRANSFORMERS_", "TQDM_", "TOKENIZERS_", _THREADS)
 """Beginnings of the environment variables that a worker has from the sweep's own process."""
 _NAMED: Final = {"num_cpus": "CPU", "num_gpus": "GPU"}
 """What Ray calls in its nodes what an actor asks for by other names."""
 _MANY: Final = 10_000
 """Workers that fit where they ask for nothing."""
+_PLACING_S: Final = 10.0
+"""How often it is looked whether a machine is left where a worker can be."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,7 @@ class Ray:
         results: the folder of results, on all machines.
         workers: how many work on scores at once.
         resources: what each asks for, by Ray's names.
-        threads: None, as Ray gives each the processors that it asked for.
+        threads: that each computes scores with: as many as the processors that it asks for, unless the user says.
     """
 
     results: Path
@@ -77,7 +81,9 @@ class Ray:
             raise HarnessError(
                 f"the Ray cluster has room for {room} workers with {_written(asked)}: give --workers {room}"
             )
-        return cls(results.resolve(), workers or (room if asked.get("num_gpus") else len(_able(nodes, asked))), asked)
+        workers = workers or (room if asked.get("num_gpus") else len(_able(nodes, asked)))
+        shared = "num_cpus" in asked and _THREADS not in os.environ
+        return cls(results.resolve(), workers, asked, max(int(asked["num_cpus"]), 1) if shared else None)
 
     @contextmanager
     def worker(self, number: int, *, alone: bool = False) -> Iterator["Actor"]:
@@ -92,8 +98,9 @@ class Ray:
             whole = {name: nodes[node].get(kind, 0) for name, kind in _NAMED.items()}
             options |= {**whole, "scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False)}
         environment = {name: value for name, value in os.environ.items() if name.startswith(_HANDED_ON)}
-        handle = ray.remote(Host).options(max_restarts=0, **options).remote(str(self.results), environment)
-        actor = Actor(handle, self.results)
+        threads = None if alone else self.threads
+        handle = ray.remote(Host).options(max_restarts=0, **options).remote(str(self.results), environment, threads)
+        actor = Actor(handle, self.results, self.resources)
         try:
             yield actor
         finally:
@@ -106,6 +113,7 @@ class Actor:
 
     handle: Any
     results: Path
+    resources: Mapping[str, float]
     _is_checked: bool = field(default=False, init=False)
 
     def carry_out(self, item: Item) -> Outcome:
@@ -125,12 +133,17 @@ class Actor:
             ray.kill(self.handle)
 
     def _check(self) -> None:
-        """Refuse a machine that does not see the folder of results."""
+        """Wait until it is on a machine, and refuse one that does not see the folder of results."""
+        import ray
+
         marker = self.results / f".seen-{secrets.token_hex(4)}"
         with writing(marker):
             marker.touch()
         try:
-            machine, sees = self._answer(self.handle.sees.remote(str(marker)))
+            reference = self.handle.sees.remote(str(marker))
+            while not ray.wait([reference], timeout=_PLACING_S)[0]:
+                _able(_nodes(), self.resources)
+            machine, sees = self._answer(reference)
         finally:
             marker.unlink(missing_ok=True)
         if not sees:
@@ -152,9 +165,10 @@ class Actor:
 class Host:
     """What runs in an actor: it hands items to the process of a local worker on its machine."""
 
-    def __init__(self, results: str, environment: dict[str, str]) -> None:
+    def __init__(self, results: str, environment: dict[str, str], threads: int | None) -> None:
         self._folder = TemporaryDirectory(prefix="harness-sweep-")
-        self._process = Process(Path(results), Path(self._folder.name) / "log", {**os.environ, **environment})
+        own = {name: value for name, value in os.environ.items() if name != _THREADS}
+        self._process = Process(Path(results), Path(self._folder.name) / "log", {**own, **environment}, threads)
 
     def sees(self, marker: str) -> tuple[str, bool]:
         """The machine's name, and whether it has a file."""

@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
+from time import monotonic
+from typing import Literal
 
 from harness.core.errors import DiskError, LostWorkerError
 from harness.results.failure import Failure
@@ -21,6 +23,7 @@ class Sweep:
 
     Attributes:
         max_failures: so many failed runs end it; None for no limit.
+        shards: parts of each run that workers take side by side.
     """
 
     grid: Grid
@@ -29,8 +32,9 @@ class Sweep:
     watcher: Watcher
     board: Board
     max_failures: int | None = None
-    _to_compare: dict[int, dict[str, None]] = field(default_factory=dict, init=False)
-    _to_measure: dict[int, dict[str, None]] = field(default_factory=dict, init=False)
+    shards: int = 1
+    _to_compare: set[tuple[int, str]] = field(default_factory=set, init=False)  # jobs by their numbers, and tasks
+    _to_measure: set[tuple[int, str]] = field(default_factory=set, init=False)
 
     def run(self) -> None:
         """Make every run that is not there; what fails is recorded, and the rest goes on.
@@ -50,16 +54,16 @@ class Sweep:
             team.run(self._items("compare", self._to_compare), partial(self._finish, team))
         if too_many:
             return
-        self.board.costs = sum(map(len, self._to_measure.values()))
+        self.board.costs = len(self._to_measure)
         if self.board.costs:
             with closing(Team(self.launcher, self.board, self.watcher, alone=True)) as team:
                 team.run(self._items("costs", self._to_measure), partial(self._finish, team))
 
     def _pending(self) -> Iterator[Place]:
-        """The runs to be made; the others are counted on the way."""
+        """The runs to be made, or their parts; the others are counted on the way."""
         for place in self.grid.places():
             if place.state == "to run":
-                yield place
+                yield from place.in_parts(self.shards)
             else:
                 self.board.count(place.state)
                 if place.state == "there already":
@@ -67,14 +71,16 @@ class Sweep:
 
     def _note(self, place: Place) -> None:
         """Note what is to be done about a run once all scores of its task are there."""
-        task = place.spec.task.name
+        about = place.number, place.spec.task.name
         if not place.compared:
-            self._to_compare.setdefault(place.number, {})[task] = None
+            self._to_compare.add(about)
         if place.job.costs.measure - {"flops"} and not place.costed:
-            self._to_measure.setdefault(place.number, {})[task] = None
+            self._to_measure.add(about)
 
     def _evaluate(self, team: Team, worker: int, place: Place, queue: Queue[Place]) -> None:
-        item = place.item
+        if place.parts is not None and place.parts.over:
+            return
+        item, began = place.item, monotonic()
         self.board.begin(worker, item)
         outcome = None
         try:
@@ -90,6 +96,14 @@ class Sweep:
         if outcome.state == "busy":
             queue.put_off(replace(place, wait=True))
             return
+        if place.parts is not None and place.shard is not None:
+            if outcome.state == "done":
+                if place.parts.end(monotonic() - began):
+                    self._evaluate(team, worker, replace(place, shard=None), queue)
+                return
+            if not place.parts.give_up():
+                return
+            self.board.count(outcome.state)
         if outcome.state == "done":
             self._note(place)
         self.watcher.ended(self.board, item, outcome)
@@ -104,10 +118,11 @@ class Sweep:
         failure.write(self.store.folder(spec.id, *names).path, lost.log)
         return Outcome(state="failed", run=spec.id, reason=failure.reason)
 
-    def _items(self, kind: str, wanted: dict[int, dict[str, None]]) -> Iterator[Item]:
+    def _items(self, kind: Literal["compare", "costs"], wanted: set[tuple[int, str]]) -> Iterator[Item]:
         for number, job in enumerate(self.grid.jobs()):
-            for task in wanted.get(number, ()):
-                yield Item.model_validate({"job": job, "kind": kind, "task": task})
+            for task in self.grid.tasks:
+                if (number, task) in wanted:
+                    yield Item(job=job, kind=kind, task=task)
 
     def _finish(self, team: Team, worker: int, item: Item, queue: Queue[Item]) -> None:
         """Compare, or measure, the runs of a task."""

@@ -40,6 +40,9 @@ class Queue(Generic[_T]):
 class Team:
     """So many workers of a launcher, each started when it is first needed.
 
+    Where a worker is lost, its machine may be too, and there may be room for one in its place only where another one
+    was: so a worker that has nothing more to do is let go while a lost one is being replaced.
+
     Attributes:
         alone: one worker, that measures costs.
         halted: no more is begun.
@@ -51,6 +54,8 @@ class Team:
     alone: bool = False
     halted: Event = field(default_factory=Event)
     _workers: dict[int, tuple[ExitStack, Worker]] = field(default_factory=dict, init=False)
+    _resting: set[int] = field(default_factory=set, init=False)  # those whose threads have nothing more to do
+    _replacing: set[int] = field(default_factory=set, init=False)
     _error: BaseException | None = field(default=None, init=False)
     _lock: Lock = field(default_factory=Lock, init=False)
 
@@ -66,6 +71,7 @@ class Team:
             BaseException: the first that the source or ``work`` raises, when all threads have ended.
         """
         queue = Queue(source)
+        self._resting.clear()
         threads = [Thread(target=self._keep, args=(number, queue, work), daemon=True) for number in range(self.size)]
         for thread in threads:
             thread.start()
@@ -93,7 +99,7 @@ class Team:
             if worker is None:
                 return None
             try:
-                return worker.carry_out(item)
+                outcome = worker.carry_out(item)
             except LostWorkerError as lost:
                 self._leave(number)
                 if self.halted.is_set():
@@ -101,6 +107,11 @@ class Team:
                 if attempt == ATTEMPTS:
                     raise
                 self.watcher.say(f"{item.name}: {lost}; again with a new one, and what is finished is kept")
+                self._replacing.add(number)
+                self._make_room()
+            else:
+                self._replacing.discard(number)
+                return outcome
         return None
 
     def kill(self) -> None:
@@ -121,6 +132,18 @@ class Team:
         except BaseException as error:
             self.halted.set()
             self._error = self._error or error
+        finally:
+            self._replacing.discard(number)
+            self._resting.add(number)
+            if self._replacing:
+                self._make_room()
+
+    def _make_room(self) -> None:
+        """Let the workers go that have nothing more to do."""
+        with self._lock:
+            idle = self._resting & self._workers.keys()
+        for number in idle:
+            self._leave(number)
 
     def _worker(self, number: int) -> Worker | None:
         """A thread's worker, started if need be; None once the team is halted, when ``kill`` would not see it."""
@@ -135,5 +158,5 @@ class Team:
 
     def _leave(self, number: int) -> None:
         with self._lock:
-            stack, _ = self._workers.pop(number)
+            stack, _ = self._workers.pop(number, (ExitStack(), None))
         stack.close()

@@ -20,10 +20,12 @@ from harness.sweep.sweep import Sweep
 METHODS = '''
 import os
 import signal
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import torch
 
 from harness.contract.families import Family
@@ -32,7 +34,7 @@ from harness.contract.method import Method
 
 @dataclass(frozen=True, kw_only=True)
 class Failing(Method):
-    """Fails in a way of one's choice: with ``once``, as often as there are files in the folder FAILING."""
+    """Fails in a way of one's choice: with ``once``, as often as there are files in HARNESS_FAILING."""
 
     name = "failing"
     family = Family.PRUNING
@@ -46,10 +48,13 @@ class Failing(Method):
             if self.rows and (args[0] if args else kwargs["input_ids"]).shape[0] <= self.rows:
                 return
             if self.once:
-                marker = next(Path(os.environ["FAILING"]).iterdir(), None)
+                marker = next(Path(os.environ["HARNESS_FAILING"]).iterdir(), None)
                 if marker is None:
                     return
                 marker.unlink()
+            if self.how == "machine":  # of a Ray cluster
+                next(each for each in psutil.Process().parents() if each.name() == "raylet").kill()
+                time.sleep(60)
             if self.how == "kill":
                 os.kill(os.getpid(), signal.SIGKILL)
             if self.how == "memory":
@@ -74,7 +79,7 @@ def failing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     marker = tmp_path / "failing" / "marker"
     marker.parent.mkdir()
     marker.touch()
-    monkeypatch.setenv("FAILING", str(marker.parent))
+    monkeypatch.setenv("HARNESS_FAILING", str(marker.parent))
     return f"{path}:Failing"
 
 
@@ -145,6 +150,7 @@ def sweep(tiny_folder: Path, tiny_tasks: Path, tmp_path: Path, device: str) -> C
         results: str = "runs",
         retry_failed: bool = False,
         max_failures: int | None = None,
+        shards: int = 1,
         **given: Any,
     ) -> Swept:
         store = Store(tmp_path / results)
@@ -154,7 +160,7 @@ def sweep(tiny_folder: Path, tiny_tasks: Path, tmp_path: Path, device: str) -> C
         grid = Grid(request, store, heard, retry_failed)
         grid.check()
         board = Board(launched.workers)
-        Sweep(grid, store, launched, heard, board, max_failures).run()
+        Sweep(grid, store, launched, heard, board, max_failures, shards).run()
         return Swept(store, board, heard, launched)
 
     return run

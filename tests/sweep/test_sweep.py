@@ -20,16 +20,10 @@ from harness.sweep.items import Item, Outcome
 from tests.conftest import Harness
 from tests.silent import Silent
 from tests.sweep.conftest import Inline, Swept, Threads
+from tests.sweep.records import timeless
 
 pytestmark = pytest.mark.usefixtures("no_survey")
 Sweeping = Callable[..., Swept]
-
-
-def kept(folder: RunFolder) -> dict[str, Any]:
-    """What must not depend on how a run came about."""
-    record = folder.record()
-    observed = record.model_dump(include={"id", "scores", "trace", "memory", "method", "evaluation", "baseline"})
-    return observed | {"samples": (folder.path / "samples.jsonl").read_bytes()}
 
 
 def test_records_are_those_of_single_runs(sweep: Sweeping, tiny_job: Callable[..., Job], tmp_path: Path) -> None:
@@ -42,7 +36,7 @@ def test_records_are_those_of_single_runs(sweep: Sweeping, tiny_job: Callable[..
     assert swept.counts == {"done": 6}
     assert {record.id for record in records} == {folder.id for folder in swept.store.folders()}
     for record in records:
-        assert kept(swept.store.find(record.id)) == kept(session.store.find(record.id))
+        assert timeless(swept.store.find(record.id)) == timeless(session.store.find(record.id))
 
 
 def test_done_runs_are_skipped_and_new_ones_join_them(sweep: Sweeping) -> None:
@@ -129,7 +123,7 @@ def test_what_does_not_fit_at_all_has_failed(sweep: Sweeping, failing: str) -> N
 def test_a_damaged_record_is_set_aside_and_made_again(damage: str, sweep: Sweeping) -> None:
     swept = sweep(method="layer-drop:count=1")
     (folder,) = [folder for folder in swept.store.folders() if folder.record().method.name == "layer-drop"]
-    before = kept(folder)
+    before = timeless(folder)
     if damage == "gone":
         (folder.path / "samples.jsonl").unlink()
     else:
@@ -139,7 +133,7 @@ def test_a_damaged_record_is_set_aside_and_made_again(damage: str, sweep: Sweepi
     assert again.counts == {"there already": 1, "done": 1}
     assert "set aside as" in again.heard.said[0]
     assert (folder.path.parent / f"{folder.path.name}.damaged-1").is_dir()
-    assert kept(swept.store.find(folder.id)) == before
+    assert timeless(swept.store.find(folder.id)) == before
     assert len(again.store.folders()) == 2
 
 

@@ -1,0 +1,98 @@
+"""A Ray cluster on this machine: a head without processors, and workers that can be killed one by one."""
+
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Final
+from unittest.mock import patch
+
+import psutil
+
+IP: Final = "127.0.0.2"
+"""Ray replaces 127.0.0.1 by the machine's own address."""
+_MIB: Final = 2**20
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A cluster that runs.
+
+    Attributes:
+        address: where drivers join it.
+        workers: the processes of ``ray start --block``, one for each worker machine.
+    """
+
+    address: str
+    workers: list[subprocess.Popen[bytes]]
+
+    def kill(self, worker: int) -> None:
+        """Let a worker machine go away: its raylet first, which its processes end with."""
+        raylets = [each for each in psutil.Process(self.workers[worker].pid).children() if each.name() == "raylet"]
+        for raylet in raylets:
+            raylet.kill()
+
+
+@contextmanager
+def cluster(workers: int, cpus: int = 1) -> Iterator[Cluster]:
+    """A head and so many workers of so many processors; the environment names the cluster's token meanwhile.
+
+    Raises:
+        TimeoutError: the head does not listen within a minute.
+    """
+    variables = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    with ExitStack() as stack:
+        stack.enter_context(patch.dict(os.environ, variables))
+        # a short name: the paths of sockets are limited
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True))
+        port = _free_port()
+        head = ["--head", f"--port={port}", "--include-dashboard=false", "--num-cpus=0", f"--temp-dir={folder}"]
+        stack.enter_context(_node(*head))
+        _wait_for(port)
+        worker = [f"--address={IP}:{port}", f"--num-cpus={cpus}"]
+        yield Cluster(f"{IP}:{port}", [stack.enter_context(_node(*worker)) for _ in range(workers)])
+
+
+@contextmanager
+def _node(*options: str) -> Iterator[subprocess.Popen[bytes]]:
+    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", f"--node-ip-address={IP}"]
+    command += ["--disable-usage-stats", f"--object-store-memory={75 * _MIB}", *options]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        yield process
+    finally:
+        # never `ray stop`, which ends every Ray of the machine
+        children = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(40)
+        except subprocess.TimeoutExpired:
+            process.kill()
+        for child in children:
+            if child.is_running():
+                child.kill()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((IP, 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _wait_for(port: int) -> None:
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        with socket.socket() as probe:
+            if probe.connect_ex((IP, port)) == 0:
+                time.sleep(2)  # it listens before it answers
+                return
+        time.sleep(0.2)
+    raise TimeoutError("the head of the Ray cluster does not listen")
