@@ -1,6 +1,7 @@
 """``harness sweep``: a grid of runs, made by several workers; what is there is not made again."""
 
 import sys
+from collections.abc import Callable
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -139,7 +140,7 @@ def sweep(
     grid = Grid(request, store, watcher, retry_failed, Pace.read(store.folders()))
     with redirect_stdout(sys.stderr):  # libraries and tasks print; standard output is for results
         grid.check()
-    launched = _launcher(own, store.root, request.settings.get("device"))
+    launched = _launcher(own, store.root, request.settings.get("device"), watcher.say)
     if dry_run:
         plan(grid, launched, as_json=as_json)
         return
@@ -155,7 +156,7 @@ def sweep(
         raise Exit(1)
 
 
-def _launcher(own: dict[str, Any], results: Path, device: str | None) -> "Launcher":
+def _launcher(own: dict[str, Any], results: Path, device: str | None, say: Callable[[str], None]) -> "Launcher":
     """The launcher that was asked for."""
     name = own["launcher"] or "local"
     if name not in _LAUNCHERS:
@@ -164,7 +165,10 @@ def _launcher(own: dict[str, Any], results: Path, device: str | None) -> "Launch
     if name == "ray":
         from harness.sweep.on_ray import Ray
 
-        return Ray.joined(own["address"] or "auto", results, workers, own["resources"] or {})
+        cluster = Ray.joined(own["address"] or "auto", results, workers, own["resources"] or {})
+        for note in cluster.notes:
+            say(note)
+        return cluster
     for flag in ("address", "resources"):
         if own[flag]:
             raise HarnessError(f"--{flag} is of a Ray cluster: give --launcher ray with it")

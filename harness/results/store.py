@@ -60,7 +60,7 @@ class RunFolder:
     @property
     def busy(self) -> bool:
         """Whether a process is at this run, or at a part of it."""
-        return any(map(is_locked, self.path.glob("journal*.jsonl")))
+        return any(is_locked(lock.with_suffix("")) for lock in self.path.glob("journal*.jsonl.lock"))
 
     @property
     def packed(self) -> bool:

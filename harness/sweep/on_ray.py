@@ -6,7 +6,7 @@ that all machines share.
 
 import os
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any, Final, Self
 
 from harness.core.errors import HarnessError, LostWorkerError, SpecError
 from harness.core.files import writing
+from harness.sweep import machines
 from harness.sweep.items import Item, Outcome
 from harness.sweep.local import Process
 
@@ -22,10 +23,6 @@ _THREADS: Final = "OMP_NUM_THREADS"
 """Ray limits it to an actor's processors; but plans are made with all threads (``harness.sweep.threads``)."""
 _HANDED_ON: Final = ("HARNESS_", "HF_", "TRANSFORMERS_", "TQDM_", "TOKENIZERS_", _THREADS)
 """Beginnings of the environment variables that a worker has from the sweep's own process."""
-_NAMED: Final = {"num_cpus": "CPU", "num_gpus": "GPU"}
-"""What Ray calls in its nodes what an actor asks for by other names."""
-_MANY: Final = 10_000
-"""Workers that fit where they ask for nothing."""
 _PLACING_S: Final = 10.0
 """How often it is looked whether a machine is left where a worker can be."""
 
@@ -39,12 +36,16 @@ class Ray:
         workers: how many work on scores at once.
         resources: what each asks for, by Ray's names.
         threads: that each computes scores with: as many as the processors that it asks for, unless the user says.
+        kind: of the machines that they are on: runs on others have other ids, and are not compared with these.
+        notes: what a user must know, in sentences.
     """
 
     results: Path
     workers: int
     resources: Mapping[str, float] = field(default_factory=dict)
     threads: int | None = None
+    kind: str = ""
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def joined(cls, address: str, results: Path, workers: int | None, resources: Mapping[str, Any]) -> Self:
@@ -73,38 +74,66 @@ class Ray:
                 f"no Ray cluster can be joined at {address} ({' '.join(str(error).split())[:200]}): start one with "
                 "`ray start --head`, or give its --address"
             ) from error
-        nodes = _nodes()
-        gpus = int(sum(node.get("GPU", 0) for node in nodes.values()))
-        asked = dict(resources) or {"num_cpus": 1, **({"num_gpus": 1} if gpus else {})}
-        room = _room(nodes, asked)
+        every = machines.machines()
+        has_gpus = any(has.get("GPU") for has in every.values())
+        asked = dict(resources) or {"num_cpus": 1, **({"num_gpus": 1} if has_gpus else {})}
+        able = machines.able(every, asked)
+        kinds = machines.kinds(able, asked)
+        kind = machines.most(kinds)
+        alike = {node: able[node] for node in kinds if kinds[node] == kind}
+        room = machines.room(alike, asked)
         if workers is not None and workers > room:  # the others would be waited for without end
             raise HarnessError(
-                f"the Ray cluster has room for {room} workers with {_written(asked)}: give --workers {room}"
+                f"the Ray cluster has room for {room} workers with {machines.written(asked)}: give --workers {room}"
             )
-        workers = workers or (room if asked.get("num_gpus") else len(_able(nodes, asked)))
+        notes = []
+        if left_out := len(able) - len(alike):
+            notes.append(
+                f"{len(alike)} machines have {kind.partition(',')[0]}; {left_out} with something else are left out, as "
+                "runs there could not be compared with these: --resources can ask for them"
+            )
         shared = "num_cpus" in asked and _THREADS not in os.environ
-        return cls(results.resolve(), workers, asked, max(int(asked["num_cpus"]), 1) if shared else None)
+        threads = max(int(asked["num_cpus"]), 1) if shared else None
+        workers = workers or (room if asked.get("num_gpus") else len(alike))
+        return cls(results.resolve(), workers, asked, threads, kind, tuple(notes))
 
     @contextmanager
     def worker(self, number: int, *, alone: bool = False) -> Iterator["Actor"]:
-        """An actor for the length of a ``with`` block; ``alone`` it asks for all processors and GPUs of a machine."""
-        import ray
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+        """An actor for the length of a ``with`` block; ``alone`` it asks for all processors and GPUs of a machine.
 
-        options = _options(self.resources)
+        Raises:
+            HarnessError: no machine is left where it can be.
+        """
+        import ray
+
+        options, nodes = _options(self.resources), self._nodes()
         if alone:
-            nodes = _nodes()
-            node = _able(nodes, self.resources)[0]
-            whole = {name: nodes[node].get(kind, 0) for name, kind in _NAMED.items()}
-            options |= {**whole, "scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False)}
+            node, has = next(iter(nodes.items()))
+            nodes = {node: has}
+            options |= {name: has.get(named, 0) for name, named in machines.NAMED.items()}
+        if alone or self.notes:
+            options["label_selector"] = {"ray.io/node-id": f"in({','.join(nodes)})"}
         environment = {name: value for name, value in os.environ.items() if name.startswith(_HANDED_ON)}
         threads = None if alone else self.threads
         handle = ray.remote(Host).options(max_restarts=0, **options).remote(str(self.results), environment, threads)
-        actor = Actor(handle, self.results, self.resources)
+        actor = Actor(handle, self.results, self._nodes)
         try:
             yield actor
         finally:
             actor.stop()
+
+    def _nodes(self) -> dict[str, Mapping[str, float]]:
+        """The machines that a worker can be on.
+
+        Raises:
+            HarnessError: none is left.
+        """
+        able = machines.able(machines.machines(), self.resources)
+        kinds = machines.kinds(able, self.resources)
+        alike = {node: able[node] for node, kind in kinds.items() if kind == self.kind}
+        if not alike:
+            raise HarnessError(f"no machine of the Ray cluster with {self.kind.partition(',')[0]} is left")
+        return alike
 
 
 @dataclass(eq=False)
@@ -113,7 +142,7 @@ class Actor:
 
     handle: Any
     results: Path
-    resources: Mapping[str, float]
+    nodes: Callable[[], object]
     _is_checked: bool = field(default=False, init=False)
 
     def carry_out(self, item: Item) -> Outcome:
@@ -142,7 +171,7 @@ class Actor:
         try:
             reference = self.handle.sees.remote(str(marker))
             while not ray.wait([reference], timeout=_PLACING_S)[0]:
-                _able(_nodes(), self.resources)
+                self.nodes()  # refused once none is left
             machine, sees = self._answer(reference)
         finally:
             marker.unlink(missing_ok=True)
@@ -182,48 +211,8 @@ class Host:
             return str(lost), lost.log
 
 
-def _nodes() -> dict[str, dict[str, float]]:
-    """What each machine of the cluster has, by its id."""
-    import ray
-
-    return {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
-
-
-def _able(nodes: Mapping[str, Mapping[str, float]], asked: Mapping[str, float]) -> list[str]:
-    """The machines that have what a worker asks for.
-
-    Raises:
-        HarnessError: there is none, so that it would be waited for without end.
-    """
-    able = [
-        node
-        for node, has in nodes.items()
-        if all(has.get(_NAMED.get(name, name), 0) >= amount for name, amount in asked.items())
-    ]
-    if not able:
-        raise HarnessError(f"no machine of the Ray cluster has {_written(asked)}: give other --resources")
-    return able
-
-
-def _room(nodes: Mapping[str, Mapping[str, float]], asked: Mapping[str, float]) -> int:
-    """How many workers the machines have what they ask for, when nobody else uses them.
-
-    Raises:
-        HarnessError: for none.
-    """
-    needs = {_NAMED.get(name, name): amount for name, amount in asked.items() if amount}
-    able = _able(nodes, asked)
-    if not needs:
-        return _MANY
-    return sum(min(int(nodes[node][name] / amount) for name, amount in needs.items()) for node in able)
-
-
-def _written(asked: Mapping[str, float]) -> str:
-    return ", ".join(f"{name}={amount:g}" for name, amount in asked.items())
-
-
 def _options(asked: Mapping[str, float]) -> dict[str, Any]:
     """What a worker asks for, as an actor's options."""
-    named = {name: amount for name, amount in asked.items() if name in {*_NAMED, "memory"}}
+    named = {name: amount for name, amount in asked.items() if name in {*machines.NAMED, "memory"}}
     own = {name: amount for name, amount in asked.items() if name not in named}
     return {**named, **({"resources": own} if own else {})}

@@ -78,7 +78,7 @@ def main() -> None:
         rest_s = made.wall_s - made.first_s - made.runs_s / workers
         print(
             f"{workers} worker{'s' if workers > 1 else ''}: {made.runs} runs in {made.wall_s:.1f} s, the first begun "
-            f"after {made.first_s:.1f} s; the runs took {made.runs_s:.1f} s together, and what is neither start nor run "
+            f"after {made.first_s:.1f} s; the runs took {made.runs_s:.1f} s together, and the rest took "
             f"{rest_s:.1f} s; peak memory {made.driver:.0f} MB of the sweep, {made.worker:.0f} MB of a worker",
             flush=True,
         )
