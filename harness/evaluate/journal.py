@@ -125,8 +125,9 @@ class Journal:
                 self._lock.acquire()
             whole = self._read() if self.path.exists() and not self.fresh else 0
             for path in () if self.fresh else self.others:
-                for batch, _ in self._batches(path):
-                    self._elsewhere |= {request: batch for row in batch for request in row.requests}
+                with suppress(FileNotFoundError):  # of a run that another process has finished meanwhile
+                    for batch, _ in self._batches(path):
+                        self._elsewhere |= {request: batch for row in batch for request in row.requests}
             self._file = self.path.open("r+" if self.path.exists() else "w", encoding="utf-8")
             self._file.seek(whole)
             self._file.truncate()

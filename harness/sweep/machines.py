@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from typing import Final
+from typing import Any, Final
 
 from harness.core.errors import HarnessError
 
@@ -89,7 +89,8 @@ def _ask(nodes: Iterable[str]) -> None:
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    function, asked = ray.remote(_processor), {}
+    function = ray.remote(_processor)
+    asked: dict[Any, str] = {}  # machines by their answers to come
     for node in nodes:
         where = NodeAffinitySchedulingStrategy(node, soft=False)
         asked[function.options(num_cpus=0, max_retries=0, scheduling_strategy=where).remote()] = node

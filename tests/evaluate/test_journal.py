@@ -210,3 +210,20 @@ def test_a_document_may_be_asked_in_two_ways():
     keys = [key for instance in asked for key in request_keys([instance])]
     assert len(set(keys)) == 2
     assert [key[:4] for key in keys] == [("task", 3, 0, 0)] * 2
+
+
+def test_batches_of_other_journals_are_taken_as_they_are_asked_for(path: Path, tmp_path: Path) -> None:
+    path.write_bytes(path.read_bytes() + b'[{"requests": [["torn')
+    others = (tmp_path / "gone.jsonl", path)
+    asked = [[request for row in batch for request in row.requests] for batch in (SECOND, FIRST)]
+    with Journal(tmp_path / "j", others=others) as journal:
+        assert journal.served == []
+        assert journal.answers(asked[0][:1] + asked[1][:1]) is None  # no batch of either
+        assert journal.answers(asked[0]) == [(-1e-300, False)]
+        assert journal.served == SECOND
+        assert journal.answers(asked[1]) == [answer for row in FIRST for answer in row.answers]
+        assert journal.row(asked[1][2]) == FIRST[1]
+        assert journal.answers([Request("task", 9, 0, 0, "loglikelihood")]) is None
+    assert read(tmp_path / "j") == SECOND + FIRST
+    with Journal(tmp_path / "fresh", fresh=True, others=others) as journal:
+        assert journal.answers(asked[0]) is None
