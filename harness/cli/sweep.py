@@ -140,14 +140,15 @@ def sweep(
     grid = Grid(request, store, watcher, retry_failed, Pace.read(store.folders()))
     with redirect_stdout(sys.stderr):  # libraries and tasks print; standard output is for results
         grid.check()
-    launched = _launcher(own, store.root, request.settings.get("device"), watcher.say)
+    launched, measuring = _launcher(own, store.root, request.settings.get("device"), watcher.say)
     if dry_run:
         plan(grid, launched, as_json=as_json)
         return
     board = Board(launched.workers, expected_s=grid.expected_s)
     try:
         with redirect_stdout(sys.stderr), watcher.watching(board):
-            Sweep(grid, store, launched, watcher, board, own["max_failures"], own["shards"] or 1).run()
+            limit, shards = own["max_failures"], own["shards"] or 1
+            Sweep(grid, store, launched, watcher, board, limit, shards, measuring).run()
     except KeyboardInterrupt:
         watcher.say("stopped. Finished runs and documents are kept: give the same command again to go on.")
         raise Exit(130) from None
@@ -156,8 +157,10 @@ def sweep(
         raise Exit(1)
 
 
-def _launcher(own: dict[str, Any], results: Path, device: str | None, say: Callable[[str], None]) -> "Launcher":
-    """The launcher that was asked for."""
+def _launcher(
+    own: dict[str, Any], results: Path, device: str | None, say: Callable[[str], None]
+) -> tuple["Launcher", int]:
+    """The launcher that was asked for, and how many machines it has to measure costs on."""
     name = own["launcher"] or "local"
     if name not in _LAUNCHERS:
         raise UnknownNameError("launcher", name, _LAUNCHERS, see=f"--launcher takes: {', '.join(_LAUNCHERS)}.")
@@ -168,10 +171,10 @@ def _launcher(own: dict[str, Any], results: Path, device: str | None, say: Calla
         cluster = Ray.joined(own["address"] or "auto", results, workers, own["resources"] or {})
         for note in cluster.notes:
             say(note)
-        return cluster
+        return cluster, cluster.measuring
     for flag in ("address", "resources"):
         if own[flag]:
             raise HarnessError(f"--{flag} is of a Ray cluster: give --launcher ray with it")
     from harness.sweep.local import Local
 
-    return Local.here(results, workers, device)
+    return Local.here(results, workers, device), 1

@@ -184,10 +184,13 @@ class Store:
 
     def folder(self, run_id: str, *names: str) -> RunFolder:
         """The folder of a run, named for people and ending in the id."""
+        named = self.root / "_".join([*map(_readable, names), run_id])
+        if names and named.is_dir():  # a folder of many runs takes long to search
+            return RunFolder(named)
         existing = next(self.root.glob(f"*_{run_id}"), None) if self.root.is_dir() else None
         if existing is None and (packed := RunFolder(self.root / run_id)).finished:
             return packed
-        return RunFolder(existing or self.root / "_".join([*map(_readable, names), run_id]))
+        return RunFolder(existing or named)
 
     def set_aside(self, folder: RunFolder) -> Path:
         """Move a run that cannot be read out of the way, to a name that is no run's; where it is then.

@@ -1,6 +1,7 @@
 """What a worker does with an item: it keeps the model loaded from one item to the next, and turns errors into data."""
 
 import gc
+import platform
 import sys
 import traceback
 from collections.abc import Iterator
@@ -199,7 +200,7 @@ class Carrier:
     @contextmanager
     def _machine_alone(self) -> Iterator[None]:
         """Keep other sweeps of this user from measuring on this machine meanwhile; one that does is waited for."""
-        path = cache_folder() / "costs.lock"
+        path = cache_folder() / f"costs.{platform.node()}.lock"  # machines may share the folder
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             lock = FileLock(path)

@@ -35,6 +35,7 @@ class Ray:
         results: the folder of results, on all machines.
         workers: how many work on scores at once.
         resources: what each asks for, by Ray's names.
+        measuring: how many measure costs at once, each alone on one.
         threads: that each computes scores with: as many as the processors that it asks for, unless the user says.
         kind: of the machines that they are on: runs on others have other ids, and are not compared with these.
         notes: what a user must know, in sentences.
@@ -42,6 +43,7 @@ class Ray:
 
     results: Path
     workers: int
+    measuring: int = 1
     resources: Mapping[str, float] = field(default_factory=dict)
     threads: int | None = None
     kind: str = ""
@@ -95,7 +97,7 @@ class Ray:
         shared = "num_cpus" in asked and _THREADS not in os.environ
         threads = max(int(asked["num_cpus"]), 1) if shared else None
         workers = workers or (room if asked.get("num_gpus") else len(alike))
-        return cls(results.resolve(), workers, asked, threads, kind, tuple(notes))
+        return cls(results.resolve(), workers, len(alike), asked, threads, kind, tuple(notes))
 
     @contextmanager
     def worker(self, number: int, *, alone: bool = False) -> Iterator["Actor"]:
@@ -108,7 +110,7 @@ class Ray:
 
         options, nodes = _options(self.resources), self._nodes()
         if alone:
-            node, has = next(iter(nodes.items()))
+            node, has = list(nodes.items())[number % len(nodes)]
             nodes = {node: has}
             options |= {name: has.get(named, 0) for name, named in machines.NAMED.items()}
         if alone or self.notes:

@@ -1,4 +1,4 @@
-"""A sweep being carried out: scores by all workers, then comparisons with dense, then costs by one worker alone."""
+"""A sweep being carried out: scores by all workers, then comparisons with dense, then costs, alone on a machine."""
 
 from collections.abc import Iterator
 from contextlib import closing
@@ -24,6 +24,7 @@ class Sweep:
     Attributes:
         max_failures: so many failed runs end it; None for no limit.
         shards: parts of each run that workers take side by side.
+        measuring: how many measure costs at once, each by one worker alone.
     """
 
     grid: Grid
@@ -33,6 +34,7 @@ class Sweep:
     board: Board
     max_failures: int | None = None
     shards: int = 1
+    measuring: int = 1
     _to_compare: set[tuple[int, str]] = field(default_factory=set, init=False)  # jobs by their numbers, and tasks
     _to_measure: set[tuple[int, str]] = field(default_factory=set, init=False)
 
@@ -56,7 +58,7 @@ class Sweep:
             return
         self.board.costs = len(self._to_measure)
         if self.board.costs:
-            with closing(Team(self.launcher, self.board, self.watcher, alone=True)) as team:
+            with closing(Team(self.launcher, self.board, self.watcher, self.measuring, alone=True)) as team:
                 team.run(self._items("costs", self._to_measure), partial(self._finish, team))
 
     def _pending(self) -> Iterator[Place]:

@@ -44,13 +44,15 @@ class Team:
     was: so a worker that has nothing more to do is let go while a lost one is being replaced.
 
     Attributes:
-        alone: one worker, that measures costs.
+        size: how many work at once; 0 for as many as the launcher has for scores.
+        alone: they measure costs, each alone on its machine.
         halted: no more is begun.
     """
 
     launcher: Launcher
     board: Board
     watcher: Watcher
+    size: int = 0
     alone: bool = False
     halted: Event = field(default_factory=Event)
     _workers: dict[int, tuple[ExitStack, Worker]] = field(default_factory=dict, init=False)
@@ -59,10 +61,8 @@ class Team:
     _error: BaseException | None = field(default=None, init=False)
     _lock: Lock = field(default_factory=Lock, init=False)
 
-    @property
-    def size(self) -> int:
-        """How many work at once."""
-        return 1 if self.alone else self.launcher.workers
+    def __post_init__(self) -> None:
+        self.size = self.size or self.launcher.workers
 
     def run(self, source: Iterator[_T], work: Callable[[int, _T, Queue[_T]], None]) -> None:
         """Give everything to ``work``, which is called by each worker's thread with the worker's number.
