@@ -54,16 +54,16 @@ def measure(runs: int, methods: int, folder: Path) -> None:
     drops = [f"layer-drop:layers={first}/{second}" for first in range(12) for second in range(first + 1, 12)][:methods]
     request = asked({"method": drops, "task": "pocket_choice", "seeds": f"1..{seeds}", "limit": 4, "measure": "flops"})
     nothing, store = Nothing(), Store(folder)
-    began = time.perf_counter()
+    began, used = time.perf_counter(), time.process_time()
     grid = Grid(request, store, nothing)
     grid.check()
     checked, memory = time.perf_counter() - began, peak()
     board = Board(nothing.workers)
     Sweep(grid, store, nothing, nothing, board).run()
-    seconds = time.perf_counter() - began
+    seconds, used = time.perf_counter() - began, time.process_time() - used
     print(
-        f"{board.counts['done']:,} runs in {seconds:.1f} s ({checked:.1f} s of it until the first), "
-        f"{1000 * (seconds - checked) / board.total:.2f} ms each; peak memory {peak():.0f} MB, "
+        f"{board.counts['done']:,} runs in {seconds:.1f} s, {used:.1f} s of a processor ({checked:.1f} s until the first "
+        f"run), {1000 * (seconds - checked) / board.total:.2f} ms each; peak memory {peak():.0f} MB, "
         f"{peak() - memory:.0f} MB of it after the first plan"
     )
 
