@@ -62,8 +62,8 @@ def measure(runs: int, methods: int, folder: Path) -> None:
     Sweep(grid, store, nothing, nothing, board).run()
     seconds, used = time.perf_counter() - began, time.process_time() - used
     print(
-        f"{board.counts['done']:,} runs in {seconds:.1f} s, {used:.1f} s of a processor ({checked:.1f} s until the first "
-        f"run), {1000 * (seconds - checked) / board.total:.2f} ms each; peak memory {peak():.0f} MB, "
+        f"{board.counts['done']:,} runs in {seconds:.1f} s, {used:.1f} s of a processor ({checked:.1f} s until the "
+        f"first run), {1000 * (seconds - checked) / board.total:.2f} ms each; peak memory {peak():.0f} MB, "
         f"{peak() - memory:.0f} MB of it after the first plan"
     )
 
