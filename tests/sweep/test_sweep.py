@@ -2,8 +2,9 @@
 
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from threading import Event, Semaphore
 from typing import Any
 
 import pytest
@@ -217,6 +218,39 @@ def test_a_run_that_costs_worker_after_worker_has_failed(sweep: Sweeping, tmp_pa
     assert swept.counts == {"failed": 1, "done": 1}
     (folder,) = [folder for folder in swept.store.folders() if not folder.finished]
     assert (folder.path / LOG).read_bytes() == b"last words"
+
+
+class Shrinking(Threads):
+    """A cluster of two machines, of which the second goes away with its first item: one worker has room from then on."""
+
+    def __init__(self, results: Path) -> None:
+        super().__init__(results, workers=2)
+        self.room = Semaphore(2)
+        self.is_gone = Event()
+
+    @contextmanager
+    def worker(self, number: int, *, alone: bool = False) -> Iterator[Inline]:
+        with super().worker(number, alone=alone) as worker, ExitStack() as place:
+            carry_out, taken = worker.carry_out, list[object]()
+
+            def placed(item: Item) -> Outcome:
+                if not taken:
+                    assert self.room.acquire(timeout=60), "waited without end for room"
+                    taken.append(place.callback(self.room.release))
+                if number == 1 and not self.is_gone.is_set():
+                    place.pop_all()
+                    self.is_gone.set()
+                    raise LostWorkerError("the machine is gone")
+                assert self.is_gone.wait(60)
+                return carry_out(item)
+
+            worker.carry_out = placed  # type: ignore[method-assign]
+            yield worker
+
+
+def test_a_lost_worker_waits_for_room_no_longer_than_the_others_work(sweep: Sweeping, tmp_path: Path) -> None:
+    swept = sweep(launcher=Shrinking(tmp_path / "runs"), method="layer-drop:count=1..2")
+    assert swept.counts == {"done": 3}
 
 
 def test_a_full_disk_ends_it(sweep: Sweeping, monkeypatch: pytest.MonkeyPatch) -> None:
