@@ -40,8 +40,8 @@ class Queue(Generic[_T]):
 class Team:
     """So many workers of a launcher, each started when it is first needed.
 
-    Where a worker is lost, its machine may be too, and there may be room for one in its place only where another one
-    was: so a worker that has nothing more to do is let go while a lost one is being replaced.
+    Where a worker is lost, its machine may be too, and there is room for another only where one was before: from then on,
+    a worker that has nothing more to do is let go while another one starts.
 
     Attributes:
         size: how many work at once; 0 for as many as the launcher has for scores.
@@ -57,7 +57,8 @@ class Team:
     halted: Event = field(default_factory=Event)
     _workers: dict[int, tuple[ExitStack, Worker]] = field(default_factory=dict, init=False)
     _resting: set[int] = field(default_factory=set, init=False)  # those whose threads have nothing more to do
-    _replacing: set[int] = field(default_factory=set, init=False)
+    _starting: set[int] = field(default_factory=set, init=False)
+    _has_lost: bool = field(default=False, init=False)
     _error: BaseException | None = field(default=None, init=False)
     _lock: Lock = field(default_factory=Lock, init=False)
 
@@ -102,15 +103,14 @@ class Team:
                 outcome = worker.carry_out(item)
             except LostWorkerError as lost:
                 self._leave(number)
+                self._has_lost = True
                 if self.halted.is_set():
                     return None
                 if attempt == ATTEMPTS:
                     raise
                 self.watcher.say(f"{item.name}: {lost}; again with a new one, and what is finished is kept")
-                self._replacing.add(number)
-                self._make_room()
             else:
-                self._replacing.discard(number)
+                self._starting.discard(number)
                 return outcome
         return None
 
@@ -133,15 +133,14 @@ class Team:
             self.halted.set()
             self._error = self._error or error
         finally:
-            self._replacing.discard(number)
+            self._starting.discard(number)
             self._resting.add(number)
-            if self._replacing:
-                self._make_room()
+            self._make_room()
 
     def _make_room(self) -> None:
-        """Let the workers go that have nothing more to do."""
+        """Let the workers go that have nothing more to do, if another one may be waiting for their room."""
         with self._lock:
-            idle = self._resting & self._workers.keys()
+            idle = self._resting & self._workers.keys() if self._has_lost and self._starting else set[int]()
         for number in idle:
             self._leave(number)
 
@@ -154,9 +153,12 @@ class Team:
                 stack = ExitStack()
                 worker = stack.enter_context(self.launcher.worker(number, alone=self.alone))
                 self._workers[number] = (stack, worker)
-            return self._workers[number][1]
+                self._starting.add(number)
+            worker = self._workers[number][1]
+        self._make_room()
+        return worker
 
     def _leave(self, number: int) -> None:
         with self._lock:
-            stack, _ = self._workers.pop(number, (ExitStack(), None))
+            stack, _ = self._workers.pop(number, (ExitStack(), None))  # two may let one go
         stack.close()

@@ -221,7 +221,7 @@ def test_a_run_that_costs_worker_after_worker_has_failed(sweep: Sweeping, tmp_pa
 
 
 class Shrinking(Threads):
-    """A cluster of two machines, of which the second goes away with its first item: one worker has room from then on."""
+    """Two machines, of which the second goes away with its first item: one worker has room from then on."""
 
     def __init__(self, results: Path) -> None:
         super().__init__(results, workers=2)
