@@ -40,8 +40,8 @@ class Queue(Generic[_T]):
 class Team:
     """So many workers of a launcher, each started when it is first needed.
 
-    Where a worker is lost, its machine may be too, and there is room for another only where one was before: from then on,
-    a worker that has nothing more to do is let go while another one starts.
+    Where a worker is lost, its machine may be too, and room for another only where one was: from then on,
+    a worker that has nothing more to do is let go while another starts.
 
     Attributes:
         size: how many work at once; 0 for as many as the launcher has for scores.
