@@ -5,8 +5,8 @@
 
 The grid is 42 runs on the bundled model. The sweep's own process and its workers get SIGKILL at a random moment; the
 same command is then given again, until it ends by itself. With --ray the sweep is made by a Ray cluster on this machine
-(a head and two workers), of which a worker machine goes away once a third of the runs are there. --whole keeps the
-undisturbed sweep for the next time.
+(a head and two workers), of which a worker machine goes away once a third of the runs are there. With --folder both
+sweeps are kept, and the same command goes on with them.
 """
 
 import argparse
@@ -47,18 +47,21 @@ def finished(store: Store) -> int:
 
 def by_killing(store: Store, args: argparse.Namespace) -> str:
     """Kill all of its processes at a random moment, each time after a sixth more of the runs, and start it again."""
-    rng = random.Random(args.seed)
-    for kill in range(args.kills):
+    kills = store.root.with_name("kills.txt")
+    told = kills.read_text().splitlines() if kills.exists() else []
+    for kill in range(len(told), args.kills):
         process, before = start(store, args), finished(store)
         while finished(store) <= before and process.poll() is None:
             time.sleep(0.1)
-        time.sleep(rng.uniform(0, args.most))
+        time.sleep(random.Random(args.seed + kill).uniform(0, args.most))
         if process.poll() is not None:
             sys.exit(f"the sweep ended before kill {kill + 1}: give a larger --limit or a smaller --most")
         for each in [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]:
             os.kill(each.pid, signal.SIGKILL)
         process.wait()
-        print(f"killed: {finished(store)} of {RUNS} runs are finished", flush=True)
+        told.append(f"killed: {finished(store)} of {RUNS} runs are finished")
+        kills.write_text("".join(f"{line}\n" for line in told))
+    print("\n".join(told), flush=True)
     require_done(start(store, args))
     return f"{args.kills} kills"
 
@@ -82,10 +85,11 @@ def main() -> None:
     parser.add_argument("--ray", action="store_true")
     parser.add_argument("--limit", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--whole", type=Path, help="folder of the undisturbed sweep")
+    parser.add_argument("--folder", type=Path)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        whole, disturbed = Store(args.whole or Path(scratch) / "whole"), Store(Path(scratch) / "disturbed")
+        folder = args.folder or Path(scratch)
+        whole, disturbed = Store(folder / "whole"), Store(folder / ("ray" if args.ray else "killed"))
         require_done(start(whole, args))
         how = on_ray(disturbed, args) if args.ray else by_killing(disturbed, args)
         runs = {folder.id: timeless(folder) for folder in whole.folders()}
