@@ -6,6 +6,7 @@ that all machines share.
 
 import os
 import secrets
+import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -23,6 +24,8 @@ _THREADS: Final = "OMP_NUM_THREADS"
 """Ray limits it to an actor's processors; but plans are made with all threads (``harness.sweep.threads``)."""
 _HANDED_ON: Final = ("HARNESS_", "HF_", "TRANSFORMERS_", "TQDM_", "TOKENIZERS_", _THREADS)
 """Beginnings of the environment variables that a worker has from the sweep's own process."""
+_CONNECT_S: Final = 5.0
+"""Seconds that a cluster's head has to answer."""
 _PLACING_S: Final = 10.0
 """How often it is looked whether a machine is left where a worker can be."""
 
@@ -70,6 +73,7 @@ class Ray:
             if isinstance(amount, bool) or not isinstance(amount, int | float) or amount < 0:
                 raise SpecError(f"resources: {name}={amount!r} is not valid: expected a number from 0")
         try:
+            _reach(address)
             ray.init(address=address, log_to_driver=False, logging_level="ERROR", ignore_reinit_error=True)
         except Exception as error:  # Ray raises of many kinds
             raise HarnessError(
@@ -211,6 +215,17 @@ class Host:
             return self._process.carry_out(Item.model_validate_json(item)).model_dump_json(), None
         except LostWorkerError as lost:
             return str(lost), lost.log
+
+
+def _reach(address: str) -> None:
+    """Find out at once that nobody listens at an address, which Ray would wait for.
+
+    Raises:
+        OSError: nobody does.
+    """
+    host, _, port = address.rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), _CONNECT_S).close()
 
 
 def _options(asked: Mapping[str, float]) -> dict[str, Any]:

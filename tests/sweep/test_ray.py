@@ -49,6 +49,11 @@ def joined(machines: Cluster, results: Path, workers: int) -> Iterator[Ray]:
         ray.shutdown()
 
 
+def test_a_cluster_that_is_not_there_is_refused_at_once(tmp_path: Path) -> None:
+    with pytest.raises(HarnessError, match=r"no Ray cluster can be joined at 127\.0\.0\.2:9 \(.*refused\)"):
+        Ray.joined("127.0.0.2:9", tmp_path, None, {})
+
+
 def test_two_runs(machines: Cluster, sweep: Callable[..., Swept], tmp_path: Path) -> None:
     with joined(machines, tmp_path / "runs", workers=2) as launcher:
         assert launcher.threads in (None, 1)
