@@ -275,7 +275,7 @@ class RunSpec:
         """How contexts are read before their continuations, where they are."""
         return ContextFirst(self.job.score_suffix) if self.score_mode == "context-first" else None
 
-    @cached_property
+    @property
     def evaluation(self) -> EvaluationInfo:
         """What lm-eval is asked."""
         job = self.job
@@ -296,9 +296,9 @@ class RunSpec:
             score_suffix=job.score_suffix if self.context_first else None,
         )
 
-    @cached_property
+    @property
     def identity(self) -> dict[str, Any]:
-        """Everything that determines the result, as plain JSON."""
+        """Everything that determines the result, as plain JSON; the id alone is kept, for plans of very many runs."""
         return {
             "method": self.stack.fingerprint,
             "observation": _observation(),
@@ -319,7 +319,7 @@ class RunSpec:
         """The model that runs."""
         return self.checkpoint or self.model
 
-    @property
+    @cached_property
     def id(self) -> str:
         """Twelve hexadecimal digits of the identity's digest."""
         text = json.dumps(self.identity, sort_keys=True, default=str)

@@ -8,6 +8,7 @@ from typing import Self
 
 from harness.contract.stack import parse
 from harness.core.errors import HarnessError, StoreError
+from harness.core.source import read_once
 from harness.evaluate.shard import Shard
 from harness.results.failure import failure_in
 from harness.results.record import RunRecord
@@ -114,8 +115,9 @@ class Grid:
                 raise HarnessError(f"no method can run on {job.pretrained}: {next(iter(reasons.values()))}")
             labels = {stack.fingerprint: stack.label for stack in plan.stacks}
             self.refused[job.pretrained] = {labels[each]: reason for each, reason in reasons.items()}
-            texts = job.methods if not reasons else (t for t in job.methods if parse(t).fingerprint not in reasons)
-            self._kept[job.pretrained] = tuple(texts)
+            with read_once():
+                texts = job.methods if not reasons else (t for t in job.methods if parse(t).fingerprint not in reasons)
+                self._kept[job.pretrained] = tuple(texts)
             specs = self._plan(self._possible(job)).specs
             self.tasks = tuple(dict.fromkeys(spec.task.name for spec in specs))
             self._runs += len(specs) * len(self.request.seeds)

@@ -4,6 +4,7 @@ Nothing of a worker runs in Ray's own processes, so that nothing global is chang
 that all machines share.
 """
 
+import json
 import os
 import secrets
 import socket
@@ -16,6 +17,7 @@ from typing import Any, Final, Self
 
 from harness.core.errors import HarnessError, LostWorkerError, SpecError
 from harness.core.files import writing
+from harness.run.spec import Job
 from harness.sweep import machines
 from harness.sweep.items import Item, Outcome
 from harness.sweep.local import Process
@@ -150,14 +152,17 @@ class Actor:
     results: Path
     nodes: Callable[[], object]
     _is_checked: bool = field(default=False, init=False)
+    _job: Job | None = field(default=None, init=False)
 
     def carry_out(self, item: Item) -> Outcome:
-        """What came of an item, made on the actor's machine."""
+        """What came of an item, made on the actor's machine; its job is sent once."""
         if not self._is_checked:
             self._check()
-        answer, log = self._answer(self.handle.carry_out.remote(item.model_dump_json()))
+        plain = item.model_dump_json(exclude={"job"} if item.job == self._job else None)
+        answer, log = self._answer(self.handle.carry_out.remote(plain))
         if log is not None:
             raise LostWorkerError(answer, log)
+        self._job = item.job
         return Outcome.model_validate_json(answer)
 
     def stop(self) -> None:
@@ -204,15 +209,18 @@ class Host:
         self._folder = TemporaryDirectory(prefix="harness-sweep-")
         own = {name: value for name, value in os.environ.items() if name != _THREADS}
         self._process = Process(Path(results), Path(self._folder.name) / "log", {**own, **environment}, threads)
+        self._job: Job | None = None
 
     def sees(self, marker: str) -> tuple[str, bool]:
         """The machine's name, and whether it has a file."""
         return os.uname().nodename, Path(marker).exists()
 
-    def carry_out(self, item: str) -> tuple[str, bytes | None]:
-        """The outcome of an item as JSON; or how the process ended, with its log."""
+    def carry_out(self, plain: str) -> tuple[str, bytes | None]:
+        """The outcome of an item, both as JSON; or how the process ended, with its log."""
+        item = Item.model_validate({"job": self._job, **json.loads(plain)})
+        self._job = item.job
         try:
-            return self._process.carry_out(Item.model_validate_json(item)).model_dump_json(), None
+            return self._process.carry_out(item).model_dump_json(), None
         except LostWorkerError as lost:
             return str(lost), lost.log
 
