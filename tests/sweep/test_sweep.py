@@ -307,3 +307,5 @@ def test_the_command_line(harness: Harness, tiny: list[object], tmp_path: Path) 
     assert "which task?" in harness("sweep", *tiny, "-m", "dense").sentence
     assert "Did you mean 'local'" in harness("sweep", *tiny, "-t", "tiny_letters", "--launcher", "locl").sentence
     assert "--launcher ray" in harness("sweep", *tiny, "-t", "tiny_letters", "--address", "auto").sentence
+    (tmp_path / "parts.yaml").write_text("task: tiny_letters\nshards: 0\n")
+    assert "shards: expected a whole number from 1, got 0" in harness("sweep", "parts.yaml", *tiny).sentence
