@@ -75,8 +75,10 @@ class Ray:
             if isinstance(amount, bool) or not isinstance(amount, int | float) or amount < 0:
                 raise SpecError(f"resources: {name}={amount!r} is not valid: expected a number from 0")
         try:
-            _reach(address)
-            ray.init(address=address, log_to_driver=False, logging_level="ERROR", ignore_reinit_error=True)
+            host = _reached(address)
+            # a cluster on one machine has several nodes here: the sweep joins the head's, which no worker ends with
+            own = {"_node_ip_address": host} if host.startswith("127.") else {}
+            ray.init(address, log_to_driver=False, logging_level="ERROR", ignore_reinit_error=True, **own)
         except Exception as error:  # Ray raises of many kinds
             raise HarnessError(
                 f"no Ray cluster can be joined at {address} ({' '.join(str(error).split())[:200]}): start one with "
@@ -225,8 +227,8 @@ class Host:
             return str(lost), lost.log
 
 
-def _reach(address: str) -> None:
-    """Find out at once that nobody listens at an address, which Ray would wait for.
+def _reached(address: str) -> str:
+    """The host of an address; where nobody listens there, which Ray would wait for, that is found out at once.
 
     Raises:
         OSError: nobody does.
@@ -234,6 +236,7 @@ def _reach(address: str) -> None:
     host, _, port = address.rpartition(":")
     if host and port.isdecimal():
         socket.create_connection((host.strip("[]"), int(port)), _CONNECT_S).close()
+    return host
 
 
 def _options(asked: Mapping[str, float]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Final
@@ -17,7 +17,7 @@ from unittest.mock import patch
 import psutil
 
 IP: Final = "127.0.0.2"
-"""Ray replaces 127.0.0.1 by the machine's own address."""
+"""Where the head is, the workers at those that follow; Ray replaces 127.0.0.1 by the machine's own address."""
 _MIB: Final = 2**20
 
 
@@ -35,8 +35,7 @@ class Cluster:
 
     def kill(self, worker: int) -> None:
         """Let a worker machine go away: its raylet first, which its processes end with."""
-        raylets = [each for each in psutil.Process(self.workers[worker].pid).children() if each.name() == "raylet"]
-        for raylet in raylets:
+        for raylet in _raylets(self.workers[worker]):
             raylet.kill()
 
 
@@ -45,7 +44,7 @@ def cluster(workers: int, cpus: int = 1) -> Iterator[Cluster]:
     """A head and so many workers of so many processors; the environment names the cluster's token meanwhile.
 
     Raises:
-        TimeoutError: the head does not listen within a minute.
+        TimeoutError: one of them does not start within a minute.
     """
     variables = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     with ExitStack() as stack:
@@ -53,16 +52,18 @@ def cluster(workers: int, cpus: int = 1) -> Iterator[Cluster]:
         # a short name: the paths of sockets are limited
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True))
         port = _free_port()
-        head = ["--head", f"--port={port}", "--include-dashboard=false", "--num-cpus=0", f"--temp-dir={folder}"]
+        head = [IP, "--head", f"--port={port}", "--include-dashboard=false", "--num-cpus=0", f"--temp-dir={folder}"]
         stack.enter_context(_node(*head))
-        _wait_for(port)
+        _wait_until(lambda: _listens(port), "the head")
         worker = [f"--address={IP}:{port}", f"--num-cpus={cpus}"]
-        yield Cluster(f"{IP}:{port}", [stack.enter_context(_node(*worker)) for _ in range(workers)])
+        nodes = [stack.enter_context(_node(f"127.0.0.{3 + index}", *worker)) for index in range(workers)]
+        _wait_until(lambda: all(map(_raylets, nodes)), "a worker")
+        yield Cluster(f"{IP}:{port}", nodes)
 
 
 @contextmanager
-def _node(*options: str) -> Iterator[subprocess.Popen[bytes]]:
-    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", f"--node-ip-address={IP}"]
+def _node(ip: str, *options: str) -> Iterator[subprocess.Popen[bytes]]:
+    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", f"--node-ip-address={ip}"]
     command += ["--disable-usage-stats", f"--object-store-memory={75 * _MIB}", *options]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
@@ -87,12 +88,19 @@ def _free_port() -> int:
         return port
 
 
-def _wait_for(port: int) -> None:
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex((IP, port)) == 0
+
+
+def _raylets(node: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    return [each for each in psutil.Process(node.pid).children(recursive=True) if each.name() == "raylet"]
+
+
+def _wait_until(is_there: Callable[[], bool], what: str) -> None:
     end = time.monotonic() + 60
-    while time.monotonic() < end:
-        with socket.socket() as probe:
-            if probe.connect_ex((IP, port)) == 0:
-                time.sleep(2)  # it listens before it answers
-                return
+    while not is_there():
+        if time.monotonic() > end:
+            raise TimeoutError(f"{what} of the Ray cluster does not start")
         time.sleep(0.2)
-    raise TimeoutError("the head of the Ray cluster does not listen")
+    time.sleep(2)  # it is there before it answers

@@ -17,7 +17,7 @@ from harness.run.session import Session
 from harness.run.spec import Job
 from harness.sweep.on_ray import Ray
 from tests.silent import Silent
-from tests.sweep.cluster import Cluster, cluster
+from tests.sweep.cluster import IP, Cluster, cluster
 from tests.sweep.conftest import Swept
 from tests.sweep.records import timeless
 
@@ -40,7 +40,7 @@ def joined(machines: Cluster, results: Path, workers: int) -> Iterator[Ray]:
     """This process as the driver, once so many workers are there."""
     import ray
 
-    ray.init(machines.address, log_to_driver=False, logging_level="ERROR")
+    ray.init(machines.address, _node_ip_address=IP, log_to_driver=False, logging_level="ERROR")
     try:
         while sum(node["Alive"] for node in ray.nodes()) < workers + 1:
             time.sleep(0.2)
