@@ -147,8 +147,8 @@ def sweep(
     board = Board(launched.workers, expected_s=grid.expected_s)
     try:
         with redirect_stdout(sys.stderr), watcher.watching(board):
-            limit, shards = own["max_failures"], own["shards"] or 1
-            Sweep(grid, store, launched, watcher, board, limit, shards, measuring).run()
+            parts = own["shards"] or 1
+            Sweep(grid, store, launched, watcher, board, own["max_failures"], parts, measuring).run()
     except KeyboardInterrupt:
         watcher.say("stopped. Finished runs and documents are kept: give the same command again to go on.")
         raise Exit(130) from None
