@@ -26,7 +26,7 @@ from tests.sweep.cluster import cluster
 from tests.sweep.records import timeless
 
 GRID = ["--method", "layer-drop:count=1..6", "--method", "layer-drop:unit=attention,count=1..6"]
-GRID += ["--method", "random-skip:executed=0.2..0.9..0.1", "--task", "pocket_choice,pocket_math"]
+GRID += ["--method", "random-skip:executed=0.55..0.9..0.05", "--task", "pocket_choice,pocket_math"]
 RUNS = 42
 
 
