@@ -201,7 +201,8 @@ class Actor:
             return ray.get(reference)
         except ray.exceptions.RayError as error:
             lines = str(error).strip().splitlines()
-            raise LostWorkerError(f"the worker was lost ({lines[0] if lines else type(error).__name__})") from error
+            what = lines[0].partition(": ")[0] if lines else type(error).__name__
+            raise LostWorkerError(f"the worker was lost ({what})") from error
 
 
 class Host:

@@ -81,9 +81,9 @@ def on_ray(store: Store, args: argparse.Namespace) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=5)
-    parser.add_argument("--most", type=float, default=10.0, help="seconds after the first run that ended, at the most")
+    parser.add_argument("--most", type=float, default=2.0, help="seconds after the first run that ended, at the most")
     parser.add_argument("--ray", action="store_true")
-    parser.add_argument("--limit", type=int, default=20)
+    parser.add_argument("--limit", type=int, default=4)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path)
     args = parser.parse_args()
