@@ -43,7 +43,7 @@ class LayerSkip(DraftingByPart):
 
     name = "layer-skip"
     paper = "arXiv:2404.16710"
-    examples = tuple({"exit": layers, "draft": 3} for layers in (3, 2, 1))
+    examples = tuple({"exit": layers, "draft": 2} for layers in (3, 2, 1))
     neutral = {"exit": 1, "draft": 0}
 
     exit: Annotated[int, Ge(1)] = 4

@@ -49,7 +49,7 @@ class SelfSpec(DraftingByPart, OnText):
 
     name = "self-spec"
     paper = "arXiv:2309.08168"
-    examples = tuple({"layers": layers, "draft": 3} for layers in ("2", "1/2", "1/2/3"))
+    examples = tuple({"layers": layers, "draft": 2} for layers in ("2", "1/2", "1/2/3"))
     neutral = {"draft": 0}
 
     unit: Literal["block", "attention"] = "block"

@@ -27,7 +27,6 @@ SETTINGS = (
     "layer-drop:unit=attention,count=2,samples=2,length=32",
     "layer-drop:unit=joint,count=3,samples=2,length=32",
     "kv-evict:scorer=knorm,budget=0.3+ngram:tokens=4",
-    "self-spec:unit=attention,draft=3,samples=2,length=32",
     "rep-quant:softmax=4,samples=2,length=48",
     "awq:symmetric=true,group=0,linears=*.o_proj/*.mlp.*,head=true,grid=3,samples=2,length=48",
     "smooth-quant:alpha=0,samples=2,length=48,layers=1/3",
@@ -77,7 +76,7 @@ def test_a_method_that_is_another_model(device):
 def test_a_method_that_brings_another_model(device, tmp_path):
     tiny_model("llama", layers=2).save_pretrained(tmp_path)
     tiny_tokenizer().save_pretrained(tmp_path)
-    assert failing(f"assistant:model={tmp_path}", ["llama"], device=device) == {}
+    assert failing(f"assistant:draft=2,model={tmp_path}", ["llama"], device=device) == {}
 
 
 def test_every_built_in_method_is_checked():
