@@ -9,6 +9,7 @@ from annotated_types import Ge, Interval
 from harness.contract.facts import Savings
 from harness.contract.method import Method
 from harness.contract.mixins import OnText
+from harness.contract.parameters import Indices
 from harness.contract.prepared import Prepared
 from harness.core.errors import MethodError
 from harness.model.sparse_attention.mixins import InLayers
@@ -55,6 +56,7 @@ class HardAttention(InLayers, OnText):
     top: Annotated[int, Ge(1)] = 32
     share: Annotated[float, Interval(gt=0, le=1)] = 0.01
     count: Annotated[int, Ge(0)] = 4
+    layers: Indices = ()
     samples: Annotated[int, Ge(1)] = 4
 
     def check_model(self, model: "Decoder", below: tuple[Method, ...] = ()) -> None:

@@ -8,6 +8,7 @@ from annotated_types import Ge
 
 from harness.contract.method import Method
 from harness.contract.mixins import OnText
+from harness.contract.parameters import Indices
 from harness.contract.prepared import Prepared
 from harness.core.errors import MethodError
 from harness.model.sparse_attention.mixins import InLayers
@@ -53,6 +54,7 @@ class Mas(InLayers, OnText):
     full: Annotated[int, Ge(0)] = 3
     window: Annotated[int, Ge(1)] = 256
     sinks: Annotated[int, Ge(0)] = 4
+    layers: Indices = ()
     samples: Annotated[int, Ge(1)] = 4
 
     def chosen(self, model: "Decoder") -> tuple[int, ...]:

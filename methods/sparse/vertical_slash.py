@@ -66,10 +66,10 @@ class VerticalSlash(InLayers):
 
         from harness.model.sparse_attention.vertical_slash import by_last_queries
 
-        choices = (partial(largest, count=count) for count in (self.columns, self.diagonals))
+        columns, diagonals = (partial(largest, count=count) for count in (self.columns, self.diagonals))
         least = max(self.columns, self.diagonals)
         always = {"sinks": self.sinks, "window": self.window, "queries": self.queries}
-        return by_last_queries(model, self.chosen(model), *choices, **always, least=least, name=self.label)
+        return by_last_queries(model, self.chosen(model), columns, diagonals, **always, least=least, name=self.label)
 
 
 def largest(scores: "torch.Tensor", count: int) -> "torch.Tensor":

@@ -116,4 +116,6 @@ class Blocks:
         else:
             columns = first[:, None] + torch.arange(span.start, span.stop, device=k.device)  # [rows, tokens]
             parts = [at(tensor, columns.clamp(max=k.shape[2] - 1)) for tensor in (k, v)]
-        return parts[0].unflatten(2, (-1, self._size)), parts[1].unflatten(2, (-1, self._size))
+        rows, heads = k.shape[:2]
+        key, value = (part.reshape(rows, heads, -1, self._size, part.shape[-1]) for part in parts)
+        return key, value

@@ -32,7 +32,7 @@ def chunked(
         last = first[:, None] + torch.arange(1, chunks + 1, device=q.device) * size - 1  # columns, [rows, chunks]
         ends = at(k, last.clamp(max=keys - 1))  # [rows, kv heads, chunks, width]
         products = grouped(q, k.shape[1]) @ ends.mT
-        scores = products.unflatten(2, (-1, queries)).mean(2)  # [rows, kv heads, queries, chunks]
+        scores = products.view(rows, k.shape[1], -1, queries, chunks).mean(2)  # [rows, kv heads, queries, chunks]
         model.charge("selection", layer=layer, macs=rows * heads * queries * chunks * width, tokens=rows * queries)
         columns = own(queries, keys, q.device)
         place = (columns - first[:, None])[:, None, :, None]  # of each query in its row, [rows, 1, queries, 1]

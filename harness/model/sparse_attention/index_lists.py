@@ -69,7 +69,8 @@ def best(
         q, k: queries, [rows, heads, queries, width], and keys, [rows, kv heads, keys, width].
         readable: bool [rows, 1, queries, keys].
     """
-    scores = (grouped(q, k.shape[1]) @ k.mT * scale).unflatten(2, (-1, q.shape[2]))  # [rows, kv heads, group, ...]
+    rows, kv_heads, keys = k.shape[:3]
+    scores = (grouped(q, kv_heads) @ k.mT * scale).view(rows, kv_heads, -1, q.shape[2], keys)
     scores = scores.masked_fill(~readable[:, :, None], -torch.inf)
     by_list = scores.softmax(-1).nan_to_num().amax((1, 2))[:, None] if shared else scores.amax(2)
     top = by_list.masked_fill(~readable, -torch.inf).topk(count, -1)

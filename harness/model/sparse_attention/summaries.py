@@ -46,8 +46,9 @@ def summarized(model: Decoder, layers: Collection[int], *, size: int, name: str)
         first = starts(mask, rows, q.device)
         summaries = blocks.of(layer, k, v, first)
         output, pairs = q.new_zeros(rows, heads, queries, v.shape[-1]), 0
-        for start in first.unique().tolist():
-            group = (first == start).nonzero()[:, 0] if len(first.unique()) > 1 else slice(None)
+        begins = sorted(set(first.tolist()))
+        for start in begins:
+            group = (first == start).nonzero()[:, 0] if len(begins) > 1 else slice(None)
             real = slice(max(start - keys + queries, 0), None)  # queries that are none of padding
             whole = tuple(each[group] for each in summaries)
             parts = q[group][:, :, real], k[group][:, :, start:], v[group][:, :, start:]

@@ -63,12 +63,10 @@ def by_last_queries(
                     model.charge("selection", layer=layer, macs=macs, tokens=asked.shape[2])
                 chosen = columns(scores[0]), diagonals(scores[1])
                 chosen[0][:, :sinks] = chosen[1][:, :window] = True
-                read = _Read(*chosen, first, end, keys - count)
-                output, multiplied = masked(q[own], k[own], v[own], read.of(allowed), scale)
+                read = _Read(*chosen, first, end, keys - count).of(allowed)
             else:
-                output, multiplied = masked(
-                    q[own], k[own], v[own], lambda block, every=allowed: every[:, :, block], scale
-                )
+                read = _all(allowed)
+            output, multiplied = masked(q[own], k[own], v[own], read, scale)
             outputs.append(output)
             pairs += multiplied
         return torch.cat(outputs), pairs
@@ -92,6 +90,11 @@ def column_and_diagonal_scores(q: torch.Tensor, k: torch.Tensor, scale: float) -
     diagonal = p.new_zeros(heads, tokens).index_add(1, distance.clamp(min=0).flatten(), (p * seen).flatten(1))
     counts = torch.bincount(distance[seen], minlength=tokens).clamp(min=1)
     return p.mean(1), diagonal / counts
+
+
+def _all(allowed: torch.Tensor) -> Callable[[slice], torch.Tensor]:
+    """All that may be read, by block of queries."""
+    return lambda block: allowed[:, :, block]
 
 
 class _Read:

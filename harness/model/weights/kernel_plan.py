@@ -139,11 +139,11 @@ def plan_kernels(parts: Sequence[Method], model: Decoder, device: str, asked: st
         plan.notes.extend(settled.notes())
         saves &= settled.saves
         is_asked |= settled.is_asked
-    for part in parts:
-        if isinstance(part, HasOwnKernel):
-            reason = part.unable(model, device)
-            plan.by_layer.append({part.name: "simulated" if reason else part.kernel})
-            plan.notes.extend([f"{part.name} saves nothing here: {reason}"] if reason else [])
+    for method in parts:
+        if isinstance(method, HasOwnKernel):
+            reason = method.unable(model, device)
+            plan.by_layer.append({method.name: "simulated" if reason else method.kernel})
+            plan.notes.extend([f"{method.name} saves nothing here: {reason}"] if reason else [])
     return KernelPlan(plan.by_place, plan.by_layer, plan.notes, saves, asked if is_asked else None)
 
 
