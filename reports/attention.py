@@ -52,7 +52,7 @@ def kept_lines(rows: Iterable[Row]) -> list[dict[str, Any]]:
     return sorted(lines, key=lambda line: (line["task"], line["model"], line["name"], -line["kept"]))
 
 
-def plots(found: Mapping[str, Lines]) -> Iterator[Plot]:
+def plots(analysis: Mapping[str, Lines]) -> Iterator[Plot]:
     """The figure of every part of an analysis that has lines."""
     from pandas import DataFrame
 
@@ -62,7 +62,7 @@ def plots(found: Mapping[str, Lines]) -> Iterator[Plot]:
         "length": ("Costs by length of the context", _lengths),
         "kept": ("Quality against kept share", _kept),
     }
-    for name, lines in found.items():
+    for name, lines in analysis.items():
         if lines:
             title, draw = titles[name]
             yield Plot(f"attention_{name}", title, DataFrame(list(lines)), draw)

@@ -111,7 +111,7 @@ def measure(
         pairs = list(zip(turns.served[method], turns.served[dense], strict=True))
         for cost, seconds in (("first token", _first), ("each token after it", _each)):
             ratios = [
-                _ratio(length, [seconds(one) for one in own], [seconds(one) for one in base])
+                _ratio(length, [seconds(each) for each in own], [seconds(each) for each in base])
                 for length, (own, base) in zip(lengths, pairs, strict=True)
             ]
             crossings.append(Crossing(method.label, cost, tuple(ratios)))

@@ -76,9 +76,9 @@ def attention(
 
         require_libraries()
     given = None if lengths is None else _lengths(lengths)
-    found: dict[str, list[dict[str, Any]]] = {}
+    analysis: dict[str, list[dict[str, Any]]] = {}
     if "kept" in wanted:
-        found["kept"] = analyze_parts.kept(results)
+        analysis["kept"] = analyze_parts.kept(results)
     if set(wanted) - {"kept"}:
         session = _session(
             methods=tuple(method or ()) if "length" in wanted else (),
@@ -93,12 +93,12 @@ def attention(
         at = analyze_parts.lengths_of(session, given, new_tokens) if {"split", "length"} & set(wanted) else []
         size = analyze_parts.text_size(session, tokens) if "layers" in wanted else 0
         if "layers" in wanted:
-            found["layers"] = analyze_parts.layers(session, size, documents, sinks, window)
+            analysis["layers"] = analyze_parts.layers(session, size, documents, sinks, window)
         if "split" in wanted:
-            found["split"] = analyze_parts.split(session, at, tile, workers, rounds)
+            analysis["split"] = analyze_parts.split(session, at, tile, workers, rounds)
         if "length" in wanted:
-            found["length"] = analyze_parts.length(session, at, new_tokens, rounds)
-    ordered = {name: found[name] for name in wanted}
+            analysis["length"] = analyze_parts.length(session, at, new_tokens, rounds)
+    ordered = {name: analysis[name] for name in wanted}
     written = [] if output_path is None else _written(ordered, output_path)
     if as_json:
         print(json.dumps(ordered, indent=2))  # noqa: T201
@@ -141,13 +141,13 @@ def _session(*, offline: bool, **settings: Any) -> "Session":
     return Session(job, Store(Path("runs")), Reporter())
 
 
-def _written(found: dict[str, list[dict[str, Any]]], folder: Path) -> list[Path]:
+def _written(analysis: dict[str, list[dict[str, Any]]], folder: Path) -> list[Path]:
     from harness.core.files import writing
     from harness.reports.attention import plots
     from harness.reports.report import write_plot
 
-    if not any(found.values()):
+    if not any(analysis.values()):
         raise HarnessError(f"--output_path {folder}: nothing was found that could be drawn")
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        return [path for plot in plots(found) for path in write_plot(plot, folder / plot.name)]
+        return [path for plot in plots(analysis) for path in write_plot(plot, folder / plot.name)]

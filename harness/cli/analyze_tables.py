@@ -14,10 +14,10 @@ from harness.reports.numbers import TERMINAL
 Lines = Sequence[Mapping[str, Any]]
 
 
-def show_all(found: Mapping[str, Lines], *, sinks: int, window: int) -> None:
+def show_all(analysis: Mapping[str, Lines], *, sinks: int, window: int) -> None:
     """A table for each part."""
     console = stdout()
-    for number, (name, lines) in enumerate(found.items()):
+    for number, (name, lines) in enumerate(analysis.items()):
         if number:
             console.print()
         if name == "layers":

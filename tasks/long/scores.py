@@ -7,22 +7,22 @@ from typing import Any
 
 def answered(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
     """1 where the first word or number that was written is the answer."""
-    return {"acc": float(_said(results[0])[:1] == [doc["answers"][0].lower()])}
+    return {"acc": float(_words(results[0])[:1] == [doc["answers"][0].lower()])}
 
 
-def found(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
+def recall(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
     """Share of the answers among what was written, of which no more is read than there are answers.
 
     A model that goes on writing, or copies the text, gains nothing by it.
     """
     answers = [answer.lower() for answer in doc["answers"]]
     words = answers[0].count(" ") + 1
-    said = _said(results[0])[: words * len(answers)]
-    spoken = [" ".join(said[start : start + words]) for start in range(len(said))]
-    return {"found": sum(answer in spoken for answer in answers) / len(answers)}
+    read = _words(results[0])[: words * len(answers)]
+    phrases = [" ".join(read[start : start + words]) for start in range(len(read))]
+    return {"recall": sum(answer in phrases for answer in answers) / len(answers)}
 
 
-def _said(text: str) -> list[str]:
+def _words(text: str) -> list[str]:
     """The words and numbers of a text; a comma within a number is none, and numbers of a list's items are dropped."""
     return [word for word in re.findall(r"\w+", re.sub(r"(?<=\d),(?=\d{3})", "", text).lower()) if not _is_filler(word)]
 

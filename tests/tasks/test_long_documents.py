@@ -16,7 +16,7 @@ from harness.tasks.long.counting import counter, estimate
 from harness.tasks.long.documents import BEGIN_TOKENS, Document, Kind, documents
 from harness.tasks.long.listops import OPERATORS
 from harness.tasks.long.lm import KINDS
-from harness.tasks.long.scores import answered, found
+from harness.tasks.long.scores import answered, recall
 from harness.tasks.pocket.splits import Draw
 
 
@@ -195,11 +195,11 @@ def test_first_word_or_number_counts() -> None:
 
 def test_share_of_the_answers_found() -> None:
     doc = {"answers": ["red fox", "blue lamp", "gray oak", "green hen", "black cap"]}
-    assert found(doc, [" 1. red fox 2. blue lamp 3. gray oak 4. green hen 5. black cap"]) == {"found": 1.0}
-    assert found(doc, [" the blue lamp, the red fox and the white map"]) == {"found": 0.4}
-    assert found(doc, [" white map, white hat, white owl, white dog, white cat, red fox"]) == {"found": 0.0}
-    assert found({"answers": ["ABCDE", "FGHIJ"]}, [" VAR FGHIJ, VAR ABCDE"]) == {"found": 1.0}
-    assert found(doc, [""]) == {"found": 0.0}
+    assert recall(doc, [" 1. red fox 2. blue lamp 3. gray oak 4. green hen 5. black cap"]) == {"recall": 1.0}
+    assert recall(doc, [" the blue lamp, the red fox and the white map"]) == {"recall": 0.4}
+    assert recall(doc, [" white map, white hat, white owl, white dog, white cat, red fox"]) == {"recall": 0.0}
+    assert recall({"answers": ["ABCDE", "FGHIJ"]}, [" VAR FGHIJ, VAR ABCDE"]) == {"recall": 1.0}
+    assert recall(doc, [""]) == {"recall": 0.0}
 
 
 def test_draws_do_not_depend_on_the_size() -> None:
