@@ -73,9 +73,12 @@ class Linas:
         values = zip(*known.values(), strict=True)
         ridges = [Ridge.fitted(list(known), metric, self.sizes) for metric in values]
 
+        # what is predicted to be beyond a budget by less than predictions are off may be within it
+        limits = tuple(most + ridge.error for most, ridge in zip(self.limits, ridges, strict=True))
+
         def predict(candidate: Candidate) -> tuple[Point, float]:
             point = tuple(ridge(candidate) for ridge in ridges)
-            return point[: self.objectives], excess(point, self.limits)
+            return point[: self.objectives], excess(point, limits)
 
         start = self.front or list(known)
         seed = self.seed + len(self.measured)

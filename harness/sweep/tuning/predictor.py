@@ -27,11 +27,15 @@ class Ridge:
     """Measured value = ``base`` + the sum of what each choice adds; the penalty by leaving one out at a time.
 
     After the predictors of LINAS (arXiv:2205.10358), of one objective each.
+
+    Attributes:
+        error: root mean square of how far off each measured candidate is as the others predict it.
     """
 
     base: float
     added: Floats  # [choices]
     sizes: tuple[int, ...]
+    error: float
 
     @classmethod
     def fitted(cls, candidates: Sequence[Candidate], values: Sequence[float], sizes: Sequence[int]) -> Self:
@@ -53,7 +57,8 @@ class Ridge:
 
         penalty = min(_PENALTIES, key=error)
         added = right.T @ (scales / (scales**2 + penalty) * turned)  # [choices]
-        return cls(base - float(centre @ added), added, tuple(sizes))
+        off = (error(penalty) / len(measured)) ** 0.5
+        return cls(base - float(centre @ added), added, tuple(sizes), off)
 
     def __call__(self, candidate: Candidate) -> float:
         """The predicted value."""

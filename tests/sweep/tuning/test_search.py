@@ -121,7 +121,7 @@ def test_within_a_budget_it_finds_the_optimum_of_a_knapsack() -> None:
     point = search.measured[chosen]
     assert point is not None
     assert point[1] <= budget
-    assert point[0] <= optimum * 1.02
+    assert point[0] <= optimum * 1.05
     assert point[0] >= optimum - 1e-9
 
 
