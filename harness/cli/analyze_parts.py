@@ -152,7 +152,7 @@ def kept(results: Path) -> Lines:
     if not lines:
         raise HarnessError(
             f"kept: {results} holds no finished run that was compared with dense and whose cache was counted: "
-            "`harness run --method knorm --task ...` makes one"
+            "`harness run --method kv-evict --task ...` makes one"
         )
     return lines
 

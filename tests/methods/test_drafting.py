@@ -96,7 +96,7 @@ def test_layers_that_are_named_are_left_out(llama):
         ("assistant:model=nowhere", "assistant: model=nowhere is no folder with a model"),
         ("assistant", "assistant needs model: write assistant:model=VALUE"),
         ("calm+layer-skip", "layer-skip drafts by some of the layers .*, and calm decides which layers run: run them"),
-        ("knorm+self-spec", "self-spec drafts by .*, and knorm decides what the cache has: run them apart"),
+        ("kv-evict+self-spec", "self-spec drafts by .*, and kv-evict decides what the cache has: run them apart"),
         ("streaming+layer-skip", "streaming gives none back as it was: run them apart"),
         ("ngram+layer-skip:exit=1", "another method drafts already"),
     ],

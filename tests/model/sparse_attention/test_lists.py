@@ -145,7 +145,7 @@ def test_zeros_are_no_right_kernel(monkeypatch):
         gather_kernels.check(0)
 
 
-@pytest.mark.parametrize("method", ["sparse.quest", "sparse.tidal_decode", "sparse.window_attention", "cache.knorm"])
+@pytest.mark.parametrize("method", ["sparse.quest", "sparse.tidal_decode", "sparse.window_attention", "cache.kv_evict"])
 def test_the_kernels_source_tells_apart_the_methods_that_it_runs_for(method):
     files = of_modules(f"harness.methods.{method}").files
     kernel = "harness.model.sparse_attention.gather_kernels/gather_lanes.h"
