@@ -117,5 +117,5 @@ class Blocks:
             columns = first[:, None] + torch.arange(span.start, span.stop, device=k.device)  # [rows, tokens]
             parts = [at(tensor, columns.clamp(max=k.shape[2] - 1)) for tensor in (k, v)]
         rows, heads = k.shape[:2]
-        key, value = (part.reshape(rows, heads, -1, self._size, part.shape[-1]) for part in parts)
+        key, value = (part.reshape(rows, heads, full - begun, self._size, part.shape[-1]) for part in parts)
         return key, value

@@ -58,7 +58,7 @@ def scores(q: torch.Tensor, least: torch.Tensor, largest: torch.Tensor) -> torch
     packed = grouped(q, least.shape[1])  # [rows, kv heads, group * queries, width]
     by_head = packed.clamp(min=0) @ largest.mT + packed.clamp(max=0) @ least.mT
     rows, kv_heads, pages = least.shape[:3]
-    return by_head.reshape(rows, kv_heads, -1, q.shape[2], pages).mean(2)
+    return by_head.reshape(rows, kv_heads, q.shape[1] // kv_heads, q.shape[2], pages).mean(2)
 
 
 def chosen(scores: torch.Tensor, first: torch.Tensor, own: torch.Tensor, *, size: int, count: int) -> torch.Tensor:
