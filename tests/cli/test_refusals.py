@@ -39,7 +39,7 @@ def no_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ("--method layer-drip", "unknown method 'layer-drip'. Did you mean 'layer-drop'?"),
+        ("--method layer-drip", "unknown method 'layer-drip'. Did you mean 'layer-drop' or 'layer-skip'?"),
         ("--method layer-drop:cuont=1", "unknown argument of layer-drop 'cuont'. Did you mean 'count'"),
         ("--method layer-drop:count=-1", "greater than or equal to 0"),
         ("--method layer-drop:unit=half", "unit='half'"),

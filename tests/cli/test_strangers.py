@@ -302,7 +302,7 @@ def test_our_own_mistake_below_a_loose_method(
     ours: dict[str, Any] = {"__name__": "harness.measure.broken"}
     exec("def broken(*_, **__):\n    return {}['ours']", ours)
     monkeypatch.setattr("harness.evaluate.replay.audit_ratio", ours["broken"], raising=False)
-    monkeypatch.setattr("harness.evaluate.observed.Observed._remember", ours["broken"])
+    monkeypatch.setattr("harness.evaluate.observed.Observed._keep", ours["broken"])
     with pytest.raises(KeyError, match="ours"):
         harness("run", *tiny, "--task", "tiny_letters", "--limit", 2, "--method", method)
 

@@ -15,8 +15,8 @@ from tests.methods.cards import CARD, OnCard, a_card, move
 
 LAYER_NORMS = {"rms-fold": "gpt2"}
 """Methods that a model with RMSNorms has no use for."""
-ELSEWHERE = ("checkpoint", "kvpress")
-"""Another model, and another's library, which need an argument."""
+ELSEWHERE = ("checkpoint", "kvpress", "assistant")
+"""Another model, another's library, and a model that drafts, which need an argument."""
 NAMES = [listing.name for listing in registry.listings() if listing.built_in and listing.name not in ELSEWHERE]
 SETTINGS = (
     "calm:confidence=classifier,threshold=0.5,every=1,samples=6,length=24",

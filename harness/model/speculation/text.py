@@ -41,7 +41,7 @@ class Text:
         ids, inputs = self.ids, dict(self._inputs)
         if guesses:
             inputs = self._module._update_model_kwargs_for_generation(self.outputs, inputs, num_new_tokens=len(guesses))
-            ids = torch.cat([ids, ids.new_tensor([list(guesses)])], -1)
+            ids = torch.cat([ids, torch.tensor([list(guesses)], device=ids.device)], -1)
         arguments = self._module.prepare_inputs_for_generation(ids, next_sequence_length=unread, **inputs)
         if "logits_to_keep" in arguments:
             arguments["logits_to_keep"] = unread
