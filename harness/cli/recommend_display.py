@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from harness.cli import display
 from harness.cli.columns import Column, left
 from harness.cli.columns import show as show_table
+from harness.core.errors import HarnessError
 from harness.core.text import duration
 
 if TYPE_CHECKING:
@@ -129,12 +130,23 @@ def _labels(judged: "Sequence[Judged]") -> str:
 
 
 def _untried(advice: "Advice") -> list[str]:
-    """Methods of which no setting was run in the group."""
+    """Methods of which no setting was run in the group, and which have one without asking."""
     from harness.contract import registry
 
     every = [advice.dense, *(each.row for each in (*advice.named, *advice.behind, *advice.others))]
     tried = {name for row in every for name in row.record["method"]["name"].split("+")}
-    return sorted({name for name in registry.names() if "/" not in name} - tried)
+    return sorted(name for name in registry.names() if "/" not in name and name not in tried and _is_complete(name))
+
+
+def _is_complete(name: str) -> bool:
+    """Whether a method runs as it is, without an argument that only the user knows."""
+    from harness.contract.stack import parse
+
+    try:
+        parse(name)
+    except HarnessError:
+        return False
+    return True
 
 
 def _pace(advice: "Advice") -> str:
