@@ -39,12 +39,12 @@ def test_a_plan_for_another_seed_is_as_one_that_is_made_anew(method: str, tiny_j
 
 
 def test_a_task_is_loaded_once_for_all_seeds(
-    tiny_folder: Path, tiny_tasks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_folder: Path, tiny_tasks: Path, tmp_path: Path, device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loads, load = [], TaskLoader.load
     monkeypatch.setattr(TaskLoader, "load", lambda *args: (loads.append(args), load(*args))[1])
     settings = {"pretrained": str(tiny_folder), "include_path": str(tiny_tasks), "task": "tiny_letters", "limit": 4}
-    request = asked({**settings, "method": "layer-drop:count=1..2", "seeds": "1..20", "device": "cpu"})
+    request = asked({**settings, "method": "layer-drop:count=1..2", "seeds": "1..20", "device": device})
     grid = Grid(request, Store(tmp_path), Heard())
     grid.check()
     ids, specs = set(), []

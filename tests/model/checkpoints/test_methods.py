@@ -85,7 +85,7 @@ def test_what_is_written_gives_the_methods_logits(
     [
         ("llama", "hqq:group=16", "weights in int4 g16 float16 zeros have no place"),
         ("llama", "mx:block=16", "weights in fp4 e2m1 floor g16 have no place"),
-        ("llama", "mx:block=16,nonlinear=true", "changes how a LlamaModel runs"),
+        ("llama", "mx:block=16,nonlinear=true", "changes how a Llama(Model|ForCausalLM) runs"),
         (
             "llama",
             "mixed-precision:group=16,samples=1,length=16",
