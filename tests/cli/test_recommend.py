@@ -48,31 +48,38 @@ def methods(runs: list[dict[str, Any]]) -> list[str]:
     return [run["method"] for run in runs]
 
 
+def published(harness: Harness, budget: str) -> list[dict[str, Any]]:
+    """The answer of each machine on the board."""
+    groups: list[dict[str, Any]] = json.loads(harness(*ASKED, "--results", DATA, "--budget", budget, "--json").out)
+    assert len(groups) == 2
+    return groups
+
+
 def test_published_runs_are_named_within_the_budget_and_told_apart(harness: Harness) -> None:
-    group = advice(harness, DATA, "--budget", "latency=0.8")
-    assert group["named"]
-    for run in group["named"]:
-        cost = run["costs"]["latency"]
-        assert cost["value"] <= 0.8
-        assert cost["high"] < 1
-        assert run["saving"] in ("real", "bytes alone")
-        assert run["command"].startswith("harness run --method ")
-    assert "int8-dynamic" in methods(group["not_named"])
-    names = set(methods(group["named"]))
-    assert all(set(tie["methods"]) <= names for tie in group["ties"])
-    assert all(tie["difference"]["low"] <= 0 <= tie["difference"]["high"] for tie in group["ties"])
     shown = harness(*ASKED, "--results", DATA, "--budget", "latency=0.8")
     assert shown.code == 0
-    for run in group["named"]:
-        assert run["run"] in shown.out
-        assert run["command"] in shown.out
+    groups = published(harness, "latency=0.8")
+    assert any(group["named"] for group in groups)
+    for group in groups:
+        assert "int8-dynamic" in methods(group["not_named"])
+        names = set(methods(group["named"]))
+        assert all(set(tie["methods"]) <= names for tie in group["ties"])
+        assert all(tie["difference"]["low"] <= 0 <= tie["difference"]["high"] for tie in group["ties"])
+        for run in group["named"]:
+            cost = run["costs"]["latency"]
+            assert cost["value"] <= 0.8
+            assert cost["high"] < 1
+            assert run["saving"] in ("real", "bytes alone")
+            assert run["command"].startswith("harness run --method ")
+            assert run["run"] in shown.out
+            assert run["command"] in shown.out
 
 
 @pytest.mark.parametrize("name", ["flops", "latency", "tpot", "bytes", "weights"])
 def test_every_budget_is_kept_by_what_it_names(harness: Harness, name: str) -> None:
-    group = advice(harness, DATA, "--budget", f"{name}=0.9")
-    assert group["named"]
-    assert all(run["costs"][name]["value"] <= 0.9 for run in group["named"])
+    named = [run for group in published(harness, f"{name}=0.9") for run in group["named"]]
+    assert named
+    assert all(run["costs"][name]["value"] <= 0.9 for run in named)
 
 
 def test_several_budgets_are_all_kept(harness: Harness, changed: Callable[..., Path]) -> None:
