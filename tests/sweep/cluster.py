@@ -19,6 +19,13 @@ import psutil
 IP: Final = "127.0.0.2"
 """Where the head is, the workers at those that follow; Ray replaces 127.0.0.1 by the machine's own address."""
 _MIB: Final = 2**20
+_JOINED: Final = """
+import sys, time, ray
+ray.init(address=sys.argv[1], log_to_driver=False, logging_level="ERROR")
+while sum(node["Alive"] for node in ray.nodes()) < int(sys.argv[2]):
+    time.sleep(0.2)
+"""
+"""Waits, in a process of its own, until so many machines of the cluster at an address have joined."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +63,12 @@ def cluster(workers: int, cpus: int = 1) -> Iterator[Cluster]:
         stack.enter_context(_node(*head))
         _wait_until(lambda: _listens(port), "the head")
         worker = [f"--address={IP}:{port}", f"--num-cpus={cpus}"]
-        nodes = [stack.enter_context(_node(f"127.0.0.{3 + index}", *worker)) for index in range(workers)]
-        _wait_until(lambda: all(map(_raylets, nodes)), "a worker")
+        nodes: list[subprocess.Popen[bytes]] = []
+        for index in range(workers):  # one after the other: two that start at once may choose the same ports
+            nodes.append(stack.enter_context(_node(f"127.0.0.{3 + index}", *worker)))
+            _wait_until(lambda: all(map(_raylets, nodes)), "a worker")
+            machines = [f"{IP}:{port}", str(2 + index)]
+            subprocess.run([sys.executable, "-c", _JOINED, *machines], check=True, timeout=60)
         yield Cluster(f"{IP}:{port}", nodes)
 
 
