@@ -49,11 +49,6 @@ def joined(machines: Cluster, results: Path, workers: int) -> Iterator[Ray]:
         ray.shutdown()
 
 
-def test_a_cluster_that_is_not_there_is_refused_at_once(tmp_path: Path) -> None:
-    with pytest.raises(HarnessError, match=r"no Ray cluster can be joined at 127\.0\.0\.2:9 \(.*refused\)"):
-        Ray.joined("127.0.0.2:9", tmp_path, None, {})
-
-
 def test_two_runs(machines: Cluster, sweep: Callable[..., Swept], tmp_path: Path) -> None:
     with joined(machines, tmp_path / "runs", workers=2) as launcher:
         assert launcher.threads in (None, 1)
@@ -77,3 +72,9 @@ def test_a_machine_that_goes_away_changes_no_record(
     whole = Session(tiny_job(methods=methods, tasks=tasks, limit=4), Store(tmp_path / "whole"), Silent())
     for record in whole.execute():
         assert timeless(swept.store.find(record.id)) == timeless(whole.store.find(record.id))
+
+
+def test_a_cluster_that_is_not_there_is_refused_at_once(machines: Cluster, tmp_path: Path) -> None:
+    """The fixture is asked for as Ray reads the cluster's token once, when it is imported."""
+    with pytest.raises(HarnessError, match=r"no Ray cluster can be joined at 127\.0\.0\.2:9 \(.*refused\)"):
+        Ray.joined("127.0.0.2:9", tmp_path, None, {})
