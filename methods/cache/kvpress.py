@@ -177,7 +177,7 @@ class KvPress(Method):
             if key not in takes:
                 raise UnknownNameError(f"option of {name}", key, list(takes))
             chosen[key] = value
-            with suppress(ValueError, SyntaxError):  # a text
+            with suppress(ValueError, SyntaxError, RecursionError, MemoryError):  # a text, or nested too deeply
                 chosen[key] = literal_eval(value)
         try:
             return kind(**chosen)

@@ -5,6 +5,7 @@ the first one, by which transformers sizes the masks of all.
 """
 
 import inspect
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -96,7 +97,7 @@ class Call:
         return module
 
 
-class CacheEngine:
+class CacheEngine(ABC):
     """Gives a model the engine's cache, and changes its layers as a subclass says.
 
     Args:
@@ -114,9 +115,9 @@ class CacheEngine:
         self._names = list(inspect.signature(model.module.forward).parameters)
         self.running: Running | None = None
 
+    @abstractmethod
     def change(self, running: Running, call: Call) -> None:
         """Change what a layer holds, after its attention."""
-        raise NotImplementedError
 
     @contextmanager
     def attached(self) -> Iterator[None]:
